@@ -1,0 +1,49 @@
+# `make demo` and `make test` do all the set-up themselves, in .venv.
+# PYTHON=... picks another interpreter than the first fitting one of the list.
+.PHONY: demo test test-numpy lint benchmarks clean
+
+CANDIDATES := $(or $(PYTHON),python3.11 python3.10 python3 python)
+FITS := import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 11))
+PYTHON_FOUND = $(firstword $(foreach candidate,$(CANDIDATES),$(shell $(candidate) -c '$(FITS)' 2>/dev/null && echo $(candidate))))
+PIP := -m pip install --quiet --disable-pip-version-check
+
+demo: .venv/installed
+	.venv/bin/python examples/demo.py
+
+test: .venv/installed lint
+	.venv/bin/python -m pytest
+
+lint: .venv/installed
+	.venv/bin/ruff check .
+	.venv/bin/ruff format --check .
+
+# The same tests beside newer versions of NumPy than MXNet was made for.
+test-numpy: .venv-numpy1.26/installed .venv-numpy2/installed
+	.venv-numpy1.26/bin/python -m pytest
+	.venv-numpy2/bin/python -m pytest
+
+define CHECK_PYTHON
+@test -n "$(PYTHON_FOUND)" || { \
+	echo "xfer's demo and tests need MXNet, whose last wheels are for Python 3.10 and 3.11."; \
+	echo "None of these is one: $(CANDIDATES)"; \
+	echo "Install one and name it: make $@ PYTHON=/path/to/python3.11"; \
+	echo "(On other versions 'pip install .' gives xfer without MXNet: see README.md.)"; \
+	exit 1; }
+endef
+
+.venv/installed: setup.py pyproject.toml
+	$(CHECK_PYTHON)
+	$(PYTHON_FOUND) -m venv .venv
+	.venv/bin/python $(PIP) --editable '.[test]'
+	touch $@
+
+# Without --no-deps, pip would hold NumPy back for MXNet's sake.
+.venv-numpy%/installed: setup.py pyproject.toml
+	$(CHECK_PYTHON)
+	$(PYTHON_FOUND) -m venv .venv-numpy$*
+	.venv-numpy$*/bin/python $(PIP) --no-deps --editable . mxnet==1.9.1
+	.venv-numpy$*/bin/python $(PIP) 'numpy==$*.*' scipy scikit-learn skops tqdm matplotlib pytest requests
+	touch $@
+
+clean:
+	rm -rf .venv .venv-numpy* build dist *.egg-info .pytest_cache .ruff_cache

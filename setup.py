@@ -1,0 +1,61 @@
+"""Metadata, dependencies and extras; how to build stands in pyproject.toml."""
+
+import re
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+HERE = Path(__file__).parent
+
+# Where MXNet 1.9.1, its last release, has a wheel. It asks for numpy<2 but touches names that
+# NumPy 1.24 took away, so there NumPy is held back: `import mxnet` then works before xfer too.
+HAS_MXNET = (
+    'python_version < "3.12" and ('
+    '(platform_system == "Linux" and platform_machine in "x86_64 aarch64")'
+    ' or (platform_system == "Darwin" and platform_machine == "x86_64"))'
+)
+HAS_NO_MXNET = (
+    'python_version >= "3.12"'
+    ' or (platform_system == "Linux" and platform_machine not in "x86_64 aarch64")'
+    ' or (platform_system == "Darwin" and platform_machine != "x86_64")'
+    ' or (platform_system != "Linux" and platform_system != "Darwin")'
+)
+
+PLOTS = ["matplotlib>=3.6"]  # pictures
+
+setup(
+    name="xfer",
+    version=re.search(r'__version__ = "(.+)"', (HERE / "xfer/__init__.py").read_text()).group(1),
+    description="Repurpose pre-trained neural networks for new tasks with few labels",
+    long_description=(HERE / "README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    packages=find_packages(include=["xfer", "xfer.*"]),
+    python_requires=">=3.10",
+    install_requires=[
+        f"mxnet==1.9.1; {HAS_MXNET}",  # runs the networks
+        f"numpy>=1.23.5,<1.24; {HAS_MXNET}",  # arrays
+        f"numpy>=1.23.5; {HAS_NO_MXNET}",
+        "scipy>=1.10",  # numerics
+        "scikit-learn>=1.6",  # classifiers and the conventions every repurposer follows
+        "skops>=0.11",  # scikit-learn models in files that cannot run code
+        "tqdm>=4.60",  # progress bars
+    ],
+    extras_require={
+        "plots": PLOTS,
+        "test": [
+            *PLOTS,
+            "pytest>=8",  # runs the tests
+            "ruff==0.17.6",  # lint and format; pinned, for its rules move
+        ],
+    },
+    classifiers=[
+        "Development Status :: 3 - Alpha",
+        "Intended Audience :: Developers",
+        "Intended Audience :: Science/Research",
+        "Operating System :: POSIX :: Linux",
+        "Programming Language :: Python :: 3.10",
+        "Programming Language :: Python :: 3.11",
+        "Topic :: Scientific/Engineering :: Artificial Intelligence",
+    ],
+)

@@ -1,0 +1,216 @@
+"""Classifiers for few labels, on their own."""
+
+import numpy as np
+import pytest
+from scipy.optimize import check_grad
+from scipy.special import log_softmax, softmax
+from sklearn.datasets import load_digits, load_iris
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import log_loss
+from sklearn.model_selection import train_test_split
+from sklearn.svm import SVC
+from sklearn.utils.estimator_checks import estimator_checks_generator
+
+from xfer.meta import calibrated
+from xfer.meta.logistic_regression import CalibratedLogisticRegression
+from xfer.meta.support_vector_machine import CalibratedSvm
+from xfer.meta.whitening import PartialWhitening
+
+KINDS = [CalibratedLogisticRegression, CalibratedSvm]
+
+
+CHECKS = [
+    pytest.param(check, estimator, id=f"{type(estimator).__name__}-{check.func.__name__}")
+    for made in (*(kind() for kind in KINDS), PartialWhitening())
+    for estimator, check in estimator_checks_generator(made)
+]
+
+
+@pytest.mark.parametrize(("check", "estimator"), CHECKS)
+def test_scikit_learns_own_checks(check, estimator):
+    check(estimator)
+
+
+@pytest.fixture
+def digits():
+    """100 labelled digits, and the others to test on."""
+    X, y = load_digits(return_X_y=True)
+    return train_test_split(X, y, train_size=100, stratify=y, random_state=0)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_labels_agree_with_probabilities(digits, kind):
+    train, test, labels, _ = digits
+    model = kind().fit(train, labels)
+    probabilities = model.predict_proba(test)
+    np.testing.assert_allclose(probabilities.sum(axis=1), 1)
+    np.testing.assert_array_equal(model.predict(test), probabilities.argmax(axis=1))
+
+
+@pytest.mark.filterwarnings("ignore:.*`probability`:FutureWarning")
+@pytest.mark.parametrize(
+    ("kind", "plain"),
+    [
+        (CalibratedLogisticRegression, LogisticRegression(max_iter=5000)),
+        (CalibratedSvm, SVC(probability=True, random_state=0)),
+    ],
+)
+def test_probabilities_are_worth_more_than_scikit_learns_on_raw_features(kind, plain):
+    X, y = load_digits(return_X_y=True)
+    gains = []
+    for seed in range(5):
+        train, test, labels, truth = train_test_split(
+            X, y, train_size=100, stratify=y, random_state=seed
+        )
+        expected = log_loss(truth, plain.fit(train, labels).predict_proba(test))
+        gains.append(expected - log_loss(truth, kind().fit(train, labels).predict_proba(test)))
+    assert np.mean(gains) > 0.02
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_probabilities_are_calibrated(kind):
+    """Of many predictions, the mean probability of the chosen class is the share of hits."""
+    random = np.random.RandomState(0)
+    centres = random.normal(size=(4, 20))
+    y = np.resize(np.arange(4), 4200)
+    X = 0.55 * centres[y] + random.normal(size=(4200, 20))
+    probabilities = kind().fit(X[:200], y[:200]).predict_proba(X[200:])
+    hits = probabilities.argmax(axis=1) == y[200:]
+    assert 0.5 < hits.mean() < 0.9, "neither trivial nor hopeless"
+    assert abs(probabilities.max(axis=1).mean() - hits.mean()) < 0.06
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("factor", [1e-6, 1e6])
+def test_the_scale_of_the_features_does_not_matter(digits, kind, factor):
+    train, test, labels, _ = digits
+    expected = kind().fit(train, labels).predict_proba(test)
+    scaled = kind().fit(train * factor, labels).predict_proba(test * factor)
+    np.testing.assert_allclose(scaled, expected, atol=1e-9)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_features_that_were_constant_do_not_matter(digits, kind):
+    train, test, labels, _ = digits
+    expected = kind().fit(train, labels).predict_proba(test)
+    constant = np.column_stack([train, np.full(len(train), 7.0)])
+    noise = np.column_stack([test, np.random.RandomState(0).normal(size=len(test))])
+    found = kind().fit(constant, labels).predict_proba(noise)
+    np.testing.assert_allclose(found, expected, atol=1e-9)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_doubled_examples_do_not_make_it_sure_of_itself(digits, kind):
+    train, test, labels, truth = digits
+    once = log_loss(truth, kind().fit(train, labels).predict_proba(test))
+    twice = kind().fit(np.repeat(train, 2, axis=0), np.repeat(labels, 2)).predict_proba(test)
+    assert log_loss(truth, twice) < once + 0.05
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("counts", [(1, 1), (1, 9), (1, 1, 1), (1, 2, 30), (2, 2)])
+def test_few_examples_of_a_class(kind, counts):
+    X, y = load_iris(return_X_y=True)
+    rows = np.concatenate([np.flatnonzero(y == k)[:count] for k, count in enumerate(counts)])
+    probabilities = kind().fit(X[rows], y[rows]).predict_proba(X)
+    assert probabilities.shape == (150, len(counts))
+    assert np.isfinite(probabilities).all()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_two_classes_are_three_of_which_one_never_comes(kind):
+    X, y = load_iris(return_X_y=True)
+    X, y = X[50:], y[50:]
+    probabilities = kind().fit(X, y).predict_proba(X)
+    assert probabilities.shape == (100, 2)
+    swapped = kind().fit(X, -y).predict_proba(X)
+    np.testing.assert_allclose(swapped, probabilities[:, ::-1], atol=0.05)
+
+
+def test_logistic_regression_is_one_affine_map(digits):
+    train, test, labels, _ = digits
+    model = CalibratedLogisticRegression().fit(train, labels)
+    scores = test @ model.coef_.T + model.intercept_
+    np.testing.assert_allclose(softmax(scores, axis=1), model.predict_proba(test), atol=1e-12)
+
+
+def test_threads_give_the_same(digits):
+    train, test, labels, _ = digits
+    one = CalibratedLogisticRegression().fit(train, labels).predict_proba(test)
+    two = CalibratedLogisticRegression(n_jobs=2).fit(train, labels).predict_proba(test)
+    np.testing.assert_array_equal(one, two)
+
+
+@pytest.mark.parametrize("kernel", ["linear", "poly", "rbf", "sigmoid"])
+@pytest.mark.parametrize("gamma", [0.5, "scale", "auto"])
+def test_machines_are_those_of_scikit_learn(digits, kernel, gamma):
+    train, test, labels, _ = digits
+    model = CalibratedSvm(c=2.0, kernel=kernel, gamma=gamma, probability=False).fit(train, labels)
+    whitening = PartialWhitening().fit(train)
+    number = {"scale": 1.0, "auto": 1 / 64}.get(gamma, gamma)
+    for k in (0, 7):
+        machine = SVC(C=2.0, kernel=kernel, gamma=number).fit(
+            whitening.transform(train), labels == k
+        )
+        expected = machine.decision_function(whitening.transform(test))
+        np.testing.assert_allclose(model._calibrated_scores(test)[:, k], expected, atol=1e-3)
+
+
+def test_machines_without_probabilities(digits):
+    train, test, labels, truth = digits
+    model = CalibratedSvm(probability=False).fit(train, labels)
+    assert not hasattr(model, "predict_proba")
+    assert model.score(test, truth) > 0.85
+    with pytest.raises(ValueError, match=r"kernel must be one of .*, got 'cosine'"):
+        CalibratedSvm(kernel="cosine").fit(train, labels)
+
+
+def test_whitening_is_gentle(digits):
+    train = digits[0]
+    Z = PartialWhitening().fit_transform(train)
+    np.testing.assert_allclose(Z.mean(axis=0), 0, atol=1e-12)
+    covariance = Z.T @ Z / len(Z)
+    np.testing.assert_allclose(covariance, np.diag(np.diag(covariance)), atol=1e-12)
+    np.testing.assert_allclose(np.trace(covariance), 1)
+    scaled = (train - train.mean(axis=0))[:, train.std(axis=0) > 0]
+    scaled /= np.sqrt(scaled.std(axis=0))
+    before = np.linalg.svd(scaled, compute_uv=False) ** 2
+    after = np.sort(np.diag(covariance))[::-1]
+    assert 1 < after[0] / after[9] < before[0] / before[9], "less uneven, not even"
+
+
+def test_the_gradient_of_the_calibration_map(monkeypatch):
+    random = np.random.RandomState(0)
+    scores, target = random.normal(size=(30, 3)), random.randint(3, size=30)
+    functions = []
+    minimize = calibrated.minimize
+    monkeypatch.setattr(
+        calibrated, "minimize", lambda f, *a, **k: functions.append(f) or minimize(f, *a, **k)
+    )
+    matrix, shift = calibrated._fit_map(scores, target, ridge=3.0)
+    (function,) = functions
+    point = random.normal(size=12)
+    assert check_grad(lambda x: function(x)[0], lambda x: function(x)[1], point) < 1e-4
+    best = np.append(matrix, shift[None], axis=0).ravel()
+    assert np.abs(function(best)[1]).max() < 1e-3, "the minimum has no slope"
+
+
+def test_the_scale_is_the_best_on_a_fine_grid():
+    random = np.random.RandomState(0)
+    scores, target = random.normal(size=(300, 3)), random.randint(3, size=300)
+    scores[np.arange(300), target] += 2
+    grid = np.exp(np.linspace(-2, 3, 2001))
+    losses = [
+        np.log(a) ** 2 - log_softmax(a * scores, axis=1)[np.arange(300), target].sum() for a in grid
+    ]
+    found = calibrated._fit_scale(scores, target, 0.0)
+    assert abs(np.log(found / grid[np.argmin(losses)])) < 0.01
+
+
+def test_folds_keep_twins_together_and_classes_apart():
+    X = np.arange(40.0)[:, None] // 2
+    y = np.repeat([0, 1, 2], [20, 18, 2])
+    fold = calibrated._folds(X, y, 0)
+    assert (fold[::2] == fold[1::2]).all()
+    assert (fold[y == 2] == -1).all(), "its two examples are one"
+    assert np.bincount(fold[y == 0]).tolist() == [4] * 5

@@ -1,0 +1,202 @@
+"""Repurposers: features of a frozen network and a classifier, by both families of verbs."""
+
+import numpy as np
+import pytest
+from conftest import bound_module, convolutional_symbol
+from sklearn.base import clone
+from sklearn.dummy import DummyClassifier
+from sklearn.exceptions import NotFittedError
+from sklearn.linear_model import LogisticRegression, RidgeClassifier
+from sklearn.model_selection import GridSearchCV
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import MinMaxScaler
+
+import xfer
+
+KINDS = [xfer.LrRepurposer, xfer.SvmRepurposer]
+LABELS = {
+    "integers with gaps": [3, 7, 40],
+    "negative integers": [-5, 0, 2],
+    "strings": ["autos", "hockey", "guns"],
+    "objects": np.array(["autos", "hockey", "guns"], dtype=object),
+    "two classes": [1, 4],
+    "booleans": [False, True],
+}
+
+
+@pytest.fixture
+def data():
+    """60 images of three kinds that a classifier can tell apart, with column numbers."""
+    random = np.random.RandomState(3)
+    numbers = np.resize([0, 1, 2], 60)
+    images = random.normal(size=(60, 2, 6, 6)) + 2 * numbers[:, None, None, None]
+    return images.astype(np.float32), numbers
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("labels", LABELS.values(), ids=LABELS)
+def test_labels_of_any_kind(module, data, kind, labels):
+    labels = np.asarray(labels)
+    images, numbers = data
+    numbers = numbers % len(labels)
+    repurposer = kind(module, ["relu1"], pooling="mean").fit(images, labels[numbers])
+    np.testing.assert_array_equal(repurposer.classes_, np.unique(labels))
+    probabilities = repurposer.predict_proba(images)
+    assert probabilities.shape == (60, len(labels))
+    np.testing.assert_allclose(probabilities.sum(axis=1), 1, atol=1e-12)
+    predicted = repurposer.predict(images)
+    np.testing.assert_array_equal(predicted, repurposer.classes_[probabilities.argmax(axis=1)])
+    if len(labels) == 3:
+        assert (predicted == labels[numbers]).mean() > 0.8
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_both_families_of_verbs_do_the_same(mx, module, data, kind):
+    images, numbers = data
+    labels = np.array([3, 7, 40])[numbers]
+    by_array = kind(module, "relu1").fit(images, labels)
+    iterator = mx.io.NDArrayIter(images, labels, 8)
+    by_iterator = kind(module, "relu1").repurpose(iterator)
+    np.testing.assert_array_equal(by_iterator.classes_, [3, 7, 40])
+    np.testing.assert_allclose(
+        by_iterator.predict_probability(iterator), by_array.predict_proba(images), atol=1e-6
+    )
+    np.testing.assert_array_equal(by_iterator.predict_label(iterator), by_array.predict(images))
+    assert by_iterator.predict_label(iterator).dtype == np.int64
+    assert by_iterator.score(iterator) == by_array.score(images, labels)
+    unlabelled = mx.io.NDArrayIter(images[:11], None, 8)
+    assert by_iterator.predict_label(unlabelled).shape == (11,)
+    one = mx.io.NDArrayIter(images[:1], None, 1)
+    assert by_iterator.predict_probability(one).shape == (1, 3)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_shuffling_iterator_teaches_the_same_lesson(mx, module, data, kind):
+    images, numbers = data
+    plain = kind(module, "relu1").fit(images, numbers)
+    shuffled = kind(module, "relu1").repurpose(mx.io.NDArrayIter(images, numbers, 8, shuffle=True))
+    assert (shuffled.predict(images) == plain.predict(images)).mean() > 0.9
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_same_seed_gives_the_same_result_and_no_global_generator_is_used(module, data, kind):
+    np.random.seed(0)
+    first = kind(module, "relu1", random_state=0).fit(*data).predict_proba(data[0])
+    state = np.random.get_state()[1].copy()
+    second = kind(module, "relu1", random_state=0).fit(*data).predict_proba(data[0])
+    np.testing.assert_array_equal(first, second)
+    np.testing.assert_array_equal(np.random.get_state()[1], state)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_one_example_of_a_class_will_do(module, data, kind):
+    images, numbers = data
+    few = [0, 1, 2, 3, 4]
+    repurposer = kind(module, "relu1").fit(images[few], numbers[few])
+    assert repurposer.predict_proba(images).shape == (60, 3)
+    repurposer = kind(module, "relu1").fit(images[:3], numbers[:3])
+    assert np.isfinite(repurposer.predict_proba(images)).all()
+
+
+def test_several_layers_stand_side_by_side(module, data):
+    repurposer = xfer.LrRepurposer(module, ["dropout0", "relu1"], pooling="max").fit(*data)
+    assert repurposer.features_.extract(data[0]).columns == {
+        "dropout0": slice(0, 2),
+        "relu1": slice(2, 6),
+    }
+
+
+def test_any_classifier_can_be_the_meta_model(module, data):
+    pipeline = make_pipeline(MinMaxScaler(), LogisticRegression())
+    repurposer = xfer.MetaModelRepurposer(module, ["relu1"], pipeline).fit(*data)
+    matrix = xfer.LayerFeatures(module, ["relu1"]).fit_transform(data[0])
+    expected = clone(pipeline).fit(matrix, data[1]).predict_proba(matrix)
+    np.testing.assert_allclose(repurposer.predict_proba(data[0]), expected, atol=1e-6)
+    assert not hasattr(pipeline, "classes_"), "the given classifier is cloned"
+
+
+def test_a_meta_model_without_probabilities_has_none(module, data):
+    repurposer = xfer.MetaModelRepurposer(module, ["relu1"], RidgeClassifier()).fit(*data)
+    assert repurposer.predict(data[0]).shape == (60,)
+    assert not hasattr(repurposer, "predict_proba")
+    with pytest.raises(AttributeError, match="predict_proba"):
+        repurposer.predict_probability(data[0])
+
+
+def test_a_subclass_that_makes_its_own_meta_model(module, data):
+    class DummyRepurposer(xfer.LrRepurposer):
+        def _meta_model(self):
+            return DummyClassifier()
+
+    assert len(set(DummyRepurposer(module, ["relu1"]).fit(*data).predict(data[0]))) == 1
+
+
+def test_clones_and_searches_share_the_network(module, data):
+    repurposer = xfer.LrRepurposer(module, ["relu1"], c=0.5, pooling="mean")
+    assert clone(repurposer).source_model is module
+    assert clone(repurposer).get_params() == repurposer.get_params()
+    search = GridSearchCV(
+        repurposer, {"c": [0.1, 1.0], "feature_layer_names": [["relu1"], ["dropout0"]]}, cv=3
+    )
+    assert search.fit(*data).best_estimator_.source_model is module
+    inner = xfer.MetaModelRepurposer(module, ["relu1"], LogisticRegression())
+    assert inner.set_params(meta_model__C=0.5).fit(*data).meta_model_.C == 0.5
+
+
+def test_layer_features_in_a_pipeline(module, data):
+    pipeline = make_pipeline(
+        xfer.LayerFeatures(module, ["relu1", "fc1"], pooling="mean"), LogisticRegression()
+    )
+    assert pipeline.fit(*data).score(*data) > 0.8
+    names = pipeline[0].get_feature_names_out()
+    assert names.tolist() == ["relu1_0", "relu1_1", "relu1_2", "relu1_3", "fc1_0", "fc1_1", "fc1_2"]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_not_fitted(module, data, kind):
+    repurposer = kind(module, ["relu1"])
+    for verb in (repurposer.predict, repurposer.predict_label, repurposer.predict_probability):
+        with pytest.raises(NotFittedError, match="is not fitted yet"):
+            verb(data[0])
+    with pytest.raises(NotFittedError, match="is not fitted yet"):
+        repurposer.score(*data)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_bad_input_is_refused_and_leaves_the_repurposer_as_it_was(mx, module, data, kind):
+    images, numbers = data
+    repurposer = kind(module, ["relu1"]).fit(images, numbers)
+    before = repurposer.predict_proba(images)
+    spoilt = images.copy()
+    spoilt[59] = np.nan
+    iterator = mx.io.NDArrayIter(images, numbers, 8)
+    cases = [
+        ("input 'data' has NaN.* at example 59", lambda: repurposer.fit(spoilt, numbers)),
+        ("X has 60 examples and y has 3 labels", lambda: repurposer.fit(images, numbers[:3])),
+        ("carry no labels: give them as y", lambda: repurposer.fit(images)),
+        ("an iterator carries its own labels", lambda: repurposer.fit(iterator, numbers)),
+        ("the labels hold NaN", lambda: repurposer.fit(images, numbers * np.nan)),
+        ("needs at least 2 classes; every label is 0", lambda: repurposer.fit(images, numbers * 0)),
+        (
+            "the iterator carries no labels",
+            lambda: repurposer.repurpose(mx.io.NDArrayIter(images, None, 8)),
+        ),
+        ("Unknown label type: continuous", lambda: repurposer.fit(images, numbers + 0.5)),
+        ("the data are empty", lambda: repurposer.fit(images[:0], numbers[:0])),
+        ("do not fit the network", lambda: repurposer.predict(images[:, :1])),
+        ("X has 120 features", lambda: repurposer.predict(images[:, :, :5])),
+    ]
+    for message, act in cases:
+        with pytest.raises(ValueError, match=message):
+            act()
+    repurposer.feature_layer_names = ["relu9"]
+    with pytest.raises(ValueError, match="no layer 'relu9'; nearest: relu1"):
+        repurposer.fit(images, numbers)
+    np.testing.assert_array_equal(repurposer.predict_proba(images), before)
+
+
+def test_the_loss_of_a_guess_is_what_a_network_of_another_task_gives(mx, data):
+    """A random network is no good source: the control for all the accuracies above."""
+    module = bound_module(mx, convolutional_symbol(mx), {"data": (8, 2, 6, 6)}, seed=5)
+    shuffled = np.random.RandomState(0).permutation(data[1])
+    assert xfer.LrRepurposer(module, ["fc1"]).fit(data[0], shuffled).score(*data) < 0.6

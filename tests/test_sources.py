@@ -1,0 +1,441 @@
+"""Frozen networks as sources of features, against MXNet itself."""
+
+import os
+import re
+
+import numpy as np
+import pytest
+from conftest import bound_module, cifar_input, convolutional_symbol, load_module
+
+import xfer
+from xfer.sources import SourceModel
+
+LAYERS = ["relu1", "halves_output1", "dropout0", "softmax"]
+
+
+def mxnet_outputs(mx, module, names, arrays):
+    """What MXNet gives when it is bound for training and run for inference: the slow, safe way."""
+    symbol = mx.sym.Group([module.symbol.get_internals()[name] for name in names])
+    reference = mx.mod.Module(symbol, data_names=list(arrays), label_names=None)
+    labels = {"softmax_label": (len(next(iter(arrays.values()))),)}
+    shapes = {name: array.shape for name, array in arrays.items()}
+    shapes.update({n: s for n, s in labels.items() if n in symbol.list_arguments()})
+    reference = mx.mod.Module(symbol, data_names=list(shapes), label_names=None)
+    reference.bind(list(shapes.items()))
+    reference.set_params(*module.get_params(), allow_extra=True)
+    arrays = {**{name: np.zeros(shape) for name, shape in shapes.items()}, **arrays}
+    batch = mx.io.DataBatch([mx.nd.array(arrays[name]) for name in shapes])
+    reference.forward(batch, is_train=False)
+    return [output.asnumpy() for output in reference.get_outputs()]
+
+
+def test_layers_are_told_in_order_with_shapes_and_parameters(module):
+    source = xfer.open_source(module)
+    table = {layer.name: layer for layer in source.layers}
+    assert source.layer_names == list(table)
+    assert source.layer_names.index("conv1") < source.layer_names.index("bn1")
+    assert table["conv1"].operator == "Convolution"
+    assert table["conv1"].shape == (4, 6, 6)
+    assert table["conv1"].parameter_count == 4 * 2 * 3 * 3 + 4
+    assert table["bn1"].parameter_count == 8, "running statistics do not count"
+    assert table["halves_output1"].shape == (2, 6, 6)
+    assert table["softmax"].shape == (3,)
+    assert "conv1           Convolution     (4, 6, 6)     76" in str(source)
+    assert repr(source) == "ModuleSource(13 layers, inputs: data)"
+
+
+def test_features_are_those_of_mxnet(mx, module, images):
+    features = xfer.open_source(module).extract(images, LAYERS)
+    names = ["relu1_output", "halves_output1", "dropout0_output", "softmax_output"]
+    expected = mxnet_outputs(mx, module, names, {"data": images})
+    for name, output in zip(LAYERS, expected):
+        np.testing.assert_allclose(features[name], output, rtol=1e-5, atol=1e-6)
+        flat = features.matrix[:, features.columns[name]]
+        np.testing.assert_array_equal(flat, features[name].reshape(21, -1))
+    assert features.matrix.dtype == np.float32
+    assert features.matrix.shape == (21, 4 * 36 + 2 * 36 + 2 + 3)
+
+
+@pytest.mark.parametrize("suffix", ["", "_output"])
+def test_a_layer_may_be_named_as_its_output(module, images, suffix):
+    features = xfer.open_source(module).extract(images, "dropout0" + suffix)
+    assert list(features) == ["dropout0"]
+
+
+def test_every_kind_of_data_gives_the_same_features(mx, module, images):
+    source = xfer.open_source(module)
+    expected = source.extract(images, LAYERS).matrix
+    labels = np.arange(21)
+    pad = mx.io.NDArrayIter(images, labels, 8)
+    kinds = {
+        "another batch size": lambda: source.extract(images, LAYERS, batch_size=5),
+        "a dict": lambda: source.extract({"data": images}, LAYERS),
+        "64-bit floats": lambda: source.extract(images.astype(np.float64), LAYERS),
+        "an MXNet array": lambda: source.extract(mx.nd.array(images), LAYERS),
+        "a list": lambda: source.extract(images.tolist(), LAYERS),
+        "an iterator": lambda: source.extract(pad, LAYERS),
+        "the iterator again": lambda: source.extract(pad, LAYERS),
+        "an iterator of one batch": lambda: source.extract(
+            mx.io.NDArrayIter(images, labels, 21), LAYERS
+        ),
+        "a batch larger than the data": lambda: source.extract(
+            mx.io.NDArrayIter(images, labels, 50), LAYERS
+        ),
+        "another input name": lambda: source.extract(
+            mx.io.NDArrayIter({"pictures": images}, labels, 8), LAYERS
+        ),
+        "an iterator without labels": lambda: source.extract(
+            mx.io.NDArrayIter(images, None, 8), LAYERS
+        ),
+        "a prefetching iterator": lambda: source.extract(
+            mx.io.PrefetchingIter(mx.io.NDArrayIter(images, labels, 8)), LAYERS
+        ),
+        "two devices": lambda: xfer.open_source(module, num_devices=2).extract(images, LAYERS),
+        "three devices from a function": lambda: xfer.open_source(
+            module, context_function=mx.cpu, num_devices=3
+        ).extract(images, LAYERS),
+    }
+    for kind, extract in kinds.items():
+        np.testing.assert_allclose(extract().matrix, expected, rtol=1e-5, atol=1e-6, err_msg=kind)
+
+
+def test_one_example_is_enough(module, images):
+    source = xfer.open_source(module)
+    all_rows = source.extract(images, "dropout0").matrix
+    np.testing.assert_allclose(source.extract(images[3:4], "dropout0").matrix, all_rows[3:4], 1e-5)
+
+
+def test_extraction_is_repeatable(module, images):
+    source = xfer.open_source(module)
+    first = source.extract(images, LAYERS).matrix
+    np.testing.assert_array_equal(source.extract(images, LAYERS).matrix, first)
+    np.testing.assert_array_equal(xfer.open_source(module).extract(images, LAYERS).matrix, first)
+
+
+def test_labels_stay_with_their_features_when_an_iterator_shuffles(mx, module, images):
+    source = xfer.open_source(module)
+    expected = source.extract(images, "dropout0").matrix
+    iterator = mx.io.NDArrayIter(images, np.arange(21), 8, shuffle=True)
+    for _ in range(2):
+        features = source.extract(iterator, "dropout0")
+        assert sorted(features.labels) == list(range(21))
+        np.testing.assert_allclose(features.matrix, expected[features.labels], 1e-5, 1e-6)
+
+
+def test_an_iterator_is_read_from_its_start_and_left_there(mx, module, images):
+    iterator = mx.io.NDArrayIter(images, np.arange(21), 8)
+    iterator.next()
+    features = xfer.open_source(module).extract(iterator, "dropout0")
+    assert features.labels.tolist() == list(range(21))
+    assert iterator.next().label[0].asnumpy().tolist() == list(range(8))
+
+
+def test_an_iterator_that_failed_is_left_at_its_start(mx, module, images):
+    images[12] = np.nan
+    iterator = mx.io.NDArrayIter(images, np.arange(21), 8)
+    with pytest.raises(ValueError, match="input 'data' has NaN.* at example 12"):
+        xfer.open_source(module).extract(iterator, "dropout0")
+    assert iterator.next().label[0].asnumpy()[0] == 0
+
+
+@pytest.mark.parametrize(("handle", "expected"), [("discard", 16), ("roll_over", 16), ("pad", 21)])
+def test_each_way_to_end_an_epoch_gives_its_own_rows_every_time(
+    mx, module, images, handle, expected
+):
+    source = xfer.open_source(module)
+    rows = source.extract(images, "dropout0").matrix
+    iterator = mx.io.NDArrayIter(images, np.arange(21), 8, last_batch_handle=handle)
+    for _ in range(3):
+        features = source.extract(iterator, "dropout0")
+        assert features.labels.tolist() == list(range(expected))
+        np.testing.assert_allclose(features.matrix, rows[:expected], 1e-5, 1e-6)
+
+
+class LengthlessIterator:
+    """An iterator of a user's own that does not tell how much it holds."""
+
+    def __init__(self, mx, images, labels, sizes):
+        stops = np.cumsum(sizes)
+        self.batches = [
+            mx.io.DataBatch([mx.nd.array(images[a:b])], [np.array(labels[a:b])], pad=None)
+            for a, b in zip([0, *stops], stops)
+        ]
+        self.provide_data = [("data", (sizes[0] if sizes else 1, *images.shape[1:]))]
+
+    def reset(self):
+        self.position = 0
+
+    def __iter__(self):
+        return self
+
+    def __next__(self):
+        if self.position >= len(self.batches):
+            raise StopIteration
+        self.position += 1
+        return self.batches[self.position - 1]
+
+
+def test_an_iterator_of_unknown_length_and_string_labels(mx, module, images):
+    source = xfer.open_source(module)
+    words = [f"label {number}" for number in range(21)]
+    iterator = LengthlessIterator(mx, images, words, [2, 7, 7, 5])
+    features = source.extract(iterator, LAYERS)
+    np.testing.assert_allclose(features.matrix, source.extract(images, LAYERS).matrix, 1e-5, 1e-6)
+    assert features.labels.tolist() == words
+    with pytest.raises(ValueError, match="the iterator gave no example"):
+        source.extract(LengthlessIterator(mx, images, words, []), LAYERS)
+
+
+def test_labels_that_mxnet_carries_as_floats_are_integers_again(mx, module, images):
+    source = xfer.open_source(module)
+    whole = mx.io.NDArrayIter(images, np.resize([3, 7, 40, -2], 21), 8)
+    assert source.extract(whole, "fc1").labels.dtype == np.int64
+    halves = mx.io.NDArrayIter(images, np.resize([0.5, 1.0], 21), 8)
+    assert source.extract(halves, "fc1").labels[:2].tolist() == [0.5, 1.0]
+    large = mx.io.NDArrayIter(images, np.resize([20_000_001, 1], 21), 8)
+    with pytest.raises(ValueError, match="cannot tell it from its neighbours"):
+        source.extract(large, "fc1")
+    several = mx.io.NDArrayIter(images, {"a": np.ones(21), "b": np.ones(21)}, 8)
+    with pytest.raises(ValueError, match="carries 2 labels"):
+        source.extract(several, "fc1")
+
+
+def test_pooling_reduces_maps_and_leaves_vectors(module, images):
+    source = xfer.open_source(module)
+    flat = source.extract(images, ["relu1", "fc1"])
+    mean = source.extract(images, ["relu1", "fc1"], pooling="mean")
+    top = source.extract(images, ["relu1", "fc1"], pooling="max")
+    assert mean.matrix.shape == (21, 4 + 3)
+    np.testing.assert_allclose(mean["relu1"], flat["relu1"].mean((2, 3)), 1e-5)
+    np.testing.assert_array_equal(top["relu1"], flat["relu1"].max((2, 3)))
+    np.testing.assert_array_equal(mean["fc1"], flat["fc1"])
+    with pytest.raises(ValueError, match=r"pooling must be one of .*, got 'sum'"):
+        source.extract(images, "relu1", pooling="sum")
+
+
+@pytest.mark.parametrize("bound", [True, False])
+@pytest.mark.parametrize("labelled", [True, False])
+def test_modules_bound_or_not_and_labelled_or_not(mx, tmp_path, images, bound, labelled):
+    symbol = convolutional_symbol(mx)
+    if not labelled:
+        symbol = mx.sym.softmax(symbol.get_internals()["fc1_output"], name="softmax")
+    label_names = ["softmax_label"] if labelled else None
+    module = bound_module(mx, symbol, {"data": (8, 2, 6, 6)}, label_names=label_names)
+    expected = mxnet_outputs(mx, module, ["dropout0_output", "softmax_output"], {"data": images})
+    if not bound:
+        module.save_checkpoint(str(tmp_path / "net"), 3)
+        module = mx.mod.Module.load(str(tmp_path / "net"), 3, label_names=label_names)
+    source = xfer.open_source(module)
+    features = source.extract(images, ["dropout0", "softmax"])
+    np.testing.assert_allclose(features["dropout0"], expected[0], 1e-5, 1e-6)
+    np.testing.assert_allclose(features["softmax"], expected[1], 1e-5, 1e-6)
+    assert {layer.name: layer.shape for layer in source.layers}["conv1"] == (4, 6, 6)
+
+
+@pytest.fixture
+def two_inputs(mx):
+    words = mx.sym.Embedding(mx.sym.var("words"), input_dim=9, output_dim=3, name="embed")
+    size = mx.sym.FullyConnected(mx.sym.var("size"), num_hidden=2, name="size_fc")
+    joined = mx.sym.concat(mx.sym.Flatten(words), size, dim=1, name="joined")
+    net = mx.sym.FullyConnected(joined, num_hidden=2, name="out")
+    return bound_module(mx, net, {"words": (4, 5), "size": (4, 2)}, label_names=None)
+
+
+def test_several_inputs(mx, two_inputs):
+    random = np.random.RandomState(2)
+    arrays = {"words": random.randint(0, 9, (10, 5)), "size": random.normal(size=(10, 2))}
+    source = xfer.open_source(two_inputs)
+    assert source.input_names == ["words", "size"]
+    expected = mxnet_outputs(mx, two_inputs, ["joined_output"], arrays)[0]
+    np.testing.assert_allclose(source.extract(arrays, "joined")["joined"], expected, 1e-5)
+    iterator = mx.io.NDArrayIter(dict(reversed(arrays.items())), np.ones(10), 4)
+    np.testing.assert_allclose(source.extract(iterator, "joined")["joined"], expected, 1e-5)
+    alone = source.extract(arrays, "size_fc")
+    np.testing.assert_allclose(
+        alone["size_fc"],
+        mxnet_outputs(mx, two_inputs, ["size_fc_output"], {"size": arrays["size"]})[0],
+        1e-5,
+    )
+    with pytest.raises(ValueError, match="has 2 inputs .words, size.: give a dict"):
+        source.extract(arrays["words"], "joined")
+    with pytest.raises(ValueError, match="data are named words, length; .* are words, size"):
+        source.extract({"words": arrays["words"], "length": arrays["size"]}, "joined")
+    with pytest.raises(ValueError, match="different numbers of examples: .*'size': 3"):
+        source.extract({"words": arrays["words"], "size": arrays["size"][:3]}, "joined")
+
+
+def test_ids_outside_an_embedding_are_refused(two_inputs):
+    source = xfer.open_source(two_inputs)
+    size = np.zeros((2, 2))
+    for wrong in (9, -1):
+        with pytest.raises(ValueError, match=f"id {wrong}; layer 'embed' knows ids 0 to 8"):
+            source.extract({"words": [[0] * 5, [0, 1, 2, 3, wrong]], "size": size}, "joined")
+
+
+def test_the_module_is_untouched_and_later_training_does_not_reach_the_source(mx, module, images):
+    source = xfer.open_source(module)
+    before = source.extract(images, LAYERS).matrix
+    parameters = {n: a.asnumpy() for half in module.get_params() for n, a in half.items()}
+    assert module.for_training
+    assert module.data_shapes[0].shape == (8, 2, 6, 6)
+    for half in module.get_params():
+        for name, array in half.items():
+            np.testing.assert_array_equal(array.asnumpy(), parameters[name])
+    module.init_optimizer()
+    iterator = mx.io.NDArrayIter(images, np.resize([0, 1, 2], 21), 8)
+    for batch in iterator:
+        module.forward_backward(batch)
+        module.update()
+    np.testing.assert_array_equal(source.extract(images, LAYERS).matrix, before)
+    assert not np.array_equal(xfer.open_source(module).extract(images, LAYERS).matrix, before)
+
+
+def test_one_bind_for_each_shape(mx, module, images, monkeypatch):
+    binds = []
+    bind = mx.sym.Symbol.bind
+    monkeypatch.setattr(
+        mx.sym.Symbol, "bind", lambda *args, **kwargs: binds.append(1) or bind(*args, **kwargs)
+    )
+    source = xfer.open_source(module)
+    iterator = mx.io.NDArrayIter(images, np.arange(21), 8)
+    for _ in range(3):
+        source.extract(images, "dropout0")
+        source.extract(iterator, "dropout0")
+    assert len(binds) == 1
+
+
+def test_unknown_layers_are_refused_with_the_nearest_names(module, images):
+    source = xfer.open_source(module)
+    with pytest.raises(ValueError, match="no layer 'dropout'; nearest: dropout0"):
+        source.extract(images, ["dropout"])
+    with pytest.raises(ValueError, match="no layer 'qqq'; layers: conv1, bn1"):
+        source.extract(images, ["qqq"])
+    with pytest.raises(ValueError, match="no layer 'halves'; nearest: .*halves_output0"):
+        source.extract(images, ["halves"])
+    with pytest.raises(ValueError, match="feature_layer_names is empty"):
+        source.extract(images, [])
+    with pytest.raises(ValueError, match="more than once"):
+        source.extract(images, ["fc1", "fc1_output"])
+    with pytest.raises(TypeError, match="must be a string, got int: 3"):
+        source.extract(images, [3])
+
+
+def test_data_that_do_not_fit_are_refused(module, images):
+    source = xfer.open_source(module)
+    with pytest.raises(ValueError, match=r"shape \(3, 6, 6\) for one example do not fit"):
+        source.extract(np.zeros((4, 3, 6, 6)), "dropout0")
+    with pytest.raises(ValueError, match="the data are empty"):
+        source.extract(images[:0], "dropout0")
+    with pytest.raises(ValueError, match="must be an array of numbers .* of <U1"):
+        source.extract(["a", "b"], "dropout0")
+    with pytest.raises(ValueError, match=r"must be an array of numbers .* shape \(\)"):
+        source.extract(3.0, "dropout0")
+    with pytest.raises(ValueError, match="beyond 32-bit floats at example 20"):
+        source.extract(np.concatenate([images[:20], images[:1] + 1e300]), "dropout0")
+    with pytest.raises(ValueError, match="batch_size must be a positive integer, got -1"):
+        source.extract(images, "dropout0", batch_size=-1)
+
+
+def test_features_that_are_not_numbers_are_refused(mx, images):
+    net = mx.sym.log(mx.sym.Flatten(mx.sym.var("data")), name="log")
+    module = bound_module(mx, net, {"data": (8, 2, 6, 6)}, label_names=None)
+    positive = np.abs(images) + 1
+    positive[13, 0, 0, 0] = -1
+    with pytest.raises(ValueError, match="layer 'log' gave NaN or infinity for example 13"):
+        xfer.open_source(module).extract(positive, "log")
+
+
+def test_layers_without_a_row_for_each_example_are_refused(mx, images):
+    data = mx.sym.var("data")
+    turned = mx.sym.transpose(mx.sym.Flatten(data), name="turned")
+    mixed = mx.sym.Reshape(data, shape=(-1, 8), name="mixed")
+    module = bound_module(mx, mx.sym.Group([turned, mixed]), {"data": (8, 2, 6, 6)}, label_names=[])
+    source = xfer.open_source(module)
+    # 72 rows of transposed features for a batch of 72 would pass for examples.
+    many = np.resize(images, (72, 2, 6, 6))
+    for name in ("turned", "mixed"):
+        with pytest.raises(
+            ValueError, match=f"layer '{name}' has output shape .* one row for each"
+        ):
+            source.extract(many, name, batch_size=72)
+
+
+def test_data_whose_first_axis_is_not_the_example_are_refused(mx, module, images):
+    iterator = mx.io.NDArrayIter(images.swapaxes(0, 1), np.arange(21), 7, layout="TNC")
+    with pytest.raises(ValueError, match="layout 'TNC': its first axis must be the example"):
+        xfer.open_source(module).extract(iterator, "fc1")
+
+
+def test_models_that_cannot_be_opened_are_refused(mx, module):
+    with pytest.raises(TypeError, match="cannot open str as a source model: 'net'; allowed are"):
+        xfer.open_source("net")
+    with pytest.raises(TypeError, match="cannot open mxnet.symbol.symbol.Symbol"):
+        xfer.open_source(module.symbol)
+    with pytest.raises(ValueError, match="the Module has no parameters: load them"):
+        xfer.open_source(mx.mod.Module(module.symbol))
+    with pytest.raises(ValueError, match="num_devices must be a positive integer, got 0"):
+        xfer.open_source(module, num_devices=0)
+
+
+def test_a_checkpoint_without_some_parameter_is_refused(mx, module, images, tmp_path):
+    prefix = str(tmp_path / "net")
+    arguments, statistics = module.get_params()
+    arguments = {name: array for name, array in arguments.items() if name != "fc1_bias"}
+    mx.model.save_checkpoint(prefix, 0, module.symbol, arguments, statistics)
+    source = xfer.open_source(mx.mod.Module.load(prefix, 0))
+    assert source.extract(images, "dropout0").matrix.shape == (21, 2)
+    with pytest.raises(ValueError, match="the Module has no parameters named fc1_bias"):
+        source.extract(images, "softmax")
+
+
+def test_a_source_of_ones_own():
+    class Squares(SourceModel):
+        layers = [xfer.sources.Layer("squares", "square", (3,), 0)]
+        input_names = ["numbers"]
+
+        def _forward(self, inputs, layers):
+            return [inputs["numbers"] ** 2]
+
+    source = xfer.open_source(Squares())
+    features = source.extract(np.arange(6.0).reshape(2, 3), "squares")
+    assert features.matrix.tolist() == [[0, 1, 4], [9, 16, 25]]
+
+
+def cifar_accuracy(mx, shared, name):
+    data = np.load(shared / "data" / "cifar10_test_1000.npz")
+    source = xfer.open_source(load_module(mx, shared, name, 0, label_names=None))
+    scores = source.extract(cifar_input(data["x"]), source.layer_names[-1]).matrix
+    return (scores.argmax(axis=1) == data["y"]).mean()
+
+
+@pytest.mark.parametrize(
+    ("name", "accuracy"), [("cifar_resnet20_v1", 0.92), ("cifar_resnet20_v2", 0.93)]
+)
+def test_residual_networks_are_right_under_mxnets_defaults(mx, shared, name, accuracy):
+    assert "MXNET_SUBGRAPH_BACKEND" not in os.environ
+    assert cifar_accuracy(mx, shared, name) >= accuracy
+    assert "MXNET_SUBGRAPH_BACKEND" not in os.environ
+
+
+def test_preactivation_networks_are_wrong_without_the_guard(mx, shared, monkeypatch):
+    from contextlib import nullcontext
+
+    from xfer.sources import mxnet as mxnet_source
+
+    monkeypatch.setattr(mxnet_source, "_without_subgraph_backend", nullcontext)
+    assert cifar_accuracy(mx, shared, "cifar_resnet20_v2") < 0.8
+
+
+def test_the_guard_gives_the_environment_back(mx, module, images, monkeypatch):
+    monkeypatch.setenv("MXNET_SUBGRAPH_BACKEND", "MKLDNN")
+    xfer.open_source(module).extract(images, "dropout0")
+    assert os.environ["MXNET_SUBGRAPH_BACKEND"] == "MKLDNN"
+
+
+def test_the_oldest_checkpoint(mx, shared):
+    source = xfer.open_source(load_module(mx, shared, "mnist_lenet", 10))
+    counts = {layer.name: layer.parameter_count for layer in source.layers}
+    assert counts["convolution0"] == 20 * 25 + 20
+    features = source.extract(np.zeros((2, 1, 28, 28)), ["activation2"])
+    assert features.matrix.shape == (2, 500)
+    assert re.search(r"activation2 +Activation +\(500,\) +0", str(source))

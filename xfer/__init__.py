@@ -1,0 +1,36 @@
+"""Repurpose pre-trained neural networks for new tasks with few labels."""
+
+import importlib
+
+from xfer import _compat
+
+_compat.install()
+
+# The public names and the modules they live in. They are resolved on first use, so that
+# `import xfer` imports no framework and costs next to nothing.
+_PUBLIC = {
+    "Vocabulary": "text",
+    "Corpus": "text",
+    "open_source": "sources",
+    "LayerFeatures": "features",
+    "Repurposer": "repurposer",
+    "MetaModelRepurposer": "repurposer",
+    "LrRepurposer": "repurposers",
+    "SvmRepurposer": "repurposers",
+    "load": "persistence",
+}
+
+__version__ = "0.1.0"
+__all__ = sorted(_PUBLIC)
+
+
+def __getattr__(name):
+    if name not in _PUBLIC:
+        raise AttributeError(f"module 'xfer' has no attribute {name!r}")
+    value = getattr(importlib.import_module(f"xfer.{_PUBLIC[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__():
+    return sorted([*globals(), *_PUBLIC])

@@ -1,0 +1,1 @@
+"""Classifiers for feature matrices with few labels: scikit-learn estimators, no framework."""

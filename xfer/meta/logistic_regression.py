@@ -1,0 +1,72 @@
+"""Logistic regression for few labels."""
+
+import numpy as np
+from sklearn.linear_model import LogisticRegression
+
+from xfer.meta.calibrated import CalibratedClassifier
+
+
+class CalibratedLogisticRegression(CalibratedClassifier):
+    """Multinomial logistic regression on partly whitened features, calibrated.
+
+    However it was fitted, the whole is one affine map of the raw features.
+
+    Parameters
+    ----------
+    c : float, default=10.0
+        Inverse strength of the ridge on the weights, on features of mean squared norm 1.
+    tol : float, default=1e-4
+        Stop when no component of the gradient is larger.
+    max_iter : int, default=1000
+        Most steps of the solver.
+    n_jobs : int, optional
+        Threads that share the folds of the calibration.
+    random_state : int, default=0
+        Seed of the folds.
+
+    Attributes
+    ----------
+    classes_ : ndarray of shape (n_classes,)
+    coef_ : ndarray of shape (n_classes, d)
+        Weights of the raw features.
+    intercept_ : ndarray of shape (n_classes,)
+
+    Examples
+    --------
+    >>> from sklearn.datasets import load_iris
+    >>> X, y = load_iris(return_X_y=True)
+    >>> CalibratedLogisticRegression().fit(X, y).predict_proba(X[[0, 60, 140]]).round(2)
+    array([[1.  , 0.  , 0.  ],
+           [0.01, 0.96, 0.03],
+           [0.  , 0.  , 1.  ]])
+    """
+
+    _expected_log_scale = 0.0
+    _ridge = 300.0
+
+    def __init__(self, c=10.0, *, tol=1e-4, max_iter=1000, n_jobs=None, random_state=0):
+        self.c = c
+        self.tol = tol
+        self.max_iter = max_iter
+        self.n_jobs = n_jobs
+        self.random_state = random_state
+
+    def _fit_scores(self, Z, y):
+        # The solver's tolerance is absolute; ten times the features keep the gradient above it.
+        model = LogisticRegression(C=self.c / 100, tol=self.tol, max_iter=self.max_iter)
+        model.fit(10 * Z, y)
+        self.n_iter_ = model.n_iter_
+        weights, intercept = 10 * model.coef_, model.intercept_
+        if len(weights) == 1:
+            return np.vstack([-weights, weights]) / 2, np.append(-intercept, intercept) / 2
+        return weights, intercept
+
+    def _basis(self, new, Z):
+        return new
+
+    def _keep(self, whitening, Z, weights, intercept):
+        self.coef_ = weights @ whitening.components_.T
+        self.intercept_ = intercept - self.coef_ @ whitening.mean_
+
+    def _scores(self, X):
+        return X @ self.coef_.T + self.intercept_
