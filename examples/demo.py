@@ -1,7 +1,8 @@
 """From five digits to five others with ten labels each.
 
-A small network learns to read the digits 0 to 4. Then it is repurposed to 5 to 9 with ten labels of
-each, and compared with the same network used as it is, and trained from scratch on the same labels.
+A small network learns to read the handwritten digits 0 to 4, each somewhere on a larger canvas.
+Then it is repurposed to 5 to 9 with ten labels of each, and compared with the same network used as
+it is, with the same network trained from scratch on these labels, and with no network at all.
 Everything comes with scikit-learn; nothing is downloaded.
 
 Run with ``make demo`` or ``python examples/demo.py [PICTURE.png]``.
@@ -13,38 +14,47 @@ import time
 import matplotlib
 import numpy as np
 from sklearn.datasets import load_digits
+from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import log_loss
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import FunctionTransformer
 
 import xfer
 
 import mxnet as mx  # isort: skip  (after xfer, so that it imports beside a newer NumPy too)
 
-SOURCE_DIGITS, TARGET_DIGITS = range(5), range(5, 10)
+TARGET_DIGITS = range(5, 10)
 LABELS_A_CLASS = 10
 DRAWS = 5
+CANVAS = 16
 
 
 def main(picture="demo.png"):
     """Print the table and draw the picture."""
     start = time.perf_counter()
     images, digits = load_digits(return_X_y=True)
-    images = images.reshape(-1, 1, 8, 8) / 16
+    images = images.reshape(-1, 8, 8) / 16
     old, new = digits < 5, digits >= 5
 
     print(f"Training a source network on {old.sum()} images of the digits 0 to 4 ...")
-    source_module = train(images[old], digits[old], epochs=15)
+    source_module = train(scatter(np.repeat(images[old], 6, axis=0)), np.repeat(digits[old], 6), 8)
 
     print(f"Repurposing it to the digits 5 to 9: {LABELS_A_CLASS} labels each, {DRAWS} draws ...")
+    images, digits = scatter(images[new]), digits[new]
     results = {}
     for seed in range(DRAWS):
-        train_rows, test_rows = draw(digits[new], seed)
-        given = images[new][train_rows], digits[new][train_rows]
-        asked, truth = images[new][test_rows], digits[new][test_rows]
+        train_rows, test_rows = draw(digits, seed)
+        given = images[train_rows], digits[train_rows]
+        asked, truth = images[test_rows], digits[test_rows]
         classifiers = {
             "the network as it is": AsItIs(source_module),
+            "regression on pixels": make_pipeline(
+                FunctionTransformer(lambda images: images.reshape(len(images), -1)),
+                LogisticRegression(max_iter=1000),
+            ),
             "trained from scratch": FromScratch(),
-            "LrRepurposer": xfer.LrRepurposer(source_module, ["features"]),
-            "SvmRepurposer": xfer.SvmRepurposer(source_module, ["features"]),
+            "LrRepurposer": xfer.LrRepurposer(source_module, ["relu2"], pooling="max"),
+            "SvmRepurposer": xfer.SvmRepurposer(source_module, ["relu2"], pooling="max"),
         }
         for name, classifier in classifiers.items():
             begin = time.perf_counter()
@@ -64,16 +74,27 @@ def main(picture="demo.png"):
     print(f"\nThe picture is in {picture}. All this took {time.perf_counter() - start:.0f} s.")
 
 
+def scatter(images):
+    """Put each image of 8 x 8 pixels somewhere on a canvas: shape (n, 1, CANVAS, CANVAS)."""
+    random = np.random.RandomState(0)
+    canvases = np.zeros((len(images), 1, CANVAS, CANVAS), np.float32)
+    for canvas, image, (top, left) in zip(
+        canvases, images, random.randint(0, CANVAS - 7, size=(len(images), 2))
+    ):
+        canvas[0, top : top + 8, left : left + 8] = image
+    return canvases
+
+
 def network():
-    """Return a small convolutional network; its layer `features` has 64 columns."""
+    """Return a small convolutional network with five outputs."""
     net = mx.sym.var("data")
-    for filters in (16, 32):
+    for number, filters in enumerate((16, 32, 64), start=1):
+        if number > 1:
+            net = mx.sym.Pooling(net, kernel=(2, 2), stride=(2, 2), pool_type="max")
         net = mx.sym.Convolution(net, kernel=(3, 3), pad=(1, 1), num_filter=filters)
-        net = mx.sym.Activation(net, act_type="relu")
-    net = mx.sym.Pooling(net, kernel=(2, 2), stride=(2, 2), pool_type="max")
-    net = mx.sym.FullyConnected(mx.sym.Flatten(net), num_hidden=64)
-    net = mx.sym.Activation(net, act_type="relu", name="features")
-    net = mx.sym.FullyConnected(mx.sym.Dropout(net, p=0.5), num_hidden=5)
+        net = mx.sym.Activation(net, act_type="relu", name=f"relu{number}")
+    net = mx.sym.Pooling(net, kernel=(1, 1), global_pool=True, pool_type="max")
+    net = mx.sym.FullyConnected(net, num_hidden=5)
     return mx.sym.SoftmaxOutput(net, name="softmax")
 
 
@@ -111,8 +132,8 @@ class FromScratch:
     """The same network, trained on the few labels alone."""
 
     def fit(self, images, labels):
-        """Train for as many steps as help."""
-        self.source = xfer.open_source(train(images, labels - 5, epochs=60))
+        """Train until the few labels are learned by heart."""
+        self.source = xfer.open_source(train(images, labels - 5, epochs=80))
         return self
 
     def predict_proba(self, images):
@@ -138,7 +159,7 @@ def draw_picture(path, results, images, truth, probabilities):
     axes = left.subplots()
     names = list(results)
     hits = np.array([[row[0] for row in results[name]] for name in names])
-    colours = ["#999999", "#999999", "#0072B2", "#0072B2"]
+    colours = ["#999999"] * 3 + ["#0072B2"] * 2
     axes.barh(names, hits.mean(axis=1), xerr=hits.std(axis=1), color=colours, height=0.6)
     for place, value in enumerate(hits.mean(axis=1)):
         axes.text(0.02, place, f"{value:.2f}", color="white", va="center", weight="bold")
@@ -151,14 +172,19 @@ def draw_picture(path, results, images, truth, probabilities):
     confidence = probabilities.max(axis=1)
     order = np.argsort(confidence)
     shown = [*order[::-1][:5], *order[:5]]
-    right.suptitle(f"{names[-1]}: most sure of (above), least sure of (below)", fontsize=11)
+    right.suptitle(
+        f"{names[-1]}: the probability of each digit, the right one in blue\n"
+        "where it is most sure (above) and least sure (below)",
+        fontsize=10,
+    )
     grid = right.subplots(4, 5, height_ratios=[3, 1, 3, 1])
     for place, row in enumerate(shown):
         above = 2 * (place // 5)
         picture, bars = grid[above, place % 5], grid[above + 1, place % 5]
         picture.imshow(images[row, 0], cmap="gray_r")
         picture.set_title(f"a {truth[row]}", fontsize=9, pad=2)
-        picture.axis("off")
+        picture.set(xticks=[], yticks=[])
+        picture.spines[:].set_color("#cccccc")
         right_answer = [digit == truth[row] for digit in TARGET_DIGITS]
         bars.bar(
             TARGET_DIGITS, probabilities[row], color=np.where(right_answer, "#0072B2", "#D55E00")

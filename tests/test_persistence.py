@@ -389,7 +389,7 @@ def test_a_loader_that_is_not_allowed_is_found_where_skops_itself_would_trust(sa
         content["repurposer.skops"] = skops_file(schema, **members)
 
     rewrite(path, change)
-    with pytest.raises(ValueError, match="it holds .*MethodNode.*, which"):
+    with pytest.raises(ValueError, match=r"it holds .*MethodNode.*, which"):
         xfer.load(path.stem, path.parent)
 
 
