@@ -103,7 +103,7 @@ def parse(arguments):
     parser.add_argument("--labels", type=int, default=100, help="posts to learn from")
     parser.add_argument("--seed", type=int, default=0, help="of their draw")
     parser.add_argument("--most", type=int, help="posts to be tested on (default: all the others)")
-    parser.add_argument("--train-epochs", type=int, default=6, help="if a network is trained")
+    parser.add_argument("--train-epochs", type=int, default=3, help="if a network is trained")
     parser.add_argument("--picture", type=Path, default=Path("text_transfer.png"))
     options = parser.parse_args(arguments)
     if (options.checkpoint is None) != (options.words is None):
@@ -124,7 +124,8 @@ def train_source(options):
     kept = [every.target_names[number] in groups for number in every.target]
     texts = [text for text, keep in zip(every.data, kept) if keep]
     labels = [groups.index(every.target_names[n]) for n, k in zip(every.target, kept) if k]
-    words = ["</s>", "</ukw>", *xfer.Vocabulary(texts).id2word[:29998]]
+    common = xfer.Vocabulary(texts).id2word[:-2][:29998]  # its last two are reserved words
+    words = ["</s>", "</ukw>", *common]
     vocabulary = xfer.Vocabulary.from_words(words)
     corpus = xfer.Corpus(texts, labels, vocabulary, fix_length=WORDS_A_POST)
     print(f"Training a source network on the other {len(groups)} groups: {corpus}")

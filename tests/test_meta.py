@@ -161,8 +161,22 @@ def test_machines_without_probabilities(digits):
     model = CalibratedSvm(probability=False).fit(train, labels)
     assert not hasattr(model, "predict_proba")
     assert model.score(test, truth) > 0.85
-    with pytest.raises(ValueError, match=r"kernel must be one of .*, got 'cosine'"):
-        CalibratedSvm(kernel="cosine").fit(train, labels)
+
+
+@pytest.mark.parametrize(
+    ("kind", "parameters", "message"),
+    [
+        (CalibratedSvm, {"kernel": "cosine"}, "kernel must be one of linear, .*, got 'cosine'"),
+        (CalibratedSvm, {"gamma": "wide"}, "gamma must be a positive number, .* got 'wide'"),
+        (CalibratedSvm, {"gamma": 0}, "gamma must be a positive number, .* got 0"),
+        (CalibratedSvm, {"c": "5"}, "c must be a positive number, got '5'"),
+        (CalibratedLogisticRegression, {"c": -1.0}, r"c must be a positive number, got -1\.0"),
+        (CalibratedLogisticRegression, {"c": np.nan}, "c must be a positive number, got nan"),
+    ],
+)
+def test_parameters_out_of_range_are_refused(digits, kind, parameters, message):
+    with pytest.raises(ValueError, match=message):
+        kind(**parameters).fit(digits[0], digits[2])
 
 
 def test_whitening_is_gentle(digits):

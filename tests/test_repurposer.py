@@ -123,6 +123,14 @@ def test_a_meta_model_without_probabilities_has_none(module, data):
         repurposer.predict_probability(data[0])
 
 
+def test_machines_without_probabilities_say_how_to_have_them(module, data):
+    repurposer = xfer.SvmRepurposer(module, "relu1", enable_probability_estimates=False).fit(*data)
+    assert repurposer.score(*data) > 0.8
+    with pytest.raises(AttributeError, match="has no attribute 'predict_proba'") as caught:
+        repurposer.predict_probability(data[0])
+    assert "enable_probability_estimates=True" in str(caught.value.__cause__.__cause__)
+
+
 def test_a_subclass_that_makes_its_own_meta_model(module, data):
     class DummyRepurposer(xfer.LrRepurposer):
         def _meta_model(self):
@@ -189,6 +197,10 @@ def test_bad_input_is_refused_and_leaves_the_repurposer_as_it_was(mx, module, da
     for message, act in cases:
         with pytest.raises(ValueError, match=message):
             act()
+    repurposer.c = 0
+    with pytest.raises(ValueError, match="c must be a positive number, got 0"):
+        repurposer.fit(spoilt, numbers)  # found before the data are looked at
+    repurposer.c = 1.0
     repurposer.feature_layer_names = ["relu9"]
     with pytest.raises(ValueError, match="no layer 'relu9'; nearest: relu1"):
         repurposer.fit(images, numbers)

@@ -8,7 +8,8 @@ from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, column_or_1d
 
 from xfer.features import LayerFeatures, SharesSource
-from xfer.sources.data import count_examples, is_iterator
+from xfer.sources.data import count_examples
+from xfer.sources.iterators import is_iterator
 
 __all__ = ["MetaModelRepurposer", "Repurposer"]
 

@@ -1,6 +1,7 @@
 """Probabilities that mean what they say: class scores, calibrated on held-out examples."""
 
 from abc import ABC, abstractmethod
+from numbers import Real
 
 import numpy as np
 from joblib import Parallel, delayed
@@ -70,6 +71,23 @@ class CalibratedClassifier(ClassifierMixin, BaseEstimator, ABC):
     def _calibrates(self):
         return True
 
+    def check_parameters(self):
+        """Refuse parameters that are out of range.
+
+        Returns
+        -------
+        CalibratedClassifier
+            Itself.
+
+        Raises
+        ------
+        ValueError
+            Naming the parameter.
+        """
+        if isinstance(self.c, bool) or not isinstance(self.c, Real) or not self.c > 0:
+            raise ValueError(f"c must be a positive number, got {self.c!r}")
+        return self
+
     def fit(self, X, y):
         """Fit the scores, then their calibration.
 
@@ -85,6 +103,7 @@ class CalibratedClassifier(ClassifierMixin, BaseEstimator, ABC):
         CalibratedClassifier
             Itself.
         """
+        self.check_parameters()
         X, y = validate_data(self, X, y)
         check_classification_targets(y)
         self.classes_, y = np.unique(y, return_inverse=True)

@@ -1,5 +1,7 @@
 """Support vector machines for few labels."""
 
+from numbers import Real
+
 import numpy as np
 from sklearn.metrics.pairwise import pairwise_kernels
 from sklearn.svm import SVC
@@ -15,7 +17,10 @@ _ROWS_AT_A_TIME = 4096
 def _has_probabilities(classifier):
     if classifier.probability:
         return True
-    raise AttributeError("probabilities were not asked for when this classifier was made")
+    raise AttributeError(
+        "to have probabilities, make the classifier with probability=True, "
+        "or the SvmRepurposer with enable_probability_estimates=True"
+    )
 
 
 class CalibratedSvm(CalibratedClassifier):
@@ -70,23 +75,27 @@ class CalibratedSvm(CalibratedClassifier):
         self.probability = probability
         self.random_state = random_state
 
-    def fit(self, X, y):
-        """Fit the machines, then their calibration.
-
-        Parameters
-        ----------
-        X : array-like of shape (n, d)
-        y : array-like of shape (n,)
-            Labels of any kind, of two classes or more.
+    def check_parameters(self):
+        """Refuse parameters that are out of range.
 
         Returns
         -------
         CalibratedSvm
             Itself.
+
+        Raises
+        ------
+        ValueError
+            Naming the parameter.
         """
         if self.kernel not in _KERNELS:
-            raise ValueError(f"kernel must be one of {_KERNELS}, got {self.kernel!r}")
-        return super().fit(X, y)
+            raise ValueError(f"kernel must be one of {', '.join(_KERNELS)}, got {self.kernel!r}")
+        named = isinstance(self.gamma, str) and self.gamma in ("scale", "auto")
+        if not named and not (isinstance(self.gamma, Real) and self.gamma > 0):
+            raise ValueError(
+                f"gamma must be a positive number, 'scale' or 'auto', got {self.gamma!r}"
+            )
+        return super().check_parameters()
 
     @available_if(_has_probabilities)
     def predict_proba(self, X):

@@ -181,7 +181,8 @@ class SourceModel(ABC):
         if pooling not in _POOLING:
             raise ValueError(f"pooling must be one of {sorted(_POOLING)}, got {pooling!r}")
         layers = self.find_layers(layer_names)
-        data = open_data(data, self.input_names, batch_size or self.batch_size)
+        batch_size = self.batch_size if batch_size is None else batch_size
+        data = open_data(data, self.input_names, batch_size)
         writer = _FeatureWriter(layers, pooling, data.number)
         labels = []
         for batch in data.batches(progress):

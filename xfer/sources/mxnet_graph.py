@@ -90,20 +90,25 @@ class SymbolGraph:
         rows = next(iter(data_shapes.values()))[0]
         examples = {name: shape[1:] for name, shape in data_shapes.items()}
         examples = next(iter(examples.values())) if len(examples) == 1 else examples
+        # Unlike infer_shape, infer_shape_partial does not print what it was given.
         try:
-            shapes, outputs, _ = symbol.infer_shape(**self._known_shapes(symbol, data_shapes))
+            known = self._known_shapes(symbol, data_shapes)
+            shapes, outputs, _ = symbol.infer_shape_partial(**known)
         except mx.MXNetError as error:
             reason = str(error).strip().splitlines()[-1]
             raise ValueError(
                 f"data of shape {examples} for one example do not fit the network: {reason}"
             ) from error
-        if shapes is None:
-            raise ValueError(f"data of shape {examples} do not tell every shape in the network")
+        unknown = [n for n, s in zip(symbol.list_arguments(), shapes) if not s or 0 in s]
+        if unknown:
+            raise ValueError(
+                f"data of shape {examples} do not tell the shape of {', '.join(unknown)}"
+            )
         self._check_rows(names, outputs, rows, examples)
         # Their number may be the batch's by chance, so it has to follow another batch too.
         more = {name: (rows + 1, *shape[1:]) for name, shape in data_shapes.items()}
         try:
-            _, outputs, _ = symbol.infer_shape(**self._known_shapes(symbol, more))
+            _, outputs, _ = symbol.infer_shape_partial(**self._known_shapes(symbol, more))
         except mx.MXNetError:
             outputs = None  # the graph is written for this one size
         if outputs is not None:

@@ -1,0 +1,32 @@
+"""Write a saved repurposer of each kind beside the versions that are installed here.
+
+Run with ``python tests/data/make.py`` when the format or what is beneath it has changed; the tests
+load every file in every environment.
+"""
+
+import sys
+from importlib.metadata import version
+from pathlib import Path
+
+import numpy as np
+
+import xfer
+
+import mxnet as mx  # isort: skip
+
+HERE = Path(__file__).parent
+sys.path.insert(0, str(HERE.parent))
+
+from conftest import bound_module, convolutional_symbol  # noqa: E402
+
+random = np.random.RandomState(3)
+labels = np.resize(["autos", "guns", "hockey"], 30)
+images = random.normal(size=(30, 2, 6, 6)) + np.resize([0, 2, 4], 30)[:, None, None, None]
+asked = np.random.RandomState(0).normal(size=(7, 2, 6, 6)).astype(np.float32)
+module = bound_module(mx, convolutional_symbol(mx), {"data": (8, 2, 6, 6)})
+versions = f"numpy{version('numpy')}-sklearn{version('scikit-learn')}-skops{version('skops')}"
+for kind in (xfer.LrRepurposer, xfer.SvmRepurposer):
+    repurposer = kind(module, ["relu1", "fc1"], pooling="mean").fit(images, labels)
+    path = repurposer.save_repurposer(f"{kind.__name__}-{versions}", HERE)
+    np.save(path.with_suffix(".npy"), repurposer.predict_proba(asked))
+    print(path)

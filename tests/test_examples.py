@@ -1,0 +1,108 @@
+"""The examples and the pages, run as a reader would."""
+
+import importlib.util
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+ROOT = Path(__file__).parents[1]
+
+
+def load_example(name):
+    spec = importlib.util.spec_from_file_location(name, ROOT / "examples" / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture
+def newsgroups(shared, monkeypatch):
+    """The 20 newsgroups where the test data have them."""
+    monkeypatch.setenv("SCIKIT_LEARN_DATA", str(shared / "data" / "scikit_learn_data"))
+
+
+def test_demo(mx, tmp_path, capsys):
+    load_example("demo").main(tmp_path / "demo.png")
+    rows = re.findall(r"^(.+?)\s+([\d.]+) ± [\d.]+\s+([\d.]+) ±", capsys.readouterr().out, re.M)
+    accuracy = {name: float(number) for name, number, _ in rows}
+    loss = {name: float(number) for name, _, number in rows}
+    for name in ("LrRepurposer", "SvmRepurposer"):
+        assert accuracy[name] > accuracy["trained from scratch"] + 0.05
+        assert accuracy[name] > accuracy["the network as it is"] + 0.4
+        assert loss[name] < loss["trained from scratch"]
+    assert (tmp_path / "demo.png").stat().st_size > 20_000
+
+
+def test_text_transfer(mx, shared, newsgroups, tmp_path, capsys):
+    models = shared / "models"
+    before, after = load_example("text_transfer").main(
+        [
+            f"--checkpoint={models / 'newsgroups_cnn'}",
+            f"--words={models / 'newsgroups_cnn-words.json'}",
+            f"--picture={tmp_path / 'picture.png'}",
+            "--most=1000",
+        ]
+    )
+    assert before < 0.15
+    assert after > 0.53
+    printed = capsys.readouterr().out
+    assert re.search(r"after repurposing: +0\.\d+\n +rec\.autos +0\.", printed)
+    assert (tmp_path / "picture.png").stat().st_size > 10_000
+
+
+def test_text_transfer_trains_its_own_source(mx, newsgroups, tmp_path, monkeypatch, capsys):
+    example = load_example("text_transfer")
+    fetch = example.fetch_20newsgroups
+
+    def fetch_few(**options):
+        found = fetch(**options)
+        found.data, found.target = found.data[:300], found.target[:300]
+        return found
+
+    monkeypatch.setattr(example, "fetch_20newsgroups", fetch_few)
+    arguments = [
+        f"--cache={tmp_path / 'cache'}",
+        f"--picture={tmp_path / 'picture.png'}",
+        "--train-epochs=1",
+    ]
+    first = example.main(arguments)
+    assert "Training a source network on the other 13 groups" in capsys.readouterr().out
+    assert example.main(arguments) == first
+    assert "Training" not in capsys.readouterr().out
+
+
+def test_text_transfer_wants_a_checkpoint_with_its_words(mx, capsys):
+    with pytest.raises(SystemExit):
+        load_example("text_transfer").main(["--checkpoint=somewhere"])
+    assert "--checkpoint and --words go together" in capsys.readouterr().err
+
+
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_the_code_of_a_page_runs_as_printed(mx, page, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    blocks = re.findall(r"^```python\n(.*?)^```", page.read_text(encoding="utf-8"), re.M | re.S)
+    names = {"__name__": "__page__"}
+    np.random.seed(0)
+    mx.random.seed(0)
+    for block in blocks:
+        exec(compile(block, str(page), "exec"), names)
+    for condition in re.findall(r"^# -> (.+)$", "\n".join(blocks), re.M):
+        assert eval(condition, names), condition
+
+
+def test_plots_name_what_is_wrong():
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from xfer import plots
+
+    with pytest.raises(ValueError, match=r"probabilities must have shape \(3,\), .* got \(2,\)"):
+        plots.class_probabilities([0.5, 0.5], ["a", "b", "c"])
+    ax = plots.class_probabilities([0.2, 0.8], [3, 7])
+    assert [label.get_text() for label in ax.get_yticklabels()] == ["3", "7"]
+    assert plots.class_probabilities([0.2, 0.8], ["a", "b"], ax=ax) is ax
