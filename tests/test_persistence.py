@@ -13,8 +13,10 @@ from conftest import bound_module, convolutional_symbol
 from sklearn.ensemble import RandomForestClassifier
 from sklearn.exceptions import NotFittedError
 from sklearn.linear_model import LogisticRegression
+from sklearn.neighbors import KNeighborsClassifier
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer, StandardScaler
+from sklearn.svm import LinearSVC
 
 import xfer
 
@@ -124,7 +126,8 @@ def test_another_network_is_refused(mx, module, saved):
 def test_any_scikit_learn_classifier_can_be_saved(module, data, tmp_path):
     for model in (
         make_pipeline(StandardScaler(), LogisticRegression()),
-        RandomForestClassifier(5, random_state=np.random.RandomState(0)),
+        KNeighborsClassifier(1),
+        LinearSVC(random_state=np.random.RandomState(0)),
     ):
         repurposer = xfer.MetaModelRepurposer(module, ["relu1"], model).fit(*data)
         repurposer.save_repurposer("any", tmp_path)
@@ -150,9 +153,13 @@ def test_what_cannot_be_saved_safely_is_refused_and_the_old_file_stays(module, d
     def double(X):
         return 2 * X
 
-    for model in (Own(), make_pipeline(FunctionTransformer(double), LogisticRegression())):
+    for model in (
+        Own(),
+        make_pipeline(FunctionTransformer(double), LogisticRegression()),
+        RandomForestClassifier(5),
+    ):
         repurposer = xfer.MetaModelRepurposer(module, ["relu1"], model).fit(*data)
-        with pytest.raises(TypeError, match=r"cannot be saved safely: .*(Own|double)"):
+        with pytest.raises(TypeError, match=r"cannot be saved safely: .*(Own|double|Tree)"):
             repurposer.save_repurposer("saved", path.parent)
     with pytest.raises(NotFittedError, match="not fitted"):
         xfer.LrRepurposer(module, ["relu1"]).save_repurposer("saved", path.parent)

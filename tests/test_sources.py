@@ -379,7 +379,7 @@ def test_data_that_do_not_fit_are_refused(module, images):
     with pytest.raises(ValueError, match=r"must be an array of numbers .* shape \(\)"):
         source.extract(3.0, "dropout0")
     with pytest.raises(ValueError, match="beyond 32-bit floats at example 20"):
-        source.extract(np.concatenate([images[:20], images[:1] + 1e300]), "dropout0")
+        source.extract(np.concatenate([images[:20], images[:1].astype(float) + 1e300]), "dropout0")
     with pytest.raises(ValueError, match="batch_size must be a positive integer, got -1"):
         source.extract(images, "dropout0", batch_size=-1)
 

@@ -35,7 +35,6 @@ _LOADERS = {
     "RandomStateNode",
     "SetNode",
     "SliceNode",
-    "TreeNode",
     "TupleNode",
     "TypeNode",
 }

@@ -15,18 +15,25 @@ import xfer
 import mxnet as mx  # isort: skip
 
 HERE = Path(__file__).parent
-sys.path.insert(0, str(HERE.parent))
 
-from conftest import bound_module, convolutional_symbol  # noqa: E402
 
-random = np.random.RandomState(3)
-labels = np.resize(["autos", "guns", "hockey"], 30)
-images = random.normal(size=(30, 2, 6, 6)) + np.resize([0, 2, 4], 30)[:, None, None, None]
-asked = np.random.RandomState(0).normal(size=(7, 2, 6, 6)).astype(np.float32)
-module = bound_module(mx, convolutional_symbol(mx), {"data": (8, 2, 6, 6)})
-versions = f"numpy{version('numpy')}-sklearn{version('scikit-learn')}-skops{version('skops')}"
-for kind in (xfer.LrRepurposer, xfer.SvmRepurposer):
-    repurposer = kind(module, ["relu1", "fc1"], pooling="mean").fit(images, labels)
-    path = repurposer.save_repurposer(f"{kind.__name__}-{versions}", HERE)
-    np.save(path.with_suffix(".npy"), repurposer.predict_proba(asked))
-    print(path)
+def main():
+    """Write the files, and what they predict."""
+    sys.path.insert(0, str(HERE.parent))
+    from conftest import bound_module, convolutional_symbol
+
+    random = np.random.RandomState(3)
+    labels = np.resize(["autos", "guns", "hockey"], 30)
+    images = random.normal(size=(30, 2, 6, 6)) + np.resize([0, 2, 4], 30)[:, None, None, None]
+    asked = np.random.RandomState(0).normal(size=(7, 2, 6, 6)).astype(np.float32)
+    module = bound_module(mx, convolutional_symbol(mx), {"data": (8, 2, 6, 6)})
+    versions = f"numpy{version('numpy')}-sklearn{version('scikit-learn')}-skops{version('skops')}"
+    for kind in (xfer.LrRepurposer, xfer.SvmRepurposer):
+        repurposer = kind(module, ["relu1", "fc1"], pooling="mean").fit(images, labels)
+        path = repurposer.save_repurposer(f"{kind.__name__}-{versions}", HERE)
+        np.save(path.with_suffix(".npy"), repurposer.predict_proba(asked))
+        print(path)
+
+
+if __name__ == "__main__":
+    main()

@@ -35,10 +35,11 @@ class CalibratedLogisticRegression(CalibratedClassifier):
     --------
     >>> from sklearn.datasets import load_iris
     >>> X, y = load_iris(return_X_y=True)
-    >>> CalibratedLogisticRegression().fit(X, y).predict_proba(X[[0, 60, 140]]).round(2)
+    >>> model = CalibratedLogisticRegression().fit(X[:, :2], y)
+    >>> model.predict_proba(X[[0, 60, 140], :2]).round(2)
     array([[1.  , 0.  , 0.  ],
-           [0.01, 0.96, 0.03],
-           [0.  , 0.  , 1.  ]])
+           [0.  , 0.95, 0.05],
+           [0.  , 0.28, 0.72]])
     """
 
     _expected_log_scale = 0.0

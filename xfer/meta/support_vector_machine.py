@@ -59,10 +59,11 @@ class CalibratedSvm(CalibratedClassifier):
     --------
     >>> from sklearn.datasets import load_iris
     >>> X, y = load_iris(return_X_y=True)
-    >>> CalibratedSvm().fit(X, y).predict_proba(X[[0, 60, 140]]).round(1)
-    array([[1. , 0. , 0. ],
-           [0. , 1. , 0. ],
-           [0. , 0. , 1. ]])
+    >>> model = CalibratedSvm().fit(X[:, :2], y)
+    >>> model.predict_proba(X[[0, 60, 140], :2]).round(2)
+    array([[0.99, 0.01, 0.01],
+           [0.04, 0.79, 0.17],
+           [0.01, 0.22, 0.77]])
     """
 
     _expected_log_scale = 1.0

@@ -33,7 +33,7 @@ class PartialWhitening(TransformerMixin, BaseEstimator):
     --------
     >>> X = np.array([[0.0, 100.0], [1.0, -100.0], [2.0, 0.0]])
     >>> Z = PartialWhitening().fit_transform(X)
-    >>> (Z**2).sum(axis=1).mean().round(6)
+    >>> round(float((Z**2).sum(axis=1).mean()), 6)
     1.0
     """
 
