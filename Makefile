@@ -26,7 +26,7 @@ define CHECK_PYTHON
 @test -n "$(PYTHON_FOUND)" || { \
 	echo "xfer's demo and tests need MXNet, whose last wheels are for Python 3.10 and 3.11."; \
 	echo "None of these is one: $(CANDIDATES)"; \
-	echo "Install one and name it: make $@ PYTHON=/path/to/python3.11"; \
+	echo "Install one and name it: make $(MAKECMDGOALS) PYTHON=/path/to/python3.11"; \
 	echo "(On other versions 'pip install .' gives xfer without MXNet: see README.md.)"; \
 	exit 1; }
 endef

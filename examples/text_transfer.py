@@ -158,12 +158,12 @@ def network(vocabulary_size, groups):
     net = mx.sym.Embedding(
         mx.sym.var("data"), input_dim=vocabulary_size, output_dim=128, name="vocab_embed"
     )
-    net = mx.sym.Reshape(net, shape=(-1, 1, WORDS_A_POST, 128))
+    net = mx.sym.swapaxes(net, dim1=1, dim2=2)  # words last, as one-dimensional filters want them
     pooled = []
     for width in (3, 4, 5):
-        maps = mx.sym.Convolution(net, kernel=(width, 128), num_filter=100)
+        maps = mx.sym.Convolution(net, kernel=(width,), num_filter=100)
         maps = mx.sym.Activation(maps, act_type="relu")
-        pooled.append(mx.sym.Pooling(maps, kernel=(1, 1), global_pool=True, pool_type="max"))
+        pooled.append(mx.sym.Pooling(maps, kernel=(1,), global_pool=True, pool_type="max"))
     net = mx.sym.Flatten(mx.sym.Concat(*pooled, dim=1))
     net = mx.sym.Dropout(net, p=0.5, name="dropout0")
     net = mx.sym.FullyConnected(net, num_hidden=groups)

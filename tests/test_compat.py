@@ -84,6 +84,26 @@ def test_import_xfer_leaves_mxnet_unimported_and_numpy_as_it_was():
         """)
 
 
+def test_import_xfer_imports_nothing_heavy_and_every_public_name_is_there():
+    run("""
+        import sys
+        import xfer
+
+        heavy = {"mxnet", "numpy", "onnxruntime", "scipy", "skops", "sklearn", "torch"}
+        assert not heavy & set(sys.modules), heavy & set(sys.modules)
+        for name in xfer.__all__:
+            assert getattr(xfer, name).__doc__, name
+        assert set(xfer.__all__) <= set(dir(xfer))
+        assert "mxnet" not in sys.modules
+        try:
+            xfer.LRRepurposer
+        except AttributeError as error:
+            assert str(error) == "module 'xfer' has no attribute 'LRRepurposer'"
+        else:
+            raise AssertionError("resolved")
+        """)
+
+
 def test_compat_itself_imports_no_numpy():
     path = importlib.util.find_spec("xfer._compat").origin
     run(f"""

@@ -78,7 +78,13 @@ def open_saved_source(description, arrays):
         If the kind is unknown.
     """
     if description["kind"] == "mxnet":
-        from xfer.sources.mxnet import ModuleSource
+        try:
+            from xfer.sources.mxnet import ModuleSource
+        except ImportError as error:
+            raise ValueError(
+                "its network needs MXNet, which cannot be imported here: install mxnet==1.9.1, "
+                f"which has wheels for Python 3.10 and 3.11 ({error})"
+            ) from error
 
         return ModuleSource.from_parts(description, arrays)
     raise ValueError(f"its network is of the unknown kind {description['kind']!r}")
