@@ -349,7 +349,18 @@ def test_one_bind_for_each_shape(mx, module, images, monkeypatch):
     for _ in range(3):
         source.extract(images, "dropout0")
         source.extract(iterator, "dropout0")
-    assert len(binds) == 1
+    assert len(binds) == 2, "one for the array's batch, one for the iterator's"
+
+
+def test_arrays_are_read_in_batches_of_a_sensible_size(mx, module, images):
+    assert xfer.open_source(module).batch_size == 32, "bound for 8"
+    large = bound_module(mx, convolutional_symbol(mx), {"data": (100, 2, 6, 6)})
+    assert xfer.open_source(large).batch_size == 100
+    fixed = mx.sym.Reshape(mx.sym.var("data"), shape=(8, 72), name="fixed")
+    fixed = xfer.open_source(bound_module(mx, fixed, {"data": (8, 2, 6, 6)}, label_names=None))
+    assert fixed.batch_size == 8
+    features = fixed.extract(images, "fixed")
+    np.testing.assert_array_equal(features["fixed"], images.reshape(21, -1))
 
 
 def test_unknown_layers_are_refused_with_the_nearest_names(module, images):

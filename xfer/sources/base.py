@@ -78,7 +78,7 @@ class SourceModel(ABC):
     """
 
     #: Examples to a batch when the data are arrays.
-    batch_size = 64
+    batch_size = 32
 
     @property
     @abstractmethod

@@ -37,7 +37,7 @@ class IteratorData:
         if len(self.names) == len(input_names) == 1:
             self.names = list(input_names)
         check_names(self.names, input_names)
-        if iterator in _displaced:
+        if _is_native(iterator) and iterator in _displaced:
             raise ValueError(
                 "this iterator would now begin in the middle of its data: MXNet's iterators with "
                 "round_batch=True go on where the padding of their last batch ended. Make it with "

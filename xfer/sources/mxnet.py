@@ -52,7 +52,6 @@ class ModuleSource(SourceModel):
             parameters, statistics = module.get_params()
             data_shapes = {data.name: tuple(data.shape) for data in module.data_shapes}
             data_types = {data.name: data.dtype for data in module.data_shapes}
-            self.batch_size = next(iter(data_shapes.values()))[0]
         else:
             # A Module that was loaded and not bound has its parameters nowhere else.
             parameters, statistics = module._arg_params, module._aux_params
@@ -123,6 +122,11 @@ class ModuleSource(SourceModel):
         self._id_limits = list(self._graph.id_limits())
         self._executors = OrderedDict()
         self._set_data_shapes(data_shapes or {})
+        if data_shapes:
+            bound = next(iter(data_shapes.values()))[0]
+            # Many a Module is bound for one example, and few graphs are written for one size.
+            if bound > self.batch_size or not self._graph.takes(self.batch_size, data_shapes):
+                self.batch_size = bound
 
     def _set_data_shapes(self, data_shapes):
         self._data_shapes = data_shapes

@@ -115,6 +115,19 @@ class SymbolGraph:
             self._check_rows(names, outputs, rows + 1, examples)
         return dict(zip(symbol.list_arguments(), shapes))
 
+    def takes(self, rows, data_shapes):
+        """Tell whether batches of so many rows do as well as those of these shapes."""
+        follows = []
+        for number in (next(iter(data_shapes.values()))[0], rows):
+            shapes = {name: (number, *shape[1:]) for name, shape in data_shapes.items()}
+            shapes = self._known_shapes(self.symbol, shapes)
+            try:
+                _, outputs, _ = self.symbol.infer_shape_partial(**shapes)
+            except mx.MXNetError:
+                return False
+            follows.append([shape[:1] == (number,) for shape in outputs])
+        return follows[0] == follows[1]
+
     def id_limits(self):
         """Yield input, layer and number of ids of each Embedding that reads an input."""
         for node in self._nodes:
