@@ -2,7 +2,7 @@
 
 Run with ``python benchmarks/meta_models.py [DRAWS]``.
 
-The table that it printed last is in results.md.
+The table that it printed last stands in results.md.
 """
 
 import sys

@@ -228,3 +228,22 @@ def test_folds_keep_twins_together_and_classes_apart():
     assert (fold[::2] == fold[1::2]).all()
     assert (fold[y == 2] == -1).all(), "its two examples are one"
     assert np.bincount(fold[y == 0]).tolist() == [4] * 5
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_calibration_map_mends_what_a_scale_cannot(kind):
+    """The scores of classes 0 and 1 are partly exchanged; class 3 was never held out."""
+    random = np.random.RandomState(0)
+    y = random.randint(3, size=3000)
+    scores = random.normal(size=(3000, 4))
+    scores[np.arange(3000), y] += 2
+    scores[:, 1] += 0.8 * scores[:, 0] + 1
+    matrix, shift = kind()._calibration(scores, y, 4)
+    scale = calibrated._fit_scale(scores[:, :3], y, 0.0)
+    mended = (scores @ matrix + shift)[:, :3]
+    assert (
+        log_loss(y, softmax(mended, axis=1))
+        < log_loss(y, softmax(scale * scores[:, :3], axis=1)) - 0.05
+    )
+    np.testing.assert_array_equal(matrix[3], [0, 0, 0, matrix[3, 3]])
+    assert matrix[3, 3] > 0 and shift[3] == 0

@@ -1,7 +1,9 @@
 """The graph of an MXNet symbol: its layers, their shapes, and what decides their values."""
 
 import hashlib
+import io
 import json
+from contextlib import redirect_stdout
 
 import mxnet as mx
 import numpy as np
@@ -90,29 +92,24 @@ class SymbolGraph:
         rows = next(iter(data_shapes.values()))[0]
         examples = {name: shape[1:] for name, shape in data_shapes.items()}
         examples = next(iter(examples.values())) if len(examples) == 1 else examples
-        # Unlike infer_shape, infer_shape_partial does not print what it was given.
         try:
-            known = self._known_shapes(symbol, data_shapes)
-            shapes, outputs, _ = symbol.infer_shape_partial(**known)
+            shapes, outputs = self._infer_shape(symbol, data_shapes)
         except mx.MXNetError as error:
             reason = str(error).strip().splitlines()[-1]
             raise ValueError(
                 f"data of shape {examples} for one example do not fit the network: {reason}"
             ) from error
-        unknown = [n for n, s in zip(symbol.list_arguments(), shapes) if not s or 0 in s]
-        if unknown:
-            raise ValueError(
-                f"data of shape {examples} do not tell the shape of {', '.join(unknown)}"
-            )
-        self._check_rows(names, outputs, rows, examples)
-        # Their number may be the batch's by chance, so it has to follow another batch too.
+        if shapes is None:
+            raise ValueError(f"data of shape {examples} do not tell every shape in the network")
+        self._check_rows(zip(names, outputs), rows, examples)
+        # Their number may be the batch's by chance: what another batch changes, it has to change so.
         more = {name: (rows + 1, *shape[1:]) for name, shape in data_shapes.items()}
         try:
-            _, outputs, _ = symbol.infer_shape_partial(**self._known_shapes(symbol, more))
+            _, others = self._infer_shape(symbol, more)
         except mx.MXNetError:
-            outputs = None  # the graph is written for this one size
-        if outputs is not None:
-            self._check_rows(names, outputs, rows + 1, examples)
+            others = outputs  # the graph is written for this one size
+        changed = [pair for pair, shape in zip(zip(names, others), outputs) if pair[1] != shape]
+        self._check_rows(changed, rows + 1, examples)
         return dict(zip(symbol.list_arguments(), shapes))
 
     def takes(self, rows, data_shapes):
@@ -120,12 +117,11 @@ class SymbolGraph:
         follows = []
         for number in (next(iter(data_shapes.values()))[0], rows):
             shapes = {name: (number, *shape[1:]) for name, shape in data_shapes.items()}
-            shapes = self._known_shapes(self.symbol, shapes)
             try:
-                _, outputs, _ = self.symbol.infer_shape_partial(**shapes)
+                _, outputs = self._infer_shape(self.symbol, shapes)
             except mx.MXNetError:
                 return False
-            follows.append([shape[:1] == (number,) for shape in outputs])
+            follows.append([shape[:1] == (number,) for shape in outputs or ()])
         return follows[0] == follows[1]
 
     def id_limits(self):
@@ -187,13 +183,19 @@ class SymbolGraph:
                 name = self._entries[place] if position - first > 1 else node["name"]
                 yield name, place, node
 
+    def _infer_shape(self, symbol, data_shapes):
+        # MXNet prints what it was given before it raises.
+        with redirect_stdout(io.StringIO()):
+            arguments, outputs, _ = symbol.infer_shape(**self._known_shapes(symbol, data_shapes))
+        return arguments, outputs
+
     def _known_shapes(self, symbol, data_shapes):
         known = {**self._parameter_shapes, **data_shapes}
         return {name: known[name] for name in symbol.list_arguments() if name in known}
 
     @staticmethod
-    def _check_rows(names, outputs, rows, examples):
-        for name, shape in zip(names, outputs):
+    def _check_rows(outputs, rows, examples):
+        for name, shape in outputs:
             if not shape or shape[0] != rows:
                 raise ValueError(
                     f"layer {name!r} has output shape {shape} for a batch of {rows} examples of "
