@@ -102,7 +102,7 @@ class SymbolGraph:
         if shapes is None:
             raise ValueError(f"data of shape {examples} do not tell every shape in the network")
         self._check_rows(zip(names, outputs), rows, examples)
-        # Their number may be the batch's by chance: what another batch changes, it has to change so.
+        # Their number may be the batch's by chance: with another batch it has to change likewise.
         more = {name: (rows + 1, *shape[1:]) for name, shape in data_shapes.items()}
         try:
             _, others = self._infer_shape(symbol, more)
