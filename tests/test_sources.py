@@ -534,8 +534,10 @@ def test_the_guard_gives_the_environment_back(mx, module, images, monkeypatch):
 
 def test_the_oldest_checkpoint(mx, shared):
     source = xfer.open_source(load_module(mx, shared, "mnist_lenet", 10))
+    assert str(source).endswith("?: not known before the network is bound or has seen data")
     counts = {layer.name: layer.parameter_count for layer in source.layers}
     assert counts["convolution0"] == 20 * 25 + 20
     features = source.extract(np.zeros((2, 1, 28, 28)), ["activation2"])
     assert features.matrix.shape == (2, 500)
     assert re.search(r"activation2 +Activation +\(500,\) +0", str(source))
+    assert "?" not in str(source)

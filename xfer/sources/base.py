@@ -202,6 +202,8 @@ class SourceModel(ABC):
             rows.append((layer.name, layer.operator, shape, f"{layer.parameter_count:,}"))
         widths = [max(map(len, column)) for column in zip(*rows)]
         table = ["  ".join(map(str.ljust, row, widths)).rstrip() for row in rows]
+        if any("?" in row[2] for row in rows):
+            table.append("?: not known before the network is bound or has seen data")
         return "\n".join([repr(self), *table])
 
 
