@@ -51,16 +51,10 @@ def tasks():
     images, labels = np.concatenate([train, test]), np.concatenate([train_labels, test_labels])
     pools = np.arange(1000), np.arange(1000, 2000)
     for version in ("v1", "v2"):
-        prefix = f"cifarresnet{version}0_" if version == "v1" else "cifarresnetv20_"
-        layer = "cifarresnetv10_pool0_fwd" if version == "v1" else f"{prefix}pool0_fwd"
+        layer = f"cifarresnet{version}0_pool0_fwd"
         features = extract(f"cifar_resnet20_{version}", 0, layer, images)
-        yield (
-            f"CIFAR-100, ResNet-20 {version}",
-            features,
-            labels,
-            pools,
-            ["10 a class", "50 a class"],
-        )
+        name = f"CIFAR-100, ResNet-20 {version}"
+        yield name, features, labels, pools, ["10 a class", "50 a class"]
     images, labels = digits()
     features = extract("mnist_lenet", 10, "activation2", images)
     yield "digits, LeNet", features, labels, None, ["10 a class", "50 a class"]

@@ -286,9 +286,11 @@ class Vocabulary:
         return len(self.id2word)
 
     def __repr__(self):
+        # A list of words does not tell the longest sentence.
+        longest = f", max_length={self.max_length}" if self.max_length else ""
         return (
             f"Vocabulary({len(self)} words, padding_word={self.padding_word!r}, "
-            f"unknown_word={self.unknown_word!r}, max_length={self.max_length})"
+            f"unknown_word={self.unknown_word!r}{longest})"
         )
 
 
