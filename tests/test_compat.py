@@ -94,6 +94,7 @@ def test_import_xfer_imports_nothing_heavy_and_every_public_name_is_there():
         for name in xfer.__all__:
             assert getattr(xfer, name).__doc__, name
         assert set(xfer.__all__) <= set(dir(xfer))
+        assert xfer.plots is sys.modules["xfer.plots"] and "matplotlib" not in sys.modules
         assert "mxnet" not in sys.modules
         try:
             xfer.LRRepurposer

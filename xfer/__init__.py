@@ -20,11 +20,15 @@ _PUBLIC = {
     "load": "persistence",
 }
 
+_MODULES = ("meta", "plots", "sources", "text")
+
 __version__ = "0.1.0"
 __all__ = sorted(_PUBLIC)
 
 
 def __getattr__(name):
+    if name in _MODULES:
+        return importlib.import_module(f"xfer.{name}")
     if name not in _PUBLIC:
         raise AttributeError(f"module 'xfer' has no attribute {name!r}")
     value = getattr(importlib.import_module(f"xfer.{_PUBLIC[name]}"), name)
@@ -33,4 +37,4 @@ def __getattr__(name):
 
 
 def __dir__():
-    return sorted([*globals(), *_PUBLIC])
+    return sorted({*globals(), *_PUBLIC, *_MODULES})
