@@ -532,6 +532,31 @@ def test_the_guard_gives_the_environment_back(mx, module, images, monkeypatch):
     assert os.environ["MXNET_SUBGRAPH_BACKEND"] == "MKLDNN"
 
 
+def test_binding_is_quiet_about_its_backend_and_nothing_else(
+    mx, module, images, monkeypatch, capfd
+):
+    bind = mx.sym.Symbol.bind
+
+    def talkative(*args, **kwargs):
+        os.write(2, b"something that matters\n")
+        return bind(*args, **kwargs)
+
+    monkeypatch.setattr(mx.sym.Symbol, "bind", talkative)
+    source = xfer.open_source(module)
+    capfd.readouterr()
+    source.extract(images, "fc1")
+    assert capfd.readouterr().err == "something that matters\n"
+
+    def failing(*args, **kwargs):
+        os.write(2, b"the last words\n")
+        raise mx.MXNetError("no memory")
+
+    monkeypatch.setattr(mx.sym.Symbol, "bind", failing)
+    with pytest.raises(mx.MXNetError, match="no memory"):
+        source.extract(images, "relu1")
+    assert capfd.readouterr().err == "the last words\n"
+
+
 def test_the_oldest_checkpoint(mx, shared):
     source = xfer.open_source(load_module(mx, shared, "mnist_lenet", 10))
     assert str(source).endswith("?: not known before the network is bound or has seen data")

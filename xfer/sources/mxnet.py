@@ -2,6 +2,7 @@
 
 import json
 import os
+import tempfile
 import threading
 from collections import OrderedDict
 from contextlib import contextmanager
@@ -244,7 +245,7 @@ class ModuleSource(SourceModel):
                 name: self._statistics[name].as_in_context(context)
                 for name in symbol.list_auxiliary_states()
             }
-            with _without_subgraph_backend():
+            with _BIND_LOCK, _without_subgraph_backend(), _without_bind_line():
                 executor = symbol.bind(context, arrays, grad_req="null", aux_states=statistics)
             executors.append(executor)
         if not self._data_shapes:
@@ -272,13 +273,33 @@ def _without_subgraph_backend():
     wrong features from there on.
     """
     name = "MXNET_SUBGRAPH_BACKEND"
-    with _BIND_LOCK:
-        before = os.environ.get(name)
-        os.environ[name] = "NONE"
+    before = os.environ.get(name)
+    os.environ[name] = "NONE"
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[name]
+        else:
+            os.environ[name] = before
+
+
+@contextmanager
+def _without_bind_line():
+    """Keep back the line that MXNet's C++ code writes on each such bind, and no other."""
+    try:
+        stderr = os.dup(2)
+    except OSError:  # a process without one
+        yield
+        return
+    with tempfile.TemporaryFile() as held:
+        os.dup2(held.fileno(), 2)
         try:
             yield
         finally:
-            if before is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = before
+            os.dup2(stderr, 2)
+            os.close(stderr)
+            held.seek(0)
+            for line in held:
+                if b"subgraph backend is not in use" not in line:
+                    os.write(2, line)
