@@ -123,6 +123,29 @@ def test_another_network_is_refused(mx, module, saved):
         xfer.load(path.stem, path.parent, source_model=flat)
 
 
+def test_a_network_that_cannot_be_checked_is_refused_or_warned_of(saved, data, tmp_path):
+    path, _ = saved
+
+    class Own(xfer.sources.SourceModel):
+        layers = [xfer.sources.Layer("relu1", "sum", (2,), 0)]
+        input_names = ["data"]
+
+        def _forward(self, inputs, layers):
+            return [inputs["data"].sum(axis=(2, 3))]
+
+    with pytest.raises(ValueError, match="of class Own, has no fingerprint to be known by"):
+        xfer.load(path.stem, path.parent, source_model=Own())
+    repurposer = xfer.LrRepurposer(Own(), "relu1").fit(*data)
+    with pytest.raises(TypeError, match="a source of class Own cannot go into the file"):
+        repurposer.save_repurposer("own", tmp_path)
+    repurposer.save_repurposer("own", tmp_path, save_source_model=False)
+    with pytest.warns(
+        UserWarning, match="could not be checked that source_model, of class Own, is the same"
+    ):
+        loaded = xfer.load("own", tmp_path, source_model=Own())
+    np.testing.assert_array_equal(loaded.predict(data[0]), repurposer.predict(data[0]))
+
+
 def test_any_scikit_learn_classifier_can_be_saved(module, data, tmp_path):
     for model in (
         make_pipeline(StandardScaler(), LogisticRegression()),

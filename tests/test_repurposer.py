@@ -198,6 +198,7 @@ def test_bad_input_is_refused_and_leaves_the_repurposer_as_it_was(mx, module, da
         with pytest.raises(ValueError, match=message):
             act()
     repurposer.c = 0
+    assert hasattr(kind(module, ["relu1"], c=0), "predict_proba"), "asking is not fitting"
     with pytest.raises(ValueError, match="c must be a positive number, got 0"):
         repurposer.fit(spoilt, numbers)  # found before the data are looked at
     repurposer.c = 1.0

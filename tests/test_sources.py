@@ -520,9 +520,9 @@ def test_residual_networks_are_right_under_mxnets_defaults(mx, shared, name, acc
 def test_preactivation_networks_are_wrong_without_the_guard(mx, shared, monkeypatch):
     from contextlib import nullcontext
 
-    from xfer.sources import mxnet as mxnet_source
+    from xfer.sources import mxnet_binding
 
-    monkeypatch.setattr(mxnet_source, "_without_subgraph_backend", nullcontext)
+    monkeypatch.setattr(mxnet_binding, "_without_subgraph_backend", nullcontext)
     assert cifar_accuracy(mx, shared, "cifar_resnet20_v2") < 0.8
 
 

@@ -4,6 +4,7 @@ import hashlib
 import io
 import json
 import platform
+import warnings
 import zipfile
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -77,7 +78,7 @@ def save(repurposer, model_name, model_directory="", save_source_model=None):
     if save_source_model or save_source_model is None:
         if not hasattr(source, "parts"):
             raise TypeError(
-                f"a {type(source).__name__} cannot go into the file: save with "
+                f"a source of class {type(source).__name__} cannot go into the file: save with "
                 "save_source_model=False, and give the network to xfer.load again"
             )
         description, arrays = source.parts()
@@ -192,8 +193,17 @@ def _read_source(archive, manifest):
 
 def _check_same_network(source, manifest):
     saved = manifest["fingerprint"]
-    if saved is None or not hasattr(source, "fingerprint"):
+    if saved is None:
+        warnings.warn(
+            "the network was of a kind that has no fingerprint, so it could not be checked that "
+            f"source_model, of class {type(source).__name__}, is the same",
+            stacklevel=3,
+        )
         return
+    if not hasattr(source, "fingerprint"):
+        raise ValueError(
+            f"source_model, of class {type(source).__name__}, has no fingerprint to be known by"
+        )
     found = source.fingerprint(manifest["layers"])
     if found == saved:
         return

@@ -191,6 +191,8 @@ class MetaModelRepurposer(Repurposer):
         """
         features = self._layer_features()
         meta_model = self._meta_model()
+        if hasattr(meta_model, "check_parameters"):
+            meta_model.check_parameters()  # before the long work, which is computing features
         labels = _given_labels(X, y)
         extracted = features.extract(X)
         labels = _checked_labels(extracted.labels if labels is None else labels)

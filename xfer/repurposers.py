@@ -71,7 +71,7 @@ class LrRepurposer(MetaModelRepurposer):
     def _meta_model(self):
         return CalibratedLogisticRegression(
             self.c, tol=self.tol, n_jobs=self.n_jobs, random_state=self.random_state
-        ).check_parameters()
+        )
 
 
 class SvmRepurposer(MetaModelRepurposer):
@@ -133,4 +133,4 @@ class SvmRepurposer(MetaModelRepurposer):
             gamma=self.gamma,
             probability=self.enable_probability_estimates,
             random_state=self.random_state,
-        ).check_parameters()
+        )

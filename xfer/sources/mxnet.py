@@ -1,19 +1,15 @@
 """Apache MXNet Modules as sources of features."""
 
 import json
-import os
-import tempfile
-import threading
 from collections import OrderedDict
-from contextlib import contextmanager
 
 import mxnet as mx
 import numpy as np
 
 from xfer.sources.base import SourceModel
+from xfer.sources.mxnet_binding import bind_for_inference
 from xfer.sources.mxnet_graph import SymbolGraph, load_graph
 
-_BIND_LOCK = threading.Lock()
 _MOST_EXECUTORS = 8
 
 
@@ -245,9 +241,7 @@ class ModuleSource(SourceModel):
                 name: self._statistics[name].as_in_context(context)
                 for name in symbol.list_auxiliary_states()
             }
-            with _BIND_LOCK, _without_subgraph_backend(), _without_bind_line():
-                executor = symbol.bind(context, arrays, grad_req="null", aux_states=statistics)
-            executors.append(executor)
+            executors.append(bind_for_inference(symbol, context, arrays, statistics))
         if not self._data_shapes:
             # From now on the table of layers can tell their shapes.
             self._set_data_shapes(shapes)
@@ -262,44 +256,3 @@ class ModuleSource(SourceModel):
                 f"the Module has no parameters named {', '.join(missing)}; if one is a label, make "
                 f"the Module with label_names={missing[:1]}"
             )
-
-
-@contextmanager
-def _without_subgraph_backend():
-    """Keep MXNet from fusing operators while it binds.
-
-    Its MKLDNN subgraph backend, the default on a CPU, adds a convolution's output into a tensor
-    that is still needed, as the shortcut of every pre-activation ResNet is, and silently gives
-    wrong features from there on.
-    """
-    name = "MXNET_SUBGRAPH_BACKEND"
-    before = os.environ.get(name)
-    os.environ[name] = "NONE"
-    try:
-        yield
-    finally:
-        if before is None:
-            del os.environ[name]
-        else:
-            os.environ[name] = before
-
-
-@contextmanager
-def _without_bind_line():
-    """Keep back the line that MXNet's C++ code writes on each such bind, and no other."""
-    try:
-        stderr = os.dup(2)
-    except OSError:  # a process without one
-        yield
-        return
-    with tempfile.TemporaryFile() as held:
-        os.dup2(held.fileno(), 2)
-        try:
-            yield
-        finally:
-            os.dup2(stderr, 2)
-            os.close(stderr)
-            held.seek(0)
-            for line in held:
-                if b"subgraph backend is not in use" not in line:
-                    os.write(2, line)
