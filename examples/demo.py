@@ -20,12 +20,14 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer
 
 import xfer
+from xfer import plots
 
 import mxnet as mx  # isort: skip  (after xfer, so that it imports beside a newer NumPy too)
 
 TARGET_DIGITS = range(5, 10)
 LABELS_A_CLASS = 10
 DRAWS = 5
+REPURPOSERS = [xfer.LrRepurposer, xfer.SvmRepurposer, xfer.GpRepurposer, xfer.BnnRepurposer]
 CANVAS = 16
 
 
@@ -41,7 +43,7 @@ def main(picture="demo.png"):
 
     print(f"Repurposing it to the digits 5 to 9: {LABELS_A_CLASS} labels each, {DRAWS} draws ...")
     images, digits = scatter(images[new]), digits[new]
-    results = {}
+    results, collected = {}, {}
     for seed in range(DRAWS):
         train_rows, test_rows = draw(digits, seed)
         given = images[train_rows], digits[train_rows]
@@ -53,9 +55,9 @@ def main(picture="demo.png"):
                 LogisticRegression(max_iter=1000),
             ),
             "trained from scratch": FromScratch(),
-            "LrRepurposer": xfer.LrRepurposer(source_module, ["relu2"], pooling="max"),
-            "SvmRepurposer": xfer.SvmRepurposer(source_module, ["relu2"], pooling="max"),
         }
+        for kind in REPURPOSERS:
+            classifiers[kind.__name__] = kind(source_module, ["relu2"], pooling="max")
         for name, classifier in classifiers.items():
             begin = time.perf_counter()
             probabilities = classifier.fit(*given).predict_proba(asked)
@@ -63,6 +65,7 @@ def main(picture="demo.png"):
             hits = np.array(TARGET_DIGITS)[probabilities.argmax(axis=1)] == truth
             loss = log_loss(truth, probabilities, labels=TARGET_DIGITS)
             results.setdefault(name, []).append((hits.mean(), loss, seconds))
+            collected.setdefault(name, []).append((probabilities, truth))
 
     print(f"\n{'':22}{'accuracy':>16}{'log loss':>16}{'seconds':>9}")
     for name, rows in results.items():
@@ -70,7 +73,14 @@ def main(picture="demo.png"):
         print(
             f"{name:22}{hit:9.3f} ± {hit_spread:.3f}{loss:10.3f} ± {loss_spread:.3f}{seconds:9.2f}"
         )
-    draw_picture(picture, results, asked, truth, probabilities)
+    gaussian_process = classifiers["GpRepurposer"]
+    known = gaussian_process.predict_uncertainty(asked).epistemic.mean()
+    new = gaussian_process.predict_uncertainty(scatter(load_digits().images[old] / 16))
+    print(
+        f"\nWhat GpRepurposer does not know, in nats: {known:.2f} on the digits 5 to 9, "
+        f"{new.epistemic.mean():.2f} on 0 to 4,\nof which it has seen no label."
+    )
+    draw_picture(picture, results, collected, asked)
     print(f"\nThe picture is in {picture}. All this took {time.perf_counter() - start:.0f} s.")
 
 
@@ -149,50 +159,58 @@ def draw(labels, seed):
     return train_rows, np.setdiff1d(order, train_rows)
 
 
-def draw_picture(path, results, images, truth, probabilities):
-    """Show the accuracies, and the digits that the last classifier is most and least sure of."""
+def draw_picture(path, results, collected, images):
+    """Show accuracies, calibration, and the digits that the Gaussian process is most unsure of."""
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    figure = plt.figure(figsize=(11, 4.6), layout="constrained")
-    left, right = figure.subfigures(1, 2, width_ratios=[5, 7])
-    axes = left.subplots()
+    figure = plt.figure(figsize=(11, 7.5), layout="constrained")
+    above, below = figure.subfigures(2, 1, height_ratios=[5, 3])
+    left, right = above.subplots(1, 2, width_ratios=[6, 5])
+    draw_accuracies(left, results)
+    for name in [kind.__name__ for kind in REPURPOSERS]:
+        probabilities, truth = map(np.concatenate, zip(*collected[name]))
+        plots.reliability(probabilities, truth, TARGET_DIGITS, bins=8, name=name, ax=right)
+    draw_digits(below, images, *collected["GpRepurposer"][-1])
+    figure.savefig(path, dpi=130)
+
+
+def draw_accuracies(axes, results):
+    """Draw a bar for each classifier."""
     names = list(results)
     hits = np.array([[row[0] for row in results[name]] for name in names])
-    colours = ["#999999"] * 3 + ["#0072B2"] * 2
+    colours = ["#0072B2" if name.endswith("Repurposer") else "#999999" for name in names]
     axes.barh(names, hits.mean(axis=1), xerr=hits.std(axis=1), color=colours, height=0.6)
     for place, value in enumerate(hits.mean(axis=1)):
         axes.text(0.02, place, f"{value:.2f}", color="white", va="center", weight="bold")
     axes.invert_yaxis()
     axes.axvline(0.2, color="black", linestyle=":", linewidth=1)
-    axes.text(0.21, len(names) - 0.55, "chance", fontsize=9)
+    axes.text(0.21, -0.45, "chance", fontsize=9)
     axes.set(xlim=(0, 1), xlabel=f"accuracy on digits 5 to 9, {LABELS_A_CLASS} labels each")
     axes.spines[["top", "right"]].set_visible(False)
 
-    confidence = probabilities.max(axis=1)
-    order = np.argsort(confidence)
+
+def draw_digits(figure, images, probabilities, truth):
+    """Draw the digits that a classifier is most and least sure of, with its probabilities."""
+    order = np.argsort(probabilities.max(axis=1))
     shown = [*order[::-1][:5], *order[:5]]
-    right.suptitle(
-        f"{names[-1]}: the probability of each digit, the right one in blue\n"
-        "where it is most sure (above) and least sure (below)",
+    figure.suptitle(
+        "GpRepurposer: the probability of each digit, the right one in blue;\n"
+        "on the left where it is most sure, on the right where least",
         fontsize=10,
     )
-    grid = right.subplots(4, 5, height_ratios=[3, 1, 3, 1])
-    for place, row in enumerate(shown):
-        above = 2 * (place // 5)
-        picture, bars = grid[above, place % 5], grid[above + 1, place % 5]
+    pictures, charts = figure.subplots(2, 10, height_ratios=[2, 1])
+    for row, picture, bars in zip(shown, pictures, charts):
         picture.imshow(images[row, 0], cmap="gray_r")
         picture.set_title(f"a {truth[row]}", fontsize=9, pad=2)
         picture.set(xticks=[], yticks=[])
         picture.spines[:].set_color("#cccccc")
         right_answer = [digit == truth[row] for digit in TARGET_DIGITS]
-        bars.bar(
-            TARGET_DIGITS, probabilities[row], color=np.where(right_answer, "#0072B2", "#D55E00")
-        )
+        colours = np.where(right_answer, "#0072B2", "#D55E00")
+        bars.bar(TARGET_DIGITS, probabilities[row], color=colours)
         bars.set(ylim=(0, 1), yticks=[], xticks=list(TARGET_DIGITS))
         bars.tick_params(labelsize=7, length=0, pad=1)
         bars.spines[["top", "right", "left"]].set_visible(False)
-    figure.savefig(path, dpi=130)
 
 
 if __name__ == "__main__":

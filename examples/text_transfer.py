@@ -16,7 +16,9 @@ import json
 import sys
 from pathlib import Path
 
+import numpy as np
 from sklearn.datasets import fetch_20newsgroups
+from sklearn.metrics import log_loss
 from tqdm.auto import tqdm
 
 import xfer
@@ -84,7 +86,19 @@ def main(arguments=None):
     probabilities = repurposer.predict_proba(new_corpus.x)[0]
     for name, probability in sorted(zip(posts.target_names, probabilities), key=lambda p: -p[1]):
         print(f"  {name:24}{probability:.3f}")
-    draw(options.picture, probabilities, posts.target_names)
+
+    # F) Four kinds of repurposer: how often they are right, and how well they know it.
+    predicted = {"LrRepurposer": repurposer.predict_probability(test_iter)}
+    for kind in (xfer.SvmRepurposer, xfer.GpRepurposer, xfer.BnnRepurposer):
+        repurposer = kind(module, ["dropout0"]).repurpose(train_iter)
+        predicted[kind.__name__] = repurposer.predict_probability(test_iter)
+        if hasattr(repurposer, "predict_uncertainty"):
+            tell_uncertainty(repurposer, new_corpus.x, test_iter)
+    print(f"{'':14}{'accuracy':>10}{'log loss':>10}")
+    for name, found in predicted.items():
+        hits = (found.argmax(axis=1) == y_test).mean()
+        print(f"{name:14}{hits:10.3f}{log_loss(y_test, found, labels=range(7)):10.3f}")
+    draw(options.picture, probabilities, posts.target_names, predicted, y_test)
     return before, after
 
 
@@ -109,6 +123,14 @@ def parse(arguments):
     if (options.checkpoint is None) != (options.words is None):
         parser.error("--checkpoint and --words go together")
     return options
+
+
+def tell_uncertainty(repurposer, new, others):
+    """Print how unsure the predictions of a new text and of many others are."""
+    print(f"{type(repurposer).__name__}, in nats:  total  aleatoric  epistemic")
+    for what, data in (("the text on electronics", new), ("other posts, mean", others)):
+        total, aleatoric, epistemic = np.mean(repurposer.predict_uncertainty(data), axis=1)
+        print(f"  {what:24}{total:6.2f}{aleatoric:11.2f}{epistemic:11.2f}")
 
 
 def read_vocabulary(path):
@@ -170,16 +192,22 @@ def network(vocabulary_size, groups):
     return mx.sym.SoftmaxOutput(net, name="softmax")
 
 
-def draw(path, probabilities, names):
-    """Draw the probabilities of the new text."""
+def draw(path, probabilities, names, predicted, labels):
+    """Draw the probabilities of the new text, and how far all can be trusted."""
     import matplotlib
 
     matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
     from xfer import plots
 
-    ax = plots.class_probabilities(probabilities, names)
-    ax.set_title("What is a text on electronics in cars about?")
-    ax.figure.savefig(path, dpi=130)
+    figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4.6), layout="constrained")
+    plots.class_probabilities(probabilities, names, ax=left)
+    left.set_title("LrRepurposer: what is a text on electronics in cars about?")
+    for name, found in predicted.items():
+        plots.reliability(found, labels, range(7), bins=10, name=name, ax=right)
+    right.set_title(f"{len(labels):,} other posts")
+    figure.savefig(path, dpi=130)
     print(f"The picture is in {path}.")
 
 

@@ -65,11 +65,22 @@ def edit_manifest(path, **changes):
 
 
 @pytest.mark.parametrize("labels", LABELS.values(), ids=LABELS)
-@pytest.mark.parametrize("kind", [xfer.LrRepurposer, xfer.SvmRepurposer])
+@pytest.mark.parametrize(
+    ("kind", "option"),
+    [
+        (xfer.LrRepurposer, {"c": 0.7}),
+        (xfer.SvmRepurposer, {"c": 0.7}),
+        (xfer.GpRepurposer, {"apply_l2_norm": True}),
+        (xfer.BnnRepurposer, {"n_hidden": 7}),
+    ],
+)
 @pytest.mark.parametrize("with_network", [None, True, False])
-def test_a_repurposer_comes_back_the_same(module, data, tmp_path, kind, labels, with_network):
+def test_a_repurposer_comes_back_the_same(
+    module, data, tmp_path, kind, option, labels, with_network
+):
     images, numbers = data
-    repurposer = kind(module, ["relu1", "fc1"], pooling="max", c=0.7).fit(images, labels[numbers])
+    repurposer = kind(module, ["relu1", "fc1"], pooling="max", **option)
+    repurposer.fit(images, labels[numbers])
     path = repurposer.save_repurposer("net", str(tmp_path), save_source_model=with_network)
     assert path == tmp_path / "net.xfer"
     assert os.listdir(tmp_path) == ["net.xfer"]
@@ -78,6 +89,9 @@ def test_a_repurposer_comes_back_the_same(module, data, tmp_path, kind, labels, 
     np.testing.assert_array_equal(loaded.classes_, repurposer.classes_)
     np.testing.assert_array_equal(loaded.predict_proba(images), repurposer.predict_proba(images))
     np.testing.assert_array_equal(loaded.predict(images), repurposer.predict(images))
+    if hasattr(repurposer, "predict_uncertainty"):
+        expected = repurposer.predict_uncertainty(images)
+        np.testing.assert_array_equal(loaded.predict_uncertainty(images), expected)
     for name, value in repurposer.get_params().items():
         if name != "source_model":
             assert getattr(loaded, name) == value

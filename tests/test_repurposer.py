@@ -13,7 +13,7 @@ from sklearn.preprocessing import MinMaxScaler
 
 import xfer
 
-KINDS = [xfer.LrRepurposer, xfer.SvmRepurposer]
+KINDS = [xfer.LrRepurposer, xfer.SvmRepurposer, xfer.GpRepurposer, xfer.BnnRepurposer]
 LABELS = {
     "integers with gaps": [3, 7, 40],
     "negative integers": [-5, 0, 2],
@@ -104,6 +104,36 @@ def test_several_layers_stand_side_by_side(module, data):
         "dropout0": slice(0, 2),
         "relu1": slice(2, 6),
     }
+
+
+def test_the_gaussian_process_has_a_kernel_for_each_layer(module, data):
+    repurposer = xfer.GpRepurposer(module, ["dropout0", "relu1"], pooling="max").fit(*data)
+    model = repurposer.meta_model_
+    assert [columns.tolist() for columns in model.columns_] == [[0, 1], [2, 3, 4, 5]]
+    assert model.length_scales_.shape == model.variances_.shape == (2,)
+    matrix = repurposer.features_.transform(data[0])
+    np.testing.assert_array_equal(model.predict_proba(matrix), repurposer.predict_proba(data[0]))
+
+
+@pytest.mark.parametrize("kind", [xfer.GpRepurposer, xfer.BnnRepurposer])
+def test_uncertainty_of_iterators_and_arrays(mx, module, data, kind):
+    images, numbers = data
+    repurposer = kind(module, "relu1").fit(images, numbers)
+    found = repurposer.predict_uncertainty(images)
+    np.testing.assert_allclose(found.total, found.aleatoric + found.epistemic)
+    assert found.epistemic.shape == (60,)
+    iterator = mx.io.NDArrayIter(images, None, 8)
+    np.testing.assert_allclose(repurposer.predict_uncertainty(iterator), found, atol=1e-5)
+
+
+def test_others_have_no_uncertainty(module):
+    assert hasattr(xfer.GpRepurposer(module, "relu1"), "predict_uncertainty")
+    assert not hasattr(xfer.LrRepurposer(module, "relu1"), "predict_uncertainty")
+
+
+def test_scripts_that_name_a_device_for_the_bayesian_network_run_on(mx, module, data):
+    options = {"bnn_context_function": mx.cpu, "num_epochs": 60, "verbose": 0}
+    assert xfer.BnnRepurposer(module, "relu1", **options).fit(*data).score(*data) > 0.8
 
 
 def test_any_classifier_can_be_the_meta_model(module, data):
@@ -197,11 +227,16 @@ def test_bad_input_is_refused_and_leaves_the_repurposer_as_it_was(mx, module, da
     for message, act in cases:
         with pytest.raises(ValueError, match=message):
             act()
-    repurposer.c = 0
-    assert hasattr(kind(module, ["relu1"], c=0), "predict_proba"), "asking is not fitting"
-    with pytest.raises(ValueError, match="c must be a positive number, got 0"):
+    name, message = {
+        xfer.GpRepurposer: ("max_function_evaluations", "must be an integer of at least 1"),
+        xfer.BnnRepurposer: ("sigma", "must be a positive number"),
+    }.get(kind, ("c", "must be a positive number"))
+    good = getattr(repurposer, name)
+    repurposer.set_params(**{name: 0})
+    assert hasattr(kind(module, ["relu1"], **{name: 0}), "predict_proba"), "asking is not fitting"
+    with pytest.raises(ValueError, match=f"{name} {message}, got 0"):
         repurposer.fit(spoilt, numbers)  # found before the data are looked at
-    repurposer.c = 1.0
+    repurposer.set_params(**{name: good})
     repurposer.feature_layer_names = ["relu9"]
     with pytest.raises(ValueError, match="no layer 'relu9'; nearest: relu1"):
         repurposer.fit(images, numbers)

@@ -17,6 +17,8 @@ _PUBLIC = {
     "MetaModelRepurposer": "repurposer",
     "LrRepurposer": "repurposers",
     "SvmRepurposer": "repurposers",
+    "GpRepurposer": "repurposers",
+    "BnnRepurposer": "repurposers",
     "load": "persistence",
 }
 

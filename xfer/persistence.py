@@ -41,6 +41,8 @@ _LOADERS = {
 }
 # Beside the types that skops trusts of itself: scikit-learn's estimators, arrays, plain Python.
 _TRUSTED = [
+    "xfer.meta.bayesian_network.BayesianNetwork",
+    "xfer.meta.gaussian_process.DirichletGaussianProcess",
     "xfer.meta.logistic_regression.CalibratedLogisticRegression",
     "xfer.meta.support_vector_machine.CalibratedSvm",
 ]

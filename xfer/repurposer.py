@@ -196,7 +196,7 @@ class MetaModelRepurposer(Repurposer):
         labels = _given_labels(X, y)
         extracted = features.extract(X)
         labels = _checked_labels(extracted.labels if labels is None else labels)
-        meta_model.fit(extracted.matrix, labels)
+        self._fit_meta_model(meta_model, extracted, labels)
         return self._set_fitted(features, meta_model)
 
     def predict(self, X):
@@ -230,6 +230,24 @@ class MetaModelRepurposer(Repurposer):
         matrix = self._extract(X).matrix
         return self.meta_model_.predict_proba(matrix)
 
+    @available_if(_meta_model_has("predict_uncertainty"))
+    def predict_uncertainty(self, X):
+        """Tell how unsure each prediction is, and how much of it more labels would mend.
+
+        Of Gaussian processes and Bayesian neural networks only.
+
+        Parameters
+        ----------
+        X : array of shape (n, ...), dict of str to array, or mxnet.io.DataIter
+
+        Returns
+        -------
+        xfer.meta.posterior.Uncertainty
+            ``total``, ``aleatoric`` and ``epistemic``, each of shape (n,), in nats.
+        """
+        matrix = self._extract(X).matrix
+        return self.meta_model_.predict_uncertainty(matrix)
+
     def score(self, X, y=None, sample_weight=None):
         """Tell the share of right predictions.
 
@@ -257,6 +275,10 @@ class MetaModelRepurposer(Repurposer):
     def _meta_model(self):
         """Make the classifier that is to be fitted; what a subclass overrides."""
         return clone(self.meta_model)
+
+    def _fit_meta_model(self, meta_model, features, labels):
+        """Fit the classifier; where a subclass tells it of layers."""
+        meta_model.fit(features.matrix, labels)
 
     def _layer_features(self):
         return LayerFeatures(

@@ -1,10 +1,14 @@
 """Repurposers by the classifier that they put on the features."""
 
+import numpy as np
+
+from xfer.meta.bayesian_network import BayesianNetwork
+from xfer.meta.gaussian_process import DirichletGaussianProcess
 from xfer.meta.logistic_regression import CalibratedLogisticRegression
 from xfer.meta.support_vector_machine import CalibratedSvm
 from xfer.repurposer import MetaModelRepurposer
 
-__all__ = ["LrRepurposer", "SvmRepurposer"]
+__all__ = ["BnnRepurposer", "GpRepurposer", "LrRepurposer", "SvmRepurposer"]
 
 
 class LrRepurposer(MetaModelRepurposer):
@@ -133,4 +137,169 @@ class SvmRepurposer(MetaModelRepurposer):
             gamma=self.gamma,
             probability=self.enable_probability_estimates,
             random_state=self.random_state,
+        )
+
+
+class GpRepurposer(MetaModelRepurposer):
+    """Gaussian processes on layers of a frozen network, with a kernel for each layer.
+
+    The classifier is :class:`xfer.meta.gaussian_process.DirichletGaussianProcess`. Besides
+    probabilities it has ``predict_uncertainty``.
+
+    Parameters
+    ----------
+    source_model : mxnet.mod.Module, or anything :func:`xfer.open_source` takes
+        The network. It is never changed.
+    feature_layer_names : str or list of str
+        The layers to take features from.
+    max_function_evaluations : int, default=100
+        The most evaluations of the objective that the kernels are learned by.
+    apply_l2_norm : bool, default=False
+        Whether the features of each layer of an example are scaled to length 1 first.
+    random_state : int, default=0
+        Seed of the samples that probabilities are averaged over.
+    pooling, context_function, num_devices, progress
+        See :class:`xfer.MetaModelRepurposer`.
+
+    Examples
+    --------
+    >>> import mxnet as mx
+    >>> hidden = mx.sym.FullyConnected(mx.sym.var("data"), num_hidden=4, name="hidden")
+    >>> module = mx.mod.Module(mx.sym.softmax(hidden, name="out"), label_names=None)
+    >>> module.bind(data_shapes=[("data", (10, 8))], for_training=False)
+    >>> module.init_params()
+    >>> X, y = np.eye(8)[[0, 0, 0, 1, 1, 1]], ["bike"] * 3 + ["car"] * 3
+    >>> repurposer = GpRepurposer(module, ["hidden"]).fit(X, y)
+    >>> known, new = repurposer.predict_uncertainty(np.eye(8)[[0, 4]]).epistemic
+    >>> bool(known < new)
+    True
+    """
+
+    def __init__(
+        self,
+        source_model,
+        feature_layer_names,
+        *,
+        max_function_evaluations=100,
+        apply_l2_norm=False,
+        random_state=0,
+        pooling="flatten",
+        context_function=None,
+        num_devices=1,
+        progress=None,
+    ):
+        self.source_model = source_model
+        self.feature_layer_names = feature_layer_names
+        self.max_function_evaluations = max_function_evaluations
+        self.apply_l2_norm = apply_l2_norm
+        self.random_state = random_state
+        self.pooling = pooling
+        self.context_function = context_function
+        self.num_devices = num_devices
+        self.progress = progress
+
+    def _meta_model(self):
+        return DirichletGaussianProcess(
+            max_function_evaluations=self.max_function_evaluations,
+            apply_l2_norm=self.apply_l2_norm,
+            random_state=self.random_state,
+        )
+
+    def _fit_meta_model(self, meta_model, features, labels):
+        numbers = np.arange(features.matrix.shape[1])
+        meta_model.columns = [numbers[some] for some in features.columns.values()]
+        meta_model.fit(features.matrix, labels)
+
+
+class BnnRepurposer(MetaModelRepurposer):
+    """A Bayesian neural network on layers of a frozen network.
+
+    The classifier is :class:`xfer.meta.bayesian_network.BayesianNetwork`, which tells more of the
+    options. Besides probabilities it has ``predict_uncertainty``.
+
+    Parameters
+    ----------
+    source_model : mxnet.mod.Module, or anything :func:`xfer.open_source` takes
+        The network. It is never changed.
+    feature_layer_names : str or list of str
+        The layers to take features from.
+    sigma : float, default=3.0
+        Prior standard deviation of what enters a unit.
+    num_layers, n_hidden : int
+        Hidden layers of the Bayesian network, and units of each.
+    num_samples_mc, num_samples_mc_prediction : int
+        Samples in a step of the fit, and in a prediction.
+    learning_rate : float
+    batch_size, num_epochs : int
+        Examples in a step, and the most passes over all of them.
+    start_annealing, end_annealing : int
+        Epochs between which the prior gets its weight.
+    verbose : bool, default=False
+        Whether to print the bound of the epochs.
+    bnn_context_function : optional
+        Accepted for the sake of existing scripts. The fit needs no device.
+    random_state : int, default=0
+        Seed of everything random.
+    pooling, context_function, num_devices, progress
+        See :class:`xfer.MetaModelRepurposer`.
+    """
+
+    def __init__(
+        self,
+        source_model,
+        feature_layer_names,
+        *,
+        sigma=3.0,
+        num_layers=1,
+        n_hidden=30,
+        num_samples_mc=2,
+        learning_rate=0.02,
+        batch_size=200,
+        num_epochs=200,
+        start_annealing=20,
+        end_annealing=40,
+        num_samples_mc_prediction=80,
+        verbose=False,
+        bnn_context_function=None,
+        random_state=0,
+        pooling="flatten",
+        context_function=None,
+        num_devices=1,
+        progress=None,
+    ):
+        self.source_model = source_model
+        self.feature_layer_names = feature_layer_names
+        self.sigma = sigma
+        self.num_layers = num_layers
+        self.n_hidden = n_hidden
+        self.num_samples_mc = num_samples_mc
+        self.learning_rate = learning_rate
+        self.batch_size = batch_size
+        self.num_epochs = num_epochs
+        self.start_annealing = start_annealing
+        self.end_annealing = end_annealing
+        self.num_samples_mc_prediction = num_samples_mc_prediction
+        self.verbose = verbose
+        self.bnn_context_function = bnn_context_function
+        self.random_state = random_state
+        self.pooling = pooling
+        self.context_function = context_function
+        self.num_devices = num_devices
+        self.progress = progress
+
+    def _meta_model(self):
+        return BayesianNetwork(
+            self.sigma,
+            num_layers=self.num_layers,
+            n_hidden=self.n_hidden,
+            num_samples_mc=self.num_samples_mc,
+            learning_rate=self.learning_rate,
+            batch_size=self.batch_size,
+            num_epochs=self.num_epochs,
+            start_annealing=self.start_annealing,
+            end_annealing=self.end_annealing,
+            num_samples_mc_prediction=self.num_samples_mc_prediction,
+            verbose=self.verbose,
+            random_state=self.random_state,
+            progress=self.progress,
         )

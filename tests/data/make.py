@@ -28,7 +28,8 @@ def main():
     asked = np.random.RandomState(0).normal(size=(7, 2, 6, 6)).astype(np.float32)
     module = bound_module(mx, convolutional_symbol(mx), {"data": (8, 2, 6, 6)})
     versions = f"numpy{version('numpy')}-sklearn{version('scikit-learn')}-skops{version('skops')}"
-    for kind in (xfer.LrRepurposer, xfer.SvmRepurposer):
+    kinds = xfer.LrRepurposer, xfer.SvmRepurposer, xfer.GpRepurposer, xfer.BnnRepurposer
+    for kind in kinds:
         repurposer = kind(module, ["relu1", "fc1"], pooling="mean").fit(images, labels)
         path = repurposer.save_repurposer(f"{kind.__name__}-{versions}", HERE)
         np.save(path.with_suffix(".npy"), repurposer.predict_proba(asked))

@@ -1,0 +1,246 @@
+"""The Gaussian process classifier against brute force: refits, dense algebra, quadrature."""
+
+import numpy as np
+import pytest
+from scipy.special import softmax
+from sklearn.datasets import load_digits
+from sklearn.metrics import log_loss
+from sklearn.metrics.pairwise import euclidean_distances
+
+from xfer.meta import gaussian_process
+from xfer.meta.gaussian_process import DirichletGaussianProcess, _negative_objective
+from xfer.meta.left_out import LeftOut, dirichlet_targets
+from xfer.meta.posterior import choose_sharpness, standard_normal_points
+
+
+@pytest.fixture
+def problem():
+    """Features of 30 examples of three classes, one after the other, and their classes."""
+    y = np.sort(np.resize([0, 1, 1, 2], 30))
+    X = np.random.RandomState(0).normal(size=(30, 5)) + y[:, None]
+    return X, y[:, None] == np.arange(3)
+
+
+@pytest.fixture
+def digits():
+    """100 labelled digits of 0 to 4 and 100 to test on, and digits that were never seen."""
+    X, y = load_digits(return_X_y=True)
+    known, new = np.flatnonzero(y < 5), np.flatnonzero(y >= 5)
+    return X[known[:100]], y[known[:100]], X[known[100:400]], y[known[100:400]], X[new[:300]]
+
+
+def covariance(X):
+    return 4 * np.exp(-euclidean_distances(X, squared=True) / 8)
+
+
+def noise(own, targets):
+    return np.where(own, *targets.noise)
+
+
+def regression_targets(own, targets):
+    return targets.gap * (own - 1 / own.shape[1])
+
+
+def test_targets_have_the_moments_of_a_gamma_variable():
+    targets = dirichlet_targets(np.log(0.02))
+    a, variance = np.array([1.02, 0.02]), targets.noise
+    location = np.log(a) - variance / 2
+    np.testing.assert_allclose(np.exp(location + variance / 2), a)
+    np.testing.assert_allclose(np.expm1(variance) * np.exp(2 * location + variance), a)
+    assert targets.gap == pytest.approx(location[0] - location[1])
+
+
+def test_left_out_predictions_are_those_of_fits_without_the_example(problem):
+    X, own = problem
+    K, targets = covariance(X), dirichlet_targets(np.log(0.01))
+    left_out = LeftOut(K, own, targets)
+    for row in (0, 7, 29):
+        rest = np.arange(30) != row
+        for c in range(3):
+            A = K[np.ix_(rest, rest)] + np.diag(noise(own, targets)[rest, c])
+            weights = np.linalg.solve(A, K[rest, row])
+            mean = weights @ regression_targets(own, targets)[rest, c]
+            np.testing.assert_allclose(left_out.means[row, c], mean, atol=1e-10)
+            variance = K[row, row] - weights @ K[rest, row]
+            np.testing.assert_allclose(left_out.variances[row, c], variance, atol=1e-10)
+
+
+def test_the_gradient_of_the_objective(problem):
+    X, own = problem
+    distances = [euclidean_distances(X[:, some], squared=True) for some in ([0, 1], [2, 3, 4])]
+    points, middle = standard_normal_points(16, 3, 0), np.array([0.5, 0.7, 1.0, 2.0, -4.0])
+    at = np.array([0.3, 0.8, 1.2, 0.7, -3.0])
+
+    def objective(parameters):
+        return _negative_objective(parameters, distances, own, points, middle)
+
+    steps = 1e-5 * np.eye(5)
+    expected = [(objective(at + step)[0] - objective(at - step)[0]) / 2e-5 for step in steps]
+    np.testing.assert_allclose(objective(at)[1], expected, rtol=1e-6, atol=1e-6)
+
+
+def test_the_posterior_is_that_of_dense_regressions(digits):
+    X, y, test, *_ = digits
+    model = DirichletGaussianProcess().fit(X, y)
+    targets = dirichlet_targets(np.log(model.concentration_))
+    train, new = model._whitened(X)[0], model._whitened(test)[0]
+    kernels = [
+        model.variances_[0]
+        * np.exp(-euclidean_distances(a, train, squared=True) / (2 * model.length_scales_[0] ** 2))
+        for a in (train, new)
+    ]
+    own = y[:, None] == np.arange(5)
+    samples = model._score_samples(test) / model.sharpness_
+    for c in range(5):
+        A = kernels[0] + np.diag(noise(own, targets)[:, c])
+        mean = kernels[1] @ np.linalg.solve(A, regression_targets(own, targets)[:, c])
+        explained = (kernels[1] * np.linalg.solve(A, kernels[1].T).T).sum(axis=1)
+        np.testing.assert_allclose(samples[..., c].mean(axis=1), mean, atol=1e-8)
+        variance = model.variances_[0] - explained
+        np.testing.assert_allclose(samples[..., c].var(axis=1), variance, atol=1e-8)
+
+
+def test_probabilities_are_the_integral_over_the_posterior(digits):
+    """Two classes: the difference of the scores is one normal variable."""
+    X, y, test, *_ = digits
+    model = DirichletGaussianProcess().fit(X, y > 1)
+    samples = model._score_samples(test)
+    mean, variance = samples.mean(axis=1), samples.var(axis=1)
+    nodes, weights = np.polynomial.hermite_e.hermegauss(80)
+    difference = mean[:, 1] - mean[:, 0]
+    spread = np.sqrt(variance.sum(axis=1))
+    values = 1 / (1 + np.exp(-(difference[:, None] + spread[:, None] * nodes)))
+    expected = values @ weights / weights.sum()
+    np.testing.assert_allclose(model.predict_proba(test)[:, 1], expected, atol=0.01)
+
+
+def test_inducing_points_at_every_example_change_nothing(digits, monkeypatch):
+    X, y, test, *_ = digits
+    exact = DirichletGaussianProcess().fit(X, y)
+    monkeypatch.setattr(gaussian_process, "_EXACT_ROWS", 10)
+    sparse = DirichletGaussianProcess().fit(X, y)
+    assert exact.sign_ == -1 and sparse.sign_ == 1
+    np.testing.assert_allclose(sparse.predict_proba(test), exact.predict_proba(test), atol=1e-4)
+    expected = exact.predict_uncertainty(test).epistemic
+    np.testing.assert_allclose(sparse.predict_uncertainty(test).epistemic, expected, atol=1e-3)
+
+
+def test_the_more_inducing_points_the_nearer_to_the_exact_posterior(digits, monkeypatch):
+    X, y, test, *_ = digits
+    exact = DirichletGaussianProcess().fit(X, y).predict_proba(test)
+    monkeypatch.setattr(gaussian_process, "_EXACT_ROWS", 10)
+    errors = []
+    for number in (5, 20, 80):
+        monkeypatch.setattr(gaussian_process, "_INDUCING_POINTS", number)
+        found = DirichletGaussianProcess().fit(X, y)
+        assert len(found.basis_[0]) == number
+        errors.append(np.abs(found.predict_proba(test) - exact).mean())
+    assert errors[0] > errors[1] > errors[2] and errors[2] < 0.01
+
+
+def test_kernels_can_be_learned_from_a_part(digits, monkeypatch):
+    X, y, test, truth, _ = digits
+    monkeypatch.setattr(gaussian_process, "_LEARNED_ROWS", 40)
+    y = np.append(y[:-1], 7)  # a class of one example, which the part has to hold
+    model = DirichletGaussianProcess().fit(X, y)
+    assert model.classes_.tolist() == [0, 1, 2, 3, 4, 7]
+    assert (model.predict(test) == truth).mean() > 0.8
+
+
+def test_the_order_of_rows_and_columns_does_not_matter(digits):
+    X, y, test, *_ = digits
+    expected = DirichletGaussianProcess().fit(X, y).predict_proba(test)
+    random = np.random.RandomState(0)
+    rows, columns = random.permutation(len(X)), random.permutation(X.shape[1])
+    found = DirichletGaussianProcess().fit(X[rows], y[rows]).predict_proba(test)
+    np.testing.assert_allclose(found, expected, atol=1e-3)
+    found = DirichletGaussianProcess().fit(X[:, columns], y).predict_proba(test[:, columns])
+    np.testing.assert_allclose(found, expected, atol=1e-3)
+
+
+def test_each_layer_has_a_kernel_of_its_own(digits):
+    X, y, test, truth, _ = digits
+    noise = np.random.RandomState(0).normal(size=(len(X) + len(test), 30))
+    train = np.hstack([X, noise[: len(X)]])
+    new = np.hstack([test, noise[len(X) :]])
+    columns = [np.arange(64), np.arange(64, 94)]
+    layered = DirichletGaussianProcess(columns).fit(train, y)
+    assert layered.length_scales_.shape == (2,)
+    assert layered.variances_[0] > 4 * layered.variances_[1], "the layer of noise is told"
+    plain = DirichletGaussianProcess().fit(train, y)
+    losses = [log_loss(truth, model.predict_proba(new)) for model in (layered, plain)]
+    assert losses[0] < losses[1]
+    swapped = DirichletGaussianProcess(columns[::-1]).fit(train, y)
+    np.testing.assert_allclose(swapped.predict_proba(new), layered.predict_proba(new), atol=0.01)
+
+
+def test_rows_can_be_scaled_to_length_one(digits):
+    X, y, test, *_ = digits
+    model = DirichletGaussianProcess(apply_l2_norm=True).fit(X, y)
+    louder = np.random.RandomState(0).uniform(0.1, 10, size=(len(test), 1))
+    np.testing.assert_allclose(
+        model.predict_proba(test * louder), model.predict_proba(test), atol=1e-9
+    )
+
+
+def test_uncertainty_adds_up_and_tells_what_was_never_seen(digits):
+    X, y, test, _, new = digits
+    model = DirichletGaussianProcess().fit(X, y)
+    known = model.predict_uncertainty(test)
+    for part in known:
+        assert part.shape == (300,) and (part >= 0).all()
+    np.testing.assert_allclose(known.total, known.aleatoric + known.epistemic)
+    assert known.total.max() <= np.log(5)
+    probabilities = model.predict_proba(test)
+    entropy = -(probabilities * np.log(probabilities)).sum(axis=1)
+    np.testing.assert_allclose(known.total, entropy)
+    assert known.epistemic.mean() < model.predict_uncertainty(new).epistemic.mean()
+
+
+def test_more_labels_leave_less_unknown(digits):
+    X, y, test, *_ = digits
+    few = DirichletGaussianProcess().fit(X[:20], y[:20]).predict_uncertainty(test)
+    many = DirichletGaussianProcess().fit(X, y).predict_uncertainty(test)
+    assert many.epistemic.mean() < 0.75 * few.epistemic.mean()
+
+
+def test_evaluations_are_bounded(digits):
+    X, y, *_ = digits
+    free = DirichletGaussianProcess().fit(X, y)
+    bound = DirichletGaussianProcess(max_function_evaluations=1).fit(X, y)
+    assert bound.n_evaluations_ < free.n_evaluations_ < 100
+    assert bound.objective_ < free.objective_
+
+
+@pytest.mark.parametrize(
+    ("parameters", "message"),
+    [
+        ({"max_function_evaluations": 0}, "max_function_evaluations must be an integer .* got 0"),
+        ({"max_function_evaluations": 9.5}, "max_function_evaluations must be .* got 9.5"),
+        ({"columns": []}, "columns must hold, for each layer, the numbers of one column"),
+        ({"columns": [[0, 1], []]}, "columns must hold, for each layer, the numbers of one"),
+    ],
+)
+def test_parameters_out_of_range_are_refused(digits, parameters, message):
+    with pytest.raises(ValueError, match=message):
+        DirichletGaussianProcess(**parameters).fit(*digits[:2])
+
+
+def test_points_are_standard_normal():
+    points = standard_normal_points(128, 5, 0)
+    assert points.shape == (128, 5)
+    np.testing.assert_allclose(points.mean(axis=0), 0, atol=1e-12)
+    np.testing.assert_allclose(points.T @ points / 128, np.eye(5), atol=1e-12)
+
+
+def test_sharpness_is_not_the_luck_of_a_few():
+    """Scores twice too small: seen on many examples, not dared on few; and never below 1."""
+    random = np.random.RandomState(0)
+    scores = 3 * random.normal(size=(4000, 1, 4)) + 0.5 * random.normal(size=(4000, 16, 4))
+    chances = softmax(scores, axis=2).mean(axis=1).cumsum(axis=1)
+    y = (random.uniform(size=(4000, 1)) > chances[:, :-1]).sum(axis=1)
+    assert choose_sharpness(scores, y) < 1.1
+    assert 1.7 < choose_sharpness(scores / 2, y) < 2.3
+    assert choose_sharpness(scores * 2, y) == 1
+    few = [choose_sharpness(scores[i : i + 20] / 1.3, y[i : i + 20]) for i in range(0, 2000, 20)]
+    assert np.median(few) == 1
