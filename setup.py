@@ -43,6 +43,11 @@ setup(
     ],
     extras_require={
         "plots": PLOTS,
+        "benchmarks": [  # what benchmarks/posteriors.py compares with
+            "torch==2.13.0",  # the CPU build; others pull gigabytes
+            "gpytorch==1.15.2",
+            "laplace-torch==0.3",
+        ],
         "test": [
             *PLOTS,
             "pytest>=8",  # runs the tests

@@ -1,4 +1,7 @@
-"""Our classifiers on frozen features against plain scikit-learn on the same features, raw.
+"""Our classifiers on frozen features, each against what one would use without it.
+
+Logistic regression and the SVM are compared with scikit-learn's on the raw features; the Gaussian
+process and the Bayesian network with our logistic regression.
 
 Run with ``python benchmarks/meta_models.py [DRAWS]``.
 
@@ -16,12 +19,16 @@ from sklearn.svm import SVC
 from sources import cifar100, digits, module, newsgroups
 
 import xfer
+from xfer.meta.bayesian_network import BayesianNetwork
+from xfer.meta.gaussian_process import DirichletGaussianProcess
 from xfer.meta.logistic_regression import CalibratedLogisticRegression
 from xfer.meta.support_vector_machine import CalibratedSvm
 
 PAIRS = {
     "LR": (LogisticRegression(max_iter=1000), CalibratedLogisticRegression()),
     "SVM": (SVC(probability=True, random_state=0), CalibratedSvm()),
+    "GP, against our LR": (CalibratedLogisticRegression(), DirichletGaussianProcess()),
+    "BNN, against our LR": (CalibratedLogisticRegression(), BayesianNetwork()),
 }
 
 
@@ -32,8 +39,8 @@ def main(draws=12):
     print(
         f"{draws} draws of labels; mean ± standard deviation, paired difference (standard error)\n"
     )
-    print("| task, labels | | accuracy, plain | accuracy, ours | gain | log loss, plain | ", end="")
-    print("log loss, ours | gain | fit s, plain / ours |\n" + "| --- " * 9 + "|")
+    print("| task, labels | | accuracy, other | accuracy, ours | gain | log loss, other | ", end="")
+    print("log loss, ours | gain | fit s, other / ours |\n" + "| --- " * 9 + "|")
     for name, features, labels, pools, sizes in tasks():
         for size in sizes:
             for kind, pair in PAIRS.items():
@@ -67,7 +74,7 @@ def extract(name, epoch, layer, data):
 
 
 def run(pair, features, labels, pools, size, seed):
-    """Return accuracy, log loss and seconds of plain and ours for one draw of labels."""
+    """Return accuracy, log loss and seconds of the other and ours for one draw of labels."""
     number = int(size.split()[0])
     order = np.random.RandomState(seed).permutation(
         np.arange(len(labels)) if pools is None else pools[0]

@@ -25,13 +25,16 @@ def newsgroups(shared, monkeypatch):
 
 def test_demo(mx, tmp_path, capsys):
     load_example("demo").main(tmp_path / "demo.png")
-    rows = re.findall(r"^(.+?)\s+([\d.]+) ± [\d.]+\s+([\d.]+) ±", capsys.readouterr().out, re.M)
+    printed = capsys.readouterr().out
+    rows = re.findall(r"^(.+?)\s+([\d.]+) ± [\d.]+\s+([\d.]+) ±", printed, re.M)
     accuracy = {name: float(number) for name, number, _ in rows}
     loss = {name: float(number) for name, _, number in rows}
-    for name in ("LrRepurposer", "SvmRepurposer"):
+    for name in ("LrRepurposer", "SvmRepurposer", "GpRepurposer", "BnnRepurposer"):
         assert accuracy[name] > accuracy["trained from scratch"] + 0.05
         assert accuracy[name] > accuracy["the network as it is"] + 0.4
         assert loss[name] < loss["trained from scratch"]
+    known, new = re.search(r"in nats: ([\d.]+) on .* 9, ([\d.]+) on 0 to 4", printed).groups()
+    assert float(known) < float(new)
     assert (tmp_path / "demo.png").stat().st_size > 20_000
 
 
@@ -49,6 +52,10 @@ def test_text_transfer(mx, shared, newsgroups, tmp_path, capsys):
     assert after > 0.53
     printed = capsys.readouterr().out
     assert re.search(r"after repurposing: +0\.\d+\n +rec\.autos +0\.", printed)
+    rows = dict(re.findall(r"^(\w+Repurposer) +(0\.\d+) +1\.\d+$", printed, re.M))
+    assert list(rows) == ["LrRepurposer", "SvmRepurposer", "GpRepurposer", "BnnRepurposer"]
+    assert min(map(float, rows.values())) > 0.53
+    assert len(re.findall(r"^ +the text on electronics +1\.\d+ +[01]\.", printed, re.M)) == 2
     assert (tmp_path / "picture.png").stat().st_size > 10_000
 
 
@@ -106,3 +113,24 @@ def test_plots_name_what_is_wrong():
     ax = plots.class_probabilities([0.2, 0.8], [3, 7])
     assert [label.get_text() for label in ax.get_yticklabels()] == ["3", "7"]
     assert plots.class_probabilities([0.2, 0.8], ["a", "b"], ax=ax) is ax
+
+
+def test_a_reliability_diagram_tells_the_calibration_error():
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from xfer import plots
+
+    random = np.random.RandomState(0)
+    sure = random.uniform(0.5, 1, size=20_000)
+    labels = np.where(random.uniform(size=20_000) < sure, "a", "b")
+    right = np.column_stack([sure, 1 - sure])
+    bold = np.column_stack([np.ones(20_000), np.zeros(20_000)])
+    ax = plots.reliability(right, labels, ["a", "b"], name="right")
+    assert plots.reliability(bold, labels, ["a", "b"], name="bold", ax=ax) is ax
+    errors = [float(text.split()[-1]) for text in ax.get_legend_handles_labels()[1]]
+    assert errors[0] < 0.02 and errors[1] == pytest.approx(0.25, abs=0.01)
+    _, drawn, _ = ax.lines
+    np.testing.assert_allclose(*drawn.get_data(), atol=0.05)
+    with pytest.raises(ValueError, match=r"must have shape \(3, 2\), .* got \(2, 2\)"):
+        plots.reliability(right[:2], ["a", "b", "a"], ["a", "b"])

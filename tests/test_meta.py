@@ -126,7 +126,7 @@ def test_two_classes_are_three_of_which_one_never_comes(kind):
     probabilities = kind().fit(X, y).predict_proba(X)
     assert probabilities.shape == (100, 2)
     swapped = kind().fit(X, -y).predict_proba(X)
-    np.testing.assert_allclose(swapped, probabilities[:, ::-1], atol=0.05)
+    np.testing.assert_allclose(swapped, probabilities[:, ::-1], atol=0.1)
 
 
 def test_logistic_regression_is_one_affine_map(digits):

@@ -9,8 +9,9 @@ from tqdm.auto import tqdm
 
 from xfer.meta.calibrated import _folds
 from xfer.meta.posterior import BayesianClassifier, softmax_in_place
-from xfer.meta.whitening import PartialWhitening
+from xfer.meta.whitening import PartialWhitening, drawn_in
 
+_LINEAR = 0.5  # prior standard deviation of the linear path, in those of a layer
 _START = 0.2  # standard deviations before training, in prior ones
 _BETAS = 0.9, 0.999  # of Adam
 _AVERAGED_STEPS = 200  # that the average of the posteriors remembers
@@ -26,9 +27,11 @@ _EPOCHS_A_LINE = 10  # when reporting
 class BayesianNetwork(BayesianClassifier):
     r"""A neural network whose weights are independent Gaussians, on partly whitened features.
 
+    The features are drawn in, :math:`z / \sqrt{(1 + |z|^2) / 2}`, as for the Gaussian process.
+
     Hidden layers of rectified linear units have a linear path beside them, from the features
-    straight to the class scores. With :math:`k` inputs to a layer, the prior and the posterior of
-    a weight are [1]_
+    straight to the class scores. With :math:`k` inputs to a layer, the prior and the posterior of a
+    weight are [1]_, where the linear path has half the :math:`\sigma`,
 
     .. math:: p(w) = N(0, \sigma^2 / k), \qquad q(w) = N(\mu, \rho^2)
 
@@ -203,8 +206,7 @@ class BayesianNetwork(BayesianClassifier):
         seed = check_random_state(self.random_state).randint(2**31)
         whitening = PartialWhitening().fit(X)
         self.mean_ = whitening.mean_
-        # Makes the mean square of an input 1.
-        self.components_ = whitening.components_ * np.sqrt(whitening.components_.shape[1])
+        self.components_ = whitening.components_
         units = self.num_layers * self.n_hidden + len(self.classes_)
         self.noise_ = _balanced_noise(self.num_samples_mc_prediction, units, _generator(seed))
         parts = _held_out_parts(_folds(X, y, seed))
@@ -227,8 +229,9 @@ class BayesianNetwork(BayesianClassifier):
         return _shrink(scores, self.spread_)
 
     def _inputs(self, X):
-        inputs = np.ones((len(X), self.components_.shape[1] + 1), np.float32)
-        inputs[:, :-1] = (X - self.mean_) @ self.components_
+        Z = drawn_in((X - self.mean_) @ self.components_)
+        inputs = np.ones((len(Z), Z.shape[1] + 1), np.float32)
+        inputs[:, :-1] = Z * np.sqrt(Z.shape[1])  # of mean square 1
         return inputs
 
     def _sample(self, inputs, means, deviations):
@@ -345,6 +348,7 @@ def _layers(flat, shapes):
 
 def _prior_deviations(shapes, sigma):
     parts = [np.full(rows * units, sigma / np.sqrt(rows - 1)) for rows, units in shapes]
+    parts[-1] *= _LINEAR
     return np.concatenate(parts).astype(np.float32)
 
 

@@ -10,7 +10,7 @@ from sklearn.utils import check_random_state, gen_batches
 
 from xfer.meta.left_out import LeftOut, dirichlet_targets
 from xfer.meta.posterior import BayesianClassifier, choose_sharpness, standard_normal_points
-from xfer.meta.whitening import PartialWhitening
+from xfer.meta.whitening import PartialWhitening, drawn_in
 
 _LEARNED_ROWS = 1000  # the most that kernels are learned from
 _EXACT_ROWS = 3000  # beyond which inducing points stand for the examples
@@ -167,7 +167,7 @@ class DirichletGaussianProcess(BayesianClassifier):
     def _whitened(self, X):
         """Return the features of each layer: arrays of shape (n, rank)."""
         return [
-            _drawn_in((self._layer(X, columns) - mean) @ components)
+            drawn_in((self._layer(X, columns) - mean) @ components)
             for columns, mean, components in zip(self.columns_, self.means_, self.components_)
         ]
 
@@ -333,10 +333,6 @@ def _rows_to_learn_from(X, y, random):
 def _of_length_one(X):
     length = np.linalg.norm(X, axis=1, keepdims=True)
     return np.divide(X, length, out=np.zeros_like(X), where=length > 0)
-
-
-def _drawn_in(Z):
-    return Z / np.sqrt((1 + np.square(Z).sum(axis=1, keepdims=True)) / 2)
 
 
 def _inverse_root(A):

@@ -84,3 +84,19 @@ class PartialWhitening(TransformerMixin, BaseEstimator):
         check_is_fitted(self)
         X = validate_data(self, X, dtype=np.float64, reset=False)
         return (X - self.mean_) @ self.components_
+
+
+def drawn_in(Z):
+    """Draw whitened features in, so that no example is far from all others by its length alone.
+
+    Parameters
+    ----------
+    Z : ndarray of shape (n, rank)
+        Features of mean squared norm 1.
+
+    Returns
+    -------
+    ndarray of shape (n, rank)
+        Rows are divided by the root of the mean of 1 and their squared norm.
+    """
+    return Z / np.sqrt((1 + np.square(Z).sum(axis=1, keepdims=True)) / 2)
