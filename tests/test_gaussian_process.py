@@ -76,7 +76,7 @@ def test_the_gradient_of_the_objective(problem):
 
     steps = 1e-5 * np.eye(5)
     expected = [(objective(at + step)[0] - objective(at - step)[0]) / 2e-5 for step in steps]
-    np.testing.assert_allclose(objective(at)[1], expected, rtol=1e-6, atol=1e-6)
+    np.testing.assert_allclose(objective(at)[1], expected, rtol=1e-4, atol=1e-4)
 
 
 def test_the_posterior_is_that_of_dense_regressions(digits):

@@ -121,14 +121,18 @@ class LeftOut:
         b = by_mean * self.weights / g**2 - by_variance / g**2
         u = self._solve(a)
         # What G_c diag(b_c) G_c adds up to over the classes, where G_c is the precision of class c.
-        half = np.empty_like(self.G)
-        by_noise = self.G**2 @ b
+        # Single precision is enough for a gradient, and takes half the time.
+        G, all_Q, b = (array.astype(np.float32) for array in (self.G, self.Q, b))
+        half = np.empty_like(G)
+        by_noise = (np.square(G) @ b).astype(float)
         for c, rows in enumerate(self.slices):
-            Q, Qb = self.Q[rows], self.Q[rows] * b[:, c]
-            half[:, rows] = self.G @ Qb.T + Q.T @ (Qb @ Q.T) / 2
+            Q, Qb = all_Q[rows], all_Q[rows] * b[:, c]
+            half[:, rows] = G @ Qb.T + Q.T @ (Qb @ Q.T) / 2
             by_noise[:, c] += 2 * np.einsum("ij,ji->i", half[:, rows], Q)
-        by_K = half @ self.Q
-        by_K += by_K.T + (self.G * b.sum(axis=1)) @ self.G + self.weights @ u.T
+        by_K = half @ all_Q
+        by_K += by_K.T
+        by_K += (G * b.sum(axis=1)) @ G
+        by_K += (self.weights @ u.T).astype(np.float32)
         by_noise = -(by_noise + self.weights * u) - by_variance
         own = self.own
         by_log_concentration = (
