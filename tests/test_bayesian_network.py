@@ -13,7 +13,7 @@ from sklearn.metrics import log_loss
 from sklearn.model_selection import train_test_split
 from sklearn.utils.estimator_checks import estimator_checks_generator
 
-from xfer.meta import bayesian_network
+from xfer.meta import bayesian_network, posterior
 from xfer.meta.bayesian_network import BayesianNetwork
 
 CHECKS = [
@@ -355,12 +355,12 @@ def test_reporting(digits, capsys):
 def test_a_bar_counts_the_epochs_of_all_networks(digits, monkeypatch, capsys):
     made = []
 
-    class Bar(bayesian_network.tqdm):
+    class Bar(posterior.tqdm):
         def __init__(self, *args, **kwargs):
             super().__init__(*args, **{**kwargs, "delay": 0})
             made.append(self)
 
-    monkeypatch.setattr(bayesian_network, "tqdm", Bar)
+    monkeypatch.setattr(posterior, "tqdm", Bar)
     BayesianNetwork(progress=True, num_epochs=100).fit(digits[0], digits[2])
     assert made[0].n == made[0].total == 600
     assert "100%" in capsys.readouterr().err

@@ -7,7 +7,7 @@ from sklearn.datasets import load_digits
 from sklearn.metrics import log_loss
 from sklearn.metrics.pairwise import euclidean_distances
 
-from xfer.meta import gaussian_process
+from xfer.meta import gaussian_process, posterior
 from xfer.meta.gaussian_process import DirichletGaussianProcess, _negative_objective
 from xfer.meta.left_out import LeftOut, dirichlet_targets
 from xfer.meta.posterior import choose_sharpness, standard_normal_points
@@ -244,3 +244,18 @@ def test_sharpness_is_not_the_luck_of_a_few():
     assert choose_sharpness(scores * 2, y) == 1
     few = [choose_sharpness(scores[i : i + 20] / 1.3, y[i : i + 20]) for i in range(0, 2000, 20)]
     assert np.median(few) == 1
+
+
+def test_a_bar_counts_the_evaluations(digits, monkeypatch):
+    bars = []
+
+    class Bar(posterior.tqdm):
+        def close(self):
+            bars.append((self.disable, self.n))
+            super().close()
+
+    monkeypatch.setattr(posterior, "tqdm", Bar)
+    model = DirichletGaussianProcess(progress=True).fit(*digits[:2])
+    assert (False, model.n_evaluations_) in bars
+    DirichletGaussianProcess().fit(*digits[:2])
+    assert bars[-1] == (True, 0)

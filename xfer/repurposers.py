@@ -203,6 +203,7 @@ class GpRepurposer(MetaModelRepurposer):
             max_function_evaluations=self.max_function_evaluations,
             apply_l2_norm=self.apply_l2_norm,
             random_state=self.random_state,
+            progress=self.progress,
         )
 
     def _fit_meta_model(self, meta_model, features, labels):

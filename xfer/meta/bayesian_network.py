@@ -1,14 +1,12 @@
 """A Bayesian neural network for few labels."""
 
-import sys
 from numbers import Integral, Real
 
 import numpy as np
 from sklearn.utils import check_random_state
-from tqdm.auto import tqdm
 
 from xfer.meta.calibrated import _folds
-from xfer.meta.posterior import BayesianClassifier, softmax_in_place
+from xfer.meta.posterior import BayesianClassifier, progress_bar, softmax_in_place
 from xfer.meta.whitening import PartialWhitening, drawn_in
 
 _LINEAR = 0.5  # prior standard deviation of the linear path, in those of a layer
@@ -211,7 +209,8 @@ class BayesianNetwork(BayesianClassifier):
         self.noise_ = _balanced_noise(self.num_samples_mc_prediction, units, _generator(seed))
         parts = _held_out_parts(_folds(X, y, seed))
         inputs = self._inputs(X)
-        with self._progress_bar(1 + len(parts)) as bar:
+        total = (1 + len(parts)) * self.num_epochs
+        with progress_bar(self.progress, total, "network", "epoch") as bar:
             posterior, curves = self._train(inputs, y, seed, bar, self.verbose)
             self.spread_ = self._choose_spread(inputs, y, parts, seed, bar)
         self.weights_, self.standard_deviations_ = posterior
@@ -241,13 +240,6 @@ class BayesianNetwork(BayesianClassifier):
         noises = np.split(self.noise_[:, None], ends, axis=2)
         scores, _ = _forward(inputs, means, [np.square(part) for part in deviations], noises)
         return scores.transpose(1, 0, 2)
-
-    def _progress_bar(self, networks):
-        wanted = self.progress
-        if wanted is None:
-            wanted = hasattr(sys, "ps1") or "ipykernel" in sys.modules
-        total = networks * self.num_epochs
-        return tqdm(total=total, disable=not wanted, delay=1, desc="network", unit="epoch")
 
     def _divergence_weight(self, epoch):
         if epoch >= self.end_annealing:

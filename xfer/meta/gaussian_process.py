@@ -9,7 +9,12 @@ from sklearn.metrics.pairwise import euclidean_distances
 from sklearn.utils import check_random_state, gen_batches
 
 from xfer.meta.left_out import LeftOut, dirichlet_targets
-from xfer.meta.posterior import BayesianClassifier, choose_sharpness, standard_normal_points
+from xfer.meta.posterior import (
+    BayesianClassifier,
+    choose_sharpness,
+    progress_bar,
+    standard_normal_points,
+)
 from xfer.meta.whitening import PartialWhitening, drawn_in
 
 _LEARNED_ROWS = 1000  # the most that kernels are learned from
@@ -59,6 +64,8 @@ class DirichletGaussianProcess(BayesianClassifier):
         Whether each row of a layer is scaled to length 1 before anything else.
     random_state : int, default=0
         Seed of the samples, and of the choice among many examples.
+    progress : bool, optional
+        Whether to show a bar while kernels are learned; by default only in an interactive session.
 
     Attributes
     ----------
@@ -98,12 +105,19 @@ class DirichletGaussianProcess(BayesianClassifier):
     """
 
     def __init__(
-        self, columns=None, *, max_function_evaluations=100, apply_l2_norm=False, random_state=0
+        self,
+        columns=None,
+        *,
+        max_function_evaluations=100,
+        apply_l2_norm=False,
+        random_state=0,
+        progress=None,
     ):
         self.columns = columns
         self.max_function_evaluations = max_function_evaluations
         self.apply_l2_norm = apply_l2_norm
         self.random_state = random_state
+        self.progress = progress
 
     def check_parameters(self):
         """Refuse parameters that are out of range.
@@ -177,14 +191,14 @@ class DirichletGaussianProcess(BayesianClassifier):
         number = len(layers)
         start = np.repeat([_LENGTH_SCALE, _VARIANCE - np.log(number)], number)
         start = np.append(start, _CONCENTRATION)
-        found = minimize(
-            _negative_objective,
-            start,
-            (distances, own, self.points_, start),
-            jac=True,
-            method="L-BFGS-B",
-            options={"maxfun": self.max_function_evaluations, "ftol": 1e-4, "gtol": 1e-2},
-        )
+        with progress_bar(self.progress, None, "kernels", "evaluation") as bar:
+
+            def objective(parameters):
+                bar.update()
+                return _negative_objective(parameters, distances, own, self.points_, start)
+
+            options = {"maxfun": self.max_function_evaluations, "ftol": 1e-4, "gtol": 1e-2}
+            found = minimize(objective, start, jac=True, method="L-BFGS-B", options=options)
         self.length_scales_ = np.exp(found.x[:number])
         self.variances_ = np.exp(found.x[number:-1])
         self.concentration_ = float(np.exp(found.x[-1]))

@@ -13,7 +13,6 @@ costs a few products of n x n matrices, however many classes there are.
 from typing import NamedTuple
 
 import numpy as np
-from scipy.linalg import lapack, solve_triangular
 
 from xfer.meta.posterior import softmax_in_place
 
@@ -76,7 +75,7 @@ class LeftOut:
         for rows in self.slices:
             S = -self.G[rows, rows]
             S[np.diag_indices(len(S))] += 1 / gap
-            self.Q[rows] = solve_triangular(np.linalg.cholesky(S), self.G[rows], lower=True)
+            self.Q[rows] = np.linalg.inv(np.linalg.cholesky(S)) @ self.G[rows]
         y = targets.gap * (own - 1 / own.shape[1])
         self.weights = self._solve(y)
         added = np.add.reduceat(self.Q**2, ends - own.sum(axis=0), axis=0)
@@ -151,9 +150,8 @@ class LeftOut:
 
 
 def _inverse(K, noise):
+    # All by NumPy: SciPy has threads of its own, and those of both would be in each other's way.
     A = K.copy()
     A[np.diag_indices(len(A))] += noise
-    factor, _ = lapack.dpotrf(A, lower=1, overwrite_a=1)
-    inverse, _ = lapack.dpotri(factor, lower=1, overwrite_c=1)
-    lower = np.tril(inverse)
-    return lower + np.tril(inverse, -1).T
+    root = np.linalg.inv(np.linalg.cholesky(A))
+    return root.T @ root
