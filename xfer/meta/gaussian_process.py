@@ -48,7 +48,7 @@ class DirichletGaussianProcess(BayesianClassifier):
     alone. Variances :math:`v_l`, length scales :math:`\lambda_l` and :math:`\epsilon` are learned
     by the probability of each label given all others [2]_, times weak priors, with analytic
     gradients. The marginal likelihood is a density of :math:`\tilde y`, not a probability of
-    labels, and predicts worse on the tasks of ``benchmarks/``.
+    labels, and predicted worse when both were tried.
 
     At the end scores are multiplied by a sharpness of 1 or more, chosen on the same left-out
     predictions. Beyond 3,000 examples, 800 inducing points stand for them [3]_, chosen one after
