@@ -42,7 +42,7 @@ endef
 	$(CHECK_PYTHON)
 	$(PYTHON_FOUND) -m venv .venv-numpy$*
 	.venv-numpy$*/bin/python $(PIP) --no-deps --editable . mxnet==1.9.1
-	.venv-numpy$*/bin/python $(PIP) 'numpy==$*.*' scipy scikit-learn skops tqdm matplotlib pytest requests
+	.venv-numpy$*/bin/python $(PIP) 'numpy==$*.*' scipy scikit-learn skops onnx onnxruntime tqdm matplotlib pytest requests
 	touch $@
 
 clean:

@@ -32,11 +32,14 @@ setup(
     license="Apache-2.0",
     packages=find_packages(include=["xfer", "xfer.*"]),
     python_requires=">=3.10",
+    entry_points={"console_scripts": ["xfer = xfer.cli:main"]},
     install_requires=[
-        f"mxnet==1.9.1; {HAS_MXNET}",  # runs the networks
+        f"mxnet==1.9.1; {HAS_MXNET}",  # opens Modules, and runs what has no conversion
         f"numpy>=1.23.5,<1.24; {HAS_MXNET}",  # arrays
         f"numpy>=1.23.5; {HAS_NO_MXNET}",
         "scipy>=1.10",  # numerics
+        "onnx>=1.17",  # the form that networks are converted to
+        "onnxruntime>=1.20",  # runs them
         "scikit-learn>=1.6",  # classifiers and the conventions every repurposer follows
         "skops>=0.11",  # scikit-learn models in files that cannot run code
         "tqdm>=4.60",  # progress bars

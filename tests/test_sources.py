@@ -385,7 +385,7 @@ def test_one_bind_for_each_shape(mx, module, images, monkeypatch):
     monkeypatch.setattr(
         mx.sym.Symbol, "bind", lambda *args, **kwargs: binds.append(1) or bind(*args, **kwargs)
     )
-    source = xfer.open_source(module)
+    source = xfer.open_source(module, engine="mxnet")
     iterator = mx.io.NDArrayIter(images, np.arange(21), 8)
     for _ in range(3):
         source.extract(images, "dropout0")
@@ -484,7 +484,7 @@ def test_a_checkpoint_without_some_parameter_is_refused(mx, module, images, tmp_
     mx.model.save_checkpoint(prefix, 0, module.symbol, arguments, statistics)
     source = xfer.open_source(mx.mod.Module.load(prefix, 0))
     assert source.extract(images, "dropout0").matrix.shape == (21, 2)
-    with pytest.raises(ValueError, match="the Module has no parameters named fc1_bias"):
+    with pytest.raises(ValueError, match="the network has no parameters named fc1_bias"):
         source.extract(images, "softmax")
 
 
@@ -503,7 +503,8 @@ def test_a_source_of_ones_own():
 
 def cifar_accuracy(mx, shared, name):
     data = np.load(shared / "data" / "cifar10_test_1000.npz")
-    source = xfer.open_source(load_module(mx, shared, name, 0, label_names=None))
+    module = load_module(mx, shared, name, 0, label_names=None)
+    source = xfer.open_source(module, engine="mxnet")
     scores = source.extract(cifar_input(data["x"]), source.layer_names[-1]).matrix
     return (scores.argmax(axis=1) == data["y"]).mean()
 

@@ -12,6 +12,7 @@ _PUBLIC = {
     "Vocabulary": "text",
     "Corpus": "text",
     "open_source": "sources",
+    "load_checkpoint": "sources",
     "LayerFeatures": "features",
     "Repurposer": "repurposer",
     "MetaModelRepurposer": "repurposer",

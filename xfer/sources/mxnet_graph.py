@@ -1,14 +1,10 @@
-"""The graph of an MXNet symbol: its layers, their shapes, and what decides their values."""
+"""The graph of an MXNet symbol: its layers by name, and their shapes."""
 
-import hashlib
 import io
 import json
 from contextlib import redirect_stdout
 
 import mxnet as mx
-import numpy as np
-
-from xfer.sources.base import Layer
 
 
 class SymbolGraph:
@@ -30,39 +26,7 @@ class SymbolGraph:
         self._internals = symbol.get_internals()
         self._entries = self._internals.list_outputs()
         self._nodes = json.loads(symbol.tojson())["nodes"]
-        self._outputs = list(self._list_outputs())
-        self._positions = {name: position for name, position, _ in self._outputs}
-
-    def layers(self, data_shapes):
-        """List the layers in topological order.
-
-        Parameters
-        ----------
-        data_shapes : dict of str to tuple
-            Shapes of batches, as far as they are known.
-
-        Returns
-        -------
-        list of Layer
-        """
-        shapes = self._known_shapes(self.symbol, data_shapes)
-        try:
-            _, found, _ = self._internals.infer_shape_partial(**shapes)
-        except mx.MXNetError:
-            found = None
-        found = found or [()] * len(self._entries)
-        layers, counted = [], set()
-        for name, position, node in self._outputs:
-            inputs = [self._nodes[source[0]]["name"] for source in node["inputs"]]
-            sizes = [np.prod(self._parameter_shapes.get(name, 0), dtype=int) for name in inputs]
-            # The parameters of an operator with several outputs are counted with the first.
-            count = 0 if id(node) in counted else int(sum(sizes))
-            counted.add(id(node))
-            # MXNet says 0 for a size, and () for a shape, that it could not infer.
-            shape = tuple(size or None for size in found[position][1:]) or None
-            shape = () if len(found[position]) == 1 else shape
-            layers.append(Layer(name, node["op"], shape, count))
-        return layers
+        self._positions = dict(self._list_outputs())
 
     def group(self, names):
         """Cut the symbol at the layers of these names: a symbol with an output for each."""
@@ -112,60 +76,8 @@ class SymbolGraph:
         self._check_rows(changed, rows + 1, examples)
         return dict(zip(symbol.list_arguments(), shapes))
 
-    def takes(self, rows, data_shapes):
-        """Tell whether batches of so many rows do as well as those of these shapes."""
-        follows = []
-        for number in (next(iter(data_shapes.values()))[0], rows):
-            shapes = {name: (number, *shape[1:]) for name, shape in data_shapes.items()}
-            try:
-                _, outputs = self._infer_shape(self.symbol, shapes)
-            except mx.MXNetError:
-                return False
-            follows.append([shape[:1] == (number,) for shape in outputs or ()])
-        return follows[0] == follows[1]
-
-    def id_limits(self):
-        """Yield input, layer and number of ids of each Embedding that reads an input."""
-        for node in self._nodes:
-            if node["op"] == "Embedding":
-                source = self._nodes[node["inputs"][0][0]]
-                yield source["name"], node["name"], int(node["attrs"]["input_dim"])
-
-    def fingerprint(self, names, arrays):
-        """Tell what decides the values of some layers.
-
-        Parameters
-        ----------
-        names : list of str
-            Of layers.
-        arrays : dict of str to mxnet.nd.NDArray
-            Every parameter.
-
-        Returns
-        -------
-        dict
-            Checksums of the graph up to the layers, and of each parameter in it.
-        """
-        graph = json.loads(self.group(names).tojson())
-        # Attributes in underscores, such as learning-rate factors, play no part in inference.
-        attributes = [
-            sorted((key, value) for key, value in node.get("attrs", {}).items() if key[:2] != "__")
-            for node in graph["nodes"]
-        ]
-        nodes = [(node["op"], node["name"], node["inputs"]) for node in graph["nodes"]]
-        used = [node["name"] for node in graph["nodes"] if node["name"] in arrays]
-        return {
-            "graph": _checksum(json.dumps([nodes, attributes, graph["heads"]]).encode()),
-            "parameters": {
-                name: _checksum(
-                    f"{arrays[name].dtype} {arrays[name].shape}".encode(), arrays[name].asnumpy()
-                )
-                for name in used
-            },
-        }
-
     def _list_outputs(self):
-        """Yield name, position in the internals, and node of each operator's outputs."""
+        """Yield name and position in the internals of each operator's outputs."""
         owners = [self._internals[position].name for position in range(len(self._entries))]
         position = 0
         for node in self._nodes:
@@ -181,7 +93,7 @@ class SymbolGraph:
                 continue
             for place in range(first, position):
                 name = self._entries[place] if position - first > 1 else node["name"]
-                yield name, place, node
+                yield name, place
 
     def _infer_shape(self, symbol, data_shapes):
         # MXNet prints what it was given before it raises.
@@ -228,10 +140,3 @@ def load_graph(graph):
         if any(not 0 <= index < len(nodes) for index in indices):
             raise ValueError(f"the graph names nodes that are not among its {len(nodes)}")
     return mx.sym.load_json(json.dumps(graph))
-
-
-def _checksum(*parts):
-    digest = hashlib.sha256()
-    for part in parts:
-        digest.update(part)
-    return digest.hexdigest()

@@ -1,0 +1,1 @@
+"""MXNet checkpoints without MXNet: their bytes, their graphs, and their conversion to ONNX."""

@@ -1,0 +1,112 @@
+"""What the parameters of a network tell of the shape of its data."""
+
+import re
+
+from xfer.checkpoint.convert import convert
+from xfer.checkpoint.onnx_graph import BATCH
+from xfer.checkpoint.operators.registry import Attributes
+
+# Heights and widths that networks are made for, the most usual first.
+_SIZES = (224, 112, 32, 28, 299, 227, 256, 128, 64, 96, 160, 192, 300, 331, 416, 512, 608, 640)
+_SIZES += (48, 24, 12, 100, 120, 16, 8)
+# No network is made for these; one that takes them takes any.
+_ODD_SIZES = (1031, 71)
+# What comes before the first layer with weights and keeps the number of dimensions and channels.
+_KEEPS_CHANNELS = re.compile(
+    r"_\w+_scalar|_\w+Scalar|[Cc]ast|amp_cast|identity|_copy|BatchNorm(_v1)?|clip|[Pp]ad|Dropout"
+    r"|Activation|LeakyReLU|BlockGrad|(broadcast|elemwise)_(add|sub|mul|div|minus|plus)"
+)
+
+
+def told_shapes(network):
+    """Tell the shapes of batches from the graph, or else from the first layer with weights.
+
+    Parameters
+    ----------
+    network : Network
+
+    Returns
+    -------
+    dict of str to tuple of (int or None)
+        For each input of which anything can be told, with ``BATCH`` as the number of examples.
+    """
+    shapes = {}
+    for number, node in enumerate(network.graph.nodes):
+        if node.is_variable and node.name in network.input_names:
+            declared = Attributes(node.attributes).ints("__shape__", None)
+            if declared and len(declared) > 1:
+                shapes[node.name] = (BATCH, *(size if size and size > 0 else None for size in declared[1:]))
+            else:
+                found = _shape_from_weights(network, number)
+                if found:
+                    shapes[node.name] = found
+    return shapes
+
+
+def guess_sizes(network, shapes):
+    """Guess the heights and widths that are not told, where the network does not take any.
+
+    Parameters
+    ----------
+    network : Network
+    shapes : dict of str to tuple of (int or None)
+
+    Returns
+    -------
+    dict of str to tuple of int, or None
+        Shapes with the most usual size that goes through; None where any does, or no usual one.
+    """
+    if all(_goes_through(network, _filled(shapes, size)) for size in _ODD_SIZES):
+        return None
+    guesses = (_filled(shapes, size) for size in _SIZES)
+    return next((guess for guess in guesses if _goes_through(network, guess)), None)
+
+
+def _goes_through(network, shapes):
+    try:
+        convert(network.graph, network.parameters, network.typed(shapes))
+    except ValueError:
+        return False
+    return True
+
+
+def _filled(shapes, size):
+    return {
+        name: tuple(size if known is None else known for known in shape)
+        for name, shape in shapes.items()
+    }
+
+
+def _shape_from_weights(network, number):
+    """Follow an input to the first layers with weights, which know its channels."""
+    nodes = network.graph.nodes
+    reached = {number}
+    for place, node in enumerate(nodes):
+        sources = [source for source, _ in node.inputs]
+        if not sources or not reached & {*sources}:
+            continue
+        if _KEEPS_CHANNELS.fullmatch(node.operator):
+            reached.add(place)
+            continue
+        if sources[0] in reached and len(sources) > 1:
+            weight = network.parameters.get(nodes[sources[1]].name)
+            if weight is not None and node.operator in _WEIGHTED:
+                found = _WEIGHTED[node.operator](Attributes(node.attributes), weight)
+                return (BATCH, *found) if found else None
+    return None
+
+
+def _of_convolution(attributes, weight):
+    kernel = attributes.ints("kernel")
+    layout = attributes.text("layout", None) or "NC"
+    if weight.ndim != len(kernel) + 2 or not layout.startswith("NC"):
+        return None
+    channels = weight.shape[1] * attributes.int("num_group", 1)
+    return (channels, *(None for _ in kernel))
+
+
+_WEIGHTED = {
+    "Convolution": _of_convolution,
+    "FullyConnected": lambda attributes, weight: weight.shape[1:],
+    "Embedding": lambda attributes, weight: (None,),
+}

@@ -1,0 +1,58 @@
+"""MXNet checkpoints as ``.onnx`` files."""
+
+import onnx
+from onnx import numpy_helper
+
+from xfer._files import written_whole
+from xfer.checkpoint.convert import convert, output_names
+from xfer.checkpoint.onnx_graph import UnknownShape
+
+# What a protocol buffer can hold, less some room for the graph.
+_MOST_BYTES = 2**31 - 2**24
+
+
+def export(network, path, shapes, layer_names=None):
+    """Write a network as an ``.onnx`` file, whole or cut at layers.
+
+    Parameters
+    ----------
+    network : Network
+    path : pathlib.Path
+    shapes : dict of str to tuple of (int or None)
+        Shapes of batches, with ``BATCH`` as the number of examples; None is any size.
+    layer_names : list of str, optional
+        The layers that become the outputs; by default those of the network.
+
+    Returns
+    -------
+    list of str
+        The names of the outputs.
+
+    Raises
+    ------
+    ValueError
+        If an operator has no conversion, shapes do not fit or are needed
+        and not known, or the parameters are more than 2 GB.
+    """
+    graph = network.graph
+    names = layer_names or [
+        output_names(graph.nodes[number])[place] for number, place in graph.heads
+    ]
+    pruned = network.prune(names)
+    try:
+        made, values = convert(pruned, network.parameters, network.typed(shapes))
+    except UnknownShape as error:
+        raise UnknownShape(f"{error}: give the sizes of one example") from None
+    for name, head in zip(names, pruned.heads):
+        made.add_output(name, values[head])
+    model, arrays = made.finish()
+    size = sum(array.nbytes for array in arrays.values())
+    if size > _MOST_BYTES:
+        raise ValueError(f"an .onnx file holds less than 2 GB; the parameters are {size:,} bytes")
+    model.graph.initializer.extend(
+        numpy_helper.from_array(array, name) for name, array in arrays.items()
+    )
+    onnx.checker.check_model(model, full_check=True)
+    with written_whole(path) as file:
+        file.write(model.SerializeToString())
+    return names

@@ -1,0 +1,269 @@
+"""An ONNX graph as it is being made, node by node, with types and shapes inferred on the way."""
+
+from dataclasses import dataclass, field
+
+import numpy as np
+import onnx
+from onnx import helper, numpy_helper
+from onnx.reference import ReferenceEvaluator
+
+#: The version of ONNX's operators that graphs are written in.
+OPSET = 21
+#: Stands for the number of examples while shapes are inferred: a prime beyond every real size, so
+#: that what follows the batch, and only that, is a multiple of it.
+BATCH = 1_000_003
+
+_IR_VERSION = 10
+_OPSETS = [helper.make_opsetid("", OPSET)]
+# What only moves numbers is done at once where they are constant: a recurrent network's weights
+# have a value then, though they were saved in pieces.
+_MOVES = {"Concat", "Flatten", "Reshape", "Slice", "Split", "Squeeze", "Transpose", "Unsqueeze"}
+# Inference looks at the values of small arrays of whole numbers: shapes, axes, pads.
+_MOST_SHAPE_ENTRIES = 64
+
+
+class UnknownShape(ValueError):
+    """A shape that cannot be told from the parameters and what is known of the data."""
+
+
+def follows_batch(size):
+    """Tell whether a size is a multiple of the number of examples."""
+    return isinstance(size, int) and size > 0 and size % BATCH == 0
+
+
+@dataclass(frozen=True, eq=False)
+class Tensor:
+    """A value in the graph.
+
+    Parameters
+    ----------
+    name : str
+    dtype : numpy.dtype
+    dims : tuple of (int or None), or None
+        Its shape as far as it is known; multiples of ``BATCH`` follow the batch.
+    value : ndarray or None
+        What it holds, where that does not depend on the data.
+    """
+
+    name: str
+    dtype: np.dtype
+    dims: tuple | None
+    value: np.ndarray | None = field(default=None, repr=False)
+
+    @property
+    def shape(self):
+        """All of its shape (tuple of int); raises UnknownShape where that is not known."""
+        if self.dims is None or None in self.dims:
+            raise UnknownShape(f"needs the shape of {self.name!r}")
+        return self.dims
+
+    @property
+    def rank(self):
+        """Its number of dimensions (int); raises UnknownShape where that is not known."""
+        if self.dims is None:
+            raise UnknownShape(f"needs the number of dimensions of {self.name!r}")
+        return len(self.dims)
+
+
+class Missing:
+    """An input that nothing was given for: to use it is an error, to pass it by is not."""
+
+    def __init__(self, name):
+        self.name = name
+
+    def __getattr__(self, attribute):
+        raise ValueError(f"there is no parameter {self.name!r}, and no such data")
+
+
+class OnnxGraph:
+    """An ONNX graph that is being made.
+
+    Attributes
+    ----------
+    nodes : list of onnx.NodeProto
+    initializers : dict of str to ndarray
+    inputs, outputs : list of Tensor
+    """
+
+    def __init__(self):
+        self.nodes, self.initializers, self.inputs, self.outputs = [], {}, [], []
+        self._names = set()
+        self._batch = None
+
+    def add_input(self, name, dtype, dims):
+        """Declare an input of the network; return its Tensor."""
+        self.inputs.append(Tensor(self._unique(name), np.dtype(dtype), dims))
+        return self.inputs[-1]
+
+    def add_constant(self, name, value):
+        """Add an array that does not depend on the data; return its Tensor."""
+        tensor = Tensor(self._unique(name), value.dtype, value.shape, value)
+        self.initializers[tensor.name] = value
+        return tensor
+
+    def add_node(self, kind, name, inputs, outputs=1, **attributes):
+        """Add a node.
+
+        Parameters
+        ----------
+        kind : str
+            An operator of ONNX.
+        name : str
+            To name the node and its outputs after.
+        inputs : sequence of (Tensor or None)
+            None stands for an optional input that is left out.
+        outputs : int, default=1
+        **attributes
+            Of the operator; those that are None are left out.
+
+        Returns
+        -------
+        list of Tensor
+            The outputs.
+
+        Raises
+        ------
+        ValueError
+            If nothing was given for an input, or types or shapes do not go together.
+        """
+        for tensor in inputs:
+            if isinstance(tensor, Missing):
+                raise ValueError(f"there is no parameter {tensor.name!r}, and no such data")
+        names = [self._unique(name) for _ in range(outputs)]
+        node = helper.make_node(
+            kind,
+            ["" if tensor is None else tensor.name for tensor in inputs],
+            names,
+            name=names[0],
+            **{key: value for key, value in attributes.items() if value is not None},
+        )
+        types = _infer(node, inputs)
+        if kind in _MOVES and all(t is None or t.name in self.initializers for t in inputs):
+            return self._move_constants(node, inputs)
+        self.nodes.append(node)
+        return [Tensor(name, *types[name]) for name in names]
+
+    def add_output(self, name, tensor):
+        """Declare an output of the network, under the name of its layer."""
+        if tensor.name != name or tensor in self.outputs:
+            tensor = self.add_node("Identity", name, [tensor])[0]
+        self.outputs.append(tensor)
+
+    def finish(self):
+        """Return an ``onnx.ModelProto``, and beside it the arrays that it needs (dict by name)."""
+        used = {name for node in self.nodes for name in node.input}
+        arrays = {name: array for name, array in self.initializers.items() if name in used}
+        needed = [tensor for tensor in self.inputs if tensor.name in used]
+        graph = helper.make_graph(
+            self.nodes,
+            "xfer",
+            [_value_info(tensor) for tensor in needed],
+            [_value_info(tensor) for tensor in self.outputs],
+        )
+        model = helper.make_model(
+            graph, producer_name="xfer", opset_imports=_OPSETS, ir_version=_IR_VERSION
+        )
+        return model, arrays
+
+    def rename(self, tensor, name, since):
+        """Name a tensor that was made since some number of nodes; return it."""
+        renamed = Tensor(self._unique(name), tensor.dtype, tensor.dims, tensor.value)
+        for node in self.nodes[since:]:
+            for names in (node.input, node.output):
+                for place, old in enumerate(names):
+                    if old == tensor.name:
+                        names[place] = renamed.name
+        return renamed
+
+    @property
+    def examples(self):
+        """The number of examples of a batch (int); ``BATCH`` where it is free."""
+        sizes = [tensor.dims[0] for tensor in self.inputs if tensor.dims]
+        if BATCH in sizes:
+            return BATCH
+        if not sizes or sizes[0] is None:
+            raise UnknownShape("needs the number of examples")
+        return sizes[0]
+
+    def batch_size(self):
+        """Return the number of examples of a batch (Tensor of shape (1,), int64)."""
+        if self._batch is None:
+            data = next(tensor for tensor in self.inputs if follows_batch(tensor.dims[0]))
+            self._batch = self.add_node("Shape", "batch_size", [data], start=0, end=1)[0]
+        return self._batch
+
+    def _move_constants(self, node, inputs):
+        given = {tensor.name: tensor.value for tensor in inputs if tensor is not None}
+        found = ReferenceEvaluator(node, opsets={"": OPSET}).run(None, given)
+        moved = [Tensor(name, v.dtype, v.shape, v) for name, v in zip(node.output, found)]
+        self.initializers.update((tensor.name, tensor.value) for tensor in moved)
+        return moved
+
+    def _unique(self, name):
+        found, number = name, 1
+        while found in self._names or not found:
+            number += 1
+            found = f"{name}.{number}"
+        self._names.add(found)
+        return found
+
+
+def _value_info(tensor):
+    dims = None
+    if tensor.dims is not None:
+        dims = ["batch" if size == BATCH else size for size in tensor.dims]
+        # A multiple of the batch has a name that says so.
+        dims = [f"{size // BATCH}*batch" if follows_batch(size) else size for size in dims]
+    kind = helper.np_dtype_to_tensor_dtype(tensor.dtype)
+    return helper.make_tensor_value_info(tensor.name, kind, dims)
+
+
+def _infer(node, inputs):
+    schema = onnx.defs.get_schema(node.op_type, OPSET, "")
+    types, values = {}, {}
+    for tensor in inputs:
+        if tensor is None:
+            continue
+        kind = helper.np_dtype_to_tensor_dtype(tensor.dtype)
+        types[tensor.name] = helper.make_tensor_type_proto(kind, tensor.dims)
+        value = tensor.value
+        if value is not None and value.ndim < 2 and value.size <= _MOST_SHAPE_ENTRIES:
+            values[tensor.name] = numpy_helper.from_array(np.asarray(value))
+    try:
+        found = onnx.shape_inference.infer_node_outputs(
+            schema, node, types, values, opset_imports=_OPSETS
+        )
+    except onnx.shape_inference.InferenceError as error:
+        shapes = ", ".join("-" if t is None else describe(t.dims) for t in inputs)
+        raise ValueError(f"{node.op_type} does not take {shapes}: {_reason(error)}") from None
+    return {name: _read_type(node, kind.tensor_type) for name, kind in found.items()}
+
+
+def _read_type(node, kind):
+    dtype = np.dtype(helper.tensor_dtype_to_np_dtype(kind.elem_type))
+    if not kind.HasField("shape"):
+        return dtype, None
+    dims = tuple(d.dim_value if d.HasField("dim_value") else None for d in kind.shape.dim)
+    # Beyond the prime, and no multiple of it: the batch was mixed with something else.
+    if any(size is not None and size > BATCH // 2 and size % BATCH for size in dims):
+        raise ValueError(f"{node.op_type} mixes the number of examples with another size")
+    return dtype, dims
+
+
+def describe(dims):
+    """Print a shape with ``n`` for the number of examples and ``?`` for what is not known."""
+    if dims is None:
+        return "?"
+    sizes = ["?" if size is None else _describe_size(size) for size in dims]
+    return f"({', '.join(sizes)}{',' * (len(sizes) == 1)})"
+
+
+def _describe_size(size):
+    if not follows_batch(size):
+        return str(size)
+    return "n" if size == BATCH else f"{size // BATCH}n"
+
+
+def _reason(error):
+    text = str(error).strip()
+    return text.rpartition("] ")[2] or text

@@ -1,0 +1,22 @@
+"""How MXNet's operators are said in ONNX: one small function for each, a file for each family."""
+
+from xfer.checkpoint.operators import (  # noqa: F401
+    arithmetic,
+    creation,
+    detection,
+    layers,
+    maths,
+    normalization,
+    outputs,
+    pieces,
+    pooling,
+    products,
+    recurrent,
+    reductions,
+    sampling,
+    sequence,
+    shapes,
+)
+from xfer.checkpoint.operators.registry import OPERATORS, Unsupported
+
+__all__ = ["OPERATORS", "Unsupported"]

@@ -1,0 +1,284 @@
+"""Arithmetic of two tensors, or of a tensor and a number; comparisons, logic and choice.
+
+MXNet has each of these up to five times: on tensors of equal shape, on tensors that broadcast,
+for NumPy's rules, with a number on the right, and with a number on the left. What is computed is
+the same, so each is written once, as a formula on two tensors of one type, and ``_family``
+registers all its uses.
+"""
+
+from functools import reduce
+
+import numpy as np
+
+from xfer.checkpoint.operators.registry import operator
+
+_FLOAT, _WHOLE = np.dtype(np.float32), np.dtype(np.int32)
+
+
+def widened(dtype):
+    """Return the type to calculate in: ONNX Runtime has no small whole numbers for most of it."""
+    return dtype if dtype in (np.float32, np.int32, np.int64) else _WHOLE
+
+
+def _family(formula, same_shape="", broadcast="", number="", number_first="", result=None):
+    """Register a formula under the names of its uses; `result` is the type of what it gives."""
+
+    @operator(*same_shape.split())
+    def on_one_shape(op, a, b):
+        _require_one_shape(a, b)
+        return _calculate(op, formula, a, b, result)
+
+    @operator(*broadcast.split())
+    def on_tensors(op, a, b):
+        return _calculate(op, formula, a, b, result)
+
+    @operator(*number.split())
+    def on_number(op, x):
+        return _calculate(op, formula, *_with_number(op, x, result), result)
+
+    @operator(*number_first.split())
+    def on_number_first(op, x):
+        return _calculate(op, formula, *_with_number(op, x, result)[::-1], result)
+
+
+def _calculate(op, formula, a, b, result=None):
+    # Only NumPy's operators mix types; float64 is no type here.
+    mixed = _FLOAT if "f" in (a.dtype.kind, b.dtype.kind) else np.result_type(a.dtype, b.dtype)
+    working = widened(mixed)
+    found = formula(op, op.cast(a, working), op.cast(b, working))
+    return op.cast(found, mixed if result is None else result)
+
+
+def _require_one_shape(a, b):
+    # A state that MXNet would give as many rows as the data has may come with one.
+    if None not in (a.dims, b.dims) and (
+        len(a.dims) != len(b.dims)
+        or any(p != q and None not in (p, q) for p, q in zip(a.dims[1:], b.dims[1:]))
+    ):
+        raise ValueError(f"shapes {a.dims} and {b.dims} are to be equal")
+
+
+def _with_number(op, x, result):
+    """Return a tensor and the number of the operator, both of the type MXNet calculates in."""
+    value, kind = op.float("scalar", 1.0), x.dtype
+    if kind == result:  # truth values are compared with one, whatever the number is
+        return x, op.constant(value != 0)
+    if kind != np.float32 and not op.flag("is_int", True):
+        kind = _FLOAT
+    elif kind == np.bool_:
+        kind = np.dtype(np.int64)
+    if kind.kind != "f":
+        if not abs(value) < 2 ** (8 * widened(kind).itemsize - 1):
+            raise op.unsupported(f"scalar={value} on {kind}")
+        # Modulo its size where it is of another kind, as in C.
+        value = np.array(int(value), widened(kind)).astype(kind)
+    return op.cast(x, kind), op.constant(value, kind)
+
+
+def _emit(kind):
+    """Make the formula that is one operator of ONNX."""
+    return lambda op, a, b: op(kind, a, b)
+
+
+def _divide(op, a, b):
+    return op("Div", a, b if a.dtype == np.float32 else _without_zeros(op, b))
+
+
+def _without_zeros(op, x):
+    """Replace zeros by ones: a whole number divided by zero ends the process."""
+    if x.value is not None and x.value.all():
+        return x
+    one = op.constant(1, x.dtype)
+    return op("Where", op("Equal", x, op.constant(0, x.dtype)), one, x)
+
+
+def _mod(op, a, b):
+    """Take the remainder that has the sign of the divisor; by zero it is zero."""
+    if a.dtype != np.float32:
+        return op("Mod", a, _without_zeros(op, b))
+    zero = op.constant(0.0)
+    rest = op("Mod", a, b, fmod=1)  # that of C, which has the sign of the dividend
+    opposite = op("Equal", op("Add", op("Sign", rest), op("Sign", b)), zero)
+    found = op("Where", opposite, op("Add", rest, b), rest)
+    if b.value is not None and b.value.all():
+        return found
+    return op("Where", op("Equal", b, zero), zero, found)
+
+
+def _power(op, a, b):
+    if b.value is not None and b.value.ndim == 0 and b.value == 0.5:
+        return op("Sqrt", a)
+    return op("Pow", a, b)
+
+
+def _hypot(op, a, b):
+    squares = [op("Mul", x, x) for x in (op.cast(a, np.float32), op.cast(b, np.float32))]
+    return op("Sqrt", op("Add", *squares))
+
+
+def _not_equal(op, a, b):
+    return op("Not", op("Equal", a, b))
+
+
+def _logic(kind):
+    """Make the formula of a connective, to which every number but zero is true."""
+    return lambda op, a, b: op(kind, op.cast(a, bool), op.cast(b, bool))
+
+
+_family(
+    _emit("Add"),
+    "elemwise_add _plus _Plus _add _grad_add _sparse_elemwise_add",
+    "broadcast_add broadcast_plus _sparse_broadcast_add _sparse_broadcast_plus _npi_add",
+    "_plus_scalar _PlusScalar _scatter_plus_scalar _npi_add_scalar",
+)
+_family(
+    _emit("Sub"),
+    "elemwise_sub _minus _Minus _sub _sparse_elemwise_sub",
+    "broadcast_sub broadcast_minus _sparse_broadcast_sub _sparse_broadcast_minus _npi_subtract",
+    "_minus_scalar _MinusScalar _scatter_minus_scalar _npi_subtract_scalar",
+    "_rminus_scalar _RMinusScalar _npi_rsubtract_scalar",
+)
+_family(
+    _emit("Mul"),
+    "elemwise_mul _mul _Mul _sparse_elemwise_mul",
+    "broadcast_mul _sparse_broadcast_mul _npi_multiply",
+    "_mul_scalar _MulScalar _npi_multiply_scalar",
+)
+_family(
+    _divide,
+    "elemwise_div _div _Div _sparse_elemwise_div _scatter_elemwise_div",
+    "broadcast_div _sparse_broadcast_div",
+    "_div_scalar _DivScalar",
+    "_rdiv_scalar _RDivScalar",
+)
+_family(
+    _mod,
+    "_mod _Mod",
+    "broadcast_mod _npi_mod",
+    "_mod_scalar _ModScalar _npi_mod_scalar",
+    "_rmod_scalar _RModScalar _npi_rmod_scalar",
+)
+_family(
+    _power,
+    "_power _Power",
+    "broadcast_power _npi_power",
+    "_power_scalar _PowerScalar _npi_power_scalar",
+    "_rpower_scalar _RPowerScalar _npi_rpower_scalar",
+)
+_family(
+    _emit("Max"),
+    "_maximum _Maximum",
+    "broadcast_maximum _npi_maximum",
+    "_maximum_scalar _MaximumScalar _npi_maximum_scalar",
+)
+_family(
+    _emit("Min"),
+    "_minimum _Minimum",
+    "broadcast_minimum _npi_minimum",
+    "_minimum_scalar _MinimumScalar _npi_minimum_scalar",
+)
+_family(
+    _hypot,
+    "_hypot _Hypot",
+    "broadcast_hypot _npi_hypot",
+    "_hypot_scalar _HypotScalar _npi_hypot_scalar",
+)
+
+# The name in the old operators, in their oldest spelling, and in NumPy's.
+for _formula, _name, _camel, _numpy in (
+    (_emit("Equal"), "equal", "Equal", "equal"),
+    (_not_equal, "not_equal", "Not_Equal", "not_equal"),
+    (_emit("Greater"), "greater", "Greater", "greater"),
+    (_emit("GreaterOrEqual"), "greater_equal", "Greater_Equal", "greater_equal"),
+    (_emit("Less"), "lesser", "Lesser", "less"),
+    (_emit("LessOrEqual"), "lesser_equal", "Lesser_Equal", "less_equal"),
+    (_logic("And"), "logical_and", "Logical_And", None),
+    (_logic("Or"), "logical_or", "Logical_Or", None),
+    (_logic("Xor"), "logical_xor", "Logical_Xor", None),
+):
+    _family(
+        _formula,
+        f"_{_name} _{_camel}",
+        f"broadcast_{_name}",
+        f"_{_name}_scalar _{_camel.replace('_', '')}Scalar",
+    )
+    if _numpy:
+        _family(_formula, "", f"_npi_{_numpy}", f"_npi_{_numpy}_scalar", result=np.bool_)
+
+
+@operator("_npi_true_divide")
+def true_divide(op, a, b):
+    """Divide in floats, whatever the types are."""
+    return op("Div", op.cast(a, np.float32), op.cast(b, np.float32))
+
+
+@operator("_npi_true_divide_scalar")
+def true_divide_by_number(op, x):
+    """Divide by a number, in floats."""
+    return true_divide(op, x, op.constant(op.float("scalar", 1.0)))
+
+
+@operator("_npi_rtrue_divide_scalar")
+def true_divide_number(op, x):
+    """Divide a number, in floats."""
+    return true_divide(op, op.constant(op.float("scalar", 1.0)), x)
+
+
+@operator("add_n", "ElementWiseSum", "_sparse_add_n", "_sparse_ElementWiseSum")
+def add_n(op, first, *others):
+    """Add any number of tensors."""
+    for other in others:
+        _require_one_shape(first, other)
+    return reduce(lambda a, b: _calculate(op, _emit("Add"), a, b), others, first)
+
+
+@operator("where", "_sparse_where")
+def where(op, condition, x, y):
+    """Choose by a condition of the same shape, or one for each row."""
+    _require_one_shape(x, y)
+    if condition.rank == 1 < x.rank:
+        others = op.constant(range(1, x.rank), np.int64)
+        condition = op("Unsqueeze", op.cast(condition, bool), others)
+    else:
+        _require_one_shape(condition, x)
+    return _choose(op, condition, x, y)
+
+
+@operator("_npi_where")
+def numpy_where(op, condition, x, y):
+    """Choose between tensors that broadcast."""
+    return _choose(op, condition, x, y)
+
+
+@operator("_npi_where_lscalar")
+def where_number_first(op, condition, y):
+    """Choose a number where the condition holds."""
+    return _choose(op, condition, op.constant(op.float("scalar"), y.dtype), y)
+
+
+@operator("_npi_where_rscalar")
+def where_number_second(op, condition, x):
+    """Choose a number where the condition does not hold."""
+    return _choose(op, condition, x, op.constant(op.float("scalar"), x.dtype))
+
+
+@operator("_npi_where_scalar2")
+def where_numbers(op, condition):
+    """Choose between two numbers."""
+    return _choose(op, condition, op.constant(op.float("x")), op.constant(op.float("y")))
+
+
+def _choose(op, condition, x, y):
+    chosen = op.cast(condition, bool)
+    return _calculate(op, lambda op, x, y: op("Where", chosen, x, y), x, y)
+
+
+@operator("clip", "_sparse_clip", "_npi_clip")
+def clip(op, x):
+    """Limit numbers to a range."""
+    low, high = op.float("a_min"), op.float("a_max")
+    if x.dtype == np.float32:
+        return op("Clip", x, op.constant(low), op.constant(high))
+    range_ = np.iinfo(x.dtype)
+    low, high = (int(min(max(end, range_.min), range_.max)) for end in (low, high))
+    return op("Clip", x, op.constant(low, x.dtype), op.constant(high, x.dtype))

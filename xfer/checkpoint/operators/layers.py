@@ -1,0 +1,139 @@
+"""Layers of neural networks: convolution, dense layers, activations."""
+
+from xfer.checkpoint.onnx_graph import describe
+from xfer.checkpoint.operators.registry import operator
+
+
+@operator("Convolution", "Convolution_v1", "_npx_convolution")
+def convolution(op, x, weight, *bias):
+    """Slide filters over one, two or three axes."""
+    kernel, settings = _filters(op, weight)
+    agree(x, 1, weight, 1, settings["group"])
+    _fits(op, x, kernel, settings)
+    pads = [*settings.pop("pads")] * 2
+    return op("Conv", x, weight, *bias, pads=pads, **settings)
+
+
+@operator("Deconvolution", "_npx_deconvolution")
+def deconvolution(op, x, weight, *bias):
+    """Spread each number through filters: the transpose of a convolution."""
+    kernel, settings = _filters(op, weight)
+    agree(x, 1, weight, 0)
+    begins = ends = settings.pop("pads")
+    target = op.ints("target_shape", ()) or ()
+    extra = op.ints("adj", ()) or None
+    if any(target):
+        if not all(target):
+            raise op.unsupported(f"target_shape={target}")
+        # The target says how much to cut off, and the larger half of it goes from the front.
+        sizes = zip(x.shape[2:], target, kernel, settings["strides"], settings["dilations"])
+        cuts = [s * (size - 1) + d * (k - 1) + 1 - aim for size, aim, k, s, d in sizes]
+        if min(cuts) < 0:
+            raise ValueError(f"target_shape={target} is larger than all of the output")
+        begins, ends, extra = [(cut + 1) // 2 for cut in cuts], [cut // 2 for cut in cuts], None
+    pads = [*begins, *ends]
+    return op("ConvTranspose", x, weight, *bias, pads=pads, output_padding=extra, **settings)
+
+
+def _filters(op, weight):
+    """Read what convolutions are told: the kernel, and the attributes of ONNX."""
+    layout = op.text("layout", None)
+    if layout and layout[1] != "C":
+        # MXNet itself runs these on GPUs alone.
+        raise op.unsupported(f"layout={layout!r}")
+    kernel = op.ints("kernel")
+    if weight.dims is not None and tuple(weight.dims[2:]) != kernel:
+        raise ValueError(f"kernel={kernel} does not go with a weight of {describe(weight.dims)}")
+    ones = (1,) * len(kernel)
+    return kernel, {
+        "kernel_shape": kernel,
+        "strides": op.ints("stride", None) or ones,
+        "dilations": op.ints("dilate", None) or ones,
+        "pads": op.ints("pad", None) or (0,) * len(kernel),
+        "group": op.int("num_group", 1),
+    }
+
+
+def agree(x, axis, parameter, place=0, times=1):
+    """Refuse data of another size than a parameter is for; inference of ONNX lets it pass."""
+    if x.dims is None or parameter.dims is None:
+        return
+    found, meant = x.dims[axis : axis + 1], parameter.dims[place : place + 1]
+    if None in (*found, *meant):
+        return
+    if not found or tuple(found) != tuple(size * times for size in meant):
+        shapes = f"{describe(x.dims)} does not go with a parameter of {describe(parameter.dims)}"
+        raise ValueError(f"data of {shapes}")
+
+
+def _fits(op, x, kernel, settings):
+    for size, k, p, d in zip((x.dims or ())[2:], kernel, settings["pads"], settings["dilations"]):
+        if size is not None and size + 2 * p < d * (k - 1) + 1:
+            raise ValueError(f"kernel={kernel} is larger than data of {describe(x.dims)}")
+
+
+@operator("FullyConnected", "_npx_fully_connected", "_sparse_FullyConnected")
+def fully_connected(op, x, weight, *bias):
+    """Multiply with a matrix and add a vector."""
+    flatten = op.flag("flatten", True)
+    if flatten or x.rank == 2:
+        rows = x if x.rank == 2 else op("Flatten", x, axis=1)
+        agree(rows, 1, weight, 1)
+        return op("Gemm", rows, weight, *bias, transB=1)
+    product = op("MatMul", x, op("Transpose", weight, perm=(1, 0)))
+    return op("Add", product, *bias) if bias else product
+
+
+@operator("Activation", "_npx_activation")
+def activation(op, x):
+    """Apply the named function to every number."""
+    kind = op.text("act_type")
+    if kind == "softrelu":
+        # ONNX Runtime's Softplus takes four times as long.
+        small = op("Exp", op("Neg", op("Abs", x)))
+        return op("Add", op("Relu", x), op("Log", op("Add", small, op.constant(1.0))))
+    kinds = {"relu": "Relu", "sigmoid": "Sigmoid", "tanh": "Tanh", "softsign": "Softsign"}
+    if kind not in kinds:
+        raise op.unsupported(f"act_type={kind!r}")
+    return op(kinds[kind], x)
+
+
+def _with_mask(attributes):
+    """Name the outputs: where slopes are random there is one more, unset in inference."""
+    random = attributes.text("act_type", "leaky") == "rrelu"
+    return ("output", "mask") if random else ("output",)
+
+
+@operator("LeakyReLU", "_npx_leaky_relu", outputs=_with_mask)
+def leaky_relu(op, x, *gamma):
+    """Let some of what is below zero through."""
+    kind = op.text("act_type", "leaky")
+    if kind == "leaky":
+        return op("LeakyRelu", x, alpha=op.float("slope", 0.25))
+    if kind == "rrelu":
+        # The slope is random in training alone.
+        mean = (op.float("lower_bound", 0.125) + op.float("upper_bound", 0.334)) / 2
+        return op("LeakyRelu", x, alpha=mean)
+    if kind == "elu":
+        return op("Elu", x, alpha=op.float("slope", 0.25))
+    if kind == "prelu":
+        return _prelu(op, x, *gamma)
+    kinds = {"selu": "Selu", "gelu": "Gelu"}
+    if kind not in kinds:
+        raise op.unsupported(f"act_type={kind!r}")
+    return op(kinds[kind], x)
+
+
+def _prelu(op, x, gamma):
+    if gamma.value is not None and gamma.value.size == 1:
+        return op("LeakyRelu", x, alpha=gamma.value.item())
+    # The last axis of the slopes is the channel, whatever follows that in the data.
+    leading = min(x.rank, 2)
+    pairs = zip(reversed(gamma.shape), reversed(x.dims[:leading]))
+    if len(gamma.shape) > leading or any(size not in (1, meant) for size, meant in pairs):
+        shapes = f"{describe(gamma.dims)} do not go with data of {describe(x.dims)}"
+        raise ValueError(f"slopes of {shapes}")
+    slopes = op.reshape(gamma, [*gamma.shape, *[1] * (x.rank - leading)])
+    if gamma.value is None or (gamma.value > 1).any():
+        return op("PRelu", x, slopes)
+    return op("Max", x, op("Mul", x, slopes))  # eight times as fast in ONNX Runtime

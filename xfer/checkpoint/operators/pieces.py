@@ -1,0 +1,254 @@
+"""Pieces: tensors cut up, put together, repeated and padded."""
+
+import itertools
+import re
+
+import numpy as np
+
+from xfer.checkpoint.onnx_graph import describe, follows_batch
+from xfer.checkpoint.operators.registry import numbered_outputs, operator
+from xfer.checkpoint.operators.shapes import sizes_of
+
+# Beyond either end of every axis.
+_FIRST, _LAST = np.iinfo(np.int64).min, np.iinfo(np.int64).max
+
+
+@operator("slice", "crop", "_npi_slice", "_npx_slice", "_sparse_slice")
+def slice_axes(op, x):
+    """Cut out a range of each of the first axes."""
+    begins, ends, steps = op.ints("begin"), op.ints("end"), op.ints("step", ())
+    ranges = {}
+    for axis, (begin, end, step) in enumerate(itertools.zip_longest(begins, ends, steps)):
+        step = 1 if step is None else step
+        begin = (_LAST if step < 0 else 0) if begin is None else begin
+        end = (_FIRST if step < 0 else _LAST) if end is None else end
+        if (begin, end, step) != (0, _LAST, 1):
+            ranges[axis] = (begin, end, step)
+    return _slice(op, x, ranges)
+
+
+@operator("slice_axis")
+def slice_axis(op, x):
+    """Cut a range out of an axis."""
+    end = op.int("end")
+    return _slice(op, x, {op.int("axis"): (op.int("begin"), _LAST if end is None else end, 1)})
+
+
+@operator("reverse", "flip", "_npi_flip")
+def reverse(op, x):
+    """Turn axes round."""
+    return _slice(op, x, dict.fromkeys(op.ints("axis"), (_LAST, _FIRST, -1)))
+
+
+def _slice(op, x, ranges):
+    if not ranges:
+        return x
+    begins, ends, steps = (op.constant(values, np.int64) for values in zip(*ranges.values()))
+    return _slice_to(op, x, begins, ends, list(ranges), steps)
+
+
+def _slice_to(op, x, begins, ends, axes, steps=None):
+    result = op("Slice", x, begins, ends, op.constant(axes, np.int64), steps)
+    for axis in axes if result.dims is not None else ():
+        if follows_batch(x.dims[axis]) and not follows_batch(result.dims[axis]):
+            raise ValueError("cuts out some of the examples, whose number is not known")
+    return result
+
+
+@operator("slice_like")
+def slice_like(op, x, like):
+    """Cut the beginning out of axes, as long as they are in another tensor."""
+    axes = [axis % x.rank for axis in op.ints("axes", ())] or list(range(x.rank))
+    if max(axes) >= like.rank:
+        raise ValueError(f"{describe(like.dims)} has no axis {max(axes)}")
+    axes = [axis for axis in axes if x.dims[axis] is None or x.dims[axis] != like.dims[axis]]
+    if not axes:
+        return x
+    if any(follows_batch(like.dims[axis]) and not follows_batch(x.dims[axis]) for axis in axes):
+        raise ValueError("cuts out as much as there are examples, whose number is not known")
+    ends = sizes_of(op, [(like, axis) for axis in axes])
+    return _slice_to(op, x, op.constant([0] * len(axes), np.int64), ends, axes)
+
+
+@operator("SliceChannel", "split", outputs=numbered_outputs("num_outputs"))
+def split(op, x):
+    """Cut an axis into equal parts."""
+    axis, count = op.int("axis", 1), op.int("num_outputs")
+    size = x.dims[axis] if x.dims is not None else None
+    if size is None:
+        parts = op("Split", x, outputs=count, axis=axis, num_outputs=count)
+        return _finish_split(op, [parts] if count == 1 else parts, axis)
+    if size % count:
+        raise ValueError(f"axis {axis} of {describe(x.dims)} cannot be cut into {count}")
+    return _split(op, x, [size // count] * count, axis)
+
+
+def _outputs_of_split(attributes):
+    count = attributes.int("sections", 0) or len(attributes.ints("indices", ()))
+    return tuple(f"output{k}" for k in range(count)) if count > 1 else ("output",)
+
+
+@operator("_split_v2", "_npi_split", "_npi_hsplit", "_npi_dsplit", outputs=_outputs_of_split)
+def split_at(op, x):
+    """Cut an axis before given places (the first is zero), or into parts as equal as can be."""
+    # NumPy's horizontal split takes the one axis there is.
+    axis = 0 if op.node.operator == "_npi_hsplit" and x.rank == 1 else op.int("axis", 1)
+    size, count = x.shape[axis], op.int("sections", 0)
+    if count:
+        small, more = divmod(size, count)
+        sizes = [small + (place < more) for place in range(count)]
+    else:
+        places = [*op.ints("indices"), size]
+        sizes = [end - begin for begin, end in itertools.pairwise(places)]
+    return _split(op, x, sizes, axis)
+
+
+def _split(op, x, sizes, axis):
+    if follows_batch(sum(sizes)) and not all(map(follows_batch, sizes)):
+        raise ValueError("cuts the examples up, whose number is not known")
+    if len(sizes) == 1:
+        return _finish_split(op, [x], axis)
+    parts = op("Split", x, op.sizes(sizes), outputs=len(sizes), axis=axis)
+    return _finish_split(op, parts, axis)
+
+
+def _finish_split(op, parts, axis):
+    if not op.flag("squeeze_axis", False):
+        return parts
+    axes = op.constant([axis], np.int64)
+    return [op("Squeeze", part, axes) for part in parts]
+
+
+@operator("Concat", "concat", "_sparse_concat")
+def concat(op, *parts):
+    """Put tensors together along an axis."""
+    return _concat(op, parts, op.int("dim", 1))
+
+
+@operator("_npi_concatenate")
+def concatenate(op, *parts):
+    """Put tensors together along an axis, or all their numbers in a row."""
+    axis = op.int("axis", 0)
+    if axis is None:
+        row = op.constant([-1], np.int64)
+        parts, axis = [op("Reshape", part, row) for part in parts], 0
+    return _concat(op, parts, axis)
+
+
+@operator("_rnn_param_concat", "_npi_rnn_param_concat")
+def concat_parameters(op, *parts):
+    """Put the parameters of an RNN together; where they are known, they stay known."""
+    if all(part.value is not None for part in parts):
+        return op.constant(np.concatenate([part.value for part in parts], op.int("dim", 1)))
+    return _concat(op, parts, op.int("dim", 1))
+
+
+def _concat(op, parts, axis):
+    return op("Concat", *parts, axis=axis) if len(parts) > 1 else parts[0]
+
+
+@operator("stack", "_npi_stack")
+def stack(op, *parts):
+    """Put tensors together along a new axis."""
+    axis = op.int("axis", 0)
+    return _concat(op, [_add_axes(op, part, [axis]) for part in parts], axis)
+
+
+# The axes that NumPy adds to a tensor of few axes, and that along which it puts them together.
+_STACKS = {
+    "_npi_hstack": ([(0,)], 1),
+    "_npi_vstack": ([(0, 1), (0,)], 0),
+    "_npi_dstack": ([(0, 1, 2), (0, 2), (2,)], 2),
+    "_npi_column_stack": ([(0, 1), (1,)], 1),
+}
+
+
+@operator(*_STACKS)
+def stack_numpy(op, *parts):
+    """Put tensors together along an axis that those of few axes are given."""
+    missing, axis = _STACKS[op.node.operator]
+    parts = [
+        _add_axes(op, part, missing[part.rank]) if part.rank < len(missing) else part
+        for part in parts
+    ]
+    return _concat(op, parts, min(axis, parts[0].rank - 1))
+
+
+def _add_axes(op, x, axes):
+    return op("Unsqueeze", x, op.constant(axes, np.int64))
+
+
+@operator("tile", "_npi_tile")
+def tile(op, x):
+    """Repeat the whole tensor along its axes; the last of the repeats is for the last axis."""
+    repeats = op.ints("reps")
+    if len(repeats) > x.rank:
+        x = _add_axes(op, x, range(len(repeats) - x.rank))
+    return op("Tile", x, op.constant([1] * (x.rank - len(repeats)) + list(repeats), np.int64))
+
+
+@operator("repeat", "_np_repeat")
+def repeat(op, x):
+    """Repeat each number, along an axis or of all there are."""
+    axis, repeats = op.int("axis", None), op.int("repeats")
+    if axis is None:
+        x, axis = op("Reshape", x, op.constant([-1], np.int64)), 0
+    axis %= x.rank
+    if x.dims[axis] is not None and not follows_batch(x.dims[axis]):
+        places = np.repeat(np.arange(x.dims[axis]), repeats)
+        return op("Gather", x, op.constant(places), axis=axis)
+    shape = list(x.shape)
+    counts = [1] * (x.rank + 1)
+    shape[axis], counts[axis + 1] = shape[axis] * repeats, repeats
+    tiled = op("Tile", _add_axes(op, x, [axis + 1]), op.constant(counts, np.int64))
+    return op.reshape(tiled, shape)
+
+
+@operator("Pad", "pad", "_npi_pad")
+def pad(op, x):
+    """Add numbers around each axis."""
+    mode = op.text("mode", "constant")
+    if mode not in ("constant", "edge", "reflect") or op.text("reflect_type", "even") != "even":
+        raise op.unsupported(f"mode={mode!r}, reflect_type={op.text('reflect_type', 'even')!r}")
+    # Written flat by the one operator, in pairs by the other.
+    widths = [int(width) for width in re.findall(r"-?\d+", op.text("pad_width"))]
+    before, after = widths[::2], widths[1::2]
+    if len(before) != x.rank or len(after) != x.rank:
+        raise ValueError(f"{len(widths)} widths do not pad {describe(x.dims)}")
+    for size, *both in zip(x.dims, before, after) if mode == "reflect" else ():
+        if size is not None and max(both) >= size:
+            raise op.unsupported(f"a reflection of {max(both)} of an axis of size {size}")
+    value = None
+    if mode == "constant":
+        value = op.constant(np.array(op.float("constant_value", 0.0)).astype(x.dtype))
+    return op("Pad", x, op.constant(before + after, np.int64), value, mode=mode)
+
+
+@operator("diag", "_np_diag", "_np_diagonal")
+def diagonal(op, x):
+    """Take the diagonal of two axes, or make a matrix of it."""
+    offset = op.int("offset", op.int("k", 0))
+    if x.rank == 1:
+        return _matrix_of(op, x, offset)
+    axes = [op.int("axis1", 0) % x.rank, op.int("axis2", 1) % x.rank]
+    others = [axis for axis in range(x.rank) if axis not in axes]
+    rows, columns = (x.shape[axis] for axis in axes)
+    if follows_batch(rows) or follows_batch(columns):
+        raise ValueError("takes a diagonal across the examples, whose number is not known")
+    row = np.arange(max(0, -offset), min(rows, columns - offset))
+    # Each matrix as one row, of which the places of the diagonal are taken.
+    matrices = op("Transpose", x, perm=others + axes)
+    flat = op.reshape(matrices, [*(x.shape[axis] for axis in others), rows * columns])
+    return op("Gather", flat, op.constant(row * columns + row + offset), axis=len(others))
+
+
+def _matrix_of(op, x, offset):
+    (size,) = x.shape
+    if follows_batch(size):
+        raise ValueError("makes a matrix of the examples, whose number is not known")
+    size += abs(offset)
+    pads = op.constant([max(offset, 0), max(-offset, 0)], np.int64)
+    row = op("Pad", x, pads, op.constant(np.zeros((), x.dtype)))
+    # Chosen, not multiplied: zero times infinity is not zero.
+    zero = op.constant(np.zeros((), x.dtype))
+    return op("Where", op.constant(np.eye(size, k=offset, dtype=bool)), row, zero)

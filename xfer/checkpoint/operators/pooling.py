@@ -1,0 +1,242 @@
+"""Layers that change how large a map is: pooling, resizing, cropping."""
+
+import math
+from typing import NamedTuple
+
+import numpy as np
+
+from xfer.checkpoint.onnx_graph import describe
+from xfer.checkpoint.operators.registry import operator
+
+
+@operator("Pooling", "Pooling_v1", "_npx_pooling")
+def pooling(op, x):
+    """Take the maximum, the mean, the sum or a norm of windows, or of whole maps."""
+    layout = op.text("layout", None)
+    pool = _pool_maps if op.flag("global_pool", False) else _pool_windows
+    if not layout or layout[1] == "C":
+        return pool(op, x)
+    axes = range(1, x.rank - 1)
+    y = pool(op, op("Transpose", x, perm=[0, x.rank - 1, *axes]))
+    return op("Transpose", y, perm=[0, *(axis + 1 for axis in axes), 1])
+
+
+def _pool_maps(op, x):
+    kind = op.text("pool_type", "max")
+    kinds = {"max": "GlobalMaxPool", "avg": "GlobalAveragePool"}
+    if kind in kinds:
+        return op(kinds[kind], x)
+    axes = op.constant(list(range(2, x.rank)))
+    return _sums(op, x, lambda powers: op("ReduceSum", powers, axes))
+
+
+def _sums(op, x, add):
+    """Add numbers, or take the root of a sum of their powers."""
+    kind = op.text("pool_type")
+    if kind == "sum":
+        return add(x)
+    power = op.int("p_value", None)
+    if kind != "lp" or power not in (1, 2, 3):
+        raise op.unsupported(f"pool_type={kind!r}, p_value={power}")
+    if power == 1:  # with their signs, as in MXNet
+        return add(x)
+    total = add(op("Mul", x, x) if power == 2 else op("Mul", op("Mul", x, x), x))
+    if power == 2:
+        return op("Sqrt", total)
+    return op("Mul", op("Sign", total), op("Pow", op("Abs", total), op.constant(1 / 3)))
+
+
+def _pool_windows(op, x):
+    kind, legacy = op.text("pool_type", "max"), op.node.operator == "Pooling_v1"
+    windows = _read_windows(op, x)
+    if kind == "max":
+        # The first of MXNet's poolings takes the zeros of the padding for numbers.
+        return _slide(op, "MaxPool", *(_padded(op, x, windows) if legacy else (x, windows)))
+    if kind == "avg" and not legacy:
+        if op.flag("count_include_pad", None) is False:
+            return _slide(op, "AveragePool", x, windows)
+        if windows.full:
+            # The padding counts, and what a window reaches over beyond that does not.
+            return _slide(op, "AveragePool", *_padded(op, x, windows))
+    if windows.full:
+        x, windows = _padded(op, x, windows, _overhang(x, windows))
+        windows = windows._replace(full=False)
+
+    def mean(x):
+        return _slide(op, "AveragePool", x, windows, count_include_pad=1)
+
+    if kind == "avg":
+        return mean(x)
+    size = op.constant(float(math.prod(windows.kernel)))
+    return _sums(op, x, lambda powers: op("Mul", mean(powers), size))
+
+
+class _Windows(NamedTuple):
+    kernel: tuple
+    strides: tuple
+    pads: tuple
+    full: bool  # whether the last window may reach over the end
+
+
+def _read_windows(op, x):
+    convention = op.text("pooling_convention", "valid")
+    if convention not in ("valid", "full"):
+        # MXNet 1.9 refuses "same" wherever it offers it.
+        raise op.unsupported(f"pooling_convention={convention!r}")
+    kernel = op.ints("kernel")
+    strides = op.ints("stride", None) or (1,) * len(kernel)
+    pads = op.ints("pad", None) or (0,) * len(kernel)
+    for size, k, p in zip((x.dims or ())[2:], kernel, pads):
+        if size is not None and size + 2 * p < k:
+            raise ValueError(f"kernel={kernel} is larger than data of {describe(x.dims)}")
+    return _Windows(kernel, strides, pads, convention == "full")
+
+
+def _overhang(x, windows):
+    """Tell how far the last windows reach over the padding."""
+    sizes = zip(x.shape[2:], windows.kernel, windows.strides, windows.pads)
+    return tuple((k - size - 2 * p) % s for size, k, s, p in sizes)
+
+
+def _padded(op, x, windows, overhang=None):
+    """Pad with zeros that count as data; return what is left to do to the result."""
+    ends = windows.pads
+    if overhang:
+        ends = tuple(p + over for p, over in zip(ends, overhang))
+    if any(ends):
+        x = op("Pad", x, op.constant([0, 0, *windows.pads, 0, 0, *ends]))
+    return x, windows._replace(pads=(0,) * len(ends))
+
+
+def _slide(op, kind, x, windows, **attributes):
+    kernel, strides, pads, full = windows
+    ends = pads
+    if full and any(s > k - p for k, s, p in zip(kernel, strides, pads)):
+        # A window that began beyond the data would be left out by ONNX, and not by MXNet.
+        ends = tuple(p + over for p, over in zip(pads, _overhang(x, windows)))
+        if any(end >= k for end, k in zip(ends, kernel)):
+            raise op.unsupported("windows that hold no data")
+        full = False
+    return op(
+        kind,
+        x,
+        kernel_shape=kernel,
+        strides=strides,
+        pads=[*pads, *ends],
+        ceil_mode=int(full),
+        **attributes,
+    )
+
+
+@operator("_contrib_AdaptiveAvgPooling2D")
+def adaptive_average_pooling(op, x):
+    """Take the mean of as many windows as asked for, of about the same size."""
+    sizes = op.ints("output_size", None) or (1,)
+    sizes = sizes * 2 if len(sizes) == 1 else sizes
+    if sizes == (1, 1):
+        return op("GlobalAveragePool", x)
+    height, width = x.shape[2:]
+    if height % sizes[0] == 0 == width % sizes[1]:
+        kernel = [height // sizes[0], width // sizes[1]]
+        return op("AveragePool", x, kernel_shape=kernel, strides=kernel)
+    # Windows of several sizes: a product with the weight of each row, and of each column.
+    rows, columns = _shares(height, sizes[0]), _shares(width, sizes[1])
+    return op("MatMul", op.constant(rows), op("MatMul", x, op.constant(columns.T)))
+
+
+def _shares(size, count):
+    window, place = np.arange(count)[:, None], np.arange(size)
+    inside = (window * size // count <= place) & (place < -(-(window + 1) * size // count))
+    return inside / inside.sum(axis=1, keepdims=True)
+
+
+@operator("UpSampling")
+def upsampling(op, x, *others):
+    """Make maps larger by a whole number of times, and bring several to the size of the first."""
+    scale = op.int("scale")
+    if op.text("sample_type") == "bilinear":
+        cut = scale // 2
+        return op(
+            "ConvTranspose",
+            x,
+            *others,
+            strides=[scale] * 2,
+            pads=[cut] * 4,
+            group=op.int("num_filter"),
+        )
+    scaled = [_repeat(op, x, scale)]
+    for other in others:
+        times, rest = divmod(x.shape[2] * scale, other.shape[2])
+        if rest:
+            shapes = f"{describe(other.dims)} to {scale} times {describe(x.dims)}"
+            raise ValueError(f"cannot bring {shapes}")
+        scaled.append(_repeat(op, other, times))
+    if not others:
+        return scaled[0]
+    if op.text("multi_input_mode", "concat") == "sum":
+        return op("Sum", *scaled)
+    return op("Concat", *scaled, axis=1)
+
+
+def _repeat(op, x, times):
+    if times == 1:
+        return x
+    how = {"coordinate_transformation_mode": "asymmetric", "nearest_mode": "floor"}
+    return op("Resize", x, None, op.constant([times] * 2, np.float32), axes=[2, 3], **how)
+
+
+@operator("_contrib_BilinearResize2D")
+def bilinear_resize(op, x, like=None):
+    """Resize maps, with numbers between their pixels."""
+    corners = op.flag("align_corners", True)
+    sizes = op.constant(_resized(op, x, like))
+    return op(
+        "Resize",
+        x,
+        None,
+        None,
+        sizes,
+        axes=[2, 3],
+        mode="linear",
+        # One row of pixels is taken from the start, not from the middle.
+        coordinate_transformation_mode="align_corners" if corners else "pytorch_half_pixel",
+    )
+
+
+def _resized(op, x, like):
+    mode = op.text("mode", "size")
+    if mode == "like":
+        return like.shape[2:]
+    scales = [op.float("scale_height", None), op.float("scale_width", None)]
+    if mode == "size" and scales[0] is None:
+        return op.int("height", 1), op.int("width", 1)
+    changes = {
+        "size": lambda size, scale: size * scale,
+        "odd_scale": lambda size, scale: (size - 1) * scale + 1 if size % 2 else size * scale,
+        "to_even_down": lambda size, _: size - size % 2,
+        "to_even_up": lambda size, _: size + size % 2,
+        "to_odd_down": lambda size, _: size - 1 + size % 2,
+        "to_odd_up": lambda size, _: size + 1 - size % 2,
+    }
+    if mode not in changes:
+        raise op.unsupported(f"mode={mode!r}")
+    if not mode.startswith("to_") and None in scales:
+        raise ValueError(f"mode={mode!r} with one scale of two")
+    # MXNet multiplies in single precision, which may decide what is below a whole number.
+    scales = [np.float32(1 if scale is None else scale) for scale in scales]
+    sizes = map(np.float32, x.shape[2:])
+    return [int(changes[mode](size, scale)) for size, scale in zip(sizes, scales)]
+
+
+@operator("Crop")
+def crop(op, x, like=None):
+    """Cut maps to a size, or to that of other maps."""
+    sizes = op.ints("h_w") if like is None else like.shape[2:]
+    starts = op.ints("offset", None) or (0, 0)
+    if op.flag("center_crop", False):
+        starts = [(had - size) // 2 for had, size in zip(x.shape[2:], sizes)]
+    ends = [start + size for start, size in zip(starts, sizes)]
+    within = zip((x.dims or ())[2:], starts, ends)
+    if any(had is not None and not 0 <= start < end <= had for had, start, end in within):
+        raise ValueError(f"{tuple(sizes)} from {tuple(starts)} on is not in {describe(x.dims)}")
+    return op("Slice", x, *map(op.constant, (list(starts), ends, [2, 3])))

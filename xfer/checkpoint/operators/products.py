@@ -1,0 +1,188 @@
+"""Products of matrices, and of tensors along any axes."""
+
+import math
+
+import numpy as np
+
+from xfer.checkpoint.operators.reductions import checked_axes, one_dimensional
+from xfer.checkpoint.operators.registry import operator
+
+
+@operator("dot", "_sparse_dot")
+def dot(op, a, b):
+    """Sum over the last axis of one and the first of the other; or first and last, if told so."""
+    # Transposing turns the axes round by one: all but the one summed over keep their order.
+    first, last = op.flag("transpose_a", False), op.flag("transpose_b", False)
+    if max(a.rank, b.rank) <= 2:
+        found = op("MatMul", _transposed(op, a, first), _transposed(op, b, last))
+    else:
+        found = _tensordot(op, a, b, [0 if first else a.rank - 1], [b.rank - 1 if last else 0])
+    return one_dimensional(op, found)
+
+
+@operator("_np_dot")
+def numpy_dot(op, a, b):
+    """Sum over the last axis of one and the last but one of the other; numbers scale."""
+    if not a.rank or not b.rank:
+        return op("Mul", a, b)
+    if b.rank <= 2:
+        return op("MatMul", a, b)
+    return _tensordot(op, a, b, [a.rank - 1], [b.rank - 2])
+
+
+@operator("_npi_matmul")
+def matmul(op, a, b):
+    """Multiply stacks of matrices."""
+    return op("MatMul", a, b)
+
+
+@operator("_npi_tensordot")
+def tensordot(op, a, b):
+    """Sum over pairs of axes."""
+    return _tensordot(op, a, b, op.ints("a_axes_summed"), op.ints("b_axes_summed"))
+
+
+@operator("_npi_tensordot_int_axes")
+def tensordot_of_ends(op, a, b):
+    """Sum over the last axes of one and the first of the other."""
+    number = op.int("axes")
+    return _tensordot(op, a, b, range(a.rank - number, a.rank), range(number))
+
+
+def _tensordot(op, a, b, a_axes, b_axes):
+    a_axes, b_axes = checked_axes(a_axes, a.rank), checked_axes(b_axes, b.rank)
+    a_free = [axis for axis in range(a.rank) if axis not in a_axes]
+    b_free = [axis for axis in range(b.rank) if axis not in b_axes]
+    rows, columns = [a.shape[axis] for axis in a_free], [b.shape[axis] for axis in b_free]
+    summed = [a.shape[axis] for axis in a_axes]
+    if summed != [b.shape[axis] for axis in b_axes]:
+        raise ValueError(f"shapes {a.shape} and {b.shape} do not go together along these axes")
+    left = op.reshape(_permuted(op, a, [*a_free, *a_axes]), (math.prod(rows), math.prod(summed)))
+    right = _permuted(op, b, [*b_axes, *b_free])
+    right = op.reshape(right, (math.prod(summed), math.prod(columns)))
+    return op.reshape(op("MatMul", left, right), (*rows, *columns))
+
+
+def _permuted(op, x, order):
+    return x if list(order) == sorted(order) else op("Transpose", x, perm=order)
+
+
+@operator("_npi_einsum")
+def einsum(op, *inputs):
+    """Sum over what Einstein's notation names."""
+    return op("Einsum", *inputs, equation=op.text("subscripts"))
+
+
+@operator("batch_dot", "_npx_batch_dot")
+def batch_dot(op, a, b):
+    """Multiply the matrices of two stacks, any of them transposed."""
+    return _product(op, a, b)
+
+
+def _product(op, a, b):
+    a = _transposed(op, a, op.flag("transpose_a", False))
+    b = _transposed(op, b, op.flag("transpose_b", False))
+    return op("MatMul", a, b)
+
+
+def _transposed(op, x, wanted=True):
+    """Return the matrices transposed; vectors stay as they are."""
+    return _with_axis_moved(op, x, x.rank - 2, x.rank - 1) if wanted and x.rank > 1 else x
+
+
+def _with_axis_moved(op, x, source, target):
+    order = [axis for axis in range(x.rank) if axis != source]
+    order.insert(target, source)
+    return _permuted(op, x, order)
+
+
+@operator("linalg_gemm2", "_linalg_gemm2")
+def gemm2(op, a, b):
+    """Multiply matrices, and by a number."""
+    return _on_matrices(op, lambda a, b: _scaled(op, _product(op, a, b), "alpha"), a, b)
+
+
+@operator("linalg_gemm", "_linalg_gemm")
+def gemm(op, a, b, c):
+    """Multiply matrices, and by a number, and add a multiple of a third one."""
+
+    def convert(a, b, c):
+        product = _scaled(op, _product(op, a, b), "alpha")
+        return op("Add", product, _scaled(op, c, "beta"))
+
+    return _on_matrices(op, convert, a, b, c)
+
+
+@operator("linalg_syrk", "_linalg_syrk")
+def syrk(op, a):
+    """Multiply matrices with their own transposes, and by a number."""
+    pair = a, _transposed(op, a)
+    product = op("MatMul", *(pair[::-1] if op.flag("transpose", False) else pair))
+    return _scaled(op, product, "alpha")
+
+
+def _scaled(op, x, name):
+    factor = op.float(name, 1.0)
+    return x if factor == 1 else op("Mul", x, op.constant(factor))
+
+
+def _on_matrices(op, convert, *inputs):
+    """Convert with the axis of the rows where it is to be, before that of the columns."""
+    rank = inputs[0].rank
+    (axis,) = checked_axes((op.int("axis", -2),), rank)
+    found = convert(*(_with_axis_moved(op, x, axis, rank - 2) for x in inputs))
+    return _with_axis_moved(op, found, rank - 2, axis)
+
+
+@operator("_contrib_interleaved_matmul_selfatt_qk")
+def self_attention_scores(op, joined):
+    """Multiply queries and keys, which come as (length, n, heads * 3 * d) with the values."""
+    return _scores(op, _heads(op, joined, 3, 0), _heads(op, joined, 3, 1, _LAST))
+
+
+@operator("_contrib_interleaved_matmul_selfatt_valatt")
+def self_attention_values(op, joined, attention):
+    """Weigh the values, which come as (length, n, heads * 3 * d) with queries and keys."""
+    return _weighed(op, _heads(op, joined, 3, 2), attention)
+
+
+@operator("_contrib_interleaved_matmul_encdec_qk")
+def attention_scores(op, queries, joined):
+    """Multiply queries with keys, which come as (length, n, heads * 2 * d) with the values."""
+    return _scores(op, _heads(op, queries, 1, 0), _heads(op, joined, 2, 0, _LAST))
+
+
+@operator("_contrib_interleaved_matmul_encdec_valatt")
+def attention_values(op, joined, attention):
+    """Weigh the values, which come as (length, n, heads * 2 * d) with the keys."""
+    return _weighed(op, _heads(op, joined, 2, 1), attention)
+
+
+# Where the axes of (length, n, heads, d) go: the matrices in rows, or in columns.
+_FIRST, _LAST = (1, 2, 0, 3), (1, 2, 3, 0)
+
+
+def _heads(op, joined, number, place, order=_FIRST):
+    """Return one of the tensors that are interleaved in one of shape (length, n, width)."""
+    heads = op.int("heads")
+    length, rows, width = joined.shape
+    if width % (heads * number):
+        raise ValueError(f"a width of {width} is no multiple of {number} times {heads} heads")
+    size = width // (heads * number)
+    parts = op.reshape(joined, (length, rows, heads, number, size))
+    part = op("Gather", parts, op.constant(place, np.int64), axis=3)
+    return op("Transpose", part, perm=order)
+
+
+def _scores(op, queries, keys):
+    rows, heads, length, size = queries.shape
+    queries = op("Mul", queries, op.constant(1 / math.sqrt(size)))
+    return op.reshape(op("MatMul", queries, keys), (rows * heads, length, keys.shape[3]))
+
+
+def _weighed(op, values, attention):
+    rows, heads, _, size = values.shape
+    queries, keys = attention.shape[1:]
+    attention = op.reshape(attention, (rows, heads, queries, keys))
+    found = op("Transpose", op("MatMul", attention, values), perm=(2, 0, 1, 3))
+    return op.reshape(found, (queries, rows, heads * size))

@@ -1,0 +1,260 @@
+"""MXNet's ``.params`` files with NumPy only, so that parameters outlive the framework they are of.
+
+A file is a list of arrays, then a list of their names, all little-endian. There are four layouts of
+an array, told apart by its first four bytes (``NDArray::Load`` in MXNet's ``ndarray.cc``). All that
+is read is checked against the bytes left in the file before memory is taken for it.
+"""
+
+import math
+import os
+import struct
+import sys
+
+import numpy as np
+
+from xfer._files import written_whole
+
+_MAGIC = 0x112
+_V1, _V2, _V3 = 0xF993FAC8, 0xF993FAC9, 0xF993FACA
+_SPARSE = {1: "row_sparse", 2: "csr"}
+_CPU = 1
+_MAX_DIMENSIONS = 32
+
+#: Types in the order of their flags. MXNet 1.9.1 reads back no more than the first eight.
+_DTYPES = ("<f4", "<f8", "<f2", "|u1", "<i4", "|i1", "<i8", "|b1", "<i2", "<u2", "<u4", "<u8")
+_WRITTEN = _DTYPES[:8]
+_BOOL, _BFLOAT16 = 7, 12
+
+
+def read_params(path):
+    """Read all arrays of a ``.params`` file.
+
+    Parameters
+    ----------
+    path : str or path-like
+        Written by ``Module.save_checkpoint``, Gluon's ``export`` or ``save_parameters``, or
+        ``mx.nd.save``, of any version of MXNet 1 or before.
+
+    Returns
+    -------
+    dict of str to ndarray
+        By their names in the file, in its order; ``"0"``, ``"1"``, ... where they were saved
+        without names. Each owns its memory. bfloat16 comes as float32, which holds it exactly.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no such file.
+    ValueError
+        If the file is not whole and sound to the last byte, or an array in it is sparse or was
+        saved without values; says at which byte, what was expected there and what was found.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     write_params(f"{folder}/net-0000.params", {"arg:fc_bias": np.array([0.5, 2.0])})
+    ...     read_params(f"{folder}/net-0000.params")
+    {'arg:fc_bias': array([0.5, 2. ])}
+    """
+    with open(path, "rb") as file:
+        reader = _Reader(file, path)
+        magic = reader.number("<u8", "the start of an MXNet .params file")
+        if magic != _MAGIC:
+            raise reader.error("the start of an MXNet .params file", magic.to_bytes(8, "little"))
+        reader.number("<u8", "the reserved number")
+        count = reader.number("<u8", "the number of arrays")
+        # No array takes fewer bytes than one of shape (0,) in the oldest layout.
+        if count > reader.left() // 20:
+            raise reader.error(f"a number of arrays that {reader.left()} bytes can hold", count)
+        arrays = [_read_array(reader, f"array {i} (of 0 to {count - 1})") for i in range(count)]
+        names = _read_names(reader, count)
+        if reader.left():
+            reader.at = file.tell()
+            raise reader.error("the end of the file", f"{reader.left()} more bytes")
+    return dict(zip(names, arrays, strict=True))
+
+
+def write_params(path, arrays):
+    """Write arrays as a ``.params`` file: the bytes that ``mx.nd.save`` of MXNet 1.9.1 writes.
+
+    Parameters
+    ----------
+    path : str or path-like
+        A file of that name is replaced, in one step, when all is written.
+    arrays : dict of str to array-like
+        float16, float32, float64, int8, uint8, int32, int64 or bool, of any shape. If one of them
+        is a scalar, of shape (), MXNet can read the file only under ``mx.util.np_shape(True)``.
+
+    Raises
+    ------
+    TypeError
+        If a name is not a string, or MXNet 1.9.1 has no such type of array.
+    ValueError
+        If an array has more than 32 dimensions, or UTF-8 cannot write a name.
+    """
+    arrays = {name: np.asarray(values) for name, values in arrays.items()}
+    flags = [_type_flag(name, values) for name, values in arrays.items()]
+    names = [name.encode() for name in arrays]
+    # MXNet reads shape () as "unknown" but in its NumPy semantics, and takes one kind in a file.
+    version = _V3 if any(values.ndim == 0 for values in arrays.values()) else _V2
+    with written_whole(path) as file:
+        file.write(struct.pack("<QQQ", _MAGIC, 0, len(arrays)))
+        for flag, values in zip(flags, arrays.values()):
+            shape = struct.pack(f"<i{values.ndim}q", values.ndim, *values.shape)
+            file.write(struct.pack("<Ii", version, 0) + shape + struct.pack("<iii", _CPU, 0, flag))
+            file.write(np.asarray(values, dtype=_WRITTEN[flag], order="C"))
+        file.write(struct.pack("<Q", len(names)))
+        for name in names:
+            file.write(struct.pack("<Q", len(name)) + name)
+
+
+def split_params(arrays):
+    """Part what a network learned from its running statistics.
+
+    Parameters
+    ----------
+    arrays : dict of str to ndarray
+        As ``read_params`` returns them.
+
+    Returns
+    -------
+    arguments : dict of str to ndarray
+        Those named ``"arg:..."``, without the prefix, and those without a prefix: Gluon's
+        ``save_parameters`` writes none, and only the network then knows which are statistics.
+    statistics : dict of str to ndarray
+        Those named ``"aux:..."``, without the prefix.
+
+    Raises
+    ------
+    ValueError
+        If two arrays would have one name.
+
+    Examples
+    --------
+    >>> split_params({"arg:bn_gamma": 1, "aux:bn_moving_mean": 2, "dense0_weight": 3})
+    ({'bn_gamma': 1, 'dense0_weight': 3}, {'bn_moving_mean': 2})
+    """
+    arguments, statistics = {}, {}
+    for name, values in arrays.items():
+        part = statistics if name.startswith("aux:") else arguments
+        bare = name[4:] if name.startswith(("arg:", "aux:")) else name
+        if bare in part:
+            raise ValueError(f"'arg:{bare}' and {bare!r} would both be named {bare!r}")
+        part[bare] = values
+    return arguments, statistics
+
+
+class _Reader:
+    """A file read from front to back; ``at`` is the byte where the last thing read began."""
+
+    def __init__(self, file, path):
+        self.file = file
+        self.path = path
+        self.size = os.fstat(file.fileno()).st_size
+        self.at = 0
+
+    def left(self):
+        return self.size - self.file.tell()
+
+    def error(self, expected, found):
+        path = os.fspath(self.path)
+        return ValueError(f"{path}, byte {self.at}: expected {expected}, found {found}")
+
+    def values(self, shape, dtype, what):
+        self.at = self.file.tell()
+        needed, left = math.prod(shape) * np.dtype(dtype).itemsize, self.left()
+        if needed <= left:
+            values = np.empty(shape, dtype)
+            left = self.file.readinto(values)
+        # The second chance to find too little: another process may cut the file meanwhile.
+        if needed > left:
+            raise self.error(f"{what} ({needed} bytes)", f"the end of the file after {left} bytes")
+        return values
+
+    def number(self, dtype, what):
+        return int(self.values((), dtype, what))
+
+
+def _read_array(reader, what):
+    version = reader.number("<u4", f"the layout of {what}")
+    if version in (_V2, _V3):
+        storage = reader.number("<i4", f"the storage type of {what}")
+        if storage in _SPARSE:
+            raise reader.error(
+                f"{what} to be dense",
+                f'{_SPARSE[storage]} storage; save array.tostype("default") in MXNet instead',
+            )
+        if storage != 0:
+            raise reader.error(f"the storage type of {what}, 0 to 2", storage)
+    shape = _read_shape(reader, version, what)
+    # Where the array was: the device's kind and number, which say nothing about the values.
+    reader.values((2,), "<i4", f"the device of {what}")
+    flag = reader.number("<i4", f"the type flag of {what}")
+    if flag == _BOOL:
+        # Any byte but 0 means true; NumPy's bool may hold 0 and 1 only.
+        return reader.values(shape, "|u1", f"the values of {what}").astype(bool)
+    if flag == _BFLOAT16:
+        # The upper half of a float32, whose lower half is zero.
+        wide = reader.values(shape, "<u2", f"the values of {what}").astype("<u4")
+        wide <<= np.uint32(16)
+        return wide.view("<f4")
+    if not 0 <= flag < len(_DTYPES):
+        raise reader.error(f"the type flag of {what}, 0 to {_BFLOAT16}", flag)
+    return reader.values(shape, _DTYPES[flag], f"the values of {what}")
+
+
+def _read_shape(reader, version, what):
+    if version in (_V1, _V2, _V3):
+        dimensions, dtype = reader.number("<i4", f"the number of dimensions of {what}"), "<i8"
+    else:
+        # The oldest layout has no mark: what stands in its place is the number of dimensions.
+        dimensions, dtype = version, "<u4"
+    if not -1 <= dimensions <= _MAX_DIMENSIONS:
+        raise reader.error(
+            f"the number of dimensions of {what}, at most {_MAX_DIMENSIONS}", dimensions
+        )
+    shape = reader.values((max(dimensions, 0),), dtype, f"the shape of {what}").tolist()
+    # Under NumPy semantics -1 says "unknown" and 0 is a number; before them 0 said "unknown".
+    if dimensions == -1 or (dimensions == 0 and version != _V3) or (-1 in shape and version == _V3):
+        raise reader.error(
+            f"the shape of {what}",
+            "none: it had no values when it was saved, or is a scalar "
+            "that was not saved under mx.util.np_shape(True)",
+        )
+    # An array without elements takes no bytes, but NumPy multiplies its other dimensions.
+    if min(shape, default=0) < 0 or math.prod(size or 1 for size in shape) > sys.maxsize // 8:
+        raise reader.error(f"a possible shape of {what}", tuple(shape))
+    return shape
+
+
+def _read_names(reader, count):
+    given = reader.number("<u8", "the number of names")
+    if given not in (0, count):
+        raise reader.error(f"names for all {count} arrays or for none", f"{given} names")
+    if given == 0:
+        return [str(i) for i in range(count)]
+    names = {}
+    for i in range(count):
+        length = reader.number("<u8", f"the length of name {i}")
+        name = reader.values((length,), "|u1", f"name {i}").tobytes()
+        try:
+            name = name.decode()
+        except UnicodeDecodeError:
+            raise reader.error(f"name {i} in UTF-8", name[:40]) from None
+        if name in names:
+            raise reader.error("a name of its own for each array", f"{name[:80]!r} again")
+        names[name] = i
+    return list(names)
+
+
+def _type_flag(name, values):
+    if not isinstance(name, str):
+        raise TypeError(f"a name is a string, and {name!r} is a {type(name).__name__}")
+    dtype = values.dtype.newbyteorder("<").str
+    if dtype not in _WRITTEN:
+        known = ", ".join(np.dtype(known).name for known in _WRITTEN)
+        raise TypeError(f"{name!r} is an array of {values.dtype}; MXNet 1.9.1 reads {known}")
+    if values.ndim > _MAX_DIMENSIONS:
+        raise ValueError(f"{name!r} has {values.ndim} dimensions, more than {_MAX_DIMENSIONS}")
+    return _WRITTEN.index(dtype)
