@@ -1,11 +1,12 @@
 # `make demo` and `make test` do all the set-up themselves, in .venv.
 # PYTHON=... picks another interpreter than the first fitting one of the list.
-.PHONY: demo test test-numpy lint benchmarks clean
+.PHONY: demo test test-numpy test-without-mxnet lint clean
 
 CANDIDATES := $(or $(PYTHON),python3.11 python3.10 python3 python)
 FITS := import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 11))
 PYTHON_FOUND = $(firstword $(foreach candidate,$(CANDIDATES),$(shell $(candidate) -c '$(FITS)' 2>/dev/null && echo $(candidate))))
 PIP := -m pip install --quiet --disable-pip-version-check
+OTHERS := scipy scikit-learn skops onnx onnxruntime tqdm matplotlib pytest
 
 demo: .venv/installed
 	.venv/bin/python examples/demo.py
@@ -21,6 +22,10 @@ lint: .venv/installed
 test-numpy: .venv-numpy1.26/installed .venv-numpy2/installed
 	.venv-numpy1.26/bin/python -m pytest
 	.venv-numpy2/bin/python -m pytest
+
+# The same tests where there is no MXNet, beside the newest of everything else.
+test-without-mxnet: .venv-without-mxnet/installed
+	.venv-without-mxnet/bin/python -m pytest --ignore-glob='xfer/sources/mxnet*'
 
 define CHECK_PYTHON
 @test -n "$(PYTHON_FOUND)" || { \
@@ -42,8 +47,15 @@ endef
 	$(CHECK_PYTHON)
 	$(PYTHON_FOUND) -m venv .venv-numpy$*
 	.venv-numpy$*/bin/python $(PIP) --no-deps --editable . mxnet==1.9.1
-	.venv-numpy$*/bin/python $(PIP) 'numpy==$*.*' scipy scikit-learn skops onnx onnxruntime tqdm matplotlib pytest requests
+	.venv-numpy$*/bin/python $(PIP) 'numpy==$*.*' $(OTHERS) requests
+	touch $@
+
+.venv-without-mxnet/installed: setup.py pyproject.toml
+	$(CHECK_PYTHON)
+	$(PYTHON_FOUND) -m venv .venv-without-mxnet
+	.venv-without-mxnet/bin/python $(PIP) --no-deps --editable .
+	.venv-without-mxnet/bin/python $(PIP) 'numpy>=2' $(OTHERS)
 	touch $@
 
 clean:
-	rm -rf .venv .venv-numpy* build dist *.egg-info .pytest_cache .ruff_cache
+	rm -rf .venv .venv-* build dist *.egg-info .pytest_cache .ruff_cache

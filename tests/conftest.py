@@ -1,10 +1,19 @@
 """What the tests share: real networks, real data, and small networks made on the spot."""
 
 import os
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
 import pytest
+
+
+def pytest_collection_modifyitems(items):
+    """Skip the examples in docstrings that need MXNet where there is none."""
+    for item in items if find_spec("mxnet") is None else ():
+        examples = item.dtest.examples if isinstance(item, pytest.DoctestItem) else ()
+        if any("import mxnet" in example.source for example in examples):
+            item.add_marker(pytest.mark.skip(reason="needs MXNet"))
 
 
 @pytest.fixture(scope="session")

@@ -69,7 +69,14 @@ def test_errors_are_one_line(shared, tmp_path, capsys):
     cases = {
         ("convert", prefix, 10, path, "--layer", "fc9"): "no layer 'fc9'; layers: convolution0, ",
         ("convert", prefix, 3, path): "there is no file .*mnist_lenet-0003.params; in that folder",
-        ("convert", prefix, 10, path, "--shape", "data=1,5,5"): "layer 'pooling0' .Pooling.: kernel=.2, 2. is larger",
+        (
+            "convert",
+            prefix,
+            10,
+            path,
+            "--shape",
+            "data=1,5,5",
+        ): "layer 'pooling0' .Pooling.: kernel=.2, 2. is larger",
         (
             "layers",
             prefix,

@@ -102,6 +102,20 @@ def test_the_code_of_a_page_runs_as_printed(mx, page, tmp_path, monkeypatch):
         assert eval(condition, names), condition
 
 
+def test_the_commands_of_a_page_print_what_it_says(mx, tmp_path, monkeypatch, capsys):
+    from xfer.cli import main
+
+    page = (ROOT / "docs" / "moving_off_mxnet.md").read_text(encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    exec(re.search(r"^```python\n(.*?)^```", page, re.M | re.S)[1], {})
+    capsys.readouterr()
+    commands = re.findall(r"^\$ xfer (.+)\n((?:[^$`\n].*\n)+)", page, re.M)
+    assert len(commands) == 2
+    for command, printed in commands:
+        assert main(command.split()) == 0
+        assert capsys.readouterr().out == printed
+
+
 def test_plots_name_what_is_wrong():
     import matplotlib
 

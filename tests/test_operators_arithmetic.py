@@ -130,6 +130,8 @@ def test_where_numbers_end(mx):
     check_operator(mx, "clip", ends, a_min=-1, a_max=1)
     for name in ("logical_not", "relu", "sigmoid", "tanh", "exp", "log", "sqrt", "abs", *ROUNDING):
         check_operator(mx, name, ends)
+    for name in ("isnan", "isinf", "isposinf", "isneginf", "isfinite"):
+        check_operator(mx, f"_npi_{name}", ends)
 
 
 def test_whole_numbers_divided_by_zero_end_no_process():
@@ -181,7 +183,8 @@ def test_where(mx):
             check_operator(mx, "_npi_where", given, x, parameters={"y": y[:1]})
             check_operator(mx, "_npi_where_lscalar", given, x, scalar=2.5)
             check_operator(mx, "_npi_where_rscalar", given, x, scalar=-2.5)
-    check_operator(mx, "_npi_where_scalar2", condition, x=1.5, y=-2)
+    for given in (np.maximum(condition, 0), condition > 0):
+        check_operator(mx, "_npi_where_scalar2", given, x=1.5, y=-2)
 
 
 def test_clip(mx):

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from operator_checks import check
 
-from xfer.checkpoint.convert import convert
+from xfer.checkpoint.convert import convert, output_names
 from xfer.checkpoint.onnx_graph import BATCH
 from xfer.checkpoint.operators import Unsupported
 from xfer.checkpoint.symbol import Graph
@@ -92,7 +92,7 @@ def test_deconvolution_cuts_to_a_target(mx, target, pad, adj):
     # padding is ignored: an uneven cut takes more from the front.
     data = mx.sym.var("data")
     how = {"kernel": (4,), "stride": (2,), "num_filter": 2, "name": "deconv"}
-    aimed = mx.sym.Deconvolution(data, target_shape=(target,), pad=(3,), **how)
+    aimed = mx.sym.Deconvolution(data, target_shape=(target,), pad=(3,), adj=(1,), **how)
     weight = draw(3, 2, 4)
     made = converted(aimed, (BATCH, 3, 4), {"deconv_weight": weight})
     attributes = {a.name: list(a.ints) for a in made.nodes[-1].attribute}
@@ -144,6 +144,7 @@ def test_dense_layers_stay_one_node(mx):
     assert kinds(converted(symbol, (BATCH, 5), parameters)) == ["Gemm"]
     symbol = mx.sym.FullyConnected(mx.sym.var("data"), num_hidden=4, flatten=False, name="fc")
     assert kinds(converted(symbol, (BATCH, None, 5), parameters)) == ["MatMul", "Add"]
+    assert kinds(converted(symbol, (BATCH, 5), parameters)) == ["Gemm"]
 
 
 @pytest.mark.parametrize("kind", ["relu", "sigmoid", "tanh", "softrelu", "softsign"])
@@ -174,6 +175,10 @@ def test_leaky_relu(mx, how):
     # Random slopes come with a second output, which MXNet leaves unset in inference.
     symbol = mx.sym.LeakyReLU(mx.sym.var("data"), **how)
     check(mx, symbol[0], {"data": draw(3, 4, 2) * 3})
+    assert output_names(Graph.from_json(symbol.tojson()).nodes[-1]) == [
+        name.removesuffix("_output") if how.get("act_type") != "rrelu" else name
+        for name in symbol.list_outputs()
+    ]
     symbol = mx.sym.npx.leaky_relu(mx.sym.var("data").as_np_ndarray(), **how)
     symbol = symbol[0] if isinstance(symbol, list) else symbol
     check(mx, symbol.as_nd_ndarray(), {"data": draw(3, 4)})

@@ -10,7 +10,7 @@ from xfer.checkpoint.convert import convert
 from xfer.checkpoint.onnx_graph import BATCH
 from xfer.checkpoint.operators import Unsupported
 from xfer.checkpoint.symbol import Graph
-from xfer.sources.onnx_session import open_session, self_contained
+from xfer.sources.onnx_session import open_session
 
 
 def draw(*shape, seed=0):
@@ -93,7 +93,7 @@ def test_batch_norm_folds_into_a_convolution(mx, tmp_path):
     options.optimized_model_filepath = str(tmp_path / "optimized.onnx")
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
     options.log_severity_level = 4
-    whole = self_contained(*made.finish()).SerializeToString()
+    whole = made.to_model().SerializeToString()
     onnxruntime.InferenceSession(whole, options, providers=["CPUExecutionProvider"])
     optimized = onnx.load(options.optimized_model_filepath)
     assert [node.op_type for node in optimized.graph.node] == ["FusedConv"]

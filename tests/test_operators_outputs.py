@@ -6,7 +6,7 @@ from operator_checks import check
 
 from xfer.checkpoint.convert import convert
 from xfer.checkpoint.onnx_graph import BATCH
-from xfer.checkpoint.operators import Unsupported
+from xfer.checkpoint.operators import OPERATORS, Unsupported
 from xfer.checkpoint.symbol import Graph
 
 
@@ -21,6 +21,7 @@ def check_with_label(mx, symbol, data):
     check(mx, symbol, {"data": data, label: np.zeros(shape, np.float32)})
     made, _ = converted(symbol, (BATCH, *data.shape[1:]))
     assert [tensor.name for tensor in made.inputs] == ["data"]
+    assert OPERATORS[Graph.from_json(symbol.tojson()).nodes[-1].operator].idle == (1,)
 
 
 def converted(symbol, dims):

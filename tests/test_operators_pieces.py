@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from operator_checks import assert_close, check, one_operator, run_converted, run_mxnet
 
-from xfer.checkpoint.convert import convert
+from xfer.checkpoint.convert import convert, output_names
 from xfer.checkpoint.onnx_graph import BATCH
 from xfer.checkpoint.operators import Unsupported
 from xfer.checkpoint.symbol import Graph
@@ -88,6 +88,7 @@ CASES = {
     ],
     ("diag",): [
         ((3, 4, 4), {"axis1": 1, "axis2": 2}),
+        ((3, 4, 4), {"k": 1, "axis1": 1, "axis2": 2}),
         ((3, 4, 5), {"k": 1, "axis1": -2, "axis2": -1}),
         ((3, 4, 5, 2), {"k": -2, "axis1": 2, "axis2": 1}),
         ((3, 2, 6), {"k": 3, "axis1": 1, "axis2": 2}),
@@ -110,8 +111,15 @@ def test_one_tensor(mx, name, ways):
     for shape, attributes in ways:
         data = np.random.RandomState(0).normal(size=shape, scale=9).astype(np.float32)
         symbol = all_outputs(mx, one_operator(name, ["data"], **attributes))
-        check(mx, symbol, {"data": data})
+        check(mx, symbol, {"data": data[:2]})
         check(mx, symbol, {"data": data}, free_batch=False)
+
+
+def test_names_of_the_parts(mx):
+    for name, attributes in (("split", {"num_outputs": 2}), ("_split_v2", {"indices": "(0, 1)"})):
+        text = one_operator(name, ["data"], **attributes)
+        names = all_outputs(mx, text).list_outputs()
+        assert output_names(Graph.from_json(text).nodes[-1]) == names
 
 
 @pytest.mark.parametrize(
@@ -204,6 +212,7 @@ SLICE_LIKE = [
     ((3, 5, 4), (3, 2, 1), {"axes": "(1, 2)"}),
     ((3, 5, 4), (3, 2, 1), {"axes": "(-1,)"}),
     ((3, 5, 4), (3, 2), {"axes": "(1,)"}),
+    ((3, 5, 4), (3, 6, 2, 7), {"axes": "(-1,)"}),
     ((3, 5, 4), (3, 5, 4), {"axes": "()"}),
 ]
 
@@ -273,6 +282,8 @@ def test_what_is_refused(attributes):
 
 
 def test_parameters_stay_known_when_put_together():
-    weights = {"v": np.ones(3, np.float32), "w": np.zeros(2, np.float32)}
-    text = one_operator("_rnn_param_concat", ["v", "w"], num_args=2, dim=0)
-    assert converted(text, (BATCH, 4), weights).value.tolist() == [1, 1, 1, 0, 0]
+    weights = {"v": np.ones((3, 1), np.float32), "w": np.zeros((3, 1), np.float32)}
+    for dim in (0, 1):
+        text = one_operator("_rnn_param_concat", ["v", "w"], num_args=2, dim=dim)
+        found = converted(text, (BATCH, 4), weights).value
+        assert np.array_equal(found, np.concatenate(list(weights.values()), dim))

@@ -107,6 +107,17 @@ def test_first_pooling(mx, kind, convention):
         check(mx, symbol, {"data": draw(*shape)})
 
 
+def test_first_pooling_divides_by_whole_windows(mx):
+    symbol = mx.sym.Pooling_v1(
+        mx.sym.var("data"),
+        kernel=(3, 3),
+        stride=(2, 2),
+        pool_type="avg",
+        pooling_convention="full",
+    )
+    check(mx, symbol, {"data": draw(2, 1, 6, 8)})
+
+
 def test_pooling_of_numpy_arrays(mx):
     data = mx.sym.var("data").as_np_ndarray()
     symbol = mx.sym.npx.pooling(data, kernel=(2, 2), stride=(2, 2), pool_type="avg")
@@ -240,6 +251,10 @@ def test_layers_take_images_of_any_size(mx):
         # MXNet's answer is the least number that there is.
         (
             {"kernel": (1, 1), "stride": (3, 3), "pooling_convention": "full"},
+            "windows that hold no data",
+        ),
+        (
+            {"kernel": (3,) * 2, "stride": (2,) * 2, "pad": (2,) * 2, "pooling_convention": "full"},
             "windows that hold no data",
         ),
     ],

@@ -61,7 +61,7 @@ def convert(graph, parameters, inputs, *, partial=False):
             outputs = _convert_node(made, node, sources)
         except Unsupported as error:
             problems.setdefault(str(error), node.name)
-        except ValueError as error:
+        except Exception as error:  # a graph that makes no sense does so in any way
             # Whatever follows something without conversion has no shapes to go together.
             if not (partial or problems):
                 kind = UnknownShape if isinstance(error, UnknownShape) else ValueError

@@ -35,7 +35,10 @@ def told_shapes(network):
         if node.is_variable and node.name in network.input_names:
             declared = Attributes(node.attributes).ints("__shape__", None)
             if declared and len(declared) > 1:
-                shapes[node.name] = (BATCH, *(size if size and size > 0 else None for size in declared[1:]))
+                shapes[node.name] = (
+                    BATCH,
+                    *(size if size and size > 0 else None for size in declared[1:]),
+                )
             else:
                 found = _shape_from_weights(network, number)
                 if found:

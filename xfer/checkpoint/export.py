@@ -1,14 +1,10 @@
 """MXNet checkpoints as ``.onnx`` files."""
 
 import onnx
-from onnx import numpy_helper
 
 from xfer._files import written_whole
 from xfer.checkpoint.convert import convert, output_names
 from xfer.checkpoint.onnx_graph import UnknownShape
-
-# What a protocol buffer can hold, less some room for the graph.
-_MOST_BYTES = 2**31 - 2**24
 
 
 def export(network, path, shapes, layer_names=None):
@@ -45,13 +41,7 @@ def export(network, path, shapes, layer_names=None):
         raise UnknownShape(f"{error}: give the sizes of one example") from None
     for name, head in zip(names, pruned.heads):
         made.add_output(name, values[head])
-    model, arrays = made.finish()
-    size = sum(array.nbytes for array in arrays.values())
-    if size > _MOST_BYTES:
-        raise ValueError(f"an .onnx file holds less than 2 GB; the parameters are {size:,} bytes")
-    model.graph.initializer.extend(
-        numpy_helper.from_array(array, name) for name, array in arrays.items()
-    )
+    model = made.to_model()
     onnx.checker.check_model(model, full_check=True)
     with written_whole(path) as file:
         file.write(model.SerializeToString())

@@ -10,10 +10,13 @@ from onnx.reference import ReferenceEvaluator
 #: The version of ONNX's operators that graphs are written in.
 OPSET = 21
 #: Stands for the number of examples while shapes are inferred: a prime beyond every real size, so
-#: that what follows the batch, and only that, is a multiple of it.
-BATCH = 1_000_003
+#: that what follows the batch, and only that, is a multiple of it. ONNX's inference counts some
+#: sizes in 32 bits, which leaves room for a few examples' worth.
+BATCH = 134_217_689
 
 _IR_VERSION = 10
+# What a protocol buffer holds, less some room for the graph.
+_MOST_BYTES = 2**31 - 2**24
 _OPSETS = [helper.make_opsetid("", OPSET)]
 # What only moves numbers is done at once where they are constant: a recurrent network's weights
 # have a value then, though they were saved in pieces.
@@ -165,6 +168,19 @@ class OnnxGraph:
         )
         return model, arrays
 
+    def to_model(self):
+        """Return the graph with its arrays as one ``onnx.ModelProto``, which holds up to 2 GB."""
+        model, arrays = self.finish()
+        size = sum(array.nbytes for array in arrays.values())
+        if size > _MOST_BYTES:
+            raise ValueError(
+                f"an ONNX model holds less than 2 GB; its parameters are {size:,} bytes"
+            )
+        model.graph.initializer.extend(
+            numpy_helper.from_array(array, name) for name, array in arrays.items()
+        )
+        return model
+
     def rename(self, tensor, name, since):
         """Name a tensor that was made since some number of nodes; return it."""
         renamed = Tensor(self._unique(name), tensor.dtype, tensor.dims, tensor.value)
@@ -188,7 +204,9 @@ class OnnxGraph:
     def batch_size(self):
         """Return the number of examples of a batch (Tensor of shape (1,), int64)."""
         if self._batch is None:
-            data = next(tensor for tensor in self.inputs if follows_batch(tensor.dims[0]))
+            data = next((t for t in self.inputs if t.dims and follows_batch(t.dims[0])), None)
+            if data is None:
+                raise UnknownShape("needs the number of examples")
             self._batch = self.add_node("Shape", "batch_size", [data], start=0, end=1)[0]
         return self._batch
 
@@ -233,7 +251,7 @@ def _infer(node, inputs):
         found = onnx.shape_inference.infer_node_outputs(
             schema, node, types, values, opset_imports=_OPSETS
         )
-    except onnx.shape_inference.InferenceError as error:
+    except (onnx.shape_inference.InferenceError, onnx.checker.ValidationError) as error:
         shapes = ", ".join("-" if t is None else describe(t.dims) for t in inputs)
         raise ValueError(f"{node.op_type} does not take {shapes}: {_reason(error)}") from None
     return {name: _read_type(node, kind.tensor_type) for name, kind in found.items()}

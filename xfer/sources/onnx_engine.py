@@ -6,7 +6,7 @@ from contextlib import suppress
 from xfer.checkpoint.convert import convert
 from xfer.checkpoint.onnx_graph import BATCH, describe
 from xfer.checkpoint.operators import Unsupported
-from xfer.sources.onnx_session import open_session
+from xfer.sources.onnx_session import open_session, reason_of
 
 _MOST_SESSIONS = 8
 
@@ -52,7 +52,7 @@ class OnnxEngine:
         try:
             return session.run(None, data)
         except Exception as error:  # ONNX Runtime has no one class for them
-            raise ValueError(f"ONNX Runtime could not run the network: {error}") from error
+            raise ValueError(f"ONNX Runtime failed: {reason_of(error)}") from error
 
     def takes_any_number(self, inputs, layer_names):
         """Tell whether these layers, which have been run, take batches of other numbers too."""

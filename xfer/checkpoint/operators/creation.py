@@ -11,6 +11,8 @@ from xfer.checkpoint.operators.shapes import sizes_of
 
 # How MXNet numbers the kinds of numbers; networks run in single precision.
 _KINDS = ("float32", "float64", "float16", "uint8", "int32", "int8", "int64", "bool")
+# More numbers than these are made only when the network runs.
+_MOST_WRITTEN_OUT = 2**20
 
 
 def _dtype(op, default="float32"):
@@ -24,7 +26,7 @@ def _dtype(op, default="float32"):
 def _filled(op, sizes, value, dtype):
     """Return a tensor of one number; ``sizes`` are those of its shape, or a Tensor of them."""
     if isinstance(sizes, (tuple, list)):
-        if not any(map(follows_batch, sizes)):
+        if not any(map(follows_batch, sizes)) and math.prod(sizes) <= _MOST_WRITTEN_OUT:
             return op.constant(np.full(sizes, value, dtype))
         sizes = op.sizes(sizes)
     # Written by NumPy first, for what -1 is as an unsigned number.

@@ -78,7 +78,6 @@ def fully_connected(op, x, weight, *bias):
     flatten = op.flag("flatten", True)
     if flatten or x.rank == 2:
         rows = x if x.rank == 2 else op("Flatten", x, axis=1)
-        agree(rows, 1, weight, 1)
         return op("Gemm", rows, weight, *bias, transB=1)
     product = op("MatMul", x, op("Transpose", weight, perm=(1, 0)))
     return op("Add", product, *bias) if bias else product

@@ -15,8 +15,7 @@ def softmax(op, x, length=None):
     places = np.arange(x.shape[axis]).reshape([-1, *[1] * (x.rank - 1 - axis)])
     ends = op("Unsqueeze", op.cast(length, np.int64), op.constant([axis]))
     used = op("Less", op.constant(places, np.int64), ends)
-    # Not minus infinity, of which a row that uses nothing would make no numbers.
-    masked = op("Where", used, x, op.constant(np.finfo(np.float32).min))
+    masked = op("Where", used, x, op.constant(-np.inf))
     return op("Where", used, _softmax(op, masked, [axis]), op.constant(0.0))
 
 

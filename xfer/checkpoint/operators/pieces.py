@@ -119,7 +119,7 @@ def _finish_split(op, parts, axis):
     return [op("Squeeze", part, axes) for part in parts]
 
 
-@operator("Concat", "concat", "_sparse_concat")
+@operator("Concat", "concat", "_sparse_concat", "_rnn_param_concat", "_npi_rnn_param_concat")
 def concat(op, *parts):
     """Put tensors together along an axis."""
     return _concat(op, parts, op.int("dim", 1))
@@ -133,14 +133,6 @@ def concatenate(op, *parts):
         row = op.constant([-1], np.int64)
         parts, axis = [op("Reshape", part, row) for part in parts], 0
     return _concat(op, parts, axis)
-
-
-@operator("_rnn_param_concat", "_npi_rnn_param_concat")
-def concat_parameters(op, *parts):
-    """Put the parameters of an RNN together; where they are known, they stay known."""
-    if all(part.value is not None for part in parts):
-        return op.constant(np.concatenate([part.value for part in parts], op.int("dim", 1)))
-    return _concat(op, parts, op.int("dim", 1))
 
 
 def _concat(op, parts, axis):

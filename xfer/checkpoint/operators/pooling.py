@@ -60,7 +60,6 @@ def _pool_windows(op, x):
             return _slide(op, "AveragePool", *_padded(op, x, windows))
     if windows.full:
         x, windows = _padded(op, x, windows, _overhang(x, windows))
-        windows = windows._replace(full=False)
 
     def mean(x):
         return _slide(op, "AveragePool", x, windows, count_include_pad=1)

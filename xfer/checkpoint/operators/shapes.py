@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 
-from xfer.checkpoint.onnx_graph import describe, follows_batch
+from xfer.checkpoint.onnx_graph import UnknownShape, describe, follows_batch
 from xfer.checkpoint.operators.registry import operator
 
 # What the special sizes of a reshape mean: MXNet's own, and those of its NumPy look-alike.
@@ -44,16 +44,18 @@ def _reshape(op, x, codes, meanings):
     if op.flag("reverse", False):
         shape = _apply_codes(codes[::-1], x.shape[::-1], meanings)[::-1]
     else:
-        shape = _apply_codes(codes, x.dims if x.rank else (), meanings)
+        shape = _apply_codes(codes, x.dims[: x.rank], meanings)
     if None not in x.dims:
         if -1 in shape:
             others = math.prod(size for size in shape if size != -1)
             shape[shape.index(-1)] = math.prod(x.dims) // max(others, 1)
-        return reshape_to(op, x, shape)
+        return op.reshape(x, shape)
+    if shape.count(-1) > 1:
+        raise UnknownShape(f"needs the shape of {x.name!r}")
     # ONNX infers one size as well, and takes zero for the size that was in the same place.
     old = [*x.dims, *[None] * len(shape)]
     shape = [0 if size == before else size for size, before in zip(shape, old)]
-    return op("Reshape", x, op.sizes(shape)) if shape.count(-1) < 2 else x.shape
+    return op("Reshape", x, op.sizes(shape))
 
 
 def _apply_codes(codes, dims, meanings):
@@ -91,13 +93,6 @@ def _split_size(size, left, right):
     return left, right
 
 
-def reshape_to(op, x, shape):
-    """Reshape to given sizes; what is known beforehand, such as an RNN's weights, stays known."""
-    if x.value is not None and math.prod(x.dims) == math.prod(shape):
-        return op.constant(x.value.reshape(shape))
-    return op.reshape(x, shape)
-
-
 @operator("reshape_like", "_npx_reshape_like")
 def reshape_like(op, x, like):
     """Give some axes the sizes that some axes of another tensor have."""
@@ -112,7 +107,7 @@ def reshape_like(op, x, like):
     ]
     if None in x.dims or None in [tensor.dims[axis] for tensor, axis in places]:
         return op("Reshape", x, sizes_of(op, places))
-    return reshape_to(op, x, [tensor.dims[axis] for tensor, axis in places])
+    return op.reshape(x, [tensor.dims[axis] for tensor, axis in places])
 
 
 def sizes_of(op, places):

@@ -1,0 +1,335 @@
+"""ONNX models: their layers, their shapes, what decides their values, and what they may read."""
+
+import hashlib
+
+import numpy as np
+import onnx
+from google.protobuf.message import DecodeError, Message
+from onnx import numpy_helper
+from onnx.external_data_helper import load_external_data_for_tensor, uses_external_data
+
+from xfer.sources.base import Layer
+from xfer.sources.onnx_session import list_parameters
+
+# The types that NumPy has of itself.
+_NUMBERS = {
+    onnx.helper.np_dtype_to_tensor_dtype(np.dtype(kind))
+    for kind in ("f2", "f4", "f8", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "?")
+}
+# Of the operators that ONNX Runtime brings.
+_DOMAINS = {"", "ai.onnx", "ai.onnx.ml", "com.microsoft"}
+
+
+class OnnxModel:
+    """The graph of an ONNX network: its layers, their shapes, and what decides their values.
+
+    Parameters
+    ----------
+    model : onnx.ModelProto
+        Without the parameters.
+    parameters : dict of str to ndarray
+
+    Raises
+    ------
+    ValueError
+        If the operators do not follow what they need.
+    """
+
+    def __init__(self, model, parameters):
+        self.model = model
+        self.parameters = parameters
+        graph = model.graph
+        known = {*parameters, *(value.name for value in [*graph.input, *graph.initializer])}
+        known.update(tensor.values.name for tensor in graph.sparse_initializer)
+        for node in graph.node:
+            missing = [name for name in node.input if name and name not in known]
+            if missing:
+                raise ValueError(
+                    f"operator {node.op_type} {node.name!r} takes {missing[0]!r}, which nothing "
+                    "before it gives"
+                )
+            outputs = _named(node.output)
+            if not known.isdisjoint(outputs):
+                raise ValueError(f"the network gives {known.intersection(outputs)} more than once")
+            known.update(outputs)
+        if not graph.node:
+            raise ValueError("the network has no operators")
+
+    def layers(self):
+        """List every output of every operator (list of Layer)."""
+        shapes = self._shapes()
+        layers, left = [], dict(self.parameters)
+        for node in self.model.graph.node:
+            if node.op_type == "Constant":
+                continue
+            inputs = node.input[:3] if node.op_type == "BatchNormalization" else node.input
+            arrays = [left.pop(name) for name in inputs if name in left]
+            # Shapes, axes and indices are of 64-bit integers, and nothing that is learned is.
+            count = sum(array.size for array in arrays if array.dtype not in (np.int64, np.bool_))
+            for name in _named(node.output):
+                layers.append(Layer(name, node.op_type, shapes.get(name), count))
+                count = 0
+        return layers
+
+    def outputs_of(self, name):
+        """List the outputs of the operators of some name (list of str)."""
+        nodes = [node for node in self.model.graph.node if node.name == name]
+        return [output for node in nodes for output in _named(node.output)]
+
+    def input_types(self):
+        """Tell the dtype of each input.
+
+        Returns
+        -------
+        dict of str to numpy.dtype
+
+        Raises
+        ------
+        ValueError
+            If an input is no array of numbers.
+        """
+        types = {}
+        for value in self.model.graph.input:
+            kind = value.type.tensor_type.elem_type
+            name = onnx.TensorProto.DataType.Name(kind)
+            if kind not in _NUMBERS:
+                raise ValueError(f"input {value.name!r} is of {name}, not an array of numbers")
+            types[value.name] = onnx.helper.tensor_dtype_to_np_dtype(kind)
+        return types
+
+    def batch_size(self):
+        """Tell the size of batches that the inputs were written for; None if any will do."""
+        sizes = {dims[0].dim_value for dims in map(_dims, self.model.graph.input) if dims}
+        return sizes.pop() or None if len(sizes) == 1 else None
+
+    def any_batch(self):
+        """Free the inputs of the size of batches that they were written for (OnnxModel)."""
+        if self.batch_size() is None:
+            return self
+        model = onnx.ModelProto()
+        model.CopyFrom(self.model)
+        for value in model.graph.input:
+            _dims(value)[0].dim_param = "batch"
+        return OnnxModel(model, self.parameters)
+
+    def cut(self, names):
+        """Cut the graph after some layers: what they do not need is left out (OnnxModel)."""
+        graph = self.model.graph
+        needed, nodes = set(names), []
+        for node in reversed(graph.node):
+            if not needed.isdisjoint(node.output):
+                nodes.append(node)
+                needed.update(_reads(node))
+        cut = onnx.GraphProto(
+            name=graph.name,
+            node=nodes[::-1],
+            input=[value for value in graph.input if value.name in needed],
+            output=[onnx.ValueInfoProto(name=name) for name in names],
+            initializer=[tensor for tensor in graph.initializer if tensor.name in needed],
+            sparse_initializer=[t for t in graph.sparse_initializer if t.values.name in needed],
+        )
+        model = _model(self.model, cut)
+        return OnnxModel(model, {n: a for n, a in self.parameters.items() if n in needed})
+
+    def id_limits(self):
+        """Yield input, layer and number of ids of each embedding that reads an input."""
+        source = {value.name: value.name for value in self.model.graph.input}
+        for node in self.model.graph.node:
+            if node.op_type in ("Cast", "Identity") and node.input[0] in source:
+                source[node.output[0]] = source[node.input[0]]
+            if node.op_type != "Gather" or any(a.name == "axis" and a.i for a in node.attribute):
+                continue
+            table = self.parameters.get(node.input[0])
+            if table is not None and node.input[1] in source:
+                yield source[node.input[1]], node.output[0], len(table)
+
+    def quantizes_by_batch(self):
+        """Tell whether numbers are rounded by the range that they have in a batch."""
+        return any(node.op_type.startswith("DynamicQuantize") for node in self.model.graph.node)
+
+    def foreign_operators(self):
+        """Name the operators that are of none of ONNX Runtime's domains (list of str)."""
+        own = {(function.domain, function.name) for function in self.model.functions}
+        nodes = [part for part in _parts(self.model) if isinstance(part, onnx.NodeProto)]
+        used = {(node.domain, node.op_type) for node in nodes} - own
+        return sorted(f"{domain}:{kind}" for domain, kind in used if domain not in _DOMAINS)
+
+    def checksums(self):
+        """Tell what decides the values of the outputs.
+
+        Returns
+        -------
+        dict
+            Checksums of the graph, and of each parameter.
+        """
+        model = onnx.ModelProto()
+        model.CopyFrom(self.model)
+        graph = model.graph
+        for node in graph.node:
+            node.ClearField("name")
+        for part in _parts(graph):
+            for field in ("doc_string", "metadata_props"):
+                if field in part.DESCRIPTOR.fields_by_name:
+                    part.ClearField(field)
+        operators = sorted((entry.domain, entry.version) for entry in model.opset_import)
+        outputs = [value.name for value in graph.output]
+        inputs = [(value.name, value.type.tensor_type.elem_type) for value in graph.input]
+        rest = [*graph.node, *graph.initializer, *graph.sparse_initializer, *model.functions]
+        return {
+            "graph": _checksum(
+                repr([operators, inputs, outputs]).encode(),
+                *(part.SerializeToString(deterministic=True) for part in rest),
+            ),
+            "parameters": {
+                name: _checksum(
+                    f"{array.dtype} {array.shape}".encode(), np.ascontiguousarray(array)
+                )
+                for name, array in self.parameters.items()
+            },
+        }
+
+    def _shapes(self):
+        try:
+            listed, _ = list_parameters(self.model, self.parameters)
+            found = onnx.shape_inference.infer_shapes(listed, data_prop=True).graph
+        except Exception:
+            found = self.model.graph  # what the file says
+        return {
+            value.name: tuple(dim.dim_value or None for dim in _dims(value)[1:])
+            for value in [*found.value_info, *found.output]
+            if _dims(value)
+        }
+
+
+def take_apart(model, folder=None):
+    """Take the parameters out of a network.
+
+    Parameters
+    ----------
+    model : onnx.ModelProto
+    folder : pathlib.Path, optional
+        Where the files are that it may read.
+
+    Returns
+    -------
+    graph : onnx.ModelProto
+        A copy without parameters, names of producers and the like.
+    parameters : dict of str to ndarray
+        Each initializer that is used and that NumPy has the dtype of; others stay in the graph.
+
+    Raises
+    ------
+    ValueError
+        If the network is damaged, or reads a file that is not in the folder.
+    """
+    graph, parameters, kept = model.graph, {}, []
+    used = {name for entry in graph.node for name in _reads(entry)}
+    for tensor in graph.initializer:
+        if tensor.name not in used:
+            continue
+        if tensor.data_type not in _NUMBERS:
+            kept.append(_loaded(tensor, folder))
+        elif tensor.name in parameters:
+            raise ValueError(f"initializer {tensor.name!r} is listed twice")
+        else:
+            try:
+                parameters[tensor.name] = numpy_helper.to_array(_loaded(tensor, folder))
+            except Exception as error:
+                raise ValueError(f"initializer {tensor.name!r} cannot be read: {error}") from error
+    constant = {tensor.name for tensor in graph.initializer}
+    bare = _model(
+        model,
+        onnx.GraphProto(
+            name=graph.name,
+            node=graph.node,
+            # Before IR 4 every initializer is an input too, which keeps it from being constant.
+            input=[value for value in graph.input if value.name not in constant],
+            output=graph.output,
+            value_info=graph.value_info,
+            initializer=kept,
+            sparse_initializer=graph.sparse_initializer,
+        ),
+    )
+    for part in _parts(bare):
+        if isinstance(part, onnx.TensorProto) and uses_external_data(part):
+            part.CopyFrom(_loaded(part, folder))
+        for field, value in part.ListFields():
+            # What is no UTF-8 comes as bytes.
+            values = value if field.type == field.TYPE_STRING else ()
+            if isinstance(values, bytes) or any(isinstance(entry, bytes) for entry in values):
+                raise ValueError(f"its {field.name} {value!r} is no text")
+    return bare, parameters
+
+
+def parse(content):
+    """Read a model from bytes; raises ValueError if they are none."""
+    try:
+        return onnx.ModelProto.FromString(content)
+    except DecodeError as error:
+        raise ValueError(f"it is damaged, or no ONNX file ({error})") from error
+
+
+def _loaded(tensor, folder):
+    """Return a tensor with its values, which may be in a file of the network's folder."""
+    if not uses_external_data(tensor):
+        return tensor
+    location = next((e.value for e in tensor.external_data if e.key == "location"), "")
+    if folder is None:
+        raise ValueError(
+            f"the values of {tensor.name!r} are in the file {location!r}: give the path of the "
+            ".onnx file"
+        )
+    if not (folder / location).resolve().is_relative_to(folder.resolve()):
+        raise ValueError(f"the values of {tensor.name!r} are in {location!r}, outside its folder")
+    loaded = onnx.TensorProto()
+    loaded.CopyFrom(tensor)
+    try:
+        load_external_data_for_tensor(loaded, str(folder))
+    except Exception as error:
+        raise ValueError(f"the file {location!r} cannot be read: {error}") from error
+    # Before onnx 1.23 it still says that its values are elsewhere.
+    loaded.ClearField("data_location")
+    del loaded.external_data[:]
+    return loaded
+
+
+def _model(like, graph):
+    return onnx.ModelProto(
+        ir_version=max(like.ir_version, 4),
+        opset_import=like.opset_import,
+        functions=like.functions,
+        graph=graph,
+    )
+
+
+def _parts(message):
+    """Yield a message and all that it is made of."""
+    yield message
+    for field, value in message.ListFields():
+        if field.message_type is not None:
+            for part in [value] if isinstance(value, Message) else value:
+                yield from _parts(part)
+
+
+def _reads(node):
+    """Yield the names that an operator takes, and those in the bodies of loops and conditions."""
+    for part in _parts(node):
+        if isinstance(part, onnx.NodeProto):
+            yield from part.input
+        elif isinstance(part, onnx.GraphProto):
+            yield from (value.name for value in part.output)
+
+
+def _dims(value):
+    return value.type.tensor_type.shape.dim
+
+
+def _named(outputs):
+    return [name for name in outputs if name]
+
+
+def _checksum(*parts):
+    digest = hashlib.sha256()
+    for part in parts:
+        digest.update(part)
+    return digest.hexdigest()
