@@ -81,6 +81,18 @@ def test_the_engines_agree(module, images):
         xfer.open_source(module, engine="x")
 
 
+def test_mxnet_leaves_the_parameters_as_they_are(mx, images):
+    """It would turn weights into a layout of its own where they are, were it lent them."""
+    net = mx.sym.Convolution(mx.sym.var("data"), kernel=(3, 3), num_filter=32, name="conv")
+    module = bound_module(mx, net, {"data": (8, 2, 6, 6)}, label_names=None)
+    source = xfer.open_source(module)
+    before = source.fingerprint("conv")
+    features = source.extract(images, "conv").matrix
+    assert source.fingerprint("conv") == before
+    again = xfer.sources.open_saved_source(*source.parts()).extract(images, "conv").matrix
+    np.testing.assert_array_equal(again, features)
+
+
 def test_the_first_examples_are_computed_by_both_and_no_others(mx, module, images, monkeypatch):
     binds = []
     bind = mx.sym.Symbol.bind

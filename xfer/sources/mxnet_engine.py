@@ -30,9 +30,9 @@ class MxnetEngine:
         self._contexts = contexts or [mx.cpu()]
         shapes = {name: array.shape for name, array in network.arguments.items()}
         self._graph = SymbolGraph(load_graph(json.loads(network.json)), shapes)
-        # Nothing is written to them, so MXNet may read them where they are.
-        self._parameters = {name: _lend(array) for name, array in network.arguments.items()}
-        self._statistics = {name: _lend(array) for name, array in network.statistics.items()}
+        # Copies: MXNet turns weights into a layout of its own in the memory that it is lent.
+        self._parameters = {name: _copy(array) for name, array in network.arguments.items()}
+        self._statistics = {name: _copy(array) for name, array in network.statistics.items()}
         self._executors = OrderedDict()
 
     def run(self, inputs, layer_names):
@@ -114,5 +114,5 @@ class MxnetEngine:
             )
 
 
-def _lend(array):
-    return mx.nd.from_numpy(np.ascontiguousarray(array), zero_copy=True)
+def _copy(array):
+    return mx.nd.array(array, dtype=array.dtype)
