@@ -9,11 +9,16 @@ import sys
 import tempfile
 import time
 import tracemalloc
+from functools import cache
 from pathlib import Path
 
 import numpy as np
 
-from xfer.checkpoint.params import read_params
+from xfer.checkpoint.convert import convert
+from xfer.checkpoint.network import Network
+from xfer.checkpoint.onnx_graph import BATCH, UnknownShape
+from xfer.checkpoint.operators import Unsupported
+from xfer.checkpoint.params import read_params, split_params
 
 FOLDER = Path(os.environ.get("XFER_TEST_DATA") or Path(__file__).parents[2] / "shared")
 
@@ -56,8 +61,8 @@ def fuzz(path, read, positions, count, seed=0):
             try:
                 read(mutated)
             except Exception as error:
-                # Subclasses of ValueError, such as UnicodeDecodeError, come by accident.
-                if type(error) is not ValueError:
+                # Other subclasses of ValueError, such as UnicodeDecodeError, come by accident.
+                if type(error) not in (ValueError, Unsupported, UnknownShape):
                     raise RuntimeError(f"mutation {number} of {path}, seed {seed}") from error
                 errors += 1
             seconds.append(time.perf_counter() - start)
@@ -106,8 +111,35 @@ def params_headers(path):
     return [*positions, *range(start, len(data))]
 
 
+def graph(path):
+    """Read a ``-symbol.json`` beside its own parameters, list its layers, and convert it."""
+    text = path.read_bytes().decode("utf-8", errors="replace")
+    arrays = split_params(parameters_of(path.name.removesuffix("-symbol.json")))
+    network = Network(text, *arrays, ["data"], ["softmax_label"])
+    network.layers(network.typed(network.data_shapes))
+    shapes = {"data": (BATCH, *SHAPES[path.name.partition("-")[0]])}
+    convert(network.graph, network.parameters, network.typed(shapes))
+
+
+@cache
+def parameters_of(name):
+    """Read the parameters of a shared checkpoint."""
+    return read_params(next((FOLDER / "models").glob(f"{name}-*.params")))
+
+
+#: Shape of one example for each network.
+SHAPES = {
+    "newsgroups_cnn": (300,),
+    "cifar_resnet20_v1": (3, 32, 32),
+    "cifar_resnet20_v2": (3, 32, 32),
+    "mnist_lenet": (1, 28, 28),
+}
+
 #: Pattern of file names to a function that reads one, and one that finds its bytes of most effect.
-MUTATED = {"*.params": (params, params_headers)}
+MUTATED = {
+    "*.params": (params, params_headers),
+    "*-symbol.json": (graph, lambda path: range(path.stat().st_size)),
+}
 
 if __name__ == "__main__":
     main(*map(int, sys.argv[1:]))

@@ -415,7 +415,7 @@ def test_benchmark_of_mutations(shared, capsys, monkeypatch):
     mutations.main(20)
     for row in capsys.readouterr().out.splitlines()[2:]:
         name, count, errors, results, slowest, memory = row.strip("| ").split(" | ")
-        assert name.endswith(".params")
+        assert name.endswith((".params", "-symbol.json"))
         assert int(errors) + int(results) == int(count) == 20
         assert float(slowest) < 1000
         assert int(memory.split()[0].replace(",", "")) < 10_000
