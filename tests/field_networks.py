@@ -622,7 +622,7 @@ def faster_rcnn(mx):
         "0.11",
         ["relu2_1", "rpn_bbox_pred", "rpn_cls_prob_reshape"],
         {"data": (3, 33, 41), "im_info": (3,)},
-        refused={name: "no conversion for operator _contrib_Proposal" for name in ("rois", "fc6")},
+        refused=dict.fromkeys(("rois", "fc6"), "no conversion for operator _contrib_Proposal"),
     )
 
 
@@ -1188,7 +1188,7 @@ def bert(mx):
     x = mx.sym.transpose(x, axes=(1, 0, 2))
     for k in range(2):
         parts = {
-            kind: [mx.sym.var(f"cell{k}_{part}_{kind}", shape=shape) for part in "query key value".split()]
+            kind: [mx.sym.var(f"cell{k}_{part}_{kind}", shape=shape) for part in ["query", "key", "value"]]
             for kind, shape in (("weight", (units, units)), ("bias", (units,)))
         }
         wide = [mx.sym.reshape(p, shape=(heads, 4, 0), reverse=False) for p in parts["weight"]]

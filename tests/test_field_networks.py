@@ -2,12 +2,9 @@
 
 import field_networks
 import numpy as np
-import onnx
-import onnxruntime
 import pytest
 
 import xfer
-from xfer.cli import main
 
 EPOCH = 7
 

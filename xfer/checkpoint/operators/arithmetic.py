@@ -127,81 +127,76 @@ def _logic(kind):
 
 _family(
     _emit("Add"),
-    "elemwise_add _plus _Plus _add _grad_add _sparse_elemwise_add",
-    "broadcast_add broadcast_plus _sparse_broadcast_add _sparse_broadcast_plus _npi_add",
-    "_plus_scalar _PlusScalar _scatter_plus_scalar _npi_add_scalar",
+    "elemwise_add _grad_add _sparse_elemwise_add",
+    "broadcast_add _sparse_broadcast_add _sparse_broadcast_plus _npi_add",
+    "_plus_scalar _scatter_plus_scalar _npi_add_scalar",
 )
 _family(
     _emit("Sub"),
-    "elemwise_sub _minus _Minus _sub _sparse_elemwise_sub",
-    "broadcast_sub broadcast_minus _sparse_broadcast_sub _sparse_broadcast_minus _npi_subtract",
-    "_minus_scalar _MinusScalar _scatter_minus_scalar _npi_subtract_scalar",
-    "_rminus_scalar _RMinusScalar _npi_rsubtract_scalar",
+    "elemwise_sub _sparse_elemwise_sub",
+    "broadcast_sub _sparse_broadcast_sub _sparse_broadcast_minus _npi_subtract",
+    "_minus_scalar _scatter_minus_scalar _npi_subtract_scalar",
+    "_rminus_scalar _npi_rsubtract_scalar",
 )
 _family(
     _emit("Mul"),
-    "elemwise_mul _mul _Mul _sparse_elemwise_mul",
+    "elemwise_mul _sparse_elemwise_mul",
     "broadcast_mul _sparse_broadcast_mul _npi_multiply",
-    "_mul_scalar _MulScalar _npi_multiply_scalar",
+    "_mul_scalar _npi_multiply_scalar",
 )
 _family(
     _divide,
-    "elemwise_div _div _Div _sparse_elemwise_div _scatter_elemwise_div",
+    "elemwise_div _sparse_elemwise_div _scatter_elemwise_div",
     "broadcast_div _sparse_broadcast_div",
-    "_div_scalar _DivScalar",
-    "_rdiv_scalar _RDivScalar",
+    "_div_scalar",
+    "_rdiv_scalar",
 )
 _family(
     _mod,
-    "_mod _Mod",
+    "_mod",
     "broadcast_mod _npi_mod",
-    "_mod_scalar _ModScalar _npi_mod_scalar",
-    "_rmod_scalar _RModScalar _npi_rmod_scalar",
+    "_mod_scalar _npi_mod_scalar",
+    "_rmod_scalar _npi_rmod_scalar",
 )
 _family(
     _power,
-    "_power _Power",
+    "_power",
     "broadcast_power _npi_power",
-    "_power_scalar _PowerScalar _npi_power_scalar",
-    "_rpower_scalar _RPowerScalar _npi_rpower_scalar",
+    "_power_scalar _npi_power_scalar",
+    "_rpower_scalar _npi_rpower_scalar",
 )
 _family(
     _emit("Max"),
-    "_maximum _Maximum",
+    "_maximum",
     "broadcast_maximum _npi_maximum",
-    "_maximum_scalar _MaximumScalar _npi_maximum_scalar",
+    "_maximum_scalar _npi_maximum_scalar",
 )
 _family(
     _emit("Min"),
-    "_minimum _Minimum",
+    "_minimum",
     "broadcast_minimum _npi_minimum",
-    "_minimum_scalar _MinimumScalar _npi_minimum_scalar",
+    "_minimum_scalar _npi_minimum_scalar",
 )
 _family(
     _hypot,
-    "_hypot _Hypot",
+    "_hypot",
     "broadcast_hypot _npi_hypot",
-    "_hypot_scalar _HypotScalar _npi_hypot_scalar",
+    "_hypot_scalar _npi_hypot_scalar",
 )
 
-# The name in the old operators, in their oldest spelling, and in NumPy's.
-for _formula, _name, _camel, _numpy in (
-    (_emit("Equal"), "equal", "Equal", "equal"),
-    (_not_equal, "not_equal", "Not_Equal", "not_equal"),
-    (_emit("Greater"), "greater", "Greater", "greater"),
-    (_emit("GreaterOrEqual"), "greater_equal", "Greater_Equal", "greater_equal"),
-    (_emit("Less"), "lesser", "Lesser", "less"),
-    (_emit("LessOrEqual"), "lesser_equal", "Lesser_Equal", "less_equal"),
-    (_logic("And"), "logical_and", "Logical_And", None),
-    (_logic("Or"), "logical_or", "Logical_Or", None),
-    (_logic("Xor"), "logical_xor", "Logical_Xor", None),
+# The name in the old operators, and in NumPy's.
+for _formula, _name, _numpy in (
+    (_emit("Equal"), "equal", "equal"),
+    (_not_equal, "not_equal", "not_equal"),
+    (_emit("Greater"), "greater", "greater"),
+    (_emit("GreaterOrEqual"), "greater_equal", "greater_equal"),
+    (_emit("Less"), "lesser", "less"),
+    (_emit("LessOrEqual"), "lesser_equal", "less_equal"),
+    (_logic("And"), "logical_and", None),
+    (_logic("Or"), "logical_or", None),
+    (_logic("Xor"), "logical_xor", None),
 ):
-    _family(
-        _formula,
-        f"_{_name} _{_camel}",
-        f"broadcast_{_name}",
-        f"_{_name}_scalar _{_camel.replace('_', '')}Scalar",
-    )
+    _family(_formula, f"_{_name}", f"broadcast_{_name}", f"_{_name}_scalar")
     if _numpy:
         _family(_formula, "", f"_npi_{_numpy}", f"_npi_{_numpy}_scalar", result=np.bool_)
 
@@ -224,7 +219,7 @@ def true_divide_number(op, x):
     return true_divide(op, op.constant(op.float("scalar", 1.0)), x)
 
 
-@operator("add_n", "ElementWiseSum", "_sparse_add_n", "_sparse_ElementWiseSum")
+@operator("add_n", "_sparse_add_n", "_sparse_ElementWiseSum")
 def add_n(op, first, *others):
     """Add any number of tensors."""
     for other in others:

@@ -241,7 +241,7 @@ def read_dtype(op, default, name="dtype"):
     return _KINDS[text]
 
 
-@operator("Cast", "cast", "_npi_cast", "_npx_cast")
+@operator("Cast", "_npi_cast", "_npx_cast")
 def cast(op, x):
     """Convert to another type; fractions are cut off."""
     dtype = read_dtype(op, np.float32)

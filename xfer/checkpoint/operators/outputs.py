@@ -59,7 +59,7 @@ def softmax_activation(op, x):
     return _softmax(op, x, [1 if op.text("mode", "instance") == "channel" else x.rank - 1])
 
 
-@operator("SoftmaxOutput", "Softmax", idle=(1,))
+@operator("SoftmaxOutput", idle=(1,))
 def softmax_output(op, x, label=None):
     """Turn scores into probabilities: those of an example, of a position or of a last axis."""
     if op.flag("multi_output", False):
@@ -88,8 +88,8 @@ def dropout(op, x):
     *("LinearRegressionOutput", "_sparse_LinearRegressionOutput"),
     *("MAERegressionOutput", "_sparse_MAERegressionOutput", "SVMOutput"),
     *("MakeLoss", "make_loss", "_sparse_make_loss", "IdentityAttachKLSparseReg"),
-    *("BlockGrad", "stop_gradient", "_sparse_stop_gradient", "_contrib_gradientmultiplier"),
-    *("identity", "_copy", "_np_copy", "_CrossDeviceCopy"),
+    *("BlockGrad", "_sparse_stop_gradient", "_contrib_gradientmultiplier"),
+    *("_copy", "_np_copy", "_CrossDeviceCopy"),
     idle=(1,),
 )
 def identity(op, x, other=None):

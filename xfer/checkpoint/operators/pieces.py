@@ -13,7 +13,7 @@ from xfer.checkpoint.operators.shapes import sizes_of
 _FIRST, _LAST = np.iinfo(np.int64).min, np.iinfo(np.int64).max
 
 
-@operator("slice", "crop", "_npi_slice", "_npx_slice", "_sparse_slice")
+@operator("slice", "_npi_slice", "_npx_slice", "_sparse_slice")
 def slice_axes(op, x):
     """Cut out a range of each of the first axes."""
     begins, ends, steps = op.ints("begin"), op.ints("end"), op.ints("step", ())
@@ -34,7 +34,7 @@ def slice_axis(op, x):
     return _slice(op, x, {op.int("axis"): (op.int("begin"), _LAST if end is None else end, 1)})
 
 
-@operator("reverse", "flip", "_npi_flip")
+@operator("reverse", "_npi_flip")
 def reverse(op, x):
     """Turn axes round."""
     return _slice(op, x, dict.fromkeys(op.ints("axis"), (_LAST, _FIRST, -1)))
@@ -70,7 +70,7 @@ def slice_like(op, x, like):
     return _slice_to(op, x, op.constant([0] * len(axes), np.int64), ends, axes)
 
 
-@operator("SliceChannel", "split", outputs=numbered_outputs("num_outputs"))
+@operator("SliceChannel", outputs=numbered_outputs("num_outputs"))
 def split(op, x):
     """Cut an axis into equal parts."""
     axis, count = op.int("axis", 1), op.int("num_outputs")
@@ -119,7 +119,7 @@ def _finish_split(op, parts, axis):
     return [op("Squeeze", part, axes) for part in parts]
 
 
-@operator("Concat", "concat", "_sparse_concat", "_rnn_param_concat", "_npi_rnn_param_concat")
+@operator("Concat", "_sparse_concat", "_rnn_param_concat", "_npi_rnn_param_concat")
 def concat(op, *parts):
     """Put tensors together along an axis."""
     return _concat(op, parts, op.int("dim", 1))
@@ -196,7 +196,7 @@ def repeat(op, x):
     return op.reshape(tiled, shape)
 
 
-@operator("Pad", "pad", "_npi_pad")
+@operator("Pad", "_npi_pad")
 def pad(op, x):
     """Add numbers around each axis."""
     mode = op.text("mode", "constant")

@@ -58,11 +58,11 @@ def _old(names, kind, prepare=lambda op, x: x):
         return op.cast(found, x.dtype)
 
 
-_old("sum sum_axis _sparse_sum", "ReduceSum")
+_old("sum _sparse_sum", "ReduceSum")
 _old("mean _sparse_mean", "ReduceMean")
 _old("prod", "ReduceProd")
-_old("max max_axis", "ReduceMax")
-_old("min min_axis", "ReduceMin")
+_old("max", "ReduceMax")
+_old("min", "ReduceMin")
 _old("nansum", "ReduceSum", _without_nan(0.0))
 _old("nanprod", "ReduceProd", _without_nan(1.0))
 _old("_square_sum", "ReduceSumSquare")
@@ -218,7 +218,7 @@ def _flat(op, x):
     return op("Reshape", x, op.constant([-1], np.int64))
 
 
-@operator("cumsum", "_np_cumsum")
+@operator("_np_cumsum")
 def cumsum(op, x):
     """Add up along an axis."""
     axis = op.int("axis", None)

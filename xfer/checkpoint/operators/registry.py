@@ -51,6 +51,7 @@ def operator(*names, outputs=None, idle=()):
     Parameters
     ----------
     *names : str
+        As MXNet 1.9 writes them; :mod:`xfer.checkpoint.legacy` knows what else they were called.
     outputs : callable, optional
         See :class:`Operator`; by default there is one.
     idle : tuple of int, default=()

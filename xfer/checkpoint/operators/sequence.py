@@ -26,7 +26,7 @@ def take(op, x, ids):
     return op("Gather", x, _within(op, x, axis, ids, mode), axis=axis)
 
 
-@operator("pick", "choose_element_0index", "_npx_pick")
+@operator("pick", "_npx_pick")
 def pick(op, x, ids):
     """Take one entry along an axis, for each place on the other axes."""
     axis = op.int("axis", -1)

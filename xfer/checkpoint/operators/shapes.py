@@ -12,13 +12,13 @@ _CODES = {0: "keep", -1: "infer", -2: "rest", -3: "merge", -4: "split"}
 _NUMPY_CODES = {-1: "infer", -2: "keep", -3: "drop", -4: "rest", -5: "merge", -6: "split"}
 
 
-@operator("Flatten", "flatten", "_npx_batch_flatten")
+@operator("Flatten", "_npx_batch_flatten")
 def flatten(op, x):
     """Make one row of numbers of each example."""
     return x if x.dims is not None and len(x.dims) == 2 else op("Flatten", x, axis=1)
 
 
-@operator("Reshape", "reshape")
+@operator("Reshape")
 def reshape(op, x):
     """Reshape, with MXNet's codes for sizes."""
     codes = list(op.ints("shape", ()))
@@ -141,7 +141,7 @@ def transpose(op, x):
     return op("Transpose", x, perm=axes or None)
 
 
-@operator("SwapAxis", "swapaxes", "_npi_swapaxes")
+@operator("SwapAxis", "_npi_swapaxes")
 def swap_axes(op, x):
     """Exchange two axes."""
     one, other = op.int("dim1", 0), op.int("dim2", 0)
@@ -186,7 +186,7 @@ def broadcast_to(op, x):
     return op("Expand", x, op.sizes([1 if size == keep else size for size in op.ints("shape")]))
 
 
-@operator("broadcast_axis", "broadcast_axes")
+@operator("broadcast_axis")
 def broadcast_axis(op, x):
     """Repeat along given axes, which are of size one."""
     shape = [1] * x.rank
