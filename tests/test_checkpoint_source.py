@@ -1,5 +1,6 @@
 """MXNet networks on ONNX Runtime: the same features, with MXNet and without it."""
 
+import pickle
 import shutil
 import subprocess
 import sys
@@ -273,6 +274,17 @@ def test_a_saved_repurposer_takes_the_checkpoint_as_its_network(
     repurposer.save_repurposer("small", tmp_path, save_source_model=False)
     loaded = xfer.load("small", tmp_path, source_model=xfer.load_checkpoint(checkpoint, 3))
     np.testing.assert_array_equal(loaded.predict_proba(images), repurposer.predict_proba(images))
+
+
+@pytest.mark.parametrize("engine", ["auto", "mxnet"])
+def test_sources_travel_to_other_processes(module, images, checkpoint, engine):
+    for source in (
+        xfer.open_source(module, engine=engine),
+        xfer.load_checkpoint(checkpoint, 3, engine=engine),
+    ):
+        features = source.extract(images, LAYERS).matrix
+        again = pickle.loads(pickle.dumps(source)).extract(images, LAYERS).matrix
+        np.testing.assert_array_equal(again, features)
 
 
 def test_a_checkpoint_in_half_precision(mx, module, images, checkpoint, tmp_path):

@@ -2,6 +2,7 @@
 
 import json
 import os
+import pickle
 from contextlib import suppress
 
 import numpy as np
@@ -10,6 +11,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
+import xfer
 from xfer.sources.onnx import OnnxSource
 from xfer.sources.onnx_session import open_session
 
@@ -644,3 +646,20 @@ def test_a_session_uses_no_more_threads_than_allowed(value, most, monkeypatch):
     assert 1 <= all_cores <= os.cpu_count()
     monkeypatch.setenv("OMP_NUM_THREADS", value)
     assert threads() == (most or all_cores)
+
+
+def test_a_repurposer_on_an_onnx_file(tmp_path):
+    relu = [node("MatMul", ["data", "w"], ["scores"]), node("Relu", ["scores"], ["out"])]
+    parameters = {"w": np.random.RandomState(0).normal(size=(4, 3)).astype(np.float32)}
+    onnx.save(network(relu, {"data": ["n", 4]}, parameters, outputs=["out"]), tmp_path / "net.onnx")
+    data = np.random.RandomState(1).normal(size=(30, 4))
+    labels = np.where(data[:, 0] > 0, "right", "left")
+    repurposer = xfer.LrRepurposer(tmp_path / "net.onnx", ["out"]).fit(data, labels)
+    probabilities = repurposer.predict_proba(data)
+    repurposer.save_repurposer("whole", tmp_path)
+    repurposer.save_repurposer("bare", tmp_path, save_source_model=False)
+    (tmp_path / "net.onnx").rename(tmp_path / "moved.onnx")
+    whole = xfer.load("whole", tmp_path)
+    bare = xfer.load("bare", tmp_path, source_model=str(tmp_path / "moved.onnx"))
+    for loaded in (whole, bare, pickle.loads(pickle.dumps(whole))):
+        np.testing.assert_array_equal(loaded.predict_proba(data), probabilities)

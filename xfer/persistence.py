@@ -283,7 +283,7 @@ def _subclasses(kind):
 
 def _versions():
     found = {"python": platform.python_version()}
-    for name in ("xfer", "numpy", "scikit-learn", "skops", "mxnet"):
+    for name in ("xfer", "numpy", "scikit-learn", "skops", "onnx", "onnxruntime", "mxnet"):
         try:
             found[name] = version(name)
         except PackageNotFoundError:

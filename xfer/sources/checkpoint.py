@@ -60,6 +60,9 @@ class CheckpointSource(SourceModel):
         self._mxnet = None
         self._layers = None
 
+    def __getstate__(self):
+        return {**self.__dict__, "_mxnet": None}
+
     @property
     def layers(self):
         """Every operator of the graph, in topological order (list of Layer)."""

@@ -99,6 +99,10 @@ class OnnxSource(SourceModel):
         self._layers = graph.layers()
         self._runners = OrderedDict()
 
+    def __getstate__(self):
+        # Sessions cannot travel to another process; they are opened again there.
+        return {**self.__dict__, "_runners": OrderedDict()}
+
     @property
     def layers(self):
         """Every output of every operator, in topological order (list of Layer)."""

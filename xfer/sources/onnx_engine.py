@@ -26,6 +26,10 @@ class OnnxEngine:
         self._data_types = data_types
         self._sessions = OrderedDict()
 
+    def __getstate__(self):
+        # Sessions cannot travel to another process; they are opened again there.
+        return {**self.__dict__, "_sessions": OrderedDict()}
+
     def run(self, inputs, layer_names):
         """Compute one batch.
 
