@@ -30,6 +30,7 @@ class FieldNetwork:
     refused: dict = field(default_factory=dict)  # layers that are no features: what the error says
     batch: int | None = None  # for how many examples the graph is written
     labels: list = field(default_factory=list)
+    label_shape: tuple | None = None  # where it does not follow from the graph
 
 
 def network(function):
@@ -582,6 +583,7 @@ def ssd_in_training(mx):
         told="data (n, 3, ?, ?)",
         refused={"loc_loss": "no conversion for operator _contrib_MultiBoxTarget"},
         labels=["label"],
+        label_shape=(3, 6),
     )
 
 
@@ -674,7 +676,8 @@ def open_pose(mx):
 
 @network
 def fcn8s(mx):
-    x, pools = mx.sym.var("data"), []
+    data, pools = mx.sym.var("data"), []
+    x = data
     for number, filters in enumerate((4, 8, 8, 8, 8), 1):
         pad = 100 if number == 1 else 1
         x = relu(mx, conv(mx, x, f"conv{number}_1", filters, 3, 1, pad), f"relu{number}_1")
@@ -692,7 +695,7 @@ def fcn8s(mx):
         y = mx.sym.Crop(conv(mx, below, name, 5, 1), x, offset=pair(offset), name=f"{name}c")
         x = x + y
         x = larger(x, "score4", 4, 2) if offset == 5 else larger(x, "bigscore", 16, 8)
-    x = mx.sym.Crop(x, mx.sym.var("data") * 1.0, offset=(31, 31), name="upscore")
+    x = mx.sym.Crop(x, data, offset=(31, 31), name="upscore")
     options = {"multi_output": True, "use_ignore": True, "ignore_label": 255}
     return FieldNetwork(
         mx.sym.SoftmaxOutput(x, name="softmax", **options),
@@ -707,7 +710,8 @@ def fcn8s(mx):
 
 @network
 def deeplab_v2(mx):
-    x = mx.sym.BatchNorm(mx.sym.var("data"), fix_gamma=True, eps=2e-5, name="bn_data")
+    data = mx.sym.var("data")
+    x = mx.sym.BatchNorm(data, fix_gamma=True, eps=2e-5, name="bn_data")
     x = pool(mx, relu(mx, conv(mx, x, "conv0", 8, 7, 2, 3, no_bias=True), "relu0"), "pool0", 3, 2, 1)
     x = relu(mx, norm(mx, x, "res5a_bn", use_global_stats=True, eps=1e-5), "res5a_relu")
     branches = [
@@ -717,7 +721,7 @@ def deeplab_v2(mx):
     x = mx.sym.ElementWiseSum(*branches, name="fc1_voc12")
     shape = {"kernel": (16, 16), "stride": (4, 4), "pad": (6, 6), "num_filter": 5, "num_group": 5}
     x = mx.sym.Deconvolution(x, name="upsampling", no_bias=True, workspace=512, **shape)
-    x = mx.sym.Crop(x, mx.sym.var("data"), center_crop=True, name="crop")
+    x = mx.sym.Crop(x, data, center_crop=True, name="crop")
     x = mx.sym.softmax(x, axis=1, name="softmax")
     return FieldNetwork(
         x,
@@ -790,10 +794,9 @@ def inception_resnet_v2(mx):
     def block(x, scale, act=True):
         parts = [
             factory(x, 4, (1, 1)),
-            factory(factory(x, 4, (1, 1)), 4, (1, 7), (1, 2)),
-            factory(factory(factory(x, 4, (1, 1)), 4, (7, 1), (2, 1)), 4, (3, 3), (1, 1)),
+            factory(factory(factory(x, 4, (1, 1)), 4, (1, 7), (1, 2)), 4, (7, 1), (2, 1)),
         ]
-        mixed = mx.sym.Concat(parts[0], mx.sym.Concat(*parts[:0], parts[2]))
+        mixed = mx.sym.Concat(*parts)
         x = x + scale * factory(mixed, 12, (1, 1), act=False)
         return mx.sym.Activation(x, act_type="relu") if act else x
 
@@ -834,7 +837,7 @@ def imagenet_resnext(mx):
             y = conv(mx, y, f"{name}_conv2", 8, 3, stride, 1, no_bias=True, num_group=4)
             y = relu(mx, norm(mx, y, f"{name}_bn3"), f"{name}_relu3")
             x = mx.sym.elemwise_add(
-                conv(mx, y, f"{name}_conv3", filters, 1, no_bias=True), x, name=f"_plus{stage}"
+                conv(mx, y, f"{name}_conv3", filters, 1, no_bias=True), x, name=f"{name}_plus"
             )
     x = pool(mx, relu(mx, norm(mx, x, "bn1"), "relu1"), "pool1", 7, kind="avg", global_pool=True)
     x = mx.sym.FullyConnected(mx.sym.Flatten(x, name="flatten0"), num_hidden=10, name="fc1")
@@ -868,7 +871,7 @@ def dual_path(mx):
         x = mx.sym.Concat(residual, dense, name=f"{name}_cat-input")
         y = unit(x, f"{name}_c1x1-a", 8, 1)
         y = unit(y, f"{name}_c3x3-b", 8, 3, 1, 1, groups=4)
-        one, other = halves(unit(y, f"{name}_c1x1-c", 10, 1), name, 8)
+        one, other = halves(unit(y, f"{name}_c1x1-c", 10, 1), f"{name}_c1x1-c", 8)
         residual = mx.sym.ElementWiseSum(residual, one, name=f"{name}_sum-ele")
         dense = mx.sym.Concat(dense, other, name=f"{name}_cat-concat")
     x = relu(mx, norm(mx, mx.sym.Concat(residual, dense), "conv5_x_x__bn"), "conv5_x_x__relu")
@@ -879,7 +882,7 @@ def dual_path(mx):
         x,
         {"data": (3, 32, 32)},
         "0.11",
-        ["pool5", "flatten", "conv2_x__2_sum-ele", "conv2_x__1_split2"],
+        ["pool5", "flatten", "conv2_x__2_sum-ele", "conv2_x__1_c1x1-c_split2"],
         {"data": (3, 24, 40)},
         labels=["softmax_label"],
     )
@@ -1453,6 +1456,8 @@ def draw_parameters(network, seed):
     random = np.random.RandomState(seed)
     rows = network.batch or 2
     known = {name: (rows, *shape) for name, shape in network.shapes.items()}
+    if network.label_shape:
+        known[network.labels[0]] = (rows, *network.label_shape)
     symbol = network.symbol
     shapes, _, others = symbol.infer_shape(**known)
     names = [f"arg:{name}" for name in symbol.list_arguments()]
@@ -1464,9 +1469,9 @@ def draw_parameters(network, seed):
         if name.endswith("weight") and len(shape) > 1:
             values = random.normal(size=shape, scale=np.sqrt(2 / np.prod(shape[1:])))
         else:
-            values = random.normal(size=shape, scale=0.1)
+            values = np.abs(random.normal(size=shape, scale=0.1))
         if name.endswith(("gamma", "_var", "_scale")) and "relu" not in name:
-            values = 1 + np.abs(values)
+            values = 1 + values
         found[name] = values.astype(np.float32)
     return found
 
