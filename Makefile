@@ -2,8 +2,8 @@
 # PYTHON=... picks another interpreter than the first fitting one of the list.
 .PHONY: demo test test-numpy test-without-mxnet lint clean
 
-CANDIDATES := $(or $(PYTHON),python3.11 python3.10 python3 python)
-FITS := import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 11))
+CANDIDATES := $(or $(PYTHON),python3.11 python3 python)
+FITS := import sys; sys.exit(not sys.version_info[:2] == (3, 11))
 PYTHON_FOUND = $(firstword $(foreach candidate,$(CANDIDATES),$(shell $(candidate) -c '$(FITS)' 2>/dev/null && echo $(candidate))))
 PIP := -m pip install --quiet --disable-pip-version-check
 OTHERS := scipy scikit-learn skops onnx onnxruntime tqdm matplotlib pytest
@@ -29,7 +29,7 @@ test-without-mxnet: .venv-without-mxnet/installed
 
 define CHECK_PYTHON
 @test -n "$(PYTHON_FOUND)" || { \
-	echo "xfer's demo and tests need MXNet, whose last wheels are for Python 3.10 and 3.11."; \
+	echo "xfer's demo and tests need MXNet, whose last wheels are for Python 3.11."; \
 	echo "None of these is one: $(CANDIDATES)"; \
 	echo "Install one and name it: make $(MAKECMDGOALS) PYTHON=/path/to/python3.11"; \
 	echo "(On other versions 'pip install .' gives xfer without MXNet: see README.md.)"; \

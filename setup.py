@@ -31,15 +31,15 @@ setup(
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     packages=find_packages(include=["xfer", "xfer.*"]),
-    python_requires=">=3.10",
+    python_requires=">=3.11",
     entry_points={"console_scripts": ["xfer = xfer.cli:main"]},
     install_requires=[
         f"mxnet==1.9.1; {HAS_MXNET}",  # opens Modules, and runs what has no conversion
         f"numpy>=1.23.5,<1.24; {HAS_MXNET}",  # arrays
         f"numpy>=1.23.5; {HAS_NO_MXNET}",
         "scipy>=1.10",  # numerics
-        "onnx>=1.17",  # the form that networks are converted to
-        "onnxruntime>=1.20",  # runs them
+        "onnx>=1.22",  # the form that networks are converted to; before, it infers fewer shapes
+        "onnxruntime>=1.32",  # runs them; before, padding ahead of a MaxPool is minus infinity
         "scikit-learn>=1.6",  # classifiers and the conventions every repurposer follows
         "skops>=0.11",  # scikit-learn models in files that cannot run code
         "tqdm>=4.60",  # progress bars
@@ -62,7 +62,6 @@ setup(
         "Intended Audience :: Developers",
         "Intended Audience :: Science/Research",
         "Operating System :: POSIX :: Linux",
-        "Programming Language :: Python :: 3.10",
         "Programming Language :: Python :: 3.11",
         "Topic :: Scientific/Engineering :: Artificial Intelligence",
     ],

@@ -31,6 +31,7 @@ class FieldNetwork:
     batch: int | None = None  # for how many examples the graph is written
     labels: list = field(default_factory=list)
     label_shape: tuple | None = None  # where it does not follow from the graph
+    beyond: list = field(default_factory=list)  # features that MXNet does not give
 
 
 def network(function):
@@ -579,7 +580,8 @@ def ssd_in_training(mx):
     return FieldNetwork(
         mx.sym.Group([chances, loss, labels, boxes]),
         {"data": (3, 96, 96)},
-        layers=["multibox_loc_pred", "cls_prob"],
+        layers=["multibox_loc_pred", "relu7"],
+        beyond=["cls_prob"],
         told="data (n, 3, ?, ?)",
         refused={"loc_loss": "no conversion for operator _contrib_MultiBoxTarget"},
         labels=["label"],
@@ -935,7 +937,7 @@ def network_in_network(mx):
         "0.8",
         ["pool4", "flatten"],
         {"data": (3, 36, 32)},
-        told="data (n, 3, 224, 224)",
+        told="data (n, 3, ?, ?)",
         labels=["softmax_label"],
     )
 
@@ -957,7 +959,7 @@ def squeezenet(mx):
     images = {"data": (3, 63, 63)}
     layers = ["flatten", "fire3_concat"]
     return FieldNetwork(
-        x, images, "0.9", layers, {"data": (3, 50, 41)}, labels=["prob_label"], told="?, ?)"
+        x, images, "0.9", layers, {"data": (3, 50, 41)}, "data (n, 3, ?, ?)", labels=["prob_label"]
     )
 
 
@@ -1020,13 +1022,9 @@ def yolo3(mx):
         sure = mx.sym.sigmoid(mx.sym.slice_axis(y, axis=-1, begin=4, end=5))
         scores = mx.sym.sigmoid(mx.sym.slice_axis(y, axis=-1, begin=5, end=None))
         offsets = mx.sym.var(f"{prefix}_offsets", shape=(1, 1, 32, 32, 2))
-        offsets = mx.sym.slice_like(offsets, mx.sym.expand_dims(route, 0) * 0, axes=())
-        offsets = mx.sym.slice_like(offsets, mx.sym.reshape(route * 0, (0, -4, 1, -1, -2)), axes=())
-        places = mx.sym.slice_like(
-            mx.sym.var(f"{prefix}_grid", shape=(1, 1, 32, 32)), route * 0, axes=(2, 3)
-        )
-        places = mx.sym.reshape(places, shape=(1, -1, 1, 1))
-        centres = mx.sym.broadcast_add(mx.sym.sigmoid(centres), places) * 8
+        offsets = mx.sym.slice_like(offsets, x * 0, axes=(2, 3))
+        offsets = mx.sym.reshape(offsets, shape=(1, -1, 1, 2))
+        centres = mx.sym.broadcast_add(mx.sym.sigmoid(centres), offsets) * 8
         anchors = mx.sym.var(f"{prefix}_anchors", shape=(1, 1, 3, 2))
         half = mx.sym.broadcast_mul(mx.sym.exp(scales), anchors) / 2.0
         boxes = mx.sym.concat(centres - half, centres + half, dim=-1)
@@ -1049,7 +1047,7 @@ def yolo3(mx):
         layers=["yolov30_boxes", "yolov30_tip1_leakyrelu0_fwd"],
         other={"data": (3, 40, 32)},
         refused={"slice_axis8": "no conversion for operator _contrib_box_nms"},
-        told="data (n, 3, ?, ?)",
+        told="data (n, 3, 112, 112)",  # its grids, cut out of constants, are not of any size
     )
 
 
@@ -1068,10 +1066,10 @@ def gluon_ssd(mx):
         for parts, name, filters in zip(found, ("class", "box"), (12, 16)):
             y = conv(mx, x, f"ssd0_{name}predictor{k}_fwd", filters, 3, 1, 1)
             parts.append(mx.sym.flatten(mx.sym.transpose(y, axes=(0, 2, 3, 1))))
-        anchors = mx.sym.var(f"ssd0_ssdanchorgenerator{k}_anchor_{k}", shape=(1, 1, 32, 32, 16))
-        anchors = mx.sym.reshape(anchors, shape=(1, 1, 32, 32 * 16))
-        anchors = mx.sym.slice_like(anchors, x * 0, axes=(2,))
-        anchors = mx.sym.slice_axis(anchors, axis=3, begin=0, end=16)
+        name = f"ssd0_ssdanchorgenerator{k}_anchor_{k}"
+        anchors = mx.sym.var(name, shape=(1, 1, 32, 32, 16))
+        anchors = mx.sym.slice_like(anchors, x * 0, axes=(2, 3))
+        anchors = mx.sym.reshape(anchors, shape=(1, -1, 4))
         found[2].append(mx.sym.reshape(anchors, shape=(1, -1)))
     classes = mx.sym.reshape(mx.sym.concat(*found[0], dim=1), shape=(0, -1, 3), name="classes")
     boxes = mx.sym.reshape(mx.sym.concat(*found[1], dim=1), shape=(0, -1, 4), name="boxes")
@@ -1194,7 +1192,7 @@ def bert(mx):
             kind: [mx.sym.var(f"cell{k}_{part}_{kind}", shape=shape) for part in ["query", "key", "value"]]
             for kind, shape in (("weight", (units, units)), ("bias", (units,)))
         }
-        wide = [mx.sym.reshape(p, shape=(heads, 4, 0), reverse=False) for p in parts["weight"]]
+        wide = [mx.sym.reshape(p, shape=(heads, -1, 0), reverse=True) for p in parts["weight"]]
         weight = mx.sym.reshape(mx.sym.concat(*wide, dim=1), shape=(-1, 0), reverse=True)
         bias = [mx.sym.reshape(p, shape=(heads, -1)) for p in parts["bias"]]
         bias = mx.sym.reshape(mx.sym.stack(*bias, axis=1), shape=(-1,))
@@ -1339,6 +1337,7 @@ def unrolled_lstm(mx):
         ids={"data": 30},
         refused={"hidden": r"output shape \(4n, 6\)", "softmax": r"output shape \(4n, 30\)"},
         labels=["label"],
+        label_shape=(4,),
     )
 
 
@@ -1361,6 +1360,7 @@ def bucketed_lstm(mx):
         ids={"data": 30},
         refused={"pred": r"output shape \(5n, 30\)"},
         labels=["softmax_label"],
+        label_shape=(5,),
     )
 
 
@@ -1376,6 +1376,20 @@ def fused_lstm(mx):
     return FieldNetwork(
         x, words, "1.0", layers, {"data": (8,)}, ids={"data": 30}, labels=["softmax_label"]
     )
+
+
+@network
+def gluon_lstm(mx):
+    """Parameters in pieces, first states made of nothing."""
+    net = mx.gluon.nn.HybridSequential(prefix="model_")
+    with net.name_scope():
+        net.add(mx.gluon.nn.Embedding(30, 6))
+        net.add(mx.gluon.rnn.LSTM(5, num_layers=2, layout="NTC", bidirectional=True))
+        net.add(mx.gluon.rnn.GRU(4, layout="NTC"))
+        net.add(mx.gluon.nn.LayerNorm(), mx.gluon.nn.Dense(3, flatten=False))
+    x = mx.sym.max(net(mx.sym.var("data")), axis=1, name="over_time")
+    words = {"data": (6,)}
+    return FieldNetwork(x, words, "1.6", ["over_time"], {"data": (9,)}, ids={"data": 30})
 
 
 @network
@@ -1401,6 +1415,7 @@ def crnn(mx):
         other={"data": (1, 16, 28)},
         refused={"by_step": "features need one row for each example", "ctc": "CTCLoss|ctc_loss"},
         labels=["label"],
+        label_shape=(4,),
     )
 
 
@@ -1469,7 +1484,7 @@ def draw_parameters(network, seed):
         if name.endswith("weight") and len(shape) > 1:
             values = random.normal(size=shape, scale=np.sqrt(2 / np.prod(shape[1:])))
         else:
-            values = np.abs(random.normal(size=shape, scale=0.1))
+            values = np.abs(random.normal(size=shape, scale=0.3))
         if name.endswith(("gamma", "_var", "_scale")) and "relu" not in name:
             values = 1 + values
         found[name] = values.astype(np.float32)

@@ -104,13 +104,14 @@ def _shapes(network, given):
 
     shapes = dict(network.data_shapes)
     for text in given:
-        match = re.fullmatch(r"(.+)=\(?(\d+(?:,\d+)*),?\)?", text.replace(" ", ""))
+        match = re.fullmatch(r"(.+)=\(?(\d+(?:,\d+)*)?,?\)?", text.replace(" ", ""))
         if not match or match[1] not in network.input_names:
             raise ValueError(
                 f"--shape {text} must be like {network.input_names[0]}=3,224,224; the inputs are "
                 f"{', '.join(network.input_names)}"
             )
-        shapes[match[1]] = (BATCH, *map(int, match[2].split(",")))
+        # One number for each example, as a length is, has no sizes.
+        shapes[match[1]] = (BATCH, *map(int, match[2].split(",") if match[2] else ()))
     words = "."
     if any(None in shape for shape in shapes.values()):
         sizes = guess_sizes(network, shapes)

@@ -49,12 +49,13 @@ def convert(graph, parameters, inputs, *, partial=False):
         If parameters are missing, or shapes do not go together.
     """
     made, values, problems = OnnxGraph(), {}, {}
+    needed = range(len(graph.nodes)) if partial else needed_nodes(graph)
     # Inputs first: what is made from nothing, such as an RNN's first state, has as many rows.
     for number, node in enumerate(graph.nodes):
         if node.is_variable:
             values[number, 0] = _variable(made, node.name, parameters, inputs)
     for number, node in enumerate(graph.nodes):
-        if node.is_variable:
+        if node.is_variable or number not in needed:
             continue
         sources = [values.get(source, _UNKNOWN) for source in node.inputs]
         try:
@@ -75,6 +76,31 @@ def convert(graph, parameters, inputs, *, partial=False):
             + f"; supported are {', '.join(sorted(OPERATORS))}"
         )
     return made, values
+
+
+def needed_nodes(graph):
+    """Tell which nodes have a say in the heads; labels and what they are made of have none.
+
+    Parameters
+    ----------
+    graph : Graph
+
+    Returns
+    -------
+    set of int
+        Numbers of nodes.
+    """
+    needed = {number for number, _ in graph.heads}
+    for number, node in reversed(list(enumerate(graph.nodes))):
+        if number in needed:
+            needed.update(source for source, _ in inputs_that_are_read(node))
+    return needed
+
+
+def inputs_that_are_read(node):
+    """Return the inputs of a node, each as (node, output), but for labels and the like."""
+    idle = OPERATORS[node.operator].idle if node.operator in OPERATORS else ()
+    return [source for place, source in enumerate(node.inputs) if place not in idle]
 
 
 class Call:

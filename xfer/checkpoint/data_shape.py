@@ -2,8 +2,9 @@
 
 import re
 
-from xfer.checkpoint.convert import convert
+from xfer.checkpoint.convert import convert, inputs_that_are_read
 from xfer.checkpoint.onnx_graph import BATCH
+from xfer.checkpoint.operators import OPERATORS, Unsupported
 from xfer.checkpoint.operators.registry import Attributes
 
 # Heights and widths that networks are made for, the most usual first.
@@ -59,15 +60,33 @@ def guess_sizes(network, shapes):
     dict of str to tuple of int, or None
         Shapes with the most usual size that goes through; None where any does, or no usual one.
     """
-    if all(_goes_through(network, _filled(shapes, size)) for size in _ODD_SIZES):
+    graph = _part_that_converts(network)
+    if all(_goes_through(network, graph, _filled(shapes, size)) for size in _ODD_SIZES):
         return None
     guesses = (_filled(shapes, size) for size in _SIZES)
-    return next((guess for guess in guesses if _goes_through(network, guess)), None)
+    return next((guess for guess in guesses if _goes_through(network, graph, guess)), None)
 
 
-def _goes_through(network, shapes):
+def _part_that_converts(network):
+    """Leave out what needs a label, or has no conversion, whatever the sizes."""
+    known = {*network.parameters, *network.input_names}
+    nodes, kept = network.graph.nodes, set()
+    for number, node in enumerate(nodes):
+        if node.is_variable:
+            converts = node.name in known
+        else:
+            sources = {source for source, _ in inputs_that_are_read(node)}
+            converts = node.operator in OPERATORS and sources <= kept
+        if converts:
+            kept.add(number)
+    return network.graph.prune([(number, 0) for number in sorted(kept)])
+
+
+def _goes_through(network, graph, shapes):
     try:
-        convert(network.graph, network.parameters, network.typed(shapes))
+        convert(graph, network.parameters, network.typed(shapes))
+    except Unsupported:
+        return True
     except ValueError:
         return False
     return True
@@ -83,20 +102,27 @@ def _filled(shapes, size):
 def _shape_from_weights(network, number):
     """Follow an input to the first layers with weights, which know its channels."""
     nodes = network.graph.nodes
-    reached = {number}
+    reached = {number: 1}  # and how many times as many channels the input has
     for place, node in enumerate(nodes):
         sources = [source for source, _ in node.inputs]
-        if not sources or not reached & {*sources}:
+        times = max((reached[source] for source in sources if source in reached), default=None)
+        if times is None:
             continue
+        attributes = Attributes(node.attributes)
         if _KEEPS_CHANNELS.fullmatch(node.operator):
-            reached.add(place)
-            continue
-        if sources[0] in reached and len(sources) > 1:
+            reached[place] = times
+        elif node.operator == "SliceChannel" and attributes.int("axis", 1) == 1:
+            reached[place] = times * attributes.int("num_outputs")
+        elif sources[0] in reached and len(sources) > 1:
             weight = network.parameters.get(nodes[sources[1]].name)
             if weight is not None and node.operator in _WEIGHTED:
-                found = _WEIGHTED[node.operator](Attributes(node.attributes), weight)
-                return (BATCH, *found) if found else None
+                found = _WEIGHTED[node.operator](attributes, weight)
+                return (BATCH, *_times(found, times)) if found else None
     return None
+
+
+def _times(shape, times):
+    return (shape[0] and shape[0] * times, *shape[1:])
 
 
 def _of_convolution(attributes, weight):

@@ -34,7 +34,7 @@ def export(network, path, shapes, layer_names=None):
     names = layer_names or [
         output_names(graph.nodes[number])[place] for number, place in graph.heads
     ]
-    pruned = network.prune(names)
+    pruned = network.prune(layer_names) if layer_names else graph.prune(graph.heads)
     try:
         made, values = convert(pruned, network.parameters, network.typed(shapes))
     except UnknownShape as error:

@@ -8,15 +8,23 @@ from pathlib import Path
 
 import numpy as np
 
-from xfer.checkpoint.convert import convert, output_names
+from xfer.checkpoint.convert import convert, needed_nodes, output_names
 from xfer.checkpoint.data_shape import told_shapes
-from xfer.checkpoint.operators import OPERATORS
 from xfer.checkpoint.operators.registry import TYPES, Attributes
 from xfer.checkpoint.params import read_params, split_params
 from xfer.checkpoint.symbol import Graph
 
 # As MXNet names what is learned or observed; whatever else has no values is data.
-_ENDINGS_OF_PARAMETERS = ("_weight", "_bias", "_gamma", "_beta", "_mean", "_var")
+_ENDINGS_OF_PARAMETERS = ("_weight", "_bias", "_gamma", "_beta", "_mean", "_var", "_parameters")
+# From which of their inputs on operators only observe.
+_OBSERVED = {
+    "BatchNorm": 3,
+    "BatchNorm_v1": 3,
+    "IdentityAttachKLSparseReg": 1,
+    "_contrib_BatchNormWithReLU": 3,
+    "_contrib_SyncBatchNorm": 3,
+    "_npx_batch_norm": 3,
+}
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,9 +85,12 @@ class Network:
         except ValueError as error:
             raise ValueError(f"{graph_path}: {error}") from None
         arguments, statistics = split_params(read_params(parameter_path))
+        for name in _observed(graph) & arguments.keys() - statistics.keys():
+            statistics[name] = arguments.pop(name)
         known = {**arguments, **statistics}
-        names = [node.name for node in graph.nodes if node.is_variable and node.name not in known]
-        read = _names_that_are_read(graph)
+        variables = dict.fromkeys(node.name for node in graph.nodes if node.is_variable)
+        names = [name for name in variables if name not in known]
+        read = {graph.nodes[number].name for number in needed_nodes(graph)}
         inputs = [name for name in names if name in read and not name.endswith("label")]
         missing = [name for name in inputs if name.endswith(_ENDINGS_OF_PARAMETERS)]
         if missing:
@@ -233,13 +244,13 @@ class Network:
         )
 
 
-def _names_that_are_read(graph):
-    """Name the variables that an operator reads otherwise than as a label."""
+def _observed(graph):
+    """Name what is no parameter: files without prefixes do not say so."""
     return {
         graph.nodes[source].name
         for node in graph.nodes
-        for place, (source, _) in enumerate(node.inputs)
-        if node.operator not in OPERATORS or place not in OPERATORS[node.operator].idle
+        if node.operator in _OBSERVED
+        for source, _ in node.inputs[_OBSERVED[node.operator] :]
     }
 
 

@@ -204,8 +204,8 @@ class CheckpointSource(SourceModel):
             except ImportError as error:
                 raise ValueError(
                     f"{cause or 'its engine is mxnet'}; MXNet, which would run it, cannot be "
-                    "imported here: install mxnet==1.9.1, which has wheels for Python 3.10 and "
-                    f"3.11 ({error})"
+                    "imported here: install mxnet==1.9.1, which has wheels up to Python 3.11 "
+                    f"({error})"
                 ) from error
             self._mxnet = MxnetEngine(self._network, self._data_types, self._contexts)
         return self._mxnet.run(inputs, names)
