@@ -114,7 +114,7 @@ def params_headers(path):
 def graph(path):
     """Read a ``-symbol.json`` beside its own parameters, list its layers, and convert it."""
     text = path.read_bytes().decode("utf-8", errors="replace")
-    arrays = split_params(parameters_of(path.name.removesuffix("-symbol.json")))
+    arrays = split_params(parameters_beside(path.name))
     network = Network(text, *arrays, ["data"], ["softmax_label"])
     network.layers(network.typed(network.data_shapes))
     shapes = {"data": (BATCH, *SHAPES[path.name.partition("-")[0]])}
@@ -122,9 +122,16 @@ def graph(path):
 
 
 @cache
-def parameters_of(name):
-    """Read the parameters of a shared checkpoint."""
-    return read_params(next((FOLDER / "models").glob(f"{name}-*.params")))
+def parameters_beside(name):
+    """Read the parameters of a shared checkpoint, by the name of its graph."""
+    prefix = name.removesuffix("-symbol.json")
+    return read_params(next((FOLDER / "models").glob(f"{prefix}-*.params")))
+
+
+def graph_bytes(path):
+    """List all bytes of a graph; its parameters are read now, and not while it is measured."""
+    parameters_beside(path.name)
+    return range(path.stat().st_size)
 
 
 #: Shape of one example for each network.
@@ -138,7 +145,7 @@ SHAPES = {
 #: Pattern of file names to a function that reads one, and one that finds its bytes of most effect.
 MUTATED = {
     "*.params": (params, params_headers),
-    "*-symbol.json": (graph, lambda path: range(path.stat().st_size)),
+    "*-symbol.json": (graph, graph_bytes),
 }
 
 if __name__ == "__main__":

@@ -262,9 +262,7 @@ def ssr_net(mx):
         return x, mx.sym.Dropout(x, p=0.2)
 
     def dense(x, size, act, name=None):
-        return mx.sym.Activation(
-            mx.sym.FullyConnected(x, num_hidden=size, name=name), act_type=act
-        )
+        return mx.sym.Activation(mx.sym.FullyConnected(x, num_hidden=size, name=name), act_type=act)
 
     total, widths = None, 1
     pairs = zip(stream("avg", "relu"), stream("max", "tanh"), (8, 4, 1))
@@ -714,7 +712,9 @@ def fcn8s(mx):
 def deeplab_v2(mx):
     data = mx.sym.var("data")
     x = mx.sym.BatchNorm(data, fix_gamma=True, eps=2e-5, name="bn_data")
-    x = pool(mx, relu(mx, conv(mx, x, "conv0", 8, 7, 2, 3, no_bias=True), "relu0"), "pool0", 3, 2, 1)
+    x = pool(
+        mx, relu(mx, conv(mx, x, "conv0", 8, 7, 2, 3, no_bias=True), "relu0"), "pool0", 3, 2, 1
+    )
     x = relu(mx, norm(mx, x, "res5a_bn", use_global_stats=True, eps=1e-5), "res5a_relu")
     branches = [
         conv(mx, x, f"fc1_voc12_c{k}", 5, 3, 1, rate, dilate=pair(rate))
@@ -968,9 +968,7 @@ def fast_neural_style(mx):
     def padded(x, filters, kernel, stride):
         edge = kernel // 2
         x = mx.sym.Pad(x, mode="reflect", pad_width=(0, 0, 0, 0, edge, edge, edge, edge))
-        return mx.sym.Convolution(
-            x, kernel=pair(kernel), stride=pair(stride), num_filter=filters
-        )
+        return mx.sym.Convolution(x, kernel=pair(kernel), stride=pair(stride), num_filter=filters)
 
     x = padded(mx.sym.var("data"), 8, 9, 1)
     x = mx.sym.Activation(mx.sym.InstanceNorm(x, eps=1e-5), act_type="relu")
@@ -1154,13 +1152,104 @@ def pyramid_scene_parsing(mx):
         y = mx.sym.contrib.AdaptiveAvgPooling2D(x, output_size=(size, size))
         y = gluon_unit(mx, y, f"pyramidpooling{k}", 2, 1, act="relu")
         options = {"mode": "like"} if k % 2 else {"height": 12, "width": 10}
-        parts.append(
-            mx.sym.contrib.BilinearResize2D(y, *([x] if k % 2 else []), **options)
-        )
+        parts.append(mx.sym.contrib.BilinearResize2D(y, *([x] if k % 2 else []), **options))
     x = mx.sym.concat(*parts, dim=1, name="pspnet0_concat")
     x = conv(mx, x, "pspnet0_head_fwd", 5, 1)
     x = mx.sym.contrib.BilinearResize2D(x, height=48, width=40, align_corners=False)
     return FieldNetwork(x, {"data": (3, 48, 40)}, "1.5", ["pspnet0_concat"])
+
+
+@network
+def pixel_shuffle(mx):
+    """Maps made larger out of channels, as in FastPose and super-resolution; swish."""
+    x = conv(mx, mx.sym.var("data"), "conv0", 16, 3, 2, 1)
+    x = x * mx.sym.sigmoid(x)
+    for number in range(2):
+        y = mx.sym.reshape(x, shape=(0, -4, -1, 4, 0, 0))
+        y = mx.sym.reshape(y, shape=(0, 0, -4, 2, 2, 0, 0))
+        y = mx.sym.transpose(y, axes=(0, 1, 4, 2, 5, 3))
+        x = mx.sym.reshape(y, shape=(0, 0, -3, -3), name=f"pixelshuffle{number}")
+        x = gluon_unit(mx, x, f"duc{number}", 16, act="relu")
+    x = conv(mx, x, "conv_out", 17, 3, 1, 1)
+    images = {"data": (3, 20, 16)}
+    layers = ["pixelshuffle1", "conv_out"]
+    return FieldNetwork(x, images, "1.5", layers, {"data": (3, 15, 9)}, "data (n, 3, ?, ?)")
+
+
+@network
+def resnest(mx):
+    """Attention that chooses between halves of the channels."""
+    x = gluon_unit(mx, mx.sym.var("data"), "resnest0", 8, stride=2, act="relu")
+    y = conv(mx, x, "split_conv", 16, 3, 1, 1, num_group=4, no_bias=True)
+    y = relu(mx, norm(mx, y, "split_bn"), "split_relu")
+    parts = mx.sym.reshape(mx.sym.expand_dims(y, axis=1), shape=(0, 2, 8, 0, 0))
+    z = mx.sym.contrib.AdaptiveAvgPooling2D(mx.sym.sum(parts, axis=1), output_size=1)
+    z = conv(mx, relu(mx, conv(mx, z, "fc1", 4, 1, num_group=2), "fc1_relu"), "fc2", 16, 1)
+    z = mx.sym.swapaxes(mx.sym.reshape(z, shape=(0, 2, 2, -1)), 1, 2)
+    z = mx.sym.reshape(mx.sym.softmax(z, axis=1), shape=(0, -1, 1, 1))
+    z = mx.sym.expand_dims(mx.sym.reshape(z, shape=(0, 2, 8)), axis=3)
+    z = mx.sym.expand_dims(z, axis=4)
+    x = x + mx.sym.sum(mx.sym.broadcast_mul(parts, z), axis=1, name="chosen")
+    x = mx.sym.Pooling(x, kernel=(1, 1), global_pool=True, pool_type="avg", name="pool")
+    x = mx.sym.FullyConnected(mx.sym.Flatten(x), num_hidden=10, name="dense")
+    images = {"data": (3, 20, 16)}
+    return FieldNetwork(x, images, "1.6", ["chosen", "pool", "dense"], {"data": (3, 15, 9)})
+
+
+@network
+def slow_fast(mx):
+    """Films: convolutions over time too, on every and on each fourth picture."""
+    data = mx.sym.var("data")
+    slow = mx.sym.slice(data, begin=(None, None, None), end=(None, None, None), step=(1, 1, 4))
+    shape = {"kernel": (3, 3, 3), "stride": (1, 2, 2), "pad": (1, 1, 1), "no_bias": True}
+    fast = mx.sym.Convolution(data, num_filter=4, name="fast_conv1", **shape)
+    fast = relu(mx, norm(mx, fast, "fast_bn1"), "fast_relu1")
+    side = {"kernel": (5, 1, 1), "stride": (4, 1, 1), "pad": (2, 0, 0), "no_bias": True}
+    side = mx.sym.Convolution(fast, num_filter=4, name="lateral", **side)
+    slow = mx.sym.Convolution(slow, num_filter=8, name="slow_conv1", **shape)
+    slow = mx.sym.concat(relu(mx, norm(mx, slow, "slow_bn1"), "slow_relu1"), side, dim=1)
+    size = {"kernel": (1, 3, 3), "stride": (1, 2, 2), "pad": (0, 1, 1)}
+    slow = mx.sym.Pooling(slow, pool_type="max", name="slow_pool", **size)
+    means = [
+        mx.sym.Pooling(x, kernel=(1, 1, 1), global_pool=True, pool_type="avg") for x in (slow, fast)
+    ]
+    x = mx.sym.Flatten(mx.sym.concat(*means, dim=1), name="flatten")
+    x = mx.sym.FullyConnected(x, num_hidden=6, name="dense")
+    films = {"data": (3, 8, 16, 12)}
+    return FieldNetwork(
+        x, films, "1.6", ["flatten", "slow_pool"], {"data": (3, 12, 9, 20)}, "data (n, 3, ?, ?, ?)"
+    )
+
+
+@network
+def hourglass(mx):
+    """Landmarks of faces: halves and doubles, heat maps at the end."""
+    data = mx.sym.var("data")
+    x = relu(mx, norm(mx, conv(mx, data, "conv0", 8, 7, 2, 3, no_bias=True), "bn0"), "relu0")
+
+    def level(x, depth, name):
+        up = relu(mx, conv(mx, x, f"{name}_up", 8, 3, 1, 1), f"{name}_up_relu")
+        low = pool(mx, x, f"{name}_pool", 2, 2)
+        low = relu(mx, conv(mx, low, f"{name}_low", 8, 3, 1, 1), f"{name}_low_relu")
+        low = level(low, depth - 1, f"{name}_in") if depth > 1 else low
+        options = {"scale": 2, "num_filter": 8, "workspace": 256}
+        if depth == 2:
+            low = mx.sym.UpSampling(low, sample_type="nearest", name=f"{name}_big", **options)
+        else:
+            low = mx.sym.UpSampling(low, sample_type="bilinear", name=f"{name}_big", **options)
+        return mx.sym.add_n(up, low, name=f"{name}_sum")
+
+    x = conv(mx, level(x, 2, "hg1"), "heatmap", 5, 1)
+    x = mx.sym.LinearRegressionOutput(x, mx.sym.var("heat_label"), name="heat")
+    images = {"data": (3, 32, 48)}
+    return FieldNetwork(
+        x,
+        images,
+        "1.1",
+        ["hg1_sum", "heatmap", "heat"],
+        {"data": (3, 16, 40)},
+        labels=["heat_label"],
+    )
 
 
 # --- text ---------------------------------------------------------------------------------------
@@ -1189,7 +1278,10 @@ def bert(mx):
     x = mx.sym.transpose(x, axes=(1, 0, 2))
     for k in range(2):
         parts = {
-            kind: [mx.sym.var(f"cell{k}_{part}_{kind}", shape=shape) for part in ["query", "key", "value"]]
+            kind: [
+                mx.sym.var(f"cell{k}_{part}_{kind}", shape=shape)
+                for part in ["query", "key", "value"]
+            ]
             for kind, shape in (("weight", (units, units)), ("bias", (units,)))
         }
         wide = [mx.sym.reshape(p, shape=(heads, -1, 0), reverse=True) for p in parts["weight"]]
@@ -1257,9 +1349,7 @@ def text_cnn(mx):
     for size in (3, 4):
         y = mx.sym.Convolution(x, kernel=(size, 8), num_filter=5)
         y = mx.sym.Activation(y, act_type="relu")
-        pooled.append(
-            mx.sym.Pooling(y, pool_type="max", kernel=(20 - size + 1, 1), stride=(1, 1))
-        )
+        pooled.append(mx.sym.Pooling(y, pool_type="max", kernel=(20 - size + 1, 1), stride=(1, 1)))
     x = mx.sym.Reshape(mx.sym.Concat(*pooled, dim=1), target_shape=(6, 10), name="h_pool")
     x = mx.sym.Dropout(x, p=0.5)
     weight, bias = mx.sym.var("cls_weight"), mx.sym.var("cls_bias")
@@ -1425,7 +1515,9 @@ def recommender(mx):
     user = mx.sym.Embedding(mx.sym.var("user"), input_dim=20, output_dim=6, name="user_embed")
     item = mx.sym.Embedding(mx.sym.var("item"), input_dim=30, output_dim=6, name="item_embed")
     x = mx.sym.sum(relu(mx, user, "user_relu") * item, axis=1)
-    x = mx.sym.LinearRegressionOutput(mx.sym.Flatten(x, name="flat"), mx.sym.var("score"), name="lro")
+    x = mx.sym.LinearRegressionOutput(
+        mx.sym.Flatten(x, name="flat"), mx.sym.var("score"), name="lro"
+    )
     ids = {"user": 20, "item": 30}
     return FieldNetwork(
         x, {"user": (), "item": ()}, "0.11", ["user_relu", "lro"], ids=ids, labels=["score"]
@@ -1495,9 +1587,7 @@ def _as_of_08(graph):
     """Variables that are no arguments left out, everything about an operator under `param`."""
     nodes, places = [], {}
     kept = {number for node in graph["nodes"] for number, _, version in node["inputs"]}
-    states = {
-        number for node in graph["nodes"] for number, _, version in node["inputs"] if version
-    }
+    states = {number for node in graph["nodes"] for number, _, version in node["inputs"] if version}
     assert kept >= states
     for number, node in enumerate(graph["nodes"]):
         if number in states:
