@@ -3,6 +3,7 @@
 from xfer.checkpoint.operators import (  # noqa: F401
     arithmetic,
     creation,
+    deformable,
     detection,
     layers,
     maths,

@@ -7,7 +7,7 @@ from xfer.checkpoint.operators.registry import operator
 @operator("Convolution", "Convolution_v1", "_npx_convolution")
 def convolution(op, x, weight, *bias):
     """Slide filters over one, two or three axes."""
-    kernel, settings = _filters(op, weight)
+    kernel, settings = read_filters(op, weight)
     agree(x, 1, weight, 1, settings["group"])
     _fits(op, x, kernel, settings)
     pads = [*settings.pop("pads")] * 2
@@ -17,7 +17,7 @@ def convolution(op, x, weight, *bias):
 @operator("Deconvolution", "_npx_deconvolution")
 def deconvolution(op, x, weight, *bias):
     """Spread each number through filters: the transpose of a convolution."""
-    kernel, settings = _filters(op, weight)
+    kernel, settings = read_filters(op, weight)
     agree(x, 1, weight, 0)
     begins = ends = settings.pop("pads")
     target = op.ints("target_shape", ()) or ()
@@ -35,7 +35,7 @@ def deconvolution(op, x, weight, *bias):
     return op("ConvTranspose", x, weight, *bias, pads=pads, output_padding=extra, **settings)
 
 
-def _filters(op, weight):
+def read_filters(op, weight):
     """Read what convolutions are told: the kernel, and the attributes of ONNX."""
     layout = op.text("layout", None)
     if layout and layout[1] != "C":
