@@ -7,20 +7,23 @@ process; memory is measured in a process of its own for each.
 
 import ast
 import json
+import re
 import subprocess
 import sys
+import tempfile
 import time
 from importlib.util import find_spec
+from pathlib import Path
 
 import numpy as np
 
 import xfer
 
 import mxnet as mx  # isort: skip
-from extraction import peak_memory
 from sources import cifar10, module, newsgroups
 
 from xfer.checkpoint.network import Network
+from xfer.checkpoint.params import write_params
 from xfer.sources.checkpoint import CheckpointSource
 
 ROUNDS = 5
@@ -39,14 +42,10 @@ def main():
     print("| --- | --- | --- | --- | --- |")
     for name, make in {**NETWORKS, "resnet50_v1 at 224": lambda: zoo("resnet50_v1")}.items():
         first_result(name, *make())
-    print("\n| | peak memory MB | parameters MB | output MB | input of a batch MB |")
-    print("| --- | --- | --- | --- | --- |")
-    for name in NETWORKS:
-        for engine in ("onnxruntime", "mxnet"):
-            command = [sys.executable, __file__, name, engine]
-            done = subprocess.run(command, capture_output=True, text=True, check=True)
-            figures = json.loads(done.stdout.splitlines()[-1])
-            print(f"| {name}: {engine} | " + " | ".join(f"{f:.0f}" for f in figures) + " |")
+    print("\n| | peak memory MB | parameters MB | output MB |")
+    print("| --- | --- | --- | --- |")
+    for name, make in NETWORKS.items():
+        peak_memories(name, *make())
 
 
 def speeds(name, network, layer, inputs, peak):
@@ -105,16 +104,36 @@ def first_result(name, network, layer, inputs):
     print(f"| {name} | {conversion:.3f} | {first:.3f} | {warm:.3f} | {ratio:.2f} |", flush=True)
 
 
-def memory(name, engine):
-    """Print what extraction adds to a process that holds the network's parameters."""
-    network, layer, inputs = NETWORKS[name]()
+def peak_memories(name, network, layer, inputs):
+    """Print the memory that each engine takes to load a checkpoint and extract features."""
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder, "net-symbol.json").write_text(network.json)
+        write_params(f"{folder}/net-0000.params", network.parts()[1])
+        np.save(f"{folder}/inputs.npy", inputs)
+        for engine in ("onnxruntime", "mxnet"):
+            command = [sys.executable, __file__, folder, layer, engine]
+            done = subprocess.run(command, capture_output=True, text=True, check=True)
+            figures = json.loads(done.stdout.splitlines()[-1])
+            print(f"| {name}: {engine} | " + " | ".join(f"{f:.0f}" for f in figures) + " |")
+
+
+def memory(folder, layer, engine):
+    """Print what a checkpoint and its features add to a process that holds the inputs."""
+    inputs = np.load(f"{folder}/inputs.npy")
     small = CheckpointSource(tiny(), engine=engine)
     small.extract(np.zeros((2, 3), np.float32), small.layer_names[-1])
     before = peak_memory()
-    matrix = CheckpointSource(network, engine=engine).extract(inputs, layer, batch_size=32).matrix
-    parameters = sum(array.nbytes for array in network.parameters.values())
+    source = xfer.load_checkpoint(f"{folder}/net", engine=engine)
+    matrix = source.extract(inputs, layer, batch_size=BATCH_SIZE).matrix
     added = peak_memory() - before
-    print(json.dumps([added, parameters / 1e6, matrix.nbytes / 1e6, inputs[:32].nbytes / 1e6]))
+    parameters = sum(array.nbytes for array in source._network.parameters.values())
+    print(json.dumps([added, parameters / 1e6, matrix.nbytes / 1e6]))
+
+
+def peak_memory():
+    """Return the most memory this process has held, in MB, not counting the one it came from."""
+    status = Path("/proc/self/status").read_text()
+    return int(re.search(r"VmHWM:\s+(\d+) kB", status)[1]) / 1000
 
 
 def matrix_product_peak(size=2048):

@@ -197,15 +197,19 @@ def test_initializers_that_are_inputs_too_are_constants(model, images):
     np.testing.assert_array_equal(source.extract(images, "scores").matrix, expected)
 
 
-def test_layers_that_need_some_of_the_inputs_take_all_of_them():
+def test_layers_that_need_some_of_the_inputs_take_these_or_all():
     nodes = [node("Relu", ["a"], ["x"]), node("Concat", ["x", "b"], ["y"], axis=1)]
     source = OnnxSource(network(nodes, {"a": ["n", 2], "b": ["n", 3]}))
     data = {"a": normal(5, 2), "b": normal(5, 3)}
     assert source.input_names == ["a", "b"]
     np.testing.assert_array_equal(source.extract(data, "x")["x"], np.maximum(data["a"], 0))
     np.testing.assert_array_equal(source.extract(data, ["y", "x"])["y"][:, 2:], data["b"])
-    with pytest.raises(ValueError, match="the data are named a; the network's inputs are a, b"):
-        source.extract({"a": data["a"]}, "x")
+    for some in ({"a": data["a"]}, data["a"]):
+        np.testing.assert_array_equal(source.extract(some, "x")["x"], np.maximum(data["a"], 0))
+    with pytest.raises(ValueError, match="named b; the network's inputs are a, b; needed here: a$"):
+        source.extract({"b": data["b"]}, "x")
+    with pytest.raises(ValueError, match="the data are named a; the network's inputs are a, b$"):
+        source.extract({"a": data["a"]}, "y")
 
 
 def test_inputs_are_cast_to_what_the_network_takes():

@@ -339,12 +339,13 @@ def test_several_inputs(mx, two_inputs):
     np.testing.assert_allclose(source.extract(arrays, "joined")["joined"], expected, 1e-5)
     iterator = mx.io.NDArrayIter(dict(reversed(arrays.items())), np.ones(10), 4)
     np.testing.assert_allclose(source.extract(iterator, "joined")["joined"], expected, 1e-5)
-    alone = source.extract(arrays, "size_fc")
-    np.testing.assert_allclose(
-        alone["size_fc"],
-        mxnet_outputs(mx, two_inputs, ["size_fc_output"], {"size": arrays["size"]})[0],
-        1e-5,
-    )
+    alone = mxnet_outputs(mx, two_inputs, ["size_fc_output"], {"size": arrays["size"]})[0]
+    for some in (arrays, {"size": arrays["size"]}, arrays["size"]):
+        for engine in ("auto", "mxnet"):
+            source = xfer.open_source(two_inputs, engine=engine)
+            np.testing.assert_allclose(source.extract(some, "size_fc")["size_fc"], alone, 1e-5)
+    iterator = mx.io.NDArrayIter(arrays["size"], np.ones(10), 4)
+    np.testing.assert_allclose(source.extract(iterator, "size_fc")["size_fc"], alone, 1e-5)
     with pytest.raises(ValueError, match="has 2 inputs .words, size.: give a dict"):
         source.extract(arrays["words"], "joined")
     with pytest.raises(ValueError, match="data are named words, length; .* are words, size"):

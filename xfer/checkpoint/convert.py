@@ -42,7 +42,7 @@ def convert(graph, parameters, inputs, *, partial=False):
     Raises
     ------
     Unsupported
-        If operators have no conversion; all are named, with what is supported.
+        If operators have no conversion; all are named.
     UnknownShape
         If the inputs' shapes are needed and not known.
     ValueError
@@ -73,7 +73,8 @@ def convert(graph, parameters, inputs, *, partial=False):
         raise Unsupported(
             "no conversion for "
             + ", ".join(f"{what} (layer {layer!r})" for what, layer in problems.items())
-            + f"; supported are {', '.join(sorted(OPERATORS))}"
+            + f"; the {len(OPERATORS)} that are supported are listed by "
+            "sorted(xfer.checkpoint.operators.OPERATORS)"
         )
     return made, values
 

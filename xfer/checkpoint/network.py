@@ -125,6 +125,12 @@ class Network:
         """Cut the graph at layers of these names, which become its heads (Graph)."""
         return self.graph.prune([self.positions[name] for name in layer_names])
 
+    def inputs_of(self, layer_names):
+        """Name the inputs that have a say in layers of these names (list of str)."""
+        graph = self.prune(layer_names)
+        read = {graph.nodes[number].name for number in needed_nodes(graph)}
+        return [name for name in self.input_names if name in read]
+
     @cached_property
     def data_shapes(self):
         """What is known of the shapes of batches (dict of str to tuple of (int or None))."""

@@ -105,6 +105,10 @@ class SourceModel(ABC):
             One for each of ``layers``, in inference mode.
         """
 
+    def _inputs_of(self, layers):
+        """Name the inputs that some layers depend on; all, unless a source knows better."""
+        return self.input_names
+
     @property
     def layer_names(self):
         """Names of ``layers`` (list of str)."""
@@ -182,7 +186,7 @@ class SourceModel(ABC):
             raise ValueError(f"pooling must be one of {sorted(_POOLING)}, got {pooling!r}")
         layers = self.find_layers(layer_names)
         batch_size = self.batch_size if batch_size is None else batch_size
-        data = open_data(data, self.input_names, batch_size)
+        data = open_data(data, self.input_names, self._inputs_of(layers), batch_size)
         writer = _FeatureWriter(layers, pooling, data.number)
         labels = []
         for batch in data.batches(progress):

@@ -16,12 +16,13 @@ class Batch:
     labels: np.ndarray | None
 
 
-def check_names(names, input_names):
-    """Refuse data whose names are not those of the network's inputs."""
-    if set(names) != set(input_names):
+def check_names(names, input_names, needed):
+    """Refuse data that lack an input that is needed, or have what is none."""
+    if not {*needed} <= {*names} <= {*input_names}:
+        which = "" if len(needed) == len(input_names) else f"; needed here: {', '.join(needed)}"
         raise ValueError(
             f"the data are named {', '.join(names)}; the network's inputs are "
-            f"{', '.join(input_names)}"
+            f"{', '.join(input_names)}{which}"
         )
 
 

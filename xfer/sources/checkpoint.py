@@ -132,12 +132,16 @@ class CheckpointSource(SourceModel):
             name = name.removesuffix("_output")
         return super()._find_layer(name)
 
+    def _inputs_of(self, layers):
+        return self._network.inputs_of([layer.name for layer in layers]) or self.input_names
+
     def _forward(self, inputs, layers):
         self._check_ids(inputs)
         outputs = self._run(inputs, tuple(layer.name for layer in layers))
         if any(None in self._data_shapes.get(name, (None,)) for name in inputs):
             # From now on the table of layers can tell their shapes.
-            self._data_shapes = {n: (BATCH, *array.shape[1:]) for n, array in inputs.items()}
+            seen = {name: (BATCH, *array.shape[1:]) for name, array in inputs.items()}
+            self._data_shapes = {**self._data_shapes, **seen}
             self._layers = None
         return outputs
 

@@ -8,7 +8,7 @@ from xfer.sources.batches import Batch, as_array, check_names, checked, progress
 from xfer.sources.iterators import IteratorData, is_iterator
 
 
-def open_data(data, input_names, batch_size):
+def open_data(data, input_names, needed, batch_size):
     """Make data of any kind readable in batches.
 
     Parameters
@@ -16,6 +16,8 @@ def open_data(data, input_names, batch_size):
     data : mxnet.io.DataIter, array of shape (n, ...), or dict of str to array
     input_names : list of str
         The inputs of the network that is to read it.
+    needed : list of str
+        Those that what is asked of it depends on.
     batch_size : int
         Examples to a batch for arrays.
 
@@ -30,8 +32,8 @@ def open_data(data, input_names, batch_size):
         If the data are of no such kind, or do not fit the inputs.
     """
     if is_iterator(data):
-        return IteratorData(data, input_names)
-    return _ArrayData(data, input_names, batch_size)
+        return IteratorData(data, input_names, needed)
+    return _ArrayData(data, input_names, needed, batch_size)
 
 
 def count_examples(data):
@@ -42,17 +44,17 @@ def count_examples(data):
 
 
 class _ArrayData:
-    def __init__(self, data, input_names, batch_size):
+    def __init__(self, data, input_names, needed, batch_size):
         if not isinstance(batch_size, (int, np.integer)) or batch_size < 1:
             raise ValueError(f"batch_size must be a positive integer, got {batch_size!r}")
         if not isinstance(data, Mapping):
-            if len(input_names) > 1:
+            if len(needed) > 1:
                 raise ValueError(
-                    f"the network has {len(input_names)} inputs ({', '.join(input_names)}): "
+                    f"the network has {len(needed)} inputs ({', '.join(needed)}): "
                     "give a dict with an array for each"
                 )
-            data = {input_names[0]: data}
-        check_names(data, input_names)
+            data = {needed[0]: data}
+        check_names(data, input_names, needed)
         self.arrays = {name: as_array(values, name) for name, values in data.items()}
         lengths = {name: len(array) for name, array in self.arrays.items()}
         if len(set(lengths.values())) > 1:

@@ -23,7 +23,8 @@ class IteratorData:
     Parameters
     ----------
     iterator : mxnet.io.DataIter
-    input_names : list of str
+    input_names, needed : list of str
+        The network's inputs, and those that what is asked of it depends on.
 
     Attributes
     ----------
@@ -31,12 +32,12 @@ class IteratorData:
         Examples to come at most, where the iterator tells.
     """
 
-    def __init__(self, iterator, input_names):
+    def __init__(self, iterator, input_names, needed):
         self.iterator = iterator
         self.names = [_name(description) for description in iterator.provide_data]
-        if len(self.names) == len(input_names) == 1:
-            self.names = list(input_names)
-        check_names(self.names, input_names)
+        if len(self.names) == len(needed) == 1 and self.names[0] not in input_names:
+            self.names = list(needed)
+        check_names(self.names, input_names, needed)
         if _is_native(iterator) and iterator in _displaced:
             raise ValueError(
                 "this iterator would now begin in the middle of its data: MXNet's iterators with "

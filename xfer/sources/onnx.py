@@ -156,6 +156,10 @@ class OnnxSource(SourceModel):
             name = outputs[0] if len(outputs) == 1 else name
         return super()._find_layer(name)
 
+    def _inputs_of(self, layers):
+        cut = self._graph.cut([layer.name for layer in layers])
+        return [value.name for value in cut.model.graph.input] or self.input_names
+
     def _forward(self, inputs, layers):
         names = tuple(layer.name for layer in layers)
         if names not in self._runners:
