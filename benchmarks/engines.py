@@ -7,6 +7,7 @@ process; memory is measured in a process of its own for each.
 
 import ast
 import json
+import os
 import re
 import subprocess
 import sys
@@ -200,6 +201,8 @@ def plain_torch(network, layer):
     import torch
     from torch.nn import functional
 
+    # MXNet, in the same process, leaves it with fewer.
+    torch.set_num_threads(len(os.sched_getaffinity(0)))
     graph = network.prune([layer])
     arrays = {name: torch.tensor(array) for name, array in network.parameters.items()}
 

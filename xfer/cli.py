@@ -117,9 +117,7 @@ def _shapes(network, given):
         sizes = guess_sizes(network, shapes)
         words = "; ? is any size, and --shape gives one."
         if sizes:
-            shapes, words = (
-                sizes,
-                ", the usual size that the parameters fit; --shape gives another.",
-            )
+            shapes = sizes
+            words = ", the usual size that the parameters fit; --shape gives another."
     told = [f"{name} {describe(shapes.get(name))}" for name in network.input_names]
     return shapes, f"Input {', '.join(told)} for n examples{words}"

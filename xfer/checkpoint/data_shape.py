@@ -14,8 +14,8 @@ _SIZES += (48, 24, 12, 100, 120, 16, 8)
 _ODD_SIZES = (1031, 71)
 # What comes before the first layer with weights and keeps the number of dimensions and channels.
 _KEEPS_CHANNELS = re.compile(
-    r"_\w+_scalar|_\w+Scalar|[Cc]ast|amp_cast|identity|_copy|BatchNorm(_v1)?|clip|[Pp]ad|Dropout"
-    r"|Activation|LeakyReLU|BlockGrad|(broadcast|elemwise)_(add|sub|mul|div|minus|plus)"
+    r"_\w+_scalar|Cast|amp_cast|_copy|BatchNorm(_v1)?|clip|Pad|Dropout|Activation|LeakyReLU"
+    r"|BlockGrad|(broadcast|elemwise)_(add|sub|mul|div)"
 )
 
 
@@ -36,10 +36,8 @@ def told_shapes(network):
         if node.is_variable and node.name in network.input_names:
             declared = Attributes(node.attributes).ints("__shape__", None)
             if declared and len(declared) > 1:
-                shapes[node.name] = (
-                    BATCH,
-                    *(size if size and size > 0 else None for size in declared[1:]),
-                )
+                sizes = (size if size and size > 0 else None for size in declared[1:])
+                shapes[node.name] = (BATCH, *sizes)
             else:
                 found = _shape_from_weights(network, number)
                 if found:
