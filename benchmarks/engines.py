@@ -39,8 +39,8 @@ def main():
     print("| --- | --- | --- | --- | --- |")
     for name, make in NETWORKS.items():
         speeds(name, *make(), peak)
-    print("\n| | conversion s | first result s | warm batch s | first / (warm + conversion) |")
-    print("| --- | --- | --- | --- | --- |")
+    print("\n| | conversion s | warm batch s | first result s | compared with MXNet s | ratios |")
+    print("| --- | --- | --- | --- | --- | --- |")
     for name, make in {**NETWORKS, "resnet50_v1 at 224": lambda: zoo("resnet50_v1")}.items():
         first_result(name, *make())
     print("\n| | peak memory MB | parameters MB | output MB |")
@@ -85,14 +85,10 @@ def speeds(name, network, layer, inputs, peak):
 def first_result(name, network, layer, inputs):
     """Print how long a new user waits."""
     batch = inputs[:BATCH_SIZE]
-    conversions, firsts, warms = [], [], []
+    conversions, firsts, compared, warms = [], [], [], []
     for _ in range(ROUNDS):
         start = time.perf_counter()
-        # A new Network: nothing is left of the last round.
-        fresh = Network(
-            network.json, network.arguments, network.statistics, network.input_names, []
-        )
-        source = CheckpointSource(fresh, engine="onnxruntime")
+        source = CheckpointSource(anew(network), engine="onnxruntime")
         source._onnx._session((layer,), {network.input_names[0]: batch.shape})
         conversions.append(time.perf_counter() - start)
         source.extract(batch, layer)
@@ -100,9 +96,18 @@ def first_result(name, network, layer, inputs):
         start = time.perf_counter()
         source.extract(batch, layer)
         warms.append(time.perf_counter() - start)
-    conversion, first, warm = map(np.median, (conversions, firsts, warms))
-    ratio = first / (conversion + warm)
-    print(f"| {name} | {conversion:.3f} | {first:.3f} | {warm:.3f} | {ratio:.2f} |", flush=True)
+        start = time.perf_counter()
+        CheckpointSource(anew(network), compare=True).extract(batch, layer)
+        compared.append(time.perf_counter() - start)
+    conversion, first, checked, warm = map(np.median, (conversions, firsts, compared, warms))
+    seconds = " | ".join(f"{figure:.3f}" for figure in (conversion, warm, first, checked))
+    ratios = ", ".join(f"{figure / (conversion + warm):.2f}" for figure in (first, checked))
+    print(f"| {name} | {seconds} | {ratios} |", flush=True)
+
+
+def anew(network):
+    """Return a network of which nothing has been computed yet."""
+    return Network(network.json, network.arguments, network.statistics, network.input_names, [])
 
 
 def peak_memories(name, network, layer, inputs):

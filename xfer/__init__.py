@@ -23,7 +23,7 @@ _PUBLIC = {
     "load": "persistence",
 }
 
-_MODULES = ("meta", "plots", "sources", "text")
+_MODULES = ("checkpoint", "meta", "plots", "sources", "text")
 
 __version__ = "0.1.0"
 __all__ = sorted(_PUBLIC)
