@@ -13,7 +13,7 @@ from xfer.sources.onnx_engine import OnnxEngine
 
 # The two engines are compared on so many examples: enough to see every channel, and few enough
 # that the slower one is not felt.
-_MOST_COMPARED = 8
+_MOST_COMPARED = 4
 # How far they may be apart, as a share of the layer's largest number. Rounding is below a tenth.
 _TOLERANCE = 1e-3
 
