@@ -188,7 +188,11 @@ def test_a_checkpoint_is_the_module_that_it_was_saved_from(module, images, check
     np.testing.assert_array_equal(found, expected.extract(images, LAYERS).matrix)
     assert [layer.shape for layer in source.layers] == [layer.shape for layer in expected.layers]
     assert "?" not in str(source)
-    assert xfer.open_source(checkpoint + "-0003.params").layer_names == source.layer_names
+    for same in (
+        xfer.open_source(checkpoint + "-0003.params"),
+        xfer.load_checkpoint(checkpoint + "-symbol.json", 3),
+    ):
+        assert same.layer_names == source.layer_names
 
 
 def test_shapes_are_those_that_mxnet_infers(mx, module):

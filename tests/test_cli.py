@@ -21,8 +21,9 @@ def run(*arguments, capsys):
     return status, told.out, told.err
 
 
-def test_the_table_of_layers(shared, capsys):
-    status, out, err = run("layers", shared / "models/mnist_lenet", capsys=capsys)
+@pytest.mark.parametrize("suffix", ["", "-symbol.json"])
+def test_the_table_of_layers(shared, capsys, suffix):
+    status, out, err = run("layers", f"{shared}/models/mnist_lenet{suffix}", capsys=capsys)
     assert (status, err) == (0, "")
     assert "convolution0     Convolution     (20, 24, 24)  520\n" in out
     assert "softmax          SoftmaxOutput   (10,)         0\n" in out

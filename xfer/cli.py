@@ -89,6 +89,7 @@ def _convert(options):
 def _read(prefix, epoch):
     from xfer.checkpoint.network import Network
 
+    prefix = prefix.removesuffix("-symbol.json")
     if epoch is None:
         folder, name = Path(prefix).parent, Path(prefix).name
         pattern = re.escape(name) + r"-(\d{4,})\.params"

@@ -56,7 +56,7 @@ class Network:
         Parameters
         ----------
         prefix : str or path-like
-            What comes before ``-symbol.json``.
+            What comes before ``-symbol.json``, or the whole name of that file.
         epoch : int
             The number in ``-0000.params``.
 
@@ -72,6 +72,7 @@ class Network:
         ValueError
             If a file is broken.
         """
+        prefix = str(prefix).removesuffix("-symbol.json")
         graph_path = Path(f"{prefix}-symbol.json")
         parameter_path = Path(f"{prefix}-{epoch:04d}.params")
         for path in (graph_path, parameter_path):

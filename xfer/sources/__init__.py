@@ -101,7 +101,7 @@ def load_checkpoint(prefix, epoch=0, *, engine="auto"):
     Parameters
     ----------
     prefix : str or path-like
-        What comes before ``-symbol.json`` in the name of the file with the graph.
+        What comes before ``-symbol.json`` in the name of the file with the graph; or all of it.
     epoch : int, default=0
         The number in ``-0000.params``, the file with the parameters.
     engine : {"auto", "onnxruntime", "mxnet"}, default="auto"

@@ -84,11 +84,11 @@ class OnnxEngine:
             made, outputs = self._try(names, shapes, BATCH)
         except Unsupported:
             raise
-        except ValueError as error:
+        except ValueError:
             batch = rows
             try:
                 made, outputs = self._try(names, shapes, rows)
-            except ValueError:
+            except ValueError as error:
                 raise ValueError(
                     f"data of shape {examples} for one example do not fit the network: {error}"
                 ) from error
