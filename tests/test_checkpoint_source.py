@@ -10,8 +10,10 @@ import pytest
 from conftest import bound_module, cifar_input, load_module
 
 import xfer
+from xfer.checkpoint.network import Network
 from xfer.checkpoint.operators import OPERATORS
 from xfer.checkpoint.operators.registry import Operator
+from xfer.sources.checkpoint import CheckpointSource
 
 LAYERS = ["relu1", "halves_output1", "dropout0", "softmax"]
 SHARED = {
@@ -237,6 +239,18 @@ def test_data_that_do_not_fit_are_refused(checkpoint, images):
     with pytest.raises(ValueError, match=r"shape \(6,\) for one example do not fit the network"):
         source.extract(np.zeros((4, 6)), "dropout0")
     assert source.extract(images, "dropout0").matrix.shape == (21, 2), "and it still works"
+
+
+def test_variables_of_one_name_are_one(mx, images):
+    data, weight = mx.sym.var("data"), mx.sym.var("weight")
+    first = mx.sym.FullyConnected(data, weight, num_hidden=4, no_bias=True, name="first")
+    data, weight = mx.sym.var("data"), mx.sym.var("weight")
+    second = mx.sym.FullyConnected(data, weight, num_hidden=4, no_bias=True, name="second")
+    parameters = {"weight": np.random.RandomState(0).normal(size=(4, 72)).astype(np.float32)}
+    text = mx.sym.elemwise_add(first, second, name="sum").tojson()
+    source = CheckpointSource(Network(text, parameters, {}, ["data"], []))
+    expected = 2 * images.reshape(21, 72) @ parameters["weight"].T
+    np.testing.assert_allclose(source.extract(images, "sum")["sum"], expected, rtol=1e-4, atol=1e-5)
 
 
 def test_a_graph_for_one_number_of_examples(mx, images, tmp_path):

@@ -48,12 +48,14 @@ def convert(graph, parameters, inputs, *, partial=False):
     ValueError
         If parameters are missing, or shapes do not go together.
     """
-    made, values, problems = OnnxGraph(), {}, {}
+    made, values, problems, variables = OnnxGraph(), {}, {}, {}
     needed = range(len(graph.nodes)) if partial else needed_nodes(graph)
     # Inputs first: what is made from nothing, such as an RNN's first state, has as many rows.
     for number, node in enumerate(graph.nodes):
         if node.is_variable:
-            values[number, 0] = _variable(made, node.name, parameters, inputs)
+            if node.name not in variables:
+                variables[node.name] = _variable(made, node.name, parameters, inputs)
+            values[number, 0] = variables[node.name]
     for number, node in enumerate(graph.nodes):
         if node.is_variable or number not in needed:
             continue
