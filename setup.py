@@ -41,6 +41,7 @@ setup(
         "onnx>=1.22",  # the form that networks are converted to; before, it infers fewer shapes
         "onnxruntime>=1.32",  # runs them; before, padding ahead of a MaxPool is minus infinity
         "scikit-learn>=1.6",  # classifiers and the conventions every repurposer follows
+        "joblib>=1.2",  # counts the cores that a process may use; scikit-learn brings it anyway
         "skops>=0.11",  # scikit-learn models in files that cannot run code
         "tqdm>=4.60",  # progress bars
     ],

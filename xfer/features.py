@@ -52,7 +52,8 @@ class LayerFeatures(TransformerMixin, SharesSource):
         What to do with convolutional maps of shape (channels, ...): keep every position, or reduce
         the positions of each channel to one number.
     context_function : callable, optional
-        Makes the device of each number; by default the network runs where its Module does.
+        Makes the device of each number, for MXNet to run a Module on; by default ONNX Runtime
+        runs it on the CPU. See :func:`xfer.open_source`.
     num_devices : int, default=1
         How many devices share each batch.
     progress : bool, optional

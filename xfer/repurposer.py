@@ -119,8 +119,8 @@ class MetaModelRepurposer(Repurposer):
         What to do with convolutional maps of shape (channels, ...): keep every position, or reduce
         the positions of each channel to one number.
     context_function : callable, optional
-        Makes the device of each number, as ``mxnet.cpu`` and ``mxnet.gpu`` do; by default the
-        network runs where its Module does. Not saved with the repurposer.
+        Makes the device of each number, as ``mxnet.cpu`` and ``mxnet.gpu`` do, for MXNet to run
+        a Module on; by default ONNX Runtime runs it on the CPU. Not saved with the repurposer.
     num_devices : int, default=1
         How many devices share each batch.
     progress : bool, optional

@@ -57,6 +57,30 @@ def checked(array, name, start):
     return array
 
 
+def check_ids(inputs, limits):
+    """Refuse word ids that a table does not have: the nearest, or one from its end, would be taken.
+
+    Parameters
+    ----------
+    inputs : dict of str to ndarray
+    limits : iterable of (str, str, int)
+        Input, layer and number of ids of each table that reads an input.
+
+    Raises
+    ------
+    ValueError
+        If there is such an id.
+    """
+    for name, layer, number in limits:
+        ids = inputs.get(name)
+        if ids is not None and (ids.min() < 0 or ids.max() >= number):
+            found = ids.min() if ids.min() < 0 else ids.max()
+            raise ValueError(
+                f"the data hold id {found:.0f}; layer {layer!r} knows ids 0 to {number - 1}: "
+                "was the corpus made with the network's own vocabulary?"
+            )
+
+
 def progress_bar(batches, progress, total):
     """Show a bar where it is wanted, by default in an interactive session."""
     if progress is None:

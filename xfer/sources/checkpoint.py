@@ -9,6 +9,7 @@ from xfer.checkpoint.network import Network
 from xfer.checkpoint.onnx_graph import BATCH, follows_batch
 from xfer.checkpoint.operators import Unsupported
 from xfer.sources.base import Layer, SourceModel
+from xfer.sources.batches import check_ids
 from xfer.sources.onnx_engine import OnnxEngine
 
 # The two engines are compared on so many examples: enough to see every channel, and few enough
@@ -136,7 +137,7 @@ class CheckpointSource(SourceModel):
         return self._network.inputs_of([layer.name for layer in layers]) or self.input_names
 
     def _forward(self, inputs, layers):
-        self._check_ids(inputs)
+        check_ids(inputs, self._id_limits)
         outputs = self._run(inputs, tuple(layer.name for layer in layers))
         if any(None in self._data_shapes.get(name, (None,)) for name in inputs):
             # From now on the table of layers can tell their shapes.
@@ -153,17 +154,6 @@ class CheckpointSource(SourceModel):
         except ValueError:
             return False
         return True
-
-    def _check_ids(self, inputs):
-        """Refuse word ids that an Embedding does not have: MXNet would take the nearest it has."""
-        for name, layer, number in self._id_limits:
-            ids = inputs.get(name)
-            if ids is not None and (ids.min() < 0 or ids.max() >= number):
-                found = ids.min() if ids.min() < 0 else ids.max()
-                raise ValueError(
-                    f"the data hold id {found:.0f}; layer {layer!r} knows ids 0 to {number - 1}: "
-                    "was the corpus made with the network's own vocabulary?"
-                )
 
     def _run(self, inputs, names):
         if self._engine == "mxnet" or names in self._left_to_mxnet:

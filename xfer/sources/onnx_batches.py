@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from xfer.sources.batches import check_ids
 from xfer.sources.onnx_session import open_session, reason_of
 
 
@@ -50,7 +51,7 @@ class BatchRunner:
             If the data do not fit the network, or a layer mixes examples.
         """
         inputs = {name: _cast(inputs[name], name, kind) for name, kind in self.types.items()}
-        self._check_ids(inputs)
+        check_ids(inputs, self.id_limits)
         if self.checked:
             return self._compute(inputs)
         try:
@@ -142,17 +143,6 @@ class BatchRunner:
                     f"shape {examples}; features need one row for each example on the first axis"
                 )
         return outputs
-
-    def _check_ids(self, inputs):
-        """Refuse word ids that an embedding does not have: negative ones count from its end."""
-        for name, layer, number in self.id_limits:
-            ids = inputs[name]
-            if ids.min() < 0 or ids.max() >= number:
-                found = ids.min() if ids.min() < 0 else ids.max()
-                raise ValueError(
-                    f"the data hold id {found:.0f}; layer {layer!r} knows ids 0 to {number - 1}: "
-                    "was the corpus made with the network's own vocabulary?"
-                )
 
 
 def _rows(inputs):
