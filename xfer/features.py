@@ -53,7 +53,7 @@ class LayerFeatures(TransformerMixin, SharesSource):
         the positions of each channel to one number.
     context_function : callable, optional
         Makes the device of each number, for MXNet to run a Module on; by default ONNX Runtime
-        runs it on the CPU. See :func:`xfer.open_source`.
+        runs one that is on the CPU, and MXNet one that is elsewhere.
     num_devices : int, default=1
         How many devices share each batch.
     progress : bool, optional

@@ -120,7 +120,8 @@ class MetaModelRepurposer(Repurposer):
         the positions of each channel to one number.
     context_function : callable, optional
         Makes the device of each number, as ``mxnet.cpu`` and ``mxnet.gpu`` do, for MXNet to run
-        a Module on; by default ONNX Runtime runs it on the CPU. Not saved with the repurposer.
+        a Module on; by default ONNX Runtime runs one that is on the CPU, and MXNet one that is
+        elsewhere. Not saved with the repurposer.
     num_devices : int, default=1
         How many devices share each batch.
     progress : bool, optional

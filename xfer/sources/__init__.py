@@ -29,7 +29,8 @@ def open_source(model, *, engine="auto", context_function=None, num_devices=1):
         MXNet checkpoint's ``.params``. An open source, which is any object with ``layers`` and
         ``extract``, is returned as it is.
     engine : {"auto", "onnxruntime", "mxnet"}, default="auto"
-        What runs an MXNet network. ``"auto"`` is ONNX Runtime. MXNet takes over, with a warning,
+        What runs an MXNet network. ``"auto"`` is ONNX Runtime, but for a Module that is elsewhere
+        than on the CPU, or is given devices. MXNet takes over, with a warning,
         where an operator has no conversion; and, for a Module, where the two disagree on the first
         examples, which both compute.
     context_function : callable, optional
