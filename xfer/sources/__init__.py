@@ -30,9 +30,9 @@ def open_source(model, *, engine="auto", context_function=None, num_devices=1):
         ``extract``, is returned as it is.
     engine : {"auto", "onnxruntime", "mxnet"}, default="auto"
         What runs an MXNet network. ``"auto"`` is ONNX Runtime, but for a Module that is elsewhere
-        than on the CPU, or is given devices. MXNet takes over, with a warning,
-        where an operator has no conversion; and, for a Module, where the two disagree on the first
-        examples, which both compute.
+        than on the CPU, or is given devices. MXNet takes over, with a warning, where an operator
+        has no conversion; and, for a Module, where the two disagree on the first examples, which
+        both compute.
     context_function : callable, optional
         Makes the device of each number, as ``mxnet.cpu`` and ``mxnet.gpu`` do, for a Module that
         MXNet is to run; by default it runs on the Module's first device.
