@@ -9,6 +9,7 @@ import random
 import pytest
 
 from xfer.checkpoint.legacy import upgrade
+from xfer.checkpoint.network import Network
 from xfer.checkpoint.symbol import Graph, Node
 
 CHECKPOINTS = ["mnist_lenet", "newsgroups_cnn", "cifar_resnet20_v1", "cifar_resnet20_v2"]
@@ -208,6 +209,142 @@ class TestAsMXNetReads:
         for name in expected:
             found[name] = read(symbol(operator(name, "n"), version=10901)).nodes[0].operator
         assert found == expected
+
+
+def hints(symbol):
+    """What only training needs to know of each node, but for what MXNet adds of its own."""
+    others = ("__init__", "__shape__", "__dtype__")
+    found = {
+        name: {k: v for k, v in attributes.items() if k[:2] == k[-2:] == "__" and k not in others}
+        for name, attributes in symbol.attr_dict().items()
+    }
+    return {name: attributes for name, attributes in found.items() if attributes}
+
+
+def all_of(graph):
+    """What equality looks at, and the hints that it does not."""
+    return graph, [dict(node.training) for node in graph.nodes]
+
+
+class TestWritten:
+    """MXNet reads what is written here as it reads the file that it came from."""
+
+    @pytest.mark.parametrize("name", CHECKPOINTS)
+    def test_real_checkpoints(self, mx, shared, name):
+        text = (shared / "models" / f"{name}-symbol.json").read_text()
+        self.check(mx, text, mx.sym.load_json(text))
+
+    @pytest.mark.parametrize("case", LEGACY)
+    def test_legacy_graphs(self, mx, case):
+        text = json.dumps(LEGACY[case])
+        self.check(mx, text, mx.sym.load_json(text))
+
+    def check(self, mx, text, expected):
+        graph = Graph.from_json(text)
+        assert all_of(Graph.from_json(graph.to_json())) == all_of(graph)
+        found = mx.sym.load_json(graph.to_json())
+        assert found.list_arguments() == expected.list_arguments()
+        assert found.list_auxiliary_states() == expected.list_auxiliary_states()
+        assert found.list_outputs() == expected.list_outputs()
+        assert hints(found) == hints(expected)
+        again = Graph.from_json(found.tojson())
+        assert again.prune(again.heads) == as_mxnet_reads(mx, text)
+
+    def test_numbers(self, mx):
+        data = mx.sym.var("data")
+        halves = mx.sym.SliceChannel(mx.sym.tanh(data), num_outputs=2)
+        symbol = mx.sym.Group([halves[1] * 2, mx.sym.sum(halves[0] + halves[1], axis=1), halves[0]])
+        again = mx.sym.load_json(Graph.from_json(symbol.tojson()).to_json())
+        values = mx.nd.random.uniform(shape=(3, 4))
+        expected = symbol.eval(data=values)
+        for found, one in zip(again.eval(data=values), expected, strict=True):
+            assert found.asnumpy().tolist() == one.asnumpy().tolist()
+
+    def test_hints_for_training(self, mx):
+        weight = mx.sym.var("w", init=mx.init.Constant(3), lr_mult=0.5, wd_mult=0, shape=(2, 0))
+        with mx.AttrScope(ctx_group="first", __mood__="angry"):
+            symbol = mx.sym.FullyConnected(mx.sym.var("data"), weight, num_hidden=2, name="fc")
+        graph = Graph.from_json(symbol.tojson())
+        told = {node.name: node.training for node in graph.nodes}
+        assert told["w"] == {
+            "__init__": '["constant", {"value": 3}]',
+            "__lr_mult__": "0.5",
+            "__wd_mult__": "0",
+        }
+        assert told["fc"] == {"__ctx_group__": "first", "__mood__": "angry"}
+        for same in (graph.prune(graph.heads), pickle.loads(pickle.dumps(graph))):
+            assert all_of(same) == all_of(graph)
+        attributes = mx.sym.load_json(graph.to_json()).attr_dict()
+        assert attributes["w"] == symbol.attr_dict()["w"]
+
+    def test_old_hints_by_their_names_of_today(self):
+        graph = read(LEGACY["0.8: param and attr"])
+        assert [dict(node.training) for node in graph.nodes] == [
+            {"__lr_mult__": "2"},
+            {"__init__": "zeros", "__wd_mult__": "0", "__lr_mult__": "2"},
+            {},
+            {"__mood__": "angry", "__ctx_group__": "b"},
+        ]
+
+    def test_hints_make_no_difference(self):
+        node = Node("null", "w", {}, (), {"__lr_mult__": "2"})
+        assert node == Node("null", "w")
+        assert hash(node) == hash(Node("null", "w"))
+        with pytest.raises(TypeError, match="does not support item assignment"):
+            node.training["a"] = "1"
+
+    def test_loops_cannot_be_written(self, mx):
+        outputs, _ = mx.sym.contrib.foreach(
+            lambda data, state: (data + state, state), mx.sym.var("data"), mx.sym.var("begin")
+        )
+        graph = Graph.from_json(outputs.tojson())
+        with pytest.raises(ValueError, match="layer '.*' ._foreach. holds a graph of its own"):
+            graph.to_json()
+
+    @pytest.mark.parametrize(
+        "name", ["größe", "😀", "a\x01b\b", "tab\t\n", 'quote"', "back\\u0041"]
+    )
+    def test_names_are_text(self, mx, name):
+        graph = Graph((Node("null", name), Node("relu", "r", {}, ((0, 0),))), ((1, 0),))
+        assert Graph.from_json(graph.to_json()) == graph
+        assert mx.sym.load_json(graph.to_json()).list_arguments() == [name]
+        network = Network(graph.to_json(), {}, {}, [name], [])
+        description = json.loads(json.dumps(network.parts()[0]))
+        again = Network.from_parts(description, {})
+        assert again.graph == graph
+        assert mx.sym.load_json(again.json).list_arguments() == [name]
+
+
+class TestNetwork:
+    """Another graph in place of a network's own."""
+
+    def test_inputs_and_parameters(self):
+        names = ("data", "w", "moving", "state", "gone")
+        old = Graph(tuple(Node("null", name) for name in names), ((0, 0),))
+        arguments, statistics = {"w": [1], "gone": [2]}, {"moving": [3]}
+        network = Network(old.to_json(), arguments, statistics, ["data", "more"], ["state"])
+        new = graph_reading("w", "data", "moving", "state", "new", "new_label", unread="unread")
+        found = network.with_graph(new)
+        assert found.graph == new
+        assert (found.arguments, found.statistics) == ({"w": [1]}, {"moving": [3]})
+        assert found.input_names == ["data"]
+        assert sorted(found.idle_names) == ["new_label", "state", "unread"]
+        assert network.arguments == {"w": [1], "gone": [2]}
+
+    def test_other_networks_stay_what_they_were(self):
+        """Saved files keep checksums of graphs, in which hints for training have no part."""
+        plain = read(symbol(DATA, operator("relu", "r", 0)))
+        told = read(symbol(variable("data", attrs={"__lr_mult__": "1"}), operator("relu", "r", 0)))
+        networks = [Network(graph.to_json(), {}, {}, ["data"], []) for graph in (plain, told)]
+        assert networks[0].fingerprint(["r"]) == networks[1].fingerprint(["r"])
+
+
+def graph_reading(*names, unread):
+    """A graph with an operator that reads variables, and another that a label has no say in."""
+    nodes = [*(Node("null", name) for name in names), Node("null", unread)]
+    nodes.append(Node("add_n", "sum", {}, tuple((k, 0) for k in range(len(names)))))
+    nodes.append(Node("SoftmaxOutput", "out", {}, ((len(names) + 1, 0), (len(names), 0))))
+    return Graph(tuple(nodes), ((len(nodes) - 1, 0),))
 
 
 class TestForm:

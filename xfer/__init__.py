@@ -20,6 +20,11 @@ _PUBLIC = {
     "SvmRepurposer": "repurposers",
     "GpRepurposer": "repurposers",
     "BnnRepurposer": "repurposers",
+    "ModelError": "model_handler",
+    "ModelHandler": "model_handler",
+    "NeuralNetworkRepurposer": "fine_tuning",
+    "NeuralNetworkFineTuneRepurposer": "fine_tuning",
+    "NeuralNetworkRandomFreezeRepurposer": "fine_tuning",
     "load": "persistence",
 }
 

@@ -1,7 +1,7 @@
 """Every form MXNet gave its graphs since 0.8, brought to the one form of 1.9.
 
 MXNet has changed its JSON a few times and upgrades old files as it loads them, by a list of rules
-in its loader. These are those rules, as far as they matter to a network that is only run.
+in its loader. These are those rules, as far as they matter to running or training a network.
 """
 
 import reprlib
@@ -64,8 +64,8 @@ _shown.maxstring = 80
 def upgrade(graph):
     """Check a parsed graph and bring it to one form.
 
-    Operators go by the names of MXNet 1.9, attributes that only training or the placement on
-    devices needs are dropped, and the variables that 0.8 did not write are added.
+    Operators go by the names of MXNet 1.9, hints that only training or the placement on devices
+    needs are set apart from the attributes, and the variables that 0.8 did not write are added.
 
     Parameters
     ----------
@@ -76,8 +76,8 @@ def upgrade(graph):
 
     Returns
     -------
-    nodes : list of (str, str, dict, tuple)
-        Operator, name, attributes and inputs, as in :class:`xfer.checkpoint.symbol.Node`.
+    nodes : list of (str, str, dict, tuple, dict)
+        Operator, name, attributes, inputs and hints, as in :class:`xfer.checkpoint.symbol.Node`.
     heads : tuple of (int, int)
         As in :class:`xfer.checkpoint.symbol.Graph`.
 
@@ -89,7 +89,7 @@ def upgrade(graph):
     Examples
     --------
     >>> upgrade({"nodes": [{"op": "null", "name": "data", "inputs": []}], "heads": [[0, 0]]})
-    ([('null', 'data', {}, ())], ((0, 0),))
+    ([('null', 'data', {}, (), {})], ((0, 0),))
     """
     version = _version(graph)
     nodes = []
@@ -98,7 +98,7 @@ def upgrade(graph):
         where = f"node {number}"
         name = _value(node, "name", str, where)
         where += f" ({_shown.repr(name)})"
-        operator = _own_name(_value(node, "op", str, where))
+        operator = own_name(_value(node, "op", str, where))
         attributes = _attributes(node, where)
         inputs = _entries(_value(node, "inputs", list, where), places, f"{where}: input")
         if operator == "null" and inputs:
@@ -108,12 +108,16 @@ def upgrade(graph):
                 inputs += ((len(nodes), 0),)
                 added = f"{name}_{missing}" if name else missing
                 # MXNet hands it the operator's attributes, so the same of them must stay.
-                nodes.append(("null", added, _kept("null", attributes), ()))
+                nodes.append(("null", added, _kept("null", attributes), (), _hints(attributes)))
         if version < 905 and operator in ("argmax", "argmin") and attributes.get("axis") == "-1":
             # It meant all axes, which is the default since, and not the last axis.
             del attributes["axis"]
         places.append(len(nodes))
-        nodes.append((operator, name, _kept(operator, attributes), inputs))
+        nodes.append((operator, name, _kept(operator, attributes), inputs, _hints(attributes)))
+        for source, _ in inputs:
+            kind, of, *_, hints = nodes[source]
+            if kind == "null":
+                hints.update(_hints_of_input(of.removeprefix(f"{name}_"), attributes))
     heads = _entries(_value(graph, "heads", list, "the graph"), places, "head")
     if not heads:
         raise ValueError("the graph should have a head, an output of the network; found none")
@@ -131,8 +135,19 @@ def _version(graph):
     return typed[1]
 
 
-def _own_name(operator):
-    """Return the name that MXNet 1.9 gives an operator; its own where 1.9 does not know it."""
+def own_name(operator):
+    """Tell the name that MXNet 1.9 gives an operator.
+
+    Parameters
+    ----------
+    operator : str
+        Any name that a version of MXNet has had for it.
+
+    Returns
+    -------
+    str
+        The same where 1.9 does not know it.
+    """
     if operator.startswith(("linalg_", "random_", "sample_")):
         return f"_{operator}"
     return _OWN_NAMES.get(operator, operator)
@@ -163,6 +178,26 @@ def _kept(operator, attributes):
         for key, value in attributes.items()
         if not (key.startswith("__") and key.endswith("__")) and not f"_{key}".endswith(_TRAINING)
     }
+
+
+def _hints(attributes):
+    """Return what only training or placement needs of a node, as 1.9 names it."""
+    found = {key: value for key, value in attributes.items() if _is_hint(key)}
+    bare = {f"_{key}": value for key, value in attributes.items()}
+    return {**found, **{f"_{key}__": bare[key] for key in _TRAINING if key in bare}}
+
+
+def _hints_of_input(name, attributes):
+    """Return what an operator says in its input's stead: `weight_lr_mult`."""
+    return {
+        f"_{key}__": attributes[name + key]
+        for key in _TRAINING
+        if name and name + key in attributes
+    }
+
+
+def _is_hint(key):
+    return key.startswith("__") and key.endswith("__") and key not in _OF_VARIABLES
 
 
 def _entries(found, places, what):

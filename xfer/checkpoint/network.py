@@ -12,10 +12,10 @@ from xfer.checkpoint.convert import convert, needed_nodes, output_names
 from xfer.checkpoint.data_shape import told_shapes
 from xfer.checkpoint.operators.registry import TYPES, Attributes
 from xfer.checkpoint.params import read_params, split_params
-from xfer.checkpoint.symbol import Graph
+from xfer.checkpoint.symbol import Graph, write_json
 
 # As MXNet names what is learned or observed; whatever else has no values is data.
-_ENDINGS_OF_PARAMETERS = ("_weight", "_bias", "_gamma", "_beta", "_mean", "_var", "_parameters")
+ENDINGS_OF_PARAMETERS = ("_weight", "_bias", "_gamma", "_beta", "_mean", "_var", "_parameters")
 # From which of their inputs on operators only observe.
 _OBSERVED = {
     "BatchNorm": 3,
@@ -86,14 +86,14 @@ class Network:
         except ValueError as error:
             raise ValueError(f"{graph_path}: {error}") from None
         arguments, statistics = split_params(read_params(parameter_path))
-        for name in _observed(graph) & arguments.keys() - statistics.keys():
+        for name in observed_names(graph) & arguments.keys() - statistics.keys():
             statistics[name] = arguments.pop(name)
         known = {**arguments, **statistics}
         variables = dict.fromkeys(node.name for node in graph.nodes if node.is_variable)
         names = [name for name in variables if name not in known]
         read = {graph.nodes[number].name for number in needed_nodes(graph)}
         inputs = [name for name in names if name in read and not name.endswith("label")]
-        missing = [name for name in inputs if name.endswith(_ENDINGS_OF_PARAMETERS)]
+        missing = [name for name in inputs if name.endswith(ENDINGS_OF_PARAMETERS)]
         if missing:
             raise ValueError(
                 f"{parameter_path} has no {', '.join(missing[:5])}; it holds "
@@ -101,6 +101,49 @@ class Network:
             )
         idle = [name for name in names if name not in inputs]
         return cls(text, arguments, statistics, inputs, idle)
+
+    def with_graph(self, graph):
+        """Put another graph in place of this one; parameters that it does not have are dropped.
+
+        Parameters
+        ----------
+        graph : Graph
+            Its variables go by the names that they have here. New ones are labels, or parameters
+            that have no values yet.
+
+        Returns
+        -------
+        Network
+
+        Raises
+        ------
+        ValueError
+            If the graph cannot be written.
+        """
+        variables = {node.name for node in graph.nodes if node.is_variable}
+        return Network(
+            graph.to_json(),
+            {name: array for name, array in self.arguments.items() if name in variables},
+            {name: array for name, array in self.statistics.items() if name in variables},
+            [name for name in self.input_names if name in variables],
+            self._idle_in(graph),
+        )
+
+    @cached_property
+    def label_names(self):
+        """Variables of the graph that are neither data nor parameters (list of str)."""
+        return self._idle_in(self.graph)
+
+    def _idle_in(self, graph):
+        read = {graph.nodes[number].name for number in needed_nodes(graph)}
+        known = {*self.parameters, *self.input_names}
+        variables = dict.fromkeys(node.name for node in graph.nodes if node.is_variable)
+        return [
+            name
+            for name in variables
+            if name not in known
+            and (name not in read or name.endswith("label") or name in self.idle_names)
+        ]
 
     @cached_property
     def graph(self):
@@ -222,7 +265,7 @@ class Network:
         """
         description = {
             "kind": "mxnet",
-            "graph": json.loads(self.json),
+            "graph": json.loads(self.json, strict=False),
             "input_names": self.input_names,
             "idle_names": self.idle_names,
         }
@@ -244,15 +287,25 @@ class Network:
         Network
         """
         return cls(
-            json.dumps(description["graph"]),
+            write_json(description["graph"]),
             *split_params(arrays),
             list(description["input_names"]),
             list(description["idle_names"]),
         )
 
 
-def _observed(graph):
-    """Name what is no parameter: files without prefixes do not say so."""
+def observed_names(graph):
+    """Name what is observed and not learned: files without prefixes do not say so.
+
+    Parameters
+    ----------
+    graph : Graph
+
+    Returns
+    -------
+    set of str
+        The running statistics of batch norms, and the like.
+    """
     return {
         graph.nodes[source].name
         for node in graph.nodes

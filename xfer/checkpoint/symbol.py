@@ -1,11 +1,14 @@
 """The graph of an MXNet network, read from its ``-symbol.json`` of any version."""
 
 import json
+import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 
 from xfer.checkpoint.legacy import upgrade
+
+_HOLDS_GRAPHS = ("_foreach", "_while_loop", "_cond")
 
 
 @dataclass(frozen=True)
@@ -23,19 +26,25 @@ class Node:
         and ``__dtype__`` where they are known. Kept as a copy that cannot be changed.
     inputs : tuple of (int, int)
         Number of the node, and which of its outputs, for each input.
+    training : mapping of str to str
+        Hints that only training needs, such as ``__lr_mult__`` and ``__init__``. Nodes that differ
+        in them alone are equal. Kept like the attributes.
     """
 
     operator: str
     name: str
     attributes: Mapping = field(default_factory=dict, hash=False)
     inputs: tuple = ()
+    training: Mapping = field(default_factory=dict, compare=False)
 
     def __post_init__(self):
         object.__setattr__(self, "attributes", MappingProxyType(dict(self.attributes)))
+        object.__setattr__(self, "training", MappingProxyType(dict(self.training)))
 
     def __reduce__(self):
         # Pickle knows no mapping proxy, and a model may travel to another process.
-        return Node, (self.operator, self.name, dict(self.attributes), self.inputs)
+        mappings = dict(self.attributes), dict(self.training)
+        return Node, (self.operator, self.name, mappings[0], self.inputs, mappings[1])
 
     @property
     def is_variable(self):
@@ -98,6 +107,43 @@ class Graph:
         nodes, heads = upgrade(found)
         return cls(tuple(Node(*node) for node in nodes), heads)
 
+    def to_json(self):
+        """Write the JSON that MXNet 1.9 writes, and reads.
+
+        Returns
+        -------
+        str
+
+        Raises
+        ------
+        ValueError
+            If an operator holds a graph of its own, as loops do: it is not kept here.
+        """
+        for node in self.nodes:
+            if node.operator in _HOLDS_GRAPHS:
+                raise ValueError(
+                    f"layer {node.name!r} ({node.operator}) holds a graph of its own, and such "
+                    "networks can be read but not written"
+                )
+        nodes = [
+            {
+                "op": node.operator,
+                "name": node.name,
+                "attrs": {**node.attributes, **node.training},
+                "inputs": [[*source, 0] for source in node.inputs],
+            }
+            for node in self.nodes
+        ]
+        variables = [number for number, node in enumerate(self.nodes) if node.is_variable]
+        return write_json(
+            {
+                "nodes": nodes,
+                "arg_nodes": variables,
+                "heads": [[*head, 0] for head in self.heads],
+                "attrs": {"mxnet_version": ["int", 10901]},
+            }
+        )
+
     def prune(self, heads):
         """Keep what some outputs need.
 
@@ -137,9 +183,34 @@ class Graph:
                     continue
                 numbers[number] = len(nodes)
                 inputs = tuple((numbers[source], output) for source, output in node.inputs)
-                nodes.append(Node(node.operator, node.name, node.attributes, inputs))
+                nodes.append(replace(node, inputs=inputs))
         return Graph(tuple(nodes), tuple((numbers[head], output) for head, output in heads))
 
     def __repr__(self):
         operators = sum(not node.is_variable for node in self.nodes)
         return f"Graph({operators} operators, {len(self.nodes) - operators} variables)"
+
+
+def write_json(graph):
+    """Write a parsed graph so that MXNet reads it.
+
+    Parameters
+    ----------
+    graph : dict
+
+    Returns
+    -------
+    str
+        JSON, but for control characters in names: like other letters they stand for themselves, as
+        MXNet knows no escapes by number.
+    """
+    return _ESCAPE.sub(_unescaped, json.dumps(graph, ensure_ascii=False))
+
+
+# Whole escapes, so that a backslash that is one itself begins none.
+_ESCAPE = re.compile(r"\\(u[0-9a-f]{4}|.)")
+
+
+def _unescaped(escape):
+    known = escape[1] in ("n", "r", "t", "\\", '"')
+    return escape[0] if known else json.loads(f'"{escape[0]}"')

@@ -83,6 +83,40 @@ class CheckpointSource(SourceModel):
         """Names of the data (list of str)."""
         return self._network.input_names
 
+    @property
+    def network(self):
+        """Graph and parameters, which are never changed (Network)."""
+        return self._network
+
+    @property
+    def contexts(self):
+        """Where MXNet runs; None is the first CPU (list of mxnet.Context or None)."""
+        return self._contexts
+
+    def with_network(self, network):
+        """Open another network, to be run where this one is, and compared on its first examples.
+
+        Parameters
+        ----------
+        network : Network
+
+        Returns
+        -------
+        CheckpointSource
+        """
+        shapes, types = (
+            {name: known[name] for name in network.input_names if name in known}
+            for known in (self._data_shapes, self._data_types)
+        )
+        return CheckpointSource(
+            network,
+            engine=self._engine,
+            data_shapes=shapes,
+            data_types=types,
+            contexts=self._contexts,
+            compare=True,
+        )
+
     def parts(self):
         """Take the network apart, for saving.
 

@@ -1,4 +1,4 @@
-"""Apache MXNet Modules as sources of features."""
+"""Apache MXNet Modules and Gluon blocks as networks, and Modules as sources of features."""
 
 import mxnet as mx
 
@@ -31,11 +31,7 @@ class ModuleSource(CheckpointSource):
     """
 
     def __init__(self, module, *, engine="auto", context_function=None, num_devices=1):
-        if not isinstance(module, mx.mod.Module):
-            raise TypeError(
-                f"cannot open {type(module).__module__}.{type(module).__name__} as a source "
-                "model; allowed is an mxnet.mod.Module"
-            )
+        network, data_shapes, data_types = read_module(module)
         if not module.params_initialized:
             raise ValueError(
                 "the Module has no parameters: load them with mx.mod.Module.load(prefix, epoch), "
@@ -55,24 +51,6 @@ class ModuleSource(CheckpointSource):
                 )
             # Who names devices wants them used.
             engine = "mxnet" if engine == "auto" else engine
-        data_shapes, data_types = {}, {}
-        if module.binded:
-            arguments, statistics = module.get_params()
-            data_shapes = {data.name: (BATCH, *data.shape[1:]) for data in module.data_shapes}
-            data_types = {data.name: data.dtype for data in module.data_shapes}
-        else:
-            # A Module that was loaded and not bound has its parameters nowhere else.
-            arguments, statistics = module._arg_params, module._aux_params
-        network = Network(
-            module.symbol.tojson(),
-            # Copies, so that training the Module further does not change features under a
-            # classifier that was fitted on them.
-            {name: array.asnumpy() for name, array in arguments.items()},
-            {name: array.asnumpy() for name, array in statistics.items()},
-            list(module.data_names),
-            # Labels and states are inputs that have no say in inference.
-            [*module.label_names, *module._state_names],
-        )
         super().__init__(
             network,
             engine=engine,
@@ -86,3 +64,112 @@ class ModuleSource(CheckpointSource):
             # Many a Module is bound for one example, and few graphs are written for one size.
             if bound > self.batch_size or not self._takes_any_number():
                 self.batch_size = bound
+
+
+def read_module(module):
+    """Read a Module.
+
+    Parameters
+    ----------
+    module : mxnet.mod.Module
+        Bound or not, with parameters or without.
+
+    Returns
+    -------
+    network : Network
+        With copies of the parameters, so that training the Module further does not change features
+        under a classifier that was fitted on them.
+    data_shapes : dict of str to tuple
+        Of a batch of each input, where the Module is bound.
+    data_types : dict of str to numpy.dtype
+        What each input is computed with, where the Module is bound.
+
+    Raises
+    ------
+    TypeError
+        If ``module`` is another kind of MXNet model.
+    """
+    if not isinstance(module, mx.mod.Module):
+        raise TypeError(
+            f"cannot open {type(module).__module__}.{type(module).__name__} as a source "
+            "model; allowed is an mxnet.mod.Module, and xfer.ModelHandler.from_gluon(block).source "
+            "for a Gluon block"
+        )
+    data = module.data_shapes if module.binded else ()
+    arguments, statistics = {}, {}
+    if module.params_initialized:
+        # A Module that was loaded and not bound has its parameters nowhere else.
+        unbound = module._arg_params, module._aux_params
+        arguments, statistics = module.get_params() if module.binded else unbound
+    network = Network(
+        module.symbol.tojson(),
+        {name: array.asnumpy() for name, array in arguments.items()},
+        {name: array.asnumpy() for name, array in statistics.items()},
+        list(module.data_names),
+        # Labels and states are inputs that have no say in inference.
+        [*module.label_names, *module._state_names],
+    )
+    shapes = {one.name: (BATCH, *one.shape[1:]) for one in data}
+    return network, shapes, {one.name: one.dtype for one in data}
+
+
+def read_block(block, input_names):
+    """Read a Gluon block.
+
+    Parameters
+    ----------
+    block : mxnet.gluon.HybridBlock
+        With parameters.
+    input_names : list of str
+        What to call its inputs, in their order.
+
+    Returns
+    -------
+    Network
+        With copies of the parameters by their names in the block.
+
+    Raises
+    ------
+    TypeError
+        If ``block`` is something else.
+    ValueError
+        If it does not take that many inputs, or its parameters have no values yet.
+    """
+    if not isinstance(block, mx.gluon.HybridBlock):
+        raise TypeError(
+            f"cannot read {type(block).__module__}.{type(block).__name__} as a network; allowed is "
+            "an mxnet.gluon.HybridBlock, such as nn.HybridSequential"
+        )
+    try:
+        outputs = block(*map(mx.sym.var, input_names))
+    except Exception as error:  # a block's own code may fail in any way
+        raise ValueError(
+            f"the block makes no graph of {len(input_names)} inputs ({', '.join(input_names)}); "
+            f"data_names should name each of its inputs: {error}"
+        ) from error
+    if not isinstance(outputs, mx.sym.Symbol):
+        outputs = mx.sym.Group(_flat(outputs))
+    parameters, values = block.collect_params(), {}
+    needed = [*outputs.list_arguments(), *outputs.list_auxiliary_states()]
+    for name in needed:
+        if name in parameters:
+            try:
+                values[name] = parameters[name].data(parameters[name].list_ctx()[0]).asnumpy()
+            except RuntimeError:  # also of shapes that wait for the first batch
+                raise ValueError(
+                    f"parameter {name!r} of the block has no values yet: call block.initialize() "
+                    "and run one batch through it, or load_parameters(path)"
+                ) from None
+    statistics = {*outputs.list_auxiliary_states()}
+    return Network(
+        outputs.tojson(),
+        {name: array for name, array in values.items() if name not in statistics},
+        {name: array for name, array in values.items() if name in statistics},
+        list(input_names),
+        [],
+    )
+
+
+def _flat(outputs):
+    nested = isinstance(outputs, (list, tuple))
+    return [one for part in outputs for one in _flat(part)] if nested else [outputs]

@@ -22,9 +22,16 @@ def bind_for_inference(symbol, context, arrays, statistics):
     -------
     mxnet.executor.Executor
     """
+    with quiet_binding():
+        return symbol.bind(context, arrays, grad_req="null", aux_states=statistics)
+
+
+@contextmanager
+def quiet_binding():
+    """Bind inside, and MXNet fuses nothing wrongly and says nothing of it."""
     # The environment and the standard error stream belong to the whole process.
     with _BIND_LOCK, _without_subgraph_backend(), _without_bind_line():
-        return symbol.bind(context, arrays, grad_req="null", aux_states=statistics)
+        yield
 
 
 @contextmanager

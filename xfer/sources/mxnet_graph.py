@@ -6,6 +6,8 @@ from contextlib import redirect_stdout
 
 import mxnet as mx
 
+from xfer.checkpoint.symbol import write_json
+
 
 class SymbolGraph:
     """A symbol with its layers by name.
@@ -139,4 +141,4 @@ def load_graph(graph):
     for indices in (graph["arg_nodes"], [head[0] for head in graph["heads"]]):
         if any(not 0 <= index < len(nodes) for index in indices):
             raise ValueError(f"the graph names nodes that are not among its {len(nodes)}")
-    return mx.sym.load_json(json.dumps(graph))
+    return mx.sym.load_json(write_json(graph))
