@@ -219,7 +219,7 @@ def test_the_scale_is_the_best_on_a_fine_grid():
     losses = [
         np.log(a) ** 2 - log_softmax(a * scores, axis=1)[np.arange(300), target].sum() for a in grid
     ]
-    found = calibrated._fit_scale(scores, target, 0.0)
+    found = calibrated.fit_scale(scores, target, 0.0)
     assert abs(np.log(found / grid[np.argmin(losses)])) < 0.01
 
 
@@ -241,7 +241,7 @@ def test_the_calibration_map_mends_what_a_scale_cannot(kind):
     scores[np.arange(3000), y] += 2
     scores[:, 1] += 0.8 * scores[:, 0] + 1
     matrix, shift = kind()._calibration(scores, y, 4)
-    scale = calibrated._fit_scale(scores[:, :3], y, 0.0)
+    scale = calibrated.fit_scale(scores[:, :3], y, 0.0)
     mended = (scores @ matrix + shift)[:, :3]
     assert (
         log_loss(y, softmax(mended, axis=1))

@@ -44,6 +44,7 @@ _TRUSTED = [
     "xfer.meta.bayesian_network.BayesianNetwork",
     "xfer.meta.gaussian_process.DirichletGaussianProcess",
     "xfer.meta.logistic_regression.CalibratedLogisticRegression",
+    "xfer.meta.scores.ScaledScores",
     "xfer.meta.support_vector_machine.CalibratedSvm",
 ]
 
@@ -77,6 +78,11 @@ def save(repurposer, model_name, model_directory="", save_source_model=None):
     source = repurposer.features_.source_
     layers = [layer.name for layer in repurposer.features_.layers_]
     description, arrays = None, {}
+    if repurposer.trains_network and save_source_model is False:
+        raise ValueError(
+            f"what a {type(repurposer).__name__} has learned is its network, which always goes "
+            "into the file: leave out save_source_model=False"
+        )
     if save_source_model or save_source_model is None:
         if not hasattr(source, "parts"):
             raise TypeError(
@@ -141,10 +147,7 @@ def load(model_name, model_directory="", source_model=None):
         try:
             with zipfile.ZipFile(file) as archive:
                 manifest = _read_manifest(archive)
-                given = None if source_model is None else open_source(source_model)
-                source = _read_source(archive, manifest) if given is None else given
-                _check_same_network(source, manifest)
-                return _read_repurposer(archive, manifest, source)
+                return _read_repurposer(archive, manifest, source_model)
         except Exception as error:
             # What is wrong with a file shows in many places; the caller needs its name and why.
             reason = str(error) or type(error).__name__
@@ -159,11 +162,14 @@ def _path(model_name, model_directory):
 
 
 def _dump(repurposer):
-    parameters = repurposer.get_params(deep=False)
     # The network goes beside, and a function cannot go into a safe file.
-    del parameters["source_model"], parameters["context_function"]
+    parameters = {
+        name: value
+        for name, value in repurposer.get_params(deep=False).items()
+        if name not in repurposer._not_saved
+    }
     try:
-        state = skops.io.dumps({"parameters": parameters, "meta_model": repurposer.meta_model_})
+        state = skops.io.dumps({"parameters": parameters, **repurposer._learned()})
         _audit(state)
     except Exception as error:
         model = type(repurposer.meta_model_).__name__
@@ -218,15 +224,22 @@ def _check_same_network(source, manifest):
     raise ValueError(f"source_model is not the network it was fitted on: other {what}")
 
 
-def _read_repurposer(archive, manifest, source):
-    state = archive.read("repurposer.skops")
-    _audit(state)
-    state = skops.io.loads(state, trusted=_TRUSTED)
+def _read_repurposer(archive, manifest, source_model):
     kinds = {_full_name(kind): kind for kind in _subclasses(Repurposer)}
     if manifest["class"] not in kinds:
         raise ValueError(f"import the module that defines {manifest['class']} first")
-    repurposer = kinds[manifest["class"]](source_model=source, **state["parameters"])
-    return repurposer._restore(state["meta_model"])
+    kind = kinds[manifest["class"]]
+    given = None if source_model is None else open_source(source_model)
+    if given is None or kind.trains_network:
+        source = _read_source(archive, manifest)
+    else:
+        source = given
+    _check_same_network(source, manifest)
+    state = archive.read("repurposer.skops")
+    _audit(state)
+    learned = skops.io.loads(state, trusted=_TRUSTED)
+    repurposer = kind(source_model=source_model, **learned.pop("parameters"))
+    return repurposer._restore(source, manifest["layers"], learned)
 
 
 def _audit(state):

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-__all__ = ["class_probabilities", "reliability"]
+__all__ = ["class_probabilities", "reliability", "training_curves"]
 
 
 def class_probabilities(probabilities, classes, *, ax=None):
@@ -119,6 +119,51 @@ def reliability(probabilities, labels, classes, *, bins=15, name=None, ax=None):
     size = 150 * count[filled] / count.max()
     ax.scatter(confidence, accuracy, size, color=line.get_color(), alpha=0.5, linewidths=0)
     ax.legend(loc="lower right", fontsize=8, frameon=False)
+    return ax
+
+
+def training_curves(history, *, ax=None):
+    """Draw how loss and accuracy went while a network was trained.
+
+    Parameters
+    ----------
+    history : xfer.training.History
+        ``history_`` of a repurposer that trains its network.
+    ax : matplotlib.axes.Axes, optional
+        Where to draw; by default on a new figure.
+
+    Returns
+    -------
+    matplotlib.axes.Axes
+        Of the loss; the accuracy is on an axis of its own on the right.
+
+    Examples
+    --------
+    >>> from xfer.training import History
+    >>> ax = training_curves(History([0.1, 0.05], [1.2, 0.7], [0.5, 0.8], best_epoch=2))
+    >>> ax.get_xlabel(), ax.get_ylabel()
+    ('epoch', 'log loss, nats (solid)')
+    """
+    if ax is None:
+        ax = _new_axes((6, 4))
+    right = ax.twinx()
+    epochs = np.arange(1, len(history.loss) + 1)
+    ax.plot(epochs, history.loss, color="#0072B2", marker=".", label="learned from")
+    right.plot(epochs, history.accuracy, color="#0072B2", marker=".", linestyle=":")
+    if history.validation_loss:
+        # What is held out is looked at before the first epoch too.
+        epochs = np.arange(len(history.validation_loss))
+        ax.plot(epochs, history.validation_loss, color="#D55E00", marker=".", label="held out")
+        right.plot(epochs, history.validation_accuracy, color="#D55E00", marker=".", linestyle=":")
+    label = f"kept: epoch {history.best_epoch}"
+    ax.axvline(history.best_epoch, color="#999999", linewidth=1, linestyle="--", label=label)
+    ax.set(xlabel="epoch", ylabel="log loss, nats (solid)")
+    ax.set_ylim(bottom=0)
+    ax.xaxis.get_major_locator().set_params(integer=True)
+    right.set(ylabel="accuracy (dotted)", ylim=(0, 1.02))
+    ax.legend(loc="lower center", bbox_to_anchor=(0.5, 1), ncols=3, fontsize=9, frameon=False)
+    ax.spines["top"].set_visible(False)
+    right.spines["top"].set_visible(False)
     return ax
 
 

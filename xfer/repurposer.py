@@ -104,7 +104,92 @@ def _meta_model_has(name):
     return check
 
 
-class MetaModelRepurposer(Repurposer):
+class FeatureRepurposer(Repurposer):
+    """A repurposer that, once fitted, puts a classifier on what layers of a network put out.
+
+    Attributes
+    ----------
+    features_ : LayerFeatures
+        Turns data into what the classifier takes.
+    meta_model_ : classifier
+    """
+
+    #: Whether its network is not the source model, but one that it has trained.
+    trains_network = False
+    #: Parameters that do not go into a file.
+    _not_saved = ("source_model", "context_function")
+
+    def predict(self, X):
+        """Predict labels.
+
+        Parameters
+        ----------
+        X : array of shape (n, ...), dict of str to array, or mxnet.io.DataIter
+
+        Returns
+        -------
+        ndarray of shape (n,)
+            Members of ``classes_``.
+        """
+        matrix = self._extract(X).matrix
+        return self.meta_model_.predict(matrix)
+
+    @available_if(_meta_model_has("predict_proba"))
+    def predict_proba(self, X):
+        """Predict the probability of each label.
+
+        Parameters
+        ----------
+        X : array of shape (n, ...), dict of str to array, or mxnet.io.DataIter
+
+        Returns
+        -------
+        ndarray of shape (n, n_classes)
+            Columns follow ``classes_``; rows sum to 1.
+        """
+        matrix = self._extract(X).matrix
+        return self.meta_model_.predict_proba(matrix)
+
+    def score(self, X, y=None, sample_weight=None):
+        """Tell the share of right predictions.
+
+        Parameters
+        ----------
+        X : array of shape (n, ...), dict of str to array, or mxnet.io.DataIter
+        y : array-like of shape (n,), optional
+            True labels. An iterator carries its own.
+        sample_weight : array-like of shape (n,), optional
+
+        Returns
+        -------
+        float
+            Accuracy, from 0 to 1.
+        """
+        check_is_fitted(self)
+        labels = given_labels(X, y)
+        extracted = self._extract(X)
+        labels = extracted.labels if labels is None else labels
+        if labels is None:
+            raise ValueError("the data carry no labels to compare with")
+        predicted = self.meta_model_.predict(extracted.matrix)
+        return accuracy_score(labels, predicted, sample_weight=sample_weight)
+
+    def _set_fitted(self, features, meta_model):
+        self.features_ = features
+        self.meta_model_ = meta_model
+        self.classes_ = meta_model.classes_
+        return self
+
+    def _learned(self):
+        """Return what goes into a file beside the parameters, by name."""
+        return {"meta_model": self.meta_model_}
+
+    def _extract(self, X):
+        check_is_fitted(self)
+        return self.features_.extract(X)
+
+
+class MetaModelRepurposer(FeatureRepurposer):
     """Features of named layers of a frozen network, and a classifier on top.
 
     Parameters
@@ -194,42 +279,11 @@ class MetaModelRepurposer(Repurposer):
         meta_model = self._meta_model()
         if hasattr(meta_model, "check_parameters"):
             meta_model.check_parameters()  # before the long work, which is computing features
-        labels = _given_labels(X, y)
+        labels = given_labels(X, y)
         extracted = features.extract(X)
-        labels = _checked_labels(extracted.labels if labels is None else labels)
+        labels = checked_labels(extracted.labels if labels is None else labels)
         self._fit_meta_model(meta_model, extracted, labels)
         return self._set_fitted(features, meta_model)
-
-    def predict(self, X):
-        """Predict labels.
-
-        Parameters
-        ----------
-        X : array of shape (n, ...), dict of str to array, or mxnet.io.DataIter
-
-        Returns
-        -------
-        ndarray of shape (n,)
-            Members of ``classes_``.
-        """
-        matrix = self._extract(X).matrix
-        return self.meta_model_.predict(matrix)
-
-    @available_if(_meta_model_has("predict_proba"))
-    def predict_proba(self, X):
-        """Predict the probability of each label.
-
-        Parameters
-        ----------
-        X : array of shape (n, ...), dict of str to array, or mxnet.io.DataIter
-
-        Returns
-        -------
-        ndarray of shape (n, n_classes)
-            Columns follow ``classes_``; rows sum to 1.
-        """
-        matrix = self._extract(X).matrix
-        return self.meta_model_.predict_proba(matrix)
 
     @available_if(_meta_model_has("predict_uncertainty"))
     def predict_uncertainty(self, X):
@@ -249,30 +303,6 @@ class MetaModelRepurposer(Repurposer):
         matrix = self._extract(X).matrix
         return self.meta_model_.predict_uncertainty(matrix)
 
-    def score(self, X, y=None, sample_weight=None):
-        """Tell the share of right predictions.
-
-        Parameters
-        ----------
-        X : array of shape (n, ...), dict of str to array, or mxnet.io.DataIter
-        y : array-like of shape (n,), optional
-            True labels. An iterator carries its own.
-        sample_weight : array-like of shape (n,), optional
-
-        Returns
-        -------
-        float
-            Accuracy, from 0 to 1.
-        """
-        check_is_fitted(self)
-        labels = _given_labels(X, y)
-        extracted = self._extract(X)
-        labels = extracted.labels if labels is None else labels
-        if labels is None:
-            raise ValueError("the data carry no labels to compare with")
-        predicted = self.meta_model_.predict(extracted.matrix)
-        return accuracy_score(labels, predicted, sample_weight=sample_weight)
-
     def _meta_model(self):
         """Make the classifier that is to be fitted; what a subclass overrides."""
         return clone(self.meta_model)
@@ -291,22 +321,13 @@ class MetaModelRepurposer(Repurposer):
             progress=self.progress,
         ).fit()
 
-    def _set_fitted(self, features, meta_model):
-        self.features_ = features
-        self.meta_model_ = meta_model
-        self.classes_ = meta_model.classes_
-        return self
-
-    def _restore(self, meta_model):
-        """Become fitted with a meta-model from a file."""
-        return self._set_fitted(self._layer_features(), meta_model)
-
-    def _extract(self, X):
-        check_is_fitted(self)
-        return self.features_.extract(X)
+    def _restore(self, source, layer_names, learned):
+        """Become fitted with what a file holds."""
+        self.source_model = source
+        return self._set_fitted(self._layer_features(), learned["meta_model"])
 
 
-def _given_labels(X, y):
+def given_labels(X, y):
     """Return the labels given beside the data, or None where an iterator carries them."""
     if is_iterator(X):
         if y is not None:
@@ -322,7 +343,7 @@ def _given_labels(X, y):
     return labels
 
 
-def _checked_labels(labels):
+def checked_labels(labels):
     if labels is None:
         raise ValueError("the iterator carries no labels: make it with both data and labels")
     if labels.dtype.kind == "f" and not np.isfinite(labels).all():

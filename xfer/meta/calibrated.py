@@ -176,7 +176,7 @@ class CalibratedClassifier(ClassifierMixin, BaseEstimator, ABC):
         # Classes that were never held out stay out, or it would learn that they never occur.
         seen, target = np.unique(y, return_inverse=True)
         if len(seen) > 1:
-            scale = _fit_scale(scores[:, seen], target, self._expected_log_scale)
+            scale = fit_scale(scores[:, seen], target, self._expected_log_scale)
             change, shift[seen] = _fit_map(scale * scores[:, seen], target, self._ridge)
             matrix = scale * np.eye(number)
             matrix[np.ix_(seen, seen)] += scale * change
@@ -199,8 +199,20 @@ def _folds(X, y, random_state):
     return fold[row.ravel()]
 
 
-def _fit_scale(scores, target, expected_log_scale):
-    """Find the scale of least log loss, drawn to the expected one by the weight of one example."""
+def fit_scale(scores, target, expected_log_scale):
+    """Find the scale of least log loss, drawn to the expected one by the weight of one example.
+
+    Parameters
+    ----------
+    scores : ndarray of shape (n, n_classes)
+    target : ndarray of shape (n,)
+        Columns.
+    expected_log_scale : float
+
+    Returns
+    -------
+    float
+    """
 
     def loss(log_scale):
         log_probabilities = log_softmax(np.exp(log_scale) * scores, axis=1)

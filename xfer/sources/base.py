@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from xfer.sources.data import open_data
+from xfer.sources.data import join_labels, open_data
 
 _POOLING = {
     "flatten": lambda maps: maps,
@@ -192,7 +192,7 @@ class SourceModel(ABC):
         for batch in data.batches(progress):
             writer.write(self._forward(batch.inputs, layers), batch.rows)
             labels.append(batch.labels)
-        return writer.finish(_join_labels(labels))
+        return writer.finish(join_labels(labels))
 
     def __repr__(self):
         inputs = ", ".join(self.input_names)
@@ -266,12 +266,6 @@ class _FeatureWriter:
                     f"layer {name!r} gave NaN or infinity for example {self.written + bad[0]}; "
                     "the network's parameters or its input are out of range"
                 )
-
-
-def _join_labels(labels):
-    if any(part is None for part in labels):
-        return None
-    return np.concatenate(labels)
 
 
 def _shorten(names, most=12):

@@ -81,9 +81,9 @@ def check_ids(inputs, limits):
             )
 
 
-def progress_bar(batches, progress, total):
+def progress_bar(batches, progress, total, what="features"):
     """Show a bar where it is wanted, by default in an interactive session."""
     if progress is None:
         progress = hasattr(sys, "ps1") or "ipykernel" in sys.modules
     # The delay keeps quick work quiet.
-    return tqdm(batches, total=total, disable=not progress, delay=1, desc="features", unit="batch")
+    return tqdm(batches, total=total, disable=not progress, delay=1, desc=what, unit="batch")

@@ -7,6 +7,9 @@ import numpy as np
 from xfer.sources.batches import Batch, as_array, check_names, checked, progress_bar
 from xfer.sources.iterators import IteratorData, is_iterator
 
+# Arrays that are read as a whole are one batch.
+_MANY = np.iinfo(np.int64).max
+
 
 def open_data(data, input_names, needed, batch_size):
     """Make data of any kind readable in batches.
@@ -34,6 +37,42 @@ def open_data(data, input_names, needed, batch_size):
     if is_iterator(data):
         return IteratorData(data, input_names, needed)
     return _ArrayData(data, input_names, needed, batch_size)
+
+
+def read_all(data, input_names, needed):
+    """Read data of any kind into memory.
+
+    Parameters
+    ----------
+    data : mxnet.io.DataIter, array of shape (n, ...), or dict of str to array
+    input_names, needed
+        See :func:`open_data`.
+
+    Returns
+    -------
+    inputs : dict of str to ndarray of shape (n, ...)
+    labels : ndarray of shape (n,) or None
+        Those that an iterator brought.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If the data are of no such kind, do not fit the inputs, or hold NaN or infinity.
+    """
+    opened = open_data(data, input_names, needed, _MANY)
+    batches = list(opened.batches(progress=False))
+    inputs = {
+        name: np.concatenate([batch.inputs[name][: batch.rows] for batch in batches])
+        for name in batches[0].inputs
+    }
+    return inputs, join_labels([batch.labels for batch in batches])
+
+
+def join_labels(labels):
+    """Return the labels of batches as one array; None where some have none."""
+    if any(part is None for part in labels):
+        return None
+    return np.concatenate(labels)
 
 
 def count_examples(data):
