@@ -385,7 +385,11 @@ class TestWhatIsDrawn:
 class TestDiagram:
     def test_shows_and_saves(self, tmp_path):
         diagram = draw(random_graph(0), title="é")
-        assert diagram._repr_svg_() == diagram.svg
+        shown = diagram._repr_svg_()
+        assert "max-width:100%" in shown
+        assert [one.tag for one in ElementTree.fromstring(shown)] == [
+            one.tag for one in ElementTree.fromstring(diagram.svg)
+        ]
         diagram.save(tmp_path / "net.SVG")
         diagram.save(str(tmp_path / "net.svg"))
         assert (tmp_path / "net.svg").read_text(encoding="utf-8") == diagram.svg

@@ -86,6 +86,27 @@ def test_text_transfer_wants_a_checkpoint_with_its_words(mx, capsys):
     assert "--checkpoint and --words go together" in capsys.readouterr().err
 
 
+def test_features_or_fine_tuning(mx, shared, tmp_path, monkeypatch, capsys):
+    example = load_example("features_or_fine_tuning")
+    monkeypatch.setitem(example.LABELS_A_CLASS, "resnet20_v2", (2, 20))
+    arguments = ["resnet20_v2", "--draws=1", "--most=2", f"--results={tmp_path / 'results'}"]
+    arguments.append(f"--picture={tmp_path / 'picture.png'}")
+    example.main(arguments)
+    first = capsys.readouterr().out
+    row = re.search(r"^\| CIFAR-100, ResNet-20 v2 \| 2 \|(.+)\|$", first, re.M)[1].split("|")
+    accuracies = [float(cell.split("±")[0]) for cell in row]
+    assert len(accuracies) == 4
+    assert min(accuracies[:3]) > 0.25
+    assert (tmp_path / "picture.png").stat().st_size > 10_000
+    # What is there is not computed again.
+    monkeypatch.setattr(example, "load", None)
+    example.main(arguments)
+    assert capsys.readouterr().out == first
+    with pytest.raises(SystemExit):
+        example.main(["newsgroup"])
+    assert "newsgroup is none of newsgroups, resnet20_v1" in capsys.readouterr().err
+
+
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 
 
@@ -148,3 +169,20 @@ def test_a_reliability_diagram_tells_the_calibration_error():
     np.testing.assert_allclose(*drawn.get_data(), atol=0.05)
     with pytest.raises(ValueError, match=r"must have shape \(3, 2\), .* got \(2, 2\)"):
         plots.reliability(right[:2], ["a", "b", "a"], ["a", "b"])
+
+
+def test_training_curves_show_what_was_held_out():
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from xfer import plots
+    from xfer.training import History
+
+    history = History([0.1, 0.0], [1.2, 0.7], [0.5, 0.8], best_epoch=2)
+    ax = plots.training_curves(history)
+    assert [line.get_label() for line in ax.lines] == ["learned from", "kept: epoch 2"]
+    history.validation_loss, history.validation_accuracy = [1.5, 1.3, 1.4], [0.3, 0.6, 0.6]
+    history.best_epoch = 1
+    ax = plots.training_curves(history, ax=plots.training_curves(history).figure.add_subplot())
+    assert ax.lines[1].get_xdata().tolist() == [0, 1, 2]
+    assert ax.lines[2].get_xdata()[0] == 1

@@ -104,7 +104,8 @@ class Diagram:
             file.write(self.svg.encode())
 
     def _repr_svg_(self):
-        return self.svg
+        # A notebook may be narrower; some programs that draw files stumble over such a height.
+        return self.svg.replace("<svg", '<svg style="max-width:100%;height:auto"', 1)
 
     def __repr__(self):
         layers, inputs = "s" * (self.layers != 1), "s" * (self.inputs != 1)

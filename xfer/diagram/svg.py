@@ -39,8 +39,7 @@ def write_svg(boxes, edges, title):
     return "\n".join(
         [
             f'<svg xmlns="http://www.w3.org/2000/svg" width="{width:.0f}" '
-            f'height="{top + height:.0f}" viewBox="0 0 {width:.0f} {top + height:.0f}" '
-            'style="max-width:100%;height:auto">',
+            f'height="{top + height:.0f}" viewBox="0 0 {width:.0f} {top + height:.0f}">',
             '<rect width="100%" height="100%" fill="#ffffff"/>',
             heading,
             f'<g transform="translate({(width - right - left) / 2:.1f},{top:.0f})">',
