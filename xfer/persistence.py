@@ -13,7 +13,8 @@ import numpy as np
 import skops.io
 from sklearn.utils.validation import check_is_fitted
 
-import xfer.repurposers  # noqa: F401  so that its classes are known by name
+import xfer.fine_tuning
+import xfer.repurposers  # noqa: F401  so that their classes are known by name
 from xfer._files import written_whole
 from xfer.repurposer import Repurposer
 from xfer.sources import open_saved_source, open_source

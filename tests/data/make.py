@@ -29,9 +29,11 @@ def main():
     module = bound_module(mx, convolutional_symbol(mx), {"data": (8, 2, 6, 6)})
     versions = f"numpy{version('numpy')}-sklearn{version('scikit-learn')}-skops{version('skops')}"
     kinds = xfer.LrRepurposer, xfer.SvmRepurposer, xfer.GpRepurposer, xfer.BnnRepurposer
-    for kind in kinds:
-        repurposer = kind(module, ["relu1", "fc1"], pooling="mean").fit(images, labels)
-        path = repurposer.save_repurposer(f"{kind.__name__}-{versions}", HERE)
+    repurposers = [kind(module, ["relu1", "fc1"], pooling="mean") for kind in kinds]
+    repurposers.append(xfer.NeuralNetworkFineTuneRepurposer(module, "dropout0", num_epochs=3))
+    for repurposer in repurposers:
+        repurposer.fit(images, labels)
+        path = repurposer.save_repurposer(f"{type(repurposer).__name__}-{versions}", HERE)
         np.save(path.with_suffix(".npy"), repurposer.predict_proba(asked))
         print(path)
 
