@@ -22,9 +22,10 @@ _PUBLIC = {
     "BnnRepurposer": "repurposers",
     "ModelError": "model_handler",
     "ModelHandler": "model_handler",
-    "NeuralNetworkRepurposer": "fine_tuning",
+    "NeuralNetworkRepurposer": "neural_network",
     "NeuralNetworkFineTuneRepurposer": "fine_tuning",
     "NeuralNetworkRandomFreezeRepurposer": "fine_tuning",
+    "TrainingDiverged": "training",
     "load": "persistence",
 }
 

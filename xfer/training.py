@@ -1,7 +1,7 @@
 """The loop of training: epochs, what is held out, the best weights, and what came of each epoch."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -241,6 +241,9 @@ class Trainer:
         given = inputs if several else next(iter(inputs.values()))
         found = self.augment(given, self.random)
         found = found if several else dict.fromkeys(inputs, found)
+        if not isinstance(found, Mapping) or found.keys() != inputs.keys():
+            names = ", ".join(map(repr, inputs))
+            raise ValueError(f"augment must return a dict with {names}, got {type(found).__name__}")
         shapes = {name: np.shape(found[name]) for name in inputs}
         expected = {name: array.shape for name, array in inputs.items()}
         if shapes != expected:

@@ -16,8 +16,8 @@ from xfer.checkpoint.flow import (
 )
 from xfer.checkpoint.symbol import Graph
 
-# They turn scores into what is compared with labels, or are the loss itself.
-_OUTPUT_LAYERS = {
+#: They turn scores into what is compared with labels, or are the loss itself.
+OUTPUT_LAYERS = {
     *("SoftmaxOutput", "LogisticRegressionOutput", "_sparse_LogisticRegressionOutput"),
     *("LinearRegressionOutput", "_sparse_LinearRegressionOutput", "SVMOutput"),
     *("MAERegressionOutput", "_sparse_MAERegressionOutput", "softmax_cross_entropy"),
@@ -137,7 +137,7 @@ def add_top(graph, added, data_name="data"):
     """
     cannot = "cannot add a layer to the top: "
     head = graph.nodes[_only_head(graph, cannot)]
-    if head.operator in _OUTPUT_LAYERS:
+    if head.operator in OUTPUT_LAYERS:
         raise ModelError(
             f"{cannot}layer {describe(head)} is an output layer, which no other can follow; drop "
             "it first, with drop_layer_top()"
@@ -173,7 +173,7 @@ def add_bottom(graph, added, data_name="data"):
     cannot = "cannot add a layer to the bottom: "
     data, entry = find_variable(graph, data_name), find_input(added, data_name)
     end = added.nodes[_only_head(added, cannot)]
-    if end.operator in _OUTPUT_LAYERS:
+    if end.operator in OUTPUT_LAYERS:
         raise ModelError(
             f"{cannot}layer {describe(end)} is an output layer, which no other can follow"
         )

@@ -127,6 +127,8 @@ class TrainingModule:
         FloatingPointError
             If one is NaN or infinite.
         """
+        # Reading the statistics of a batch norm does not wait for the step that still writes them.
+        mx.nd.waitall()
         arguments, statistics = (
             {name: array.asnumpy() for name, array in values.items()}
             for values in self._module.get_params()
