@@ -169,13 +169,21 @@ def show(found):
     """Print accuracy, log loss and seconds of every cell."""
     print("| task | labels a class | " + " | ".join(WAYS) + " |")
     print("| --- " * (2 + len(WAYS)) + "|")
+    most = max(
+        len(rows) for ways in found.values() for cell in ways.values() for rows in cell.values()
+    )
     for task, ways in found.items():
         for labels in sorted({labels for cells in ways.values() for labels in cells}):
             cells = []
             for way in WAYS:
-                rows = np.array(ways.get(way, {}).get(labels, [[np.nan] * 3]))
-                (hit, loss, seconds), spread = rows.mean(axis=0), rows[:, 0].std()
-                cells.append(f"{hit:.3f} ± {spread:.3f}, {loss:.3f}, {seconds:.1f} s")
+                rows = np.array(ways.get(way, {}).get(labels, []))
+                if not len(rows):
+                    cells.append("not run")
+                    continue
+                (hit, loss, _), spread = rows.mean(axis=0), rows[:, 0].std()
+                few = f" (of {len(rows)})" if len(rows) < most else ""
+                seconds = np.median(rows[:, 2])
+                cells.append(f"{hit:.3f} ± {spread:.3f}, {loss:.3f}, {seconds:.1f} s{few}")
             print(f"| {TASKS[task]} | {labels} | " + " | ".join(cells) + " |")
 
 

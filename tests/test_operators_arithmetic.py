@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from operator_checks import check, check_operator, one_operator, run_converted
 
-from xfer.checkpoint.legacy import _own_name
+from xfer.checkpoint.legacy import own_name
 from xfer.checkpoint.operators import OPERATORS, Unsupported
 
 KINDS = np.float32, np.int32, np.int64, np.uint8, np.int8
@@ -315,7 +315,7 @@ def test_every_name_is_one_of_mxnets_and_every_alias_has_the_same_conversion(mx,
         by_handle.setdefault(handle.value, set()).add(name)
     for names in by_handle.values():
         # Graphs are read with the operators' own names.
-        names = {_own_name(name) for name in names}
+        names = {own_name(name) for name in names}
         converts = {OPERATORS[name].convert if name in OPERATORS else None for name in names}
         if converts & set(ours.values()):
             assert len(converts) == 1, names
