@@ -6,7 +6,7 @@ from numbers import Integral
 
 from xfer.checkpoint.edit import OUTPUT_LAYERS, drop_top
 from xfer.checkpoint.flow import find_flow, find_layer, find_parameters
-from xfer.neural_network import NeuralNetworkRepurposer
+from xfer.neural_network import NeuralNetworkRepurposer, with_base_options
 
 __all__ = ["NeuralNetworkFineTuneRepurposer", "NeuralNetworkRandomFreezeRepurposer"]
 
@@ -25,12 +25,8 @@ class NeuralNetworkFineTuneRepurposer(NeuralNetworkRepurposer):
         The last layer that is kept; the new one takes its output, flattened.
     target_class_count : int, optional
         How many classes the labels have, where that is to be checked.
-    batch_size, num_epochs, optimizer, optimizer_params, learning_rate_schedule, transferred_rate
-        See :class:`xfer.NeuralNetworkRepurposer`.
-    unfreeze_epochs, validation_fraction, patience, class_weight, augment, random_state
-        See :class:`xfer.NeuralNetworkRepurposer`.
-    context_function, num_devices, progress
-        See :class:`xfer.NeuralNetworkRepurposer`.
+    **options
+        ``batch_size`` and all others of :class:`xfer.NeuralNetworkRepurposer`.
 
     Examples
     --------
@@ -46,47 +42,9 @@ class NeuralNetworkFineTuneRepurposer(NeuralNetworkRepurposer):
     array(['bike', 'car'], dtype='<U4')
     """
 
-    def __init__(
-        self,
-        source_model,
-        transfer_layer_name,
-        target_class_count=None,
-        *,
-        batch_size=32,
-        num_epochs=None,
-        optimizer="adam",
-        optimizer_params=None,
-        learning_rate_schedule="cosine",
-        transferred_rate=1.0,
-        unfreeze_epochs=0,
-        validation_fraction=0.0,
-        patience=10,
-        class_weight=None,
-        augment=None,
-        random_state=0,
-        context_function=None,
-        num_devices=1,
-        progress=None,
-    ):
-        super().__init__(
-            source_model,
-            target_class_count,
-            batch_size=batch_size,
-            num_epochs=num_epochs,
-            optimizer=optimizer,
-            optimizer_params=optimizer_params,
-            learning_rate_schedule=learning_rate_schedule,
-            transferred_rate=transferred_rate,
-            unfreeze_epochs=unfreeze_epochs,
-            validation_fraction=validation_fraction,
-            patience=patience,
-            class_weight=class_weight,
-            augment=augment,
-            random_state=random_state,
-            context_function=context_function,
-            num_devices=num_devices,
-            progress=progress,
-        )
+    @with_base_options
+    def __init__(self, source_model, transfer_layer_name, target_class_count=None, **options):
+        super().__init__(source_model, target_class_count, **options)
         self.transfer_layer_name = transfer_layer_name
 
     def _body(self, source, random):
@@ -124,14 +82,11 @@ class NeuralNetworkRandomFreezeRepurposer(NeuralNetworkRepurposer):
     num_layers_to_drop : int, default=2
         How many layers to drop from the top: of most networks the output layer and the last layer
         with weights.
-    batch_size, num_epochs, optimizer, optimizer_params, learning_rate_schedule, transferred_rate
-        See :class:`xfer.NeuralNetworkRepurposer`.
-    unfreeze_epochs, validation_fraction, patience, class_weight, augment, random_state
-        See :class:`xfer.NeuralNetworkRepurposer`.
-    context_function, num_devices, progress
-        See :class:`xfer.NeuralNetworkRepurposer`.
+    **options
+        ``batch_size`` and all others of :class:`xfer.NeuralNetworkRepurposer`.
     """
 
+    @with_base_options
     def __init__(
         self,
         source_model,
@@ -139,42 +94,9 @@ class NeuralNetworkRandomFreezeRepurposer(NeuralNetworkRepurposer):
         fixed_layers=(),
         random_layers=(),
         num_layers_to_drop=2,
-        *,
-        batch_size=32,
-        num_epochs=None,
-        optimizer="adam",
-        optimizer_params=None,
-        learning_rate_schedule="cosine",
-        transferred_rate=1.0,
-        unfreeze_epochs=0,
-        validation_fraction=0.0,
-        patience=10,
-        class_weight=None,
-        augment=None,
-        random_state=0,
-        context_function=None,
-        num_devices=1,
-        progress=None,
+        **options,
     ):
-        super().__init__(
-            source_model,
-            target_class_count,
-            batch_size=batch_size,
-            num_epochs=num_epochs,
-            optimizer=optimizer,
-            optimizer_params=optimizer_params,
-            learning_rate_schedule=learning_rate_schedule,
-            transferred_rate=transferred_rate,
-            unfreeze_epochs=unfreeze_epochs,
-            validation_fraction=validation_fraction,
-            patience=patience,
-            class_weight=class_weight,
-            augment=augment,
-            random_state=random_state,
-            context_function=context_function,
-            num_devices=num_devices,
-            progress=progress,
-        )
+        super().__init__(source_model, target_class_count, **options)
         self.fixed_layers = fixed_layers
         self.random_layers = random_layers
         self.num_layers_to_drop = num_layers_to_drop

@@ -3,6 +3,7 @@
 from abc import abstractmethod
 from collections.abc import Mapping
 from dataclasses import replace
+from inspect import Signature, signature
 from numbers import Integral, Real
 from types import NoneType
 
@@ -387,6 +388,25 @@ class NeuralNetworkRepurposer(FeatureRepurposer):
         self.history_ = History(**learned["history"])
         features = LayerFeatures(source, layer_names, progress=self.progress).fit()
         return self._set_fitted(features, learned["meta_model"])
+
+
+def with_base_options(init):
+    """Show the options of the base in the signature of a subclass, which passes them on.
+
+    Parameters
+    ----------
+    init : function
+        An ``__init__`` with ``**options``.
+
+    Returns
+    -------
+    function
+        The same; scikit-learn reads the names of the parameters from its signature.
+    """
+    own = [one for one in signature(init).parameters.values() if one.kind is not one.VAR_KEYWORD]
+    base = signature(NeuralNetworkRepurposer.__init__).parameters.values()
+    init.__signature__ = Signature([*own, *(one for one in base if one.kind is one.KEYWORD_ONLY)])
+    return init
 
 
 def _with_head(source, examples, count, random):
