@@ -794,6 +794,15 @@ def test_divergence_is_told_and_leaves_the_weights_before(
     assert repurposer.history_.best_epoch == 0 and repurposer.history_.loss == []
 
 
+def test_scores_that_are_numbers_but_huge_are_divergence_too(small, data):
+    # The layer before the last is bounded, so nothing becomes NaN.
+    start = fine_tune(small, num_epochs=1, optimizer_params={"learning_rate": 0.0}).fit(*data)
+    new = fine_tune(small, num_epochs=2, optimizer_params={"learning_rate": 1e20})
+    with pytest.raises(TrainingDiverged, match="in epoch 1: the log loss is .* nats; the weights"):
+        new.fit(*data)
+    np.testing.assert_allclose(new.predict_proba(data[0]), start.predict_proba(data[0]), atol=1e-6)
+
+
 def test_late_divergence_keeps_the_epoch_before(small, data):
     calls = []
 

@@ -16,6 +16,8 @@ SCHEDULES = {
     "linear": lambda done: 1 - done,
     "constant": lambda done: 1.0,
 }
+# The logarithm of the smallest number there is: beyond it right answers have probability 0.
+_MOST_LOSS = 745
 # What fixed layers put out is kept, up to so many bytes, instead of computed in every epoch.
 _MOST_KEPT = 1 << 30
 
@@ -178,7 +180,7 @@ class Trainer:
         Raises
         ------
         TrainingDiverged
-            If scores become NaN or infinite.
+            If scores become NaN, infinite, or so large that right answers get the probability 0.
         """
         from xfer.sources.mxnet_training import seeded
 
@@ -201,6 +203,8 @@ class Trainer:
                     # Where nothing is held out, a batch tells whether these weights give numbers.
                     looked_at = seen.take(slice(size)) if held_out is None else unseen
                     found = looked_at.loss(module.scores(looked_at.inputs))
+                    if found[0] > _MOST_LOSS:
+                        raise FloatingPointError(f"the log loss is {found[0]:.3g} nats")
                     network = _with_values(network, module.network())
                 except FloatingPointError as error:
                     raise TrainingDiverged(
