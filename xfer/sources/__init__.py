@@ -1,7 +1,10 @@
 """Frozen networks with named layers, one file for each framework."""
 
+import copy
 import re
+from numbers import Integral
 from os import PathLike
+from pathlib import Path
 
 from xfer.sources.base import Features, Layer, SourceModel
 
@@ -18,16 +21,35 @@ __all__ = [
 ENGINES = ("auto", "onnxruntime", "mxnet")
 
 
-def open_source(model, *, engine="auto", context_function=None, num_devices=1):
+def open_source(
+    model,
+    *,
+    preprocess=None,
+    padding_id=None,
+    engine="auto",
+    context_function=None,
+    num_devices=1,
+):
     """Open a pre-trained network as a source of features.
 
     Parameters
     ----------
-    model : mxnet.mod.Module, str, path-like, onnx.ModelProto or SourceModel
-        The network. A Module is read once, its parameters are copied, and it is never changed; it
-        may be bound or not, and have labels or not. A path is that of an ``.onnx`` file or of an
-        MXNet checkpoint's ``.params``. An open source, which is any object with ``layers`` and
-        ``extract``, is returned as it is.
+    model : network, str or path-like
+        An ``mxnet.mod.Module`` or a Gluon ``HybridBlock``, which is read once: its parameters are
+        copied. A ``torch.nn.Module``, which is run where it is, in inference mode, and put back
+        into its own. A ``SentenceTransformer``, which takes texts. An ``onnx.ModelProto``. The path
+        of an ``.onnx`` file, of an MXNet checkpoint's ``.params``, or of the folder of a saved
+        SentenceTransformer. An open source, which is any object with ``layers`` and ``extract``.
+        No network is ever changed.
+    preprocess : callable, optional
+        Turns a list of examples, such as texts or images, into what the network takes: an array
+        with a row for each, a list of their arrays, or a dict of these by the names of its inputs,
+        as tokenizers give. Then data are lists of such examples; only dicts of inputs are taken for
+        ready. It is not saved with a repurposer.
+    padding_id : int, optional
+        The word id that fills up short sequences, which pooling ``"masked_mean"`` leaves out. A
+        network with an input ``attention_mask`` needs none, nor one of torch whose embedding names
+        its own.
     engine : {"auto", "onnxruntime", "mxnet"}, default="auto"
         What runs an MXNet network. ``"auto"`` is ONNX Runtime, but for a Module that is elsewhere
         than on the CPU, or is given devices. MXNet takes over, with a warning, where an operator
@@ -47,6 +69,8 @@ def open_source(model, *, engine="auto", context_function=None, num_devices=1):
     ------
     TypeError
         If ``model`` is nothing that can be opened.
+    ImportError
+        If a package that it needs is not installed; the message says how to install it.
     ValueError
         If the Module has no parameters, a file is broken, a number of devices is not a positive
         integer, or there is no such engine.
@@ -71,14 +95,42 @@ def open_source(model, *, engine="auto", context_function=None, num_devices=1):
         raise ValueError(f"num_devices must be a positive integer, got {num_devices!r}")
     if engine not in ENGINES:
         raise ValueError(f"engine must be one of {', '.join(ENGINES)}, got {engine!r}")
+    if preprocess is not None and not callable(preprocess):
+        raise TypeError(f"preprocess must be a function of a list of examples, got {preprocess!r}")
+    if padding_id is not None and (
+        isinstance(padding_id, bool) or not isinstance(padding_id, Integral)
+    ):
+        raise TypeError(f"padding_id must be a word id, an integer, got {padding_id!r}")
+    source = _open(model, engine, context_function, num_devices)
+    if preprocess is None and padding_id is None:
+        return source
+    if source is model:
+        source = copy.copy(source)
+    if preprocess is not None:
+        source.preprocess = preprocess
+    if padding_id is not None:
+        source.padding_id = padding_id
+    return source
+
+
+def _open(model, engine, context_function, num_devices):
     # A model can only come from a framework that is loaded, so its class tells the file.
     frameworks = {kind.__module__.partition(".")[0] for kind in type(model).__mro__}
     if "mxnet" in frameworks:
-        from xfer.sources.mxnet import ModuleSource
+        from xfer.sources.mxnet import BlockSource, ModuleSource
 
-        return ModuleSource(
+        kind = BlockSource if hasattr(model, "collect_params") else ModuleSource
+        return kind(
             model, engine=engine, context_function=context_function, num_devices=num_devices
         )
+    if "sentence_transformers" in frameworks:
+        from xfer.sources.sentence_transformers import SentenceTransformerSource
+
+        return SentenceTransformerSource(model)
+    if "torch" in frameworks:
+        from xfer.sources.torch import TorchSource
+
+        return TorchSource(model)
     path = str(model) if isinstance(model, (str, PathLike)) else ""
     if "onnx" in frameworks or path.endswith(".onnx"):
         from xfer.sources.onnx import OnnxSource
@@ -87,12 +139,28 @@ def open_source(model, *, engine="auto", context_function=None, num_devices=1):
     checkpoint = re.fullmatch(r"(.+)-(\d{4,})\.params", path)
     if checkpoint:
         return load_checkpoint(checkpoint[1], int(checkpoint[2]), engine=engine)
+    if path and (Path(path) / "modules.json").is_file():
+        try:
+            from xfer.sources.sentence_transformers import SentenceTransformerSource
+        except ImportError as error:
+            raise ImportError(
+                f"{path} holds a SentenceTransformer, which needs sentence-transformers: "
+                "pip install 'xfer[text]'"
+            ) from error
+
+        return SentenceTransformerSource.of_folder(path)
     if hasattr(model, "layers") and hasattr(model, "extract"):
         return model
+    if path.endswith((".pt", ".pth", ".bin", ".ckpt")):
+        raise TypeError(
+            f"{path} is a file of torch, which holds code or bare parameters, not a network: "
+            "make the network, load them into it, and give the module"
+        )
     raise TypeError(
         f"cannot open {type(model).__name__} as a source model: {model!r:.80}; allowed are an "
-        "mxnet.mod.Module, the path of an .onnx file or of an MXNet checkpoint's .params file, an "
-        "onnx.ModelProto, and an object with `layers` and `extract`"
+        "mxnet.mod.Module, a gluon.HybridBlock, a torch.nn.Module, a SentenceTransformer, an "
+        "onnx.ModelProto, the path of an .onnx file, of an MXNet checkpoint's .params file or of a "
+        "SentenceTransformer's folder, and an object with `layers` and `extract`"
     )
 
 

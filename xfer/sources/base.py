@@ -7,13 +7,10 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from xfer.sources.data import join_labels, open_data
-
-_POOLING = {
-    "flatten": lambda maps: maps,
-    "mean": lambda maps: maps.mean(axis=tuple(range(2, maps.ndim))) if maps.ndim > 2 else maps,
-    "max": lambda maps: maps.max(axis=tuple(range(2, maps.ndim))) if maps.ndim > 2 else maps,
-}
+from xfer.sources.batches import as_array, check_names, checked, to_numpy
+from xfer.sources.data import open_data
+from xfer.sources.extraction import Extraction
+from xfer.sources.pooling import check_poolings, pool
 
 
 @dataclass(frozen=True)
@@ -79,6 +76,14 @@ class SourceModel(ABC):
 
     #: Examples to a batch when the data are arrays.
     batch_size = 32
+    #: Turns a list of examples into what the network takes; None where the data are ready.
+    preprocess = None
+    #: The word id that fills up short sequences; None where there is none or it is not known.
+    padding_id = None
+    #: Whether short batches are filled up, because another shape costs time.
+    one_batch_size = True
+    #: How many batches a device computes while the one before is written.
+    batches_under_way = 0
 
     @property
     @abstractmethod
@@ -154,22 +159,40 @@ class SourceModel(ABC):
         hint = f"nearest: {', '.join(near)}" if near else f"layers: {_shorten(self.layer_names)}"
         raise ValueError(f"the network has no layer {name!r}; {hint}")
 
-    def extract(self, data, layer_names, *, pooling="flatten", batch_size=None, progress=None):
+    def extract(
+        self,
+        data,
+        layer_names,
+        *,
+        pooling="flatten",
+        batch_size=None,
+        progress=None,
+        cache=None,
+    ):
         """Run data through the network and keep what the named layers put out.
 
         Parameters
         ----------
-        data : mxnet.io.DataIter, array of shape (n, ...), or dict of str to array
-            The examples. An iterator is reset, read once, and reset again.
+        data : array of shape (n, ...), dict of str to array, list, or what brings batches
+            The examples: an array for a network with one input, a dict by the names of several, or
+            a list (of texts, of images) for ``preprocess``. Or their batches: an MXNet iterator,
+            which is reset, read once, and reset again; a DataLoader of torch or Gluon; a generator
+            or list of batches, each an array, a tuple of the inputs and maybe labels, or a dict of
+            inputs and maybe ``"labels"``.
         layer_names : str or list of str
             The layers, in the order of the columns.
-        pooling : {"flatten", "mean", "max"}, default="flatten"
-            What to do with convolutional maps of shape (channels, ...): keep every position, or
-            reduce the positions of each channel to one number.
+        pooling : str or dict of str to str, default="flatten"
+            How to reduce a layer's output, for all layers or by name. Of maps of shape
+            (channels, ...): ``"mean"``, ``"max"`` or ``"mean+max"`` of each channel's positions.
+            Of tokens of shape (tokens, features): the ``"first_token"``, or the ``"masked_mean"``
+            of those that are not padding. ``"flatten"`` keeps everything. Layers without positions
+            are left as they are.
         batch_size : int, optional
-            Examples to a batch for arrays; iterators bring their own.
+            Examples to a batch for arrays and lists; iterators bring their own.
         progress : bool, optional
             Whether to show a bar; by default only in an interactive session.
+        cache : xfer.FeatureCache, optional
+            Keeps features by example, so that each is computed once.
 
         Returns
         -------
@@ -182,17 +205,133 @@ class SourceModel(ABC):
             If a layer is unknown, the data do not fit the network, are empty, or they or the
             features hold NaN or infinity.
         """
-        if pooling not in _POOLING:
-            raise ValueError(f"pooling must be one of {sorted(_POOLING)}, got {pooling!r}")
         layers = self.find_layers(layer_names)
+        poolings = check_poolings(pooling, layers)
         batch_size = self.batch_size if batch_size is None else batch_size
-        data = open_data(data, self.input_names, self._inputs_of(layers), batch_size)
-        writer = _FeatureWriter(layers, pooling, data.number)
-        labels = []
-        for batch in data.batches(progress):
-            writer.write(self._forward(batch.inputs, layers), batch.rows)
-            labels.append(batch.labels)
-        return writer.finish(join_labels(labels))
+        raw = self.preprocess is not None
+        needed = self._inputs_of(layers)
+        data = open_data(data, self.input_names, needed, batch_size, raw=raw)
+        with Extraction(self, layers, poolings, data.number, data.batch_size, cache) as work:
+            for batch in data.batches(progress):
+                work.add(batch)
+            matrix, labels = work.finish()
+        return Features(matrix.values, matrix.columns, matrix.shapes, labels)
+
+    def start(self, examples, layers, poolings):
+        """Compute one batch, or begin to: what goes to :meth:`finish`.
+
+        Parameters
+        ----------
+        examples : dict of str to ndarray of shape (rows, ...), or list of examples
+        layers : tuple of Layer
+        poolings : list of str
+            One for each layer.
+
+        Returns
+        -------
+        object
+        """
+        inputs = self.prepare(examples, self._inputs_of(layers))
+        mask = self._mask(inputs)
+        outputs = zip(self._forward(inputs, layers), poolings, layers)
+        return [pool(output, pooling, layer.name, mask) for output, pooling, layer in outputs]
+
+    def finish(self, started):
+        """Wait for what :meth:`start` began.
+
+        Parameters
+        ----------
+        started : object
+
+        Returns
+        -------
+        list of ndarray of shape (rows, ...)
+            One for each layer, pooled.
+        """
+        return started
+
+    def prepare(self, examples, needed):
+        """Turn examples into the network's inputs.
+
+        Parameters
+        ----------
+        examples : dict of str to ndarray of shape (rows, ...), or list of examples
+            A dict is ready, and returned as it is; a list goes through ``preprocess``.
+        needed : list of str
+            The inputs that are needed.
+
+        Returns
+        -------
+        dict of str to ndarray of shape (rows, ...)
+
+        Raises
+        ------
+        ValueError
+            If ``preprocess`` gives something else than an array, or a list or dict of arrays, with
+            a row for each example.
+        """
+        if isinstance(examples, dict):
+            return examples
+        found = self.preprocess(examples)
+        if not isinstance(found, Mapping):
+            if len(needed) > 1:
+                raise ValueError(
+                    f"preprocess must return a dict with an array for each of {', '.join(needed)}; "
+                    f"it returned {type(found).__name__}"
+                )
+            found = {needed[0]: found}
+        check_names(found, self.input_names, needed)
+        inputs = {name: _stack(values, name) for name, values in found.items()}
+        for name, array in inputs.items():
+            if len(array) != len(examples):
+                raise ValueError(
+                    f"preprocess gave {len(array)} rows of input {name!r} for {len(examples)} "
+                    "examples: it is called with a list of examples, and returns a row for each"
+                )
+        return {name: checked(array, name) for name, array in inputs.items()}
+
+    def cache_key(self, layer, pooling):
+        """Tell what decides the features of a layer beside the example.
+
+        Parameters
+        ----------
+        layer : Layer
+        pooling : str
+
+        Returns
+        -------
+        dict
+            Goes into JSON.
+
+        Raises
+        ------
+        ValueError
+            If the network has no ``fingerprint`` to be known by, or one ``preprocess`` cannot be
+            told from another.
+        """
+        from xfer.cache import code_digest
+
+        if not hasattr(self, "fingerprint"):
+            raise ValueError(
+                f"features of a {type(self).__name__} cannot be kept: it has no method "
+                "fingerprint(layer_names) that tells one network from another"
+            )
+        return {
+            "source": type(self).__name__,
+            "network": self.fingerprint([layer.name]),
+            "layer": layer.name,
+            "pooling": pooling,
+            "padding_id": self.padding_id,
+            "preprocess": self.preprocess and code_digest(self.preprocess),
+        }
+
+    def _mask(self, inputs):
+        """Tell words from padding: an array (rows, tokens) that is not 0 where a word is."""
+        if "attention_mask" in inputs:
+            return inputs["attention_mask"]
+        if self.padding_id is None:
+            return None
+        return next((ids != self.padding_id for ids in inputs.values() if ids.ndim == 2), None)
 
     def __repr__(self):
         inputs = ", ".join(self.input_names)
@@ -211,62 +350,17 @@ class SourceModel(ABC):
         return "\n".join([repr(self), *table])
 
 
-class _FeatureWriter:
-    """Fills one matrix batch by batch; it grows in place only if the number was not known."""
-
-    def __init__(self, layers, pooling, number):
-        self.layers = layers
-        self.pool = _POOLING[pooling]
-        self.number = number
-        self.matrix = None
-        self.written = 0
-
-    def write(self, outputs, rows):
-        pooled = [self.pool(self._rows(*pair, rows)) for pair in zip(self.layers, outputs)]
-        if self.matrix is None:
-            self._allocate(pooled, rows)
-        stop = self.written + rows
-        if stop > len(self.matrix):
-            # A large block grows by moving pages, not bytes, so this costs no second copy.
-            room = max(stop, len(self.matrix) * 5 // 4)
-            self.matrix.resize((room, self.matrix.shape[1]), refcheck=False)
-        for columns, values in zip(self.columns.values(), pooled):
-            self.matrix[self.written : stop, columns] = values.reshape(rows, -1)
-        self._check_finite(stop)
-        self.written = stop
-
-    def finish(self, labels):
-        if self.written < len(self.matrix):
-            self.matrix.resize((self.written, self.matrix.shape[1]), refcheck=False)
-        return Features(self.matrix, self.columns, self.shapes, labels)
-
-    def _rows(self, layer, output, rows):
-        if output.ndim == 0 or len(output) < rows:
-            raise ValueError(
-                f"layer {layer.name!r} gave shape {output.shape} for a batch of {rows} examples; "
-                "features need one row for each example"
-            )
-        return output[:rows]
-
-    def _allocate(self, pooled, rows):
-        names = [layer.name for layer in self.layers]
-        self.shapes = {name: values.shape[1:] for name, values in zip(names, pooled)}
-        stops = np.cumsum([values[0].size for values in pooled]).tolist()
-        self.columns = {n: slice(a, b) for n, a, b in zip(names, [0, *stops], stops)}
-        self.matrix = np.empty((self.number or rows, stops[-1]), np.float32)
-
-    def _check_finite(self, stop):
-        block = self.matrix[self.written : stop]
-        if np.isfinite(block.sum()):
-            return
-        for name, columns in self.columns.items():
-            bad = np.flatnonzero(~np.isfinite(block[:, columns]).all(axis=1))
-            if len(bad):
-                raise ValueError(
-                    f"layer {name!r} gave NaN or infinity for example {self.written + bad[0]}; "
-                    "the network's parameters or its input are out of range"
-                )
-
-
 def _shorten(names, most=12):
     return ", ".join(names if len(names) <= most else [*names[:most], f"... ({len(names)} in all)"])
+
+
+def _stack(values, name):
+    """Return what a preprocess made as one array: of a list, the arrays of its examples."""
+    if isinstance(values, (list, tuple)):
+        try:
+            return as_array(np.stack([to_numpy(value) for value in values]), name)
+        except ValueError as error:
+            raise ValueError(
+                f"preprocess must give arrays of one shape and numbers for input {name!r}: {error}"
+            ) from error
+    return as_array(values, name)

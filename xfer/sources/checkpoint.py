@@ -60,6 +60,7 @@ class CheckpointSource(SourceModel):
         self._onnx = OnnxEngine(network, self._data_types)
         self._mxnet = None
         self._layers = None
+        self._fingerprints = {}
 
     def __getstate__(self):
         return {**self.__dict__, "_mxnet": None}
@@ -108,7 +109,7 @@ class CheckpointSource(SourceModel):
             {name: known[name] for name in network.input_names if name in known}
             for known in (self._data_shapes, self._data_types)
         )
-        return CheckpointSource(
+        source = CheckpointSource(
             network,
             engine=self._engine,
             data_shapes=shapes,
@@ -116,6 +117,8 @@ class CheckpointSource(SourceModel):
             contexts=self._contexts,
             compare=True,
         )
+        source.preprocess, source.padding_id = self.preprocess, self.padding_id
+        return source
 
     def parts(self):
         """Take the network apart, for saving.
@@ -160,7 +163,10 @@ class CheckpointSource(SourceModel):
         dict
             Checksums of the graph up to the layers, and of each parameter in it.
         """
-        return self._network.fingerprint([layer.name for layer in self.find_layers(layer_names)])
+        names = tuple(layer.name for layer in self.find_layers(layer_names))
+        if names not in self._fingerprints:
+            self._fingerprints[names] = self._network.fingerprint(names)
+        return self._fingerprints[names]
 
     def _find_layer(self, name):
         if isinstance(name, str) and name.endswith("_output") and name not in self.layer_names:

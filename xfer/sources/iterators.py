@@ -6,13 +6,21 @@ from weakref import WeakSet
 
 import numpy as np
 
-from xfer.sources.batches import Batch, as_array, check_names, checked, progress_bar, to_numpy
+from xfer.sources.batches import (
+    Batch,
+    as_array,
+    check_names,
+    checked,
+    progress_bar,
+    read_labels,
+    to_numpy,
+)
 
 # Iterators that the last reading has left somewhere else than at their start.
 _displaced = WeakSet()
 
 
-def is_iterator(data):
+def is_mxnet_iterator(data):
     """Tell an MXNet iterator, which brings its own batches and labels, from arrays."""
     return hasattr(data, "provide_data") and hasattr(data, "reset")
 
@@ -30,6 +38,8 @@ class IteratorData:
     ----------
     number : int or None
         Examples to come at most, where the iterator tells.
+    batch_size : int or None
+        Examples to a batch, where the iterator tells.
     """
 
     def __init__(self, iterator, input_names, needed):
@@ -45,10 +55,11 @@ class IteratorData:
                 "round_batch=False, or make it anew for each reading"
             )
         self.number = getattr(iterator, "num_data", None)
+        self.batch_size = getattr(iterator, "batch_size", None) or None
 
     def batches(self, progress):
         """Yield batches, from the start of the iterator; leave it at its start."""
-        size = getattr(self.iterator, "batch_size", None)
+        size = self.batch_size
         total = -(-self.number // size) if self.number and size else None
         rewind(self.iterator)
         start = 0
@@ -77,7 +88,7 @@ class IteratorData:
             shapes = [array.shape for array in arrays]
             raise ValueError(f"a batch has arrays of shapes {shapes} and padding {batch.pad}")
         inputs = {n: checked(array, n, start) for n, array in zip(self.names, arrays)}
-        return Batch(inputs, rows, _read_labels(batch.label, rows))
+        return Batch(inputs, rows, _labels_of(batch, rows))
 
 
 def rewind(iterator):
@@ -111,13 +122,15 @@ class _Ends:
 
     def check(self):
         rows = self.last.rows if self.last else 0
-        name = next(iter(self.last.inputs)) if self.last else None
-        padding = self.last.inputs[name][rows:] if self.last else ()
+        name = next(iter(self.last.examples)) if self.last else None
+        padding = self.last.examples[name][rows:] if self.last else ()
         if not len(padding):
             return
-        if self.previous is not None and np.array_equal(padding, self.previous.inputs[name][rows:]):
+        if self.previous is not None and np.array_equal(
+            padding, self.previous.examples[name][rows:]
+        ):
             return  # round_batch=False: what the batch before had left there
-        begun = self.first.inputs[name][: self.first.rows]
+        begun = self.first.examples[name][: self.first.rows]
         if np.array_equal(padding, np.resize(begun, padding.shape)):
             _displaced.add(self.iterator)
         elif self.was_read and self.previous is not None:
@@ -143,23 +156,14 @@ def _name(description):
     return description[0]
 
 
-def _read_labels(labels, rows):
-    """Labels of one batch; whole numbers that MXNet carries as floats become integers again."""
-    if not labels:
+def _labels_of(batch, rows):
+    if not batch.label:
         return None
-    if len(labels) > 1:
-        raise ValueError(f"the iterator carries {len(labels)} labels to an example; one is needed")
-    values = to_numpy(labels[0])
-    if values.size != len(values):
+    if len(batch.label) > 1:
+        raise ValueError(
+            f"the iterator carries {len(batch.label)} labels to an example; one is needed"
+        )
+    values = to_numpy(batch.label[0])
+    if values.ndim == 0 or len(values) < rows:
         raise ValueError(f"labels have shape {values.shape}; one to an example is needed")
-    values = values.reshape(-1)[:rows]
-    if values.dtype.kind == "f" and np.isfinite(values).all():
-        whole = values.astype(np.int64)
-        if (whole == values).all():
-            if values.dtype == np.float32 and (np.abs(whole) >= 2**24).any():
-                raise ValueError(
-                    f"the iterator carries label {whole[np.abs(whole).argmax()]} as a 32-bit "
-                    "float, which cannot tell it from its neighbours; use smaller labels"
-                )
-            return whole
-    return values
+    return read_labels(values, rows)

@@ -1,4 +1,6 @@
-"""Apache MXNet Modules and Gluon blocks as networks, and Modules as sources of features."""
+"""Apache MXNet Modules and Gluon blocks, as networks and as sources of features."""
+
+import inspect
 
 import mxnet as mx
 
@@ -37,20 +39,7 @@ class ModuleSource(CheckpointSource):
                 "the Module has no parameters: load them with mx.mod.Module.load(prefix, epoch), "
                 "or bind it and call set_params(arg_params, aux_params)"
             )
-        contexts = module._context[:1]
-        if context_function is not None:
-            contexts = [context_function(number) for number in range(num_devices)]
-        elif num_devices > 1:
-            contexts = [mx.Context(contexts[0].device_type, n) for n in range(num_devices)]
-        if context_function is not None or contexts != [mx.cpu()]:
-            if engine == "onnxruntime":
-                raise ValueError(
-                    f"engine='onnxruntime' runs on the CPU and chooses its own threads; {contexts} "
-                    "are devices of MXNet: leave out context_function and num_devices, and give "
-                    "the Module context=mx.cpu()"
-                )
-            # Who names devices wants them used.
-            engine = "mxnet" if engine == "auto" else engine
+        contexts, engine = _choose(module._context[0], engine, context_function, num_devices)
         super().__init__(
             network,
             engine=engine,
@@ -64,6 +53,55 @@ class ModuleSource(CheckpointSource):
             # Many a Module is bound for one example, and few graphs are written for one size.
             if bound > self.batch_size or not self._takes_any_number():
                 self.batch_size = bound
+
+
+class BlockSource(CheckpointSource):
+    """A Gluon block, read once.
+
+    Its input is called ``data``; several are called what its ``hybrid_forward`` calls them.
+
+    Parameters
+    ----------
+    block : mxnet.gluon.HybridBlock
+        With parameters. It is never changed.
+    engine, context_function, num_devices
+        See :class:`ModuleSource`.
+
+    Raises
+    ------
+    TypeError
+        If ``block`` cannot be hybridized.
+    ValueError
+        If it makes no graph, its parameters have no values yet, or ONNX Runtime is to run on
+        devices of MXNet.
+    """
+
+    def __init__(self, block, *, engine="auto", context_function=None, num_devices=1):
+        network = read_block(block, _input_names(block))
+        devices = [device for one in block.collect_params().values() for device in one.list_ctx()]
+        contexts, engine = _choose(
+            devices[0] if devices else mx.cpu(), engine, context_function, num_devices
+        )
+        super().__init__(network, engine=engine, contexts=contexts, compare=True)
+
+
+def _choose(own, engine, context_function, num_devices):
+    """Return the devices of MXNet that are to run a network, and what runs it."""
+    contexts = [own]
+    if context_function is not None:
+        contexts = [context_function(number) for number in range(num_devices)]
+    elif num_devices > 1:
+        contexts = [mx.Context(own.device_type, number) for number in range(num_devices)]
+    if context_function is None and contexts == [mx.cpu()]:
+        return contexts, engine
+    if engine == "onnxruntime":
+        raise ValueError(
+            f"engine='onnxruntime' runs on the CPU and chooses its own threads; {contexts} "
+            "are devices of MXNet: leave out context_function and num_devices, and give "
+            "the network context=mx.cpu()"
+        )
+    # Who names devices wants them used.
+    return contexts, "mxnet" if engine == "auto" else engine
 
 
 def read_module(module):
@@ -92,8 +130,8 @@ def read_module(module):
     if not isinstance(module, mx.mod.Module):
         raise TypeError(
             f"cannot open {type(module).__module__}.{type(module).__name__} as a source "
-            "model; allowed is an mxnet.mod.Module, and xfer.ModelHandler.from_gluon(block).source "
-            "for a Gluon block"
+            "model; allowed is an mxnet.mod.Module or an mxnet.gluon.HybridBlock, which a "
+            "ModelHandler takes by ModelHandler.from_gluon(block)"
         )
     data = module.data_shapes if module.binded else ()
     arguments, statistics = {}, {}
@@ -137,8 +175,8 @@ def read_block(block, input_names):
     """
     if not isinstance(block, mx.gluon.HybridBlock):
         raise TypeError(
-            f"cannot read {type(block).__module__}.{type(block).__name__} as a network; allowed is "
-            "an mxnet.gluon.HybridBlock, such as nn.HybridSequential"
+            f"cannot read {type(block).__module__}.{type(block).__name__} as a network; allowed "
+            "are an mxnet.mod.Module, and an mxnet.gluon.HybridBlock, such as nn.HybridSequential"
         )
     try:
         outputs = block(*map(mx.sym.var, input_names))
@@ -168,6 +206,22 @@ def read_block(block, input_names):
         list(input_names),
         [],
     )
+
+
+def _input_names(block):
+    """Name the inputs of a block, as its author did where there are several."""
+    if isinstance(block, mx.gluon.SymbolBlock):
+        return [symbol.name for symbol in block._cached_graph[0]]
+    taken = {"F", *getattr(block, "_reg_params", ())}
+    parameters = inspect.signature(getattr(block, "hybrid_forward", block)).parameters.values()
+    names = [
+        one.name
+        for one in parameters
+        if one.name not in taken
+        and one.default is one.empty
+        and one.kind not in (one.VAR_POSITIONAL, one.VAR_KEYWORD)
+    ]
+    return names if len(names) > 1 else ["data"]
 
 
 def _flat(outputs):

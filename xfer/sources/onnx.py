@@ -98,6 +98,7 @@ class OnnxSource(SourceModel):
         self._graph = graph
         self._layers = graph.layers()
         self._runners = OrderedDict()
+        self._fingerprints = {}
 
     def __getstate__(self):
         # Sessions cannot travel to another process; they are opened again there.
@@ -147,7 +148,10 @@ class OnnxSource(SourceModel):
         dict
             Checksums of the graph up to the layers, and of each parameter in it.
         """
-        return self._graph.cut([layer.name for layer in self.find_layers(layer_names)]).checksums()
+        names = tuple(layer.name for layer in self.find_layers(layer_names))
+        if names not in self._fingerprints:
+            self._fingerprints[names] = self._graph.cut(names).checksums()
+        return self._fingerprints[names]
 
     def _find_layer(self, name):
         if isinstance(name, str) and name not in self.layer_names:
