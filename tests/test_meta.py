@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 from scipy.optimize import check_grad
+from scipy.sparse import csr_matrix
 from scipy.special import log_softmax, softmax
 from sklearn.datasets import load_digits, load_iris
 from sklearn.linear_model import LogisticRegression
@@ -47,6 +48,14 @@ def test_labels_agree_with_probabilities(digits, kind):
     probabilities = model.predict_proba(test)
     np.testing.assert_allclose(probabilities.sum(axis=1), 1)
     np.testing.assert_array_equal(model.predict(test), probabilities.argmax(axis=1))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_sparse_matrix_is_a_matrix(digits, kind):
+    train, test, labels, _ = digits
+    dense = kind().fit(train, labels).predict_proba(test)
+    sparse = kind().fit(csr_matrix(train), labels).predict_proba(csr_matrix(test))
+    np.testing.assert_array_equal(sparse, dense)
 
 
 @pytest.mark.filterwarnings("ignore:.*`probability`:FutureWarning")

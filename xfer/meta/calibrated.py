@@ -7,16 +7,17 @@ import numpy as np
 from joblib import Parallel, delayed
 from scipy.optimize import minimize, minimize_scalar
 from scipy.special import log_softmax, softmax
-from sklearn.base import BaseEstimator, ClassifierMixin
+from sklearn.base import ClassifierMixin
 from sklearn.utils.multiclass import check_classification_targets
-from sklearn.utils.validation import check_is_fitted, validate_data
+from sklearn.utils.validation import check_is_fitted
 
+from xfer.meta.sparse import TakesSparse
 from xfer.meta.whitening import PartialWhitening
 
 _FOLDS = 5
 
 
-class CalibratedClassifier(ClassifierMixin, BaseEstimator, ABC):
+class CalibratedClassifier(ClassifierMixin, TakesSparse, ABC):
     r"""A classifier whose scores become probabilities by a map learned on held-out scores.
 
     The scores :math:`s` of every example come from a fit that has not seen it (5 folds). From them
@@ -93,7 +94,7 @@ class CalibratedClassifier(ClassifierMixin, BaseEstimator, ABC):
 
         Parameters
         ----------
-        X : array-like of shape (n, d)
+        X : array-like or sparse matrix of shape (n, d)
         y : array-like of shape (n,)
             Labels of any kind, of two classes or more. A class of a single example is never held
             out, and has no part in the calibration.
@@ -104,7 +105,7 @@ class CalibratedClassifier(ClassifierMixin, BaseEstimator, ABC):
             Itself.
         """
         self.check_parameters()
-        X, y = validate_data(self, X, y)
+        X, y = self._validated(X, y)
         check_classification_targets(y)
         self.classes_, y = np.unique(y, return_inverse=True)
         number = len(self.classes_)
@@ -156,7 +157,7 @@ class CalibratedClassifier(ClassifierMixin, BaseEstimator, ABC):
 
     def _calibrated_scores(self, X):
         check_is_fitted(self)
-        return self._scores(validate_data(self, X, dtype=np.float64, reset=False))
+        return self._scores(self._validated(X, dtype=np.float64, reset=False))
 
     def _held_out_scores(self, Z, y, fold):
         def score(number):

@@ -7,11 +7,13 @@ from typing import NamedTuple
 import numpy as np
 from scipy.special import entr
 from scipy.stats import norm, qmc
-from sklearn.base import BaseEstimator, ClassifierMixin
+from sklearn.base import ClassifierMixin
 from sklearn.utils import gen_batches
 from sklearn.utils.multiclass import check_classification_targets
-from sklearn.utils.validation import check_is_fitted, validate_data
+from sklearn.utils.validation import check_is_fitted
 from tqdm.auto import tqdm
+
+from xfer.meta.sparse import TakesSparse
 
 _NUMBERS_AT_A_TIME = 2_000_000
 
@@ -30,7 +32,7 @@ class Uncertainty(NamedTuple):
     epistemic: np.ndarray
 
 
-class BayesianClassifier(ClassifierMixin, BaseEstimator, ABC):
+class BayesianClassifier(ClassifierMixin, TakesSparse, ABC):
     r"""A classifier with a posterior over its class scores.
 
     Probabilities are the softmax of the scores :math:`f`, averaged over the posterior. Their
@@ -103,7 +105,7 @@ class BayesianClassifier(ClassifierMixin, BaseEstimator, ABC):
     def _average(self, X, entropies=False):
         """Return mean probabilities, of shape (m, n_classes), and mean entropies, of shape (m,)."""
         check_is_fitted(self)
-        X = validate_data(self, X, dtype=np.float64, reset=False)
+        X = self._validated(X, dtype=np.float64, reset=False)
         probabilities = np.empty((len(X), len(self.classes_)))
         aleatoric = np.empty(len(X))
         for rows in gen_batches(len(X), max(1, _NUMBERS_AT_A_TIME // self._numbers_a_row)):
@@ -116,7 +118,7 @@ class BayesianClassifier(ClassifierMixin, BaseEstimator, ABC):
 
     def _checked(self, X, y):
         """Validate training data; set ``classes_``; return X and class numbers."""
-        X, y = validate_data(self, X, y, dtype=np.float64)
+        X, y = self._validated(X, y, dtype=np.float64)
         check_classification_targets(y)
         classes, numbers = np.unique(y, return_inverse=True)
         if len(classes) < 2:
