@@ -13,9 +13,11 @@ _PUBLIC = {
     "Corpus": "text",
     "open_source": "sources",
     "load_checkpoint": "sources",
+    "FeatureCache": "cache",
     "LayerFeatures": "features",
     "Repurposer": "repurposer",
     "MetaModelRepurposer": "repurposer",
+    "MetaModelRegressor": "regressor",
     "LrRepurposer": "repurposers",
     "SvmRepurposer": "repurposers",
     "GpRepurposer": "repurposers",
@@ -29,7 +31,7 @@ _PUBLIC = {
     "load": "persistence",
 }
 
-_MODULES = ("checkpoint", "meta", "plots", "sources", "text")
+_MODULES = ("cache", "checkpoint", "meta", "plots", "sources", "text")
 
 __version__ = "0.1.0"
 __all__ = sorted(_PUBLIC)

@@ -1,45 +1,53 @@
 """Data to a feature matrix: a frozen network as a scikit-learn transformer."""
 
-import numpy as np
-from sklearn.base import BaseEstimator, TransformerMixin, clone
-from sklearn.utils.validation import check_is_fitted
+import os
 
-from xfer.sources import open_source
+import numpy as np
+from scipy.sparse import issparse
+from sklearn.base import TransformerMixin
+from sklearn.utils.validation import check_array, check_is_fitted, validate_data
+
+from xfer.sharing import SharesSource
+from xfer.sources.pooling import check_poolings, pooled_shape
 
 __all__ = ["LayerFeatures"]
 
 
-class SharesSource(BaseEstimator):
-    """A scikit-learn estimator whose clones share one network instead of copying it."""
+class OnLayers(SharesSource):
+    """An estimator on layers of a frozen network: the parameters that all of them have.
 
-    def get_params(self, deep=True):
-        """Get the parameters.
+    See :class:`xfer.MetaModelRepurposer`.
+    """
 
-        Parameters
-        ----------
-        deep : bool, default=True
-            Whether those of a meta-model come too, as ``meta_model__name``.
+    def __init__(
+        self,
+        source_model,
+        feature_layer_names,
+        *,
+        pooling="flatten",
+        cache=None,
+        context_function=None,
+        num_devices=1,
+        progress=None,
+    ):
+        self.source_model = source_model
+        self.feature_layer_names = feature_layer_names
+        self.pooling = pooling
+        self.cache = cache
+        self.context_function = context_function
+        self.num_devices = num_devices
+        self.progress = progress
 
-        Returns
-        -------
-        dict of str to object
-        """
-        # A Module has a get_params of its own, of another kind: the network is not looked into.
-        parameters = super().get_params(deep=False)
-        for name, value in list(parameters.items()) if deep else ():
-            if isinstance(value, BaseEstimator) and name != "source_model":
-                inner = value.get_params().items()
-                parameters.update({f"{name}__{key}": item for key, item in inner})
-        return parameters
-
-    def __sklearn_clone__(self):
-        parameters = self.get_params(deep=False)
-        source_model = parameters.pop("source_model")
-        copies = {name: clone(value, safe=False) for name, value in parameters.items()}
-        return type(self)(source_model=source_model, **copies)
+    def __sklearn_tags__(self):
+        tags = super().__sklearn_tags__()
+        # What the network takes beside matrices. Not texts, though: to scikit-learn an estimator
+        # that takes arrays of one dimension takes no others.
+        tags.input_tags.three_d_array = True
+        tags.input_tags.dict = True
+        return tags
 
 
-class LayerFeatures(TransformerMixin, SharesSource):
+class LayerFeatures(TransformerMixin, OnLayers):
     """What named layers of a frozen network put out, as a matrix.
 
     Parameters
@@ -48,9 +56,11 @@ class LayerFeatures(TransformerMixin, SharesSource):
         The network.
     feature_layer_names : str or list of str
         The layers, in the order of the columns.
-    pooling : {"flatten", "mean", "max"}, default="flatten"
-        What to do with convolutional maps of shape (channels, ...): keep every position, or reduce
-        the positions of each channel to one number.
+    pooling : str or dict of str to str, default="flatten"
+        How to reduce what a layer puts out to columns, for all layers or by name: see
+        :meth:`xfer.sources.SourceModel.extract`.
+    cache : str, path-like or xfer.FeatureCache, optional
+        A folder that keeps features, so that each example passes through the network once.
     context_function : callable, optional
         Makes the device of each number, for MXNet to run a Module on; by default ONNX Runtime
         runs one that is on the CPU, and MXNet one that is elsewhere.
@@ -65,6 +75,8 @@ class LayerFeatures(TransformerMixin, SharesSource):
         The network, opened.
     layers_ : tuple of Layer
         The layers.
+    n_features_in_ : int
+        Columns of the data, where the data are of two dimensions.
 
     Examples
     --------
@@ -74,33 +86,21 @@ class LayerFeatures(TransformerMixin, SharesSource):
     >>> module = mx.mod.Module(mx.sym.softmax(hidden, name="out"), label_names=None)
     >>> module.bind(data_shapes=[("data", (10, 8))], for_training=False)
     >>> module.init_params()
-    >>> LayerFeatures(module, ["hidden"]).fit_transform(np.ones((25, 8))).shape
+    >>> features = LayerFeatures(module, ["hidden"])
+    >>> features.fit_transform(np.ones((25, 8))).shape
     (25, 4)
+    >>> features.get_feature_names_out()
+    array(['hidden_0', 'hidden_1', 'hidden_2', 'hidden_3'], dtype=object)
     """
-
-    def __init__(
-        self,
-        source_model,
-        feature_layer_names,
-        *,
-        pooling="flatten",
-        context_function=None,
-        num_devices=1,
-        progress=None,
-    ):
-        self.source_model = source_model
-        self.feature_layer_names = feature_layer_names
-        self.pooling = pooling
-        self.context_function = context_function
-        self.num_devices = num_devices
-        self.progress = progress
 
     def fit(self, X=None, y=None):
         """Open the network and look the layers up; the data are not needed.
 
         Parameters
         ----------
-        X, y : ignored
+        X : optional
+            Data as :meth:`transform` takes them; only their columns are looked at.
+        y : ignored
 
         Returns
         -------
@@ -110,15 +110,22 @@ class LayerFeatures(TransformerMixin, SharesSource):
         Raises
         ------
         TypeError, ValueError
-            If the network cannot be opened, or has no such layer.
+            If the network cannot be opened, or has no such layer; or the data are no numbers.
         """
-        source = open_source(
-            self.source_model,
-            context_function=self.context_function,
-            num_devices=self.num_devices,
-        )
-        self.layers_ = source.find_layers(self.feature_layer_names)
+        source = self._opened()
+        layers = source.find_layers(self.feature_layer_names)
+        poolings = check_poolings(self.pooling, layers)
+        cache = _opened_cache(self.cache)
+        X = checked_data(X)
+        if len(getattr(X, "shape", ())) == 2:
+            validate_data(self, X, skip_check_array=True)
+        else:
+            vars(self).pop("n_features_in_", None)
+        self.layers_ = layers
+        self.poolings_ = poolings
+        self.cache_ = cache
         self.source_ = source
+        self._shapes = {}
         return self
 
     def extract(self, X):
@@ -126,22 +133,35 @@ class LayerFeatures(TransformerMixin, SharesSource):
 
         Parameters
         ----------
-        X : mxnet.io.DataIter, array of shape (n, ...), or dict of str to array
+        X : array, dict of str to array, list, or what brings batches
+            See :meth:`xfer.sources.SourceModel.extract`.
 
         Returns
         -------
         Features
         """
         check_is_fitted(self)
+        X = checked_data(X)
+        self._check_like_fitted(X)
         names = [layer.name for layer in self.layers_]
-        return self.source_.extract(X, names, pooling=self.pooling, progress=self.progress)
+        # A source of one's own need know neither of several poolings nor of caches.
+        pooling = self.poolings_[0]
+        if len(set(self.poolings_)) > 1:
+            pooling = dict(zip(names, self.poolings_))
+        options = {} if self.cache_ is None else {"cache": self.cache_}
+        features = self.source_.extract(
+            X, names, pooling=pooling, progress=self.progress, **options
+        )
+        self._shapes.update(features.shapes)
+        return features
 
     def transform(self, X):
         """Compute the features.
 
         Parameters
         ----------
-        X : mxnet.io.DataIter, array of shape (n, ...), or dict of str to array
+        X : array, dict of str to array, list, or what brings batches
+            See :meth:`xfer.sources.SourceModel.extract`.
 
         Returns
         -------
@@ -168,9 +188,65 @@ class LayerFeatures(TransformerMixin, SharesSource):
         """
         check_is_fitted(self)
         names = []
-        for layer in self.source_.find_layers([layer.name for layer in self.layers_]):
-            if layer.shape is None or None in layer.shape:
+        for layer, pooling in zip(self.layers_, self.poolings_):
+            shape = self._shapes.get(layer.name)
+            if shape is None:
+                shape = layer.shape and pooled_shape(layer.shape, pooling)
+            if shape is None or None in shape:
                 raise ValueError(f"the shape of layer {layer.name!r} is not known before transform")
-            shape = layer.shape if self.pooling == "flatten" else layer.shape[:1]
             names.extend(f"{layer.name}_{number}" for number in range(int(np.prod(shape))))
         return np.array(names, dtype=object)
+
+    def _check_like_fitted(self, X):
+        # How many columns there may be is the network's to say: sequences may be of any length.
+        if hasattr(X, "columns") and hasattr(self, "feature_names_in_"):
+            validate_data(self, X, skip_check_array=True, reset=False)
+        if isinstance(X, np.ndarray) and hasattr(self, "n_features_in_") and X.ndim != 2:
+            raise ValueError(
+                f"the data have shape {X.shape}, where those of the fit had 2 dimensions. Reshape "
+                "your data"
+            )
+
+    def __sklearn_tags__(self):
+        tags = super().__sklearn_tags__()
+        tags.transformer_tags.preserves_dtype = ["float32"]
+        return tags
+
+
+def checked_data(X):
+    """Refuse arrays that no network takes, by scikit-learn's rules.
+
+    Parameters
+    ----------
+    X : anything that a network reads
+        Only what is an array of NumPy's or made to be one is looked at: not tables, lists, texts,
+        iterators or tensors.
+
+    Returns
+    -------
+    object
+        ``X``, or the array of numbers that it stands for.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If it is a sparse matrix, complex, or has no columns.
+    """
+    is_array = isinstance(X, np.ndarray)
+    if is_array and X.ndim == 1 and X.dtype.kind in "OUST":
+        return X  # texts
+    # What has no length can only be read when it is made an array.
+    is_like_one = hasattr(X, "__array__") and not hasattr(X, "__len__")
+    if not (is_array or is_like_one or issparse(X)):
+        return X
+    return check_array(
+        X, ensure_2d=False, allow_nd=True, ensure_all_finite=False, ensure_min_samples=0
+    )
+
+
+def _opened_cache(cache):
+    if isinstance(cache, (str, os.PathLike)):
+        from xfer.cache import FeatureCache
+
+        return FeatureCache(cache)
+    return cache

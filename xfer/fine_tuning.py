@@ -4,9 +4,10 @@ from collections.abc import Iterable
 from dataclasses import replace
 from numbers import Integral
 
+from xfer._options import with_options_of
 from xfer.checkpoint.edit import OUTPUT_LAYERS, drop_top
 from xfer.checkpoint.flow import find_flow, find_layer, find_parameters
-from xfer.neural_network import NeuralNetworkRepurposer, with_base_options
+from xfer.neural_network import NeuralNetworkRepurposer
 
 __all__ = ["NeuralNetworkFineTuneRepurposer", "NeuralNetworkRandomFreezeRepurposer"]
 
@@ -42,7 +43,7 @@ class NeuralNetworkFineTuneRepurposer(NeuralNetworkRepurposer):
     array(['bike', 'car'], dtype='<U4')
     """
 
-    @with_base_options
+    @with_options_of(NeuralNetworkRepurposer)
     def __init__(self, source_model, transfer_layer_name, target_class_count=None, **options):
         super().__init__(source_model, target_class_count, **options)
         self.transfer_layer_name = transfer_layer_name
@@ -86,7 +87,7 @@ class NeuralNetworkRandomFreezeRepurposer(NeuralNetworkRepurposer):
         ``batch_size`` and all others of :class:`xfer.NeuralNetworkRepurposer`.
     """
 
-    @with_base_options
+    @with_options_of(NeuralNetworkRepurposer)
     def __init__(
         self,
         source_model,

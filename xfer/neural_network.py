@@ -3,7 +3,6 @@
 from abc import abstractmethod
 from collections.abc import Mapping
 from dataclasses import replace
-from inspect import Signature, signature
 from numbers import Integral, Real
 from types import NoneType
 
@@ -17,11 +16,12 @@ from xfer.checkpoint.symbol import Graph, Node
 from xfer.features import LayerFeatures
 from xfer.meta.logistic_regression import CalibratedLogisticRegression
 from xfer.meta.scores import ScaledScores
-from xfer.repurposer import FeatureRepurposer, checked_labels, given_labels
+from xfer.repurposer import FeatureRepurposer
 from xfer.sources import open_source
 from xfer.sources.batches import check_ids
 from xfer.sources.checkpoint import CheckpointSource
 from xfer.sources.data import read_all
+from xfer.targets import checked_labels, given_labels
 from xfer.training import SCHEDULES, Examples, History, Trainer, TrainingDiverged
 
 __all__ = ["NeuralNetworkRepurposer"]
@@ -388,25 +388,6 @@ class NeuralNetworkRepurposer(FeatureRepurposer):
         self.history_ = History(**learned["history"])
         features = LayerFeatures(source, layer_names, progress=self.progress).fit()
         return self._set_fitted(features, learned["meta_model"])
-
-
-def with_base_options(init):
-    """Show the options of the base in the signature of a subclass, which passes them on.
-
-    Parameters
-    ----------
-    init : function
-        An ``__init__`` with ``**options``.
-
-    Returns
-    -------
-    function
-        The same; scikit-learn reads the names of the parameters from its signature.
-    """
-    own = [one for one in signature(init).parameters.values() if one.kind is not one.VAR_KEYWORD]
-    base = signature(NeuralNetworkRepurposer.__init__).parameters.values()
-    init.__signature__ = Signature([*own, *(one for one in base if one.kind is one.KEYWORD_ONLY)])
-    return init
 
 
 def _with_head(source, examples, count, random):

@@ -14,9 +14,10 @@ import skops.io
 from sklearn.utils.validation import check_is_fitted
 
 import xfer.fine_tuning
+import xfer.regressor
 import xfer.repurposers  # noqa: F401  so that their classes are known by name
 from xfer._files import written_whole
-from xfer.repurposer import Repurposer
+from xfer.feature_model import FeatureModel
 from xfer.sources import open_saved_source, open_source
 
 __all__ = ["load", "save"]
@@ -55,7 +56,7 @@ def save(repurposer, model_name, model_directory="", save_source_model=None):
 
     Parameters
     ----------
-    repurposer : Repurposer
+    repurposer : Repurposer or MetaModelRegressor
     model_name, model_directory, save_source_model
         See :meth:`xfer.Repurposer.save_repurposer`.
 
@@ -98,6 +99,8 @@ def save(repurposer, model_name, model_directory="", save_source_model=None):
         "fingerprint": source.fingerprint(layers) if hasattr(source, "fingerprint") else None,
         "versions": _versions(),
         "source": description,
+        "padding_id": getattr(source, "padding_id", None),
+        "preprocess": getattr(source, "preprocess", None) is not None,
     }
     state = _dump(repurposer)
     with written_whole(path) as file:
@@ -114,7 +117,7 @@ def save(repurposer, model_name, model_directory="", save_source_model=None):
     return path
 
 
-def load(model_name, model_directory="", source_model=None):
+def load(model_name, model_directory="", source_model=None, preprocess=None):
     """Load a repurposer that :meth:`xfer.Repurposer.save_repurposer` wrote.
 
     Parameters
@@ -126,10 +129,14 @@ def load(model_name, model_directory="", source_model=None):
     source_model : mxnet.mod.Module, or anything :func:`xfer.open_source` takes, optional
         The network, where it is not in the file or is to be used from memory. It must be the one
         that the repurposer was fitted on, up to the layers that give the features.
+    preprocess : callable, optional
+        What turns examples into the network's inputs, which no safe file can hold: needed where the
+        network that the repurposer was fitted on had one, as in
+        ``xfer.open_source(network, preprocess=...)``, and ``source_model`` does not bring it.
 
     Returns
     -------
-    Repurposer
+    Repurposer or MetaModelRegressor
         Predicts as the saved one did.
 
     Raises
@@ -138,7 +145,7 @@ def load(model_name, model_directory="", source_model=None):
         If there is no such file.
     ValueError
         If the file is damaged, was changed, is of another version or holds something that is not
-        allowed; if no network is to be had, or ``source_model`` is another one.
+        allowed; if no network or ``preprocess`` is to be had, or ``source_model`` is another one.
     """
     path = _path(model_name, model_directory)
     if not path.is_file():
@@ -148,7 +155,7 @@ def load(model_name, model_directory="", source_model=None):
         try:
             with zipfile.ZipFile(file) as archive:
                 manifest = _read_manifest(archive)
-                return _read_repurposer(archive, manifest, source_model)
+                return _read_repurposer(archive, manifest, source_model, preprocess)
         except Exception as error:
             # What is wrong with a file shows in many places; the caller needs its name and why.
             reason = str(error) or type(error).__name__
@@ -225,8 +232,21 @@ def _check_same_network(source, manifest):
     raise ValueError(f"source_model is not the network it was fitted on: other {what}")
 
 
-def _read_repurposer(archive, manifest, source_model):
-    kinds = {_full_name(kind): kind for kind in _subclasses(Repurposer)}
+def _as_it_was_opened(source, manifest, preprocess):
+    """Give a network what it was opened with, which is not part of it."""
+    wanted = manifest.get("preprocess", False)
+    if preprocess is not None and not wanted:
+        raise ValueError("it was fitted without a preprocess: leave preprocess out")
+    if wanted and preprocess is None and getattr(source, "preprocess", None) is None:
+        raise ValueError(
+            "its examples went through a preprocess, which is code that no safe file can hold: "
+            "give it to xfer.load again, as preprocess=..."
+        )
+    return open_source(source, preprocess=preprocess, padding_id=manifest.get("padding_id"))
+
+
+def _read_repurposer(archive, manifest, source_model, preprocess):
+    kinds = {_full_name(kind): kind for kind in _subclasses(FeatureModel)}
     if manifest["class"] not in kinds:
         raise ValueError(f"import the module that defines {manifest['class']} first")
     kind = kinds[manifest["class"]]
@@ -236,6 +256,7 @@ def _read_repurposer(archive, manifest, source_model):
     else:
         source = given
     _check_same_network(source, manifest)
+    source = _as_it_was_opened(source, manifest, preprocess)
     state = archive.read("repurposer.skops")
     _audit(state)
     learned = skops.io.loads(state, trusted=_TRUSTED)

@@ -2,16 +2,50 @@
 
 import numpy as np
 
+from xfer._options import with_options_of
+from xfer.features import OnLayers
 from xfer.meta.bayesian_network import BayesianNetwork
 from xfer.meta.gaussian_process import DirichletGaussianProcess
 from xfer.meta.logistic_regression import CalibratedLogisticRegression
 from xfer.meta.support_vector_machine import CalibratedSvm
 from xfer.repurposer import MetaModelRepurposer
+from xfer.targets import checked_labels
 
 __all__ = ["BnnRepurposer", "GpRepurposer", "LrRepurposer", "SvmRepurposer"]
 
 
-class LrRepurposer(MetaModelRepurposer):
+class OwnRepurposer(MetaModelRepurposer):
+    """A repurposer that makes its meta-model: one label to an example, and no weights."""
+
+    __init__ = OnLayers.__init__
+
+    def fit(self, X, y=None):
+        """Learn the new task.
+
+        Parameters
+        ----------
+        X : array, dict of str to array, list, or what brings batches
+            The examples.
+        y : array-like of shape (n,), optional
+            Their labels, of any kind. An iterator carries its own.
+
+        Returns
+        -------
+        MetaModelRepurposer
+            Itself.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If the network, a layer, the data or the labels cannot be used; nothing is changed.
+        """
+        return super().fit(X, y)
+
+    def _checked_targets(self, labels):
+        return checked_labels(labels)
+
+
+class LrRepurposer(OwnRepurposer):
     """Logistic regression on layers of a frozen network.
 
     The classifier is :class:`xfer.meta.logistic_regression.CalibratedLogisticRegression`.
@@ -30,7 +64,7 @@ class LrRepurposer(MetaModelRepurposer):
         Threads that share the folds of the calibration.
     random_state : int, default=0
         Seed of these folds.
-    pooling, context_function, num_devices, progress
+    pooling, cache, context_function, num_devices, progress
         See :class:`xfer.MetaModelRepurposer`.
 
     Examples
@@ -47,6 +81,7 @@ class LrRepurposer(MetaModelRepurposer):
     array(['bike', 'car'], dtype='<U4')
     """
 
+    @with_options_of(OnLayers)
     def __init__(
         self,
         source_model,
@@ -56,21 +91,13 @@ class LrRepurposer(MetaModelRepurposer):
         tol=1e-4,
         n_jobs=None,
         random_state=0,
-        pooling="flatten",
-        context_function=None,
-        num_devices=1,
-        progress=None,
+        **options,
     ):
-        self.source_model = source_model
-        self.feature_layer_names = feature_layer_names
+        super().__init__(source_model, feature_layer_names, **options)
         self.c = c
         self.tol = tol
         self.n_jobs = n_jobs
         self.random_state = random_state
-        self.pooling = pooling
-        self.context_function = context_function
-        self.num_devices = num_devices
-        self.progress = progress
 
     def _meta_model(self):
         return CalibratedLogisticRegression(
@@ -78,7 +105,7 @@ class LrRepurposer(MetaModelRepurposer):
         )
 
 
-class SvmRepurposer(MetaModelRepurposer):
+class SvmRepurposer(OwnRepurposer):
     """Support vector machines on layers of a frozen network.
 
     The classifier is :class:`xfer.meta.support_vector_machine.CalibratedSvm`.
@@ -99,10 +126,11 @@ class SvmRepurposer(MetaModelRepurposer):
         Whether ``predict_proba`` is to be had; learning then takes five more fits.
     random_state : int, default=0
         Seed of the folds of the calibration.
-    pooling, context_function, num_devices, progress
+    pooling, cache, context_function, num_devices, progress
         See :class:`xfer.MetaModelRepurposer`.
     """
 
+    @with_options_of(OnLayers)
     def __init__(
         self,
         source_model,
@@ -113,22 +141,14 @@ class SvmRepurposer(MetaModelRepurposer):
         gamma=0.3,
         enable_probability_estimates=True,
         random_state=0,
-        pooling="flatten",
-        context_function=None,
-        num_devices=1,
-        progress=None,
+        **options,
     ):
-        self.source_model = source_model
-        self.feature_layer_names = feature_layer_names
+        super().__init__(source_model, feature_layer_names, **options)
         self.c = c
         self.kernel = kernel
         self.gamma = gamma
         self.enable_probability_estimates = enable_probability_estimates
         self.random_state = random_state
-        self.pooling = pooling
-        self.context_function = context_function
-        self.num_devices = num_devices
-        self.progress = progress
 
     def _meta_model(self):
         return CalibratedSvm(
@@ -140,7 +160,7 @@ class SvmRepurposer(MetaModelRepurposer):
         )
 
 
-class GpRepurposer(MetaModelRepurposer):
+class GpRepurposer(OwnRepurposer):
     """Gaussian processes on layers of a frozen network, with a kernel for each layer.
 
     The classifier is :class:`xfer.meta.gaussian_process.DirichletGaussianProcess`. Besides
@@ -158,7 +178,7 @@ class GpRepurposer(MetaModelRepurposer):
         Whether the features of each layer of an example are scaled to length 1 first.
     random_state : int, default=0
         Seed of the samples that probabilities are averaged over.
-    pooling, context_function, num_devices, progress
+    pooling, cache, context_function, num_devices, progress
         See :class:`xfer.MetaModelRepurposer`.
 
     Examples
@@ -175,6 +195,7 @@ class GpRepurposer(MetaModelRepurposer):
     True
     """
 
+    @with_options_of(OnLayers)
     def __init__(
         self,
         source_model,
@@ -183,20 +204,12 @@ class GpRepurposer(MetaModelRepurposer):
         max_function_evaluations=100,
         apply_l2_norm=False,
         random_state=0,
-        pooling="flatten",
-        context_function=None,
-        num_devices=1,
-        progress=None,
+        **options,
     ):
-        self.source_model = source_model
-        self.feature_layer_names = feature_layer_names
+        super().__init__(source_model, feature_layer_names, **options)
         self.max_function_evaluations = max_function_evaluations
         self.apply_l2_norm = apply_l2_norm
         self.random_state = random_state
-        self.pooling = pooling
-        self.context_function = context_function
-        self.num_devices = num_devices
-        self.progress = progress
 
     def _meta_model(self):
         return DirichletGaussianProcess(
@@ -212,7 +225,7 @@ class GpRepurposer(MetaModelRepurposer):
         meta_model.fit(features.matrix, labels)
 
 
-class BnnRepurposer(MetaModelRepurposer):
+class BnnRepurposer(OwnRepurposer):
     """A Bayesian neural network on layers of a frozen network.
 
     The classifier is :class:`xfer.meta.bayesian_network.BayesianNetwork`, which tells more of the
@@ -241,10 +254,11 @@ class BnnRepurposer(MetaModelRepurposer):
         Accepted for the sake of existing scripts. The fit needs no device.
     random_state : int, default=0
         Seed of everything random.
-    pooling, context_function, num_devices, progress
+    pooling, cache, context_function, num_devices, progress
         See :class:`xfer.MetaModelRepurposer`.
     """
 
+    @with_options_of(OnLayers)
     def __init__(
         self,
         source_model,
@@ -263,13 +277,9 @@ class BnnRepurposer(MetaModelRepurposer):
         verbose=False,
         bnn_context_function=None,
         random_state=0,
-        pooling="flatten",
-        context_function=None,
-        num_devices=1,
-        progress=None,
+        **options,
     ):
-        self.source_model = source_model
-        self.feature_layer_names = feature_layer_names
+        super().__init__(source_model, feature_layer_names, **options)
         self.sigma = sigma
         self.num_layers = num_layers
         self.n_hidden = n_hidden
@@ -283,10 +293,6 @@ class BnnRepurposer(MetaModelRepurposer):
         self.verbose = verbose
         self.bnn_context_function = bnn_context_function
         self.random_state = random_state
-        self.pooling = pooling
-        self.context_function = context_function
-        self.num_devices = num_devices
-        self.progress = progress
 
     def _meta_model(self):
         return BayesianNetwork(

@@ -1,0 +1,72 @@
+"""scikit-learn's own checks of estimators, and why those that do not apply do not."""
+
+import numpy as np
+import pytest
+from sklearn.linear_model import LogisticRegression, Ridge
+from sklearn.tree import DecisionTreeRegressor
+from sklearn.utils.estimator_checks import estimator_checks_generator
+
+import xfer
+from xfer.sources import Layer, SourceModel
+
+
+class Identity(SourceModel):
+    """Not a network: matrices of any number of columns as they are."""
+
+    layers = [Layer("same", "identity", None, 0)]
+    input_names = ["data"]
+
+    def _forward(self, inputs, layers):
+        if inputs["data"].ndim != 2:
+            raise ValueError(f"a matrix is needed, got shape {inputs['data'].shape}")
+        return [inputs["data"].astype(np.float32)]
+
+
+SOURCE = Identity()
+FIT_OPENS = "fit opens the network and does not compute: transform refuses such data"
+ANY_LENGTH = "how many columns there may be is the network's to say: sequences are of any length"
+FLOATS = "features are 32-bit floats, and this model computes with what it is given"
+NOT_APPLYING = {
+    xfer.LayerFeatures: {
+        "check_estimators_empty_data_messages": FIT_OPENS,
+        "check_estimators_nan_inf": FIT_OPENS,
+        "check_fit1d": FIT_OPENS,
+        "check_n_features_in_after_fitting": ANY_LENGTH,
+        "check_transformer_general": ANY_LENGTH,
+    },
+    LogisticRegression: {"check_sample_weight_equivalence_on_dense_data": FLOATS},
+    Ridge: {
+        "check_methods_sample_order_invariance": FLOATS,
+        "check_regressor_multioutput": FLOATS,
+        "check_sample_weight_equivalence_on_dense_data": FLOATS,
+    },
+}
+
+ESTIMATORS = [
+    xfer.LayerFeatures(SOURCE, "same"),
+    xfer.MetaModelRepurposer(SOURCE, "same", LogisticRegression()),
+    xfer.LrRepurposer(SOURCE, "same"),
+    xfer.SvmRepurposer(SOURCE, "same"),
+    xfer.GpRepurposer(SOURCE, "same", max_function_evaluations=20),
+    xfer.BnnRepurposer(SOURCE, "same", num_epochs=60, num_samples_mc_prediction=20),
+    xfer.MetaModelRegressor(SOURCE, "same", Ridge()),
+    xfer.MetaModelRegressor(SOURCE, "same", DecisionTreeRegressor(random_state=0)),
+]
+
+
+def checks():
+    for estimator in ESTIMATORS:
+        kinds = type(estimator), type(getattr(estimator, "meta_model", None))
+        expected = {name: why for kind in kinds for name, why in NOT_APPLYING.get(kind, {}).items()}
+        yield from estimator_checks_generator(
+            estimator, expected_failed_checks=expected, mark="xfail"
+        )
+
+
+def name_of(value):
+    return getattr(getattr(value, "func", value), "__name__", type(value).__name__)
+
+
+@pytest.mark.parametrize(("estimator", "check"), [*checks()], ids=name_of)
+def test_the_checks_of_scikit_learn(estimator, check):
+    check(estimator)
