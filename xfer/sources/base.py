@@ -333,6 +333,10 @@ class SourceModel(ABC):
             return None
         return next((ids != self.padding_id for ids in inputs.values() if ids.ndim == 2), None)
 
+    def __deepcopy__(self, memo):
+        # A network that nobody changes need not be there twice.
+        return self
+
     def __repr__(self):
         inputs = ", ".join(self.input_names)
         return f"{type(self).__name__}({len(self.layers)} layers, inputs: {inputs})"
