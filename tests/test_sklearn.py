@@ -608,3 +608,35 @@ def test_joblib_files_are_complete(data, tmp_path):
     joblib.dump(repurposer, tmp_path / "file")
     loaded = joblib.load(tmp_path / "file")
     np.testing.assert_array_equal(loaded.predict(data[0]), repurposer.predict(data[0]))
+
+
+def test_workers_get_a_network_of_torch_as_it_is_now():
+    torch = pytest.importorskip("torch")
+    net = torch.nn.Linear(4, 3)
+    source = xfer.open_source(net)
+    X, y = np.random.RandomState(0).normal(size=(40, 4)), np.resize([0, 1], 40)
+
+    def scores():
+        repurposer = xfer.LrRepurposer(source, "output")
+        return cross_val_predict(repurposer, X, y, cv=2, n_jobs=2, method="predict_proba")
+
+    first = scores()
+    with torch.no_grad():
+        net.weight.copy_(torch.tensor([[3.0, 0, 0, 0], [0, 0, 9, 0], [0, 0, 0, 0]]))
+    alone = cross_val_predict(
+        xfer.LrRepurposer(source, "output"), X, y, cv=2, method="predict_proba"
+    )
+    np.testing.assert_allclose(scores(), alone, atol=1e-6)
+    assert not np.allclose(first, alone, atol=1e-3)
+
+
+def test_tables_of_pandas():
+    pd = pytest.importorskip("pandas")
+    torch = pytest.importorskip("torch")
+    X = np.random.RandomState(0).normal(size=(10, 4))
+    table = pd.DataFrame(X, columns=list("abcd"), index=range(5, 15))
+    features = xfer.LayerFeatures(torch.nn.Linear(4, 3), "output").set_output(transform="pandas")
+    found = features.fit(table).transform(table)
+    assert found.columns.tolist() == ["output_0", "output_1", "output_2"]
+    assert found.index.tolist() == table.index.tolist()
+    np.testing.assert_array_equal(found, features.set_output(transform="default").transform(X))

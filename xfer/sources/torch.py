@@ -3,6 +3,7 @@
 import threading
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -82,10 +83,9 @@ class TorchSource(SourceModel):
     >>> print(source)
     TorchSource(3 layers, inputs: input)
     layer   operator    output shape  parameters
-    0       Linear      ?             15
+    0       Linear      (3,)          15
     1       ReLU        (3,)          0
-    output  Sequential  ?             0
-    ?: not known before the network is bound or has seen data
+    output  Sequential  (3,)          0
     """
 
     one_batch_size = False
@@ -203,6 +203,15 @@ class TorchSource(SourceModel):
         """
         return {**self._fingerprint.of(self._module), "autocast": str(self.autocast)}
 
+    def version(self):
+        """Tell whether the network is still what it was, for processes that were sent it.
+
+        Returns
+        -------
+        dict
+        """
+        return self._fingerprint.of(self._module)
+
     def _find_layer(self, name):
         output = read_name(name, self._names) if isinstance(name, str) else None
         return super()._find_layer(name) if output is None else self._layer(output)
@@ -238,8 +247,14 @@ class TorchSource(SourceModel):
                 module = self._modules[name]
                 if takes_hooks(module):
                     hooks.callback(module.register_forward_hook(capture.hook(name)).remove)
+            is_first = not self._shapes
+            for name, module in self._modules.items() if is_first else ():
+                if takes_hooks(module):
+                    hooks.callback(module.register_forward_hook(partial(self._look, name)).remove)
             try:
                 for name, value in self._call(tensors).items():
+                    if is_first:
+                        self._look(name, self._module, (), value)
                     capture.take(name, value)
             except Stop:
                 pass
@@ -276,6 +291,11 @@ class TorchSource(SourceModel):
         if len(seen) == len(shape):
             shape = tuple(a if a == b else None for a, b in zip(seen, shape))
         self._shapes[name] = shape
+
+    def _look(self, name, module, inputs, value):
+        """Note the shape of a layer, for the table of layers."""
+        if isinstance(value, torch.Tensor) and value.ndim:
+            self._shapes.setdefault(name, tuple(value.shape[1:]))
 
     def _check_pooling(self, name, tensor, pooling, mask):
         """Refuse what a kind of network cannot give."""
