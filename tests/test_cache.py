@@ -142,6 +142,7 @@ def test_many_rows_in_random_order_beside_a_dict(cache):
             new = [i for i in some if i not in held]
             entry.append([digests[i] for i in new], values[new])
             held.update(new)
+        assert len(entry._table._index._runs) < 10
 
 
 WRITER = """
@@ -343,6 +344,15 @@ def test_every_single_flip_and_swap_in_a_row_is_seen(cache):
             assert check(cache, WORDS[:2]).tolist() == [False, True]
 
 
+def test_foreign_bytes_do_not_make_a_file_grow(cache):
+    keep(cache, WORDS[:10])
+    with files_of(cache, ".digests")[0].open("ab") as file:
+        file.write(os.urandom(2**20))
+    keep(cache, WORDS[10:20])
+    assert check(cache, WORDS).sum() == 20
+    assert cache.nbytes < 2**20 + 10_000
+
+
 def test_a_damaged_description_is_written_anew(cache):
     keep(cache, WORDS[:20])
     path = cache.entry(KEY)._folder / "entry.json"
@@ -361,16 +371,25 @@ def test_a_damaged_description_is_written_anew(cache):
 def test_least_recently_used_entries_go(tmp_path):
     size = 60 * (21 * 4 + 24) + 1000  # 60 rows and the description
     cache = FeatureCache(tmp_path / "features", max_bytes=4 * size)
+
+    def left(count):
+        return [n for n in range(count) if cache.entry({"number": n})._folder.exists()]
+
     for number in range(4):
         keep(cache, WORDS[:60], {"number": number})
-    check(cache, WORDS[:60], {"number": 0})
-    assert all(check(cache, WORDS[:1], {"number": number}).all() for number in (1, 3, 2, 0))
+    for number in (0, 3, 1, 2):
+        time.sleep(0.02)  # the clock of a file system ticks slowly
+        assert check(cache, WORDS[:1], {"number": number}).all()
     with cache.entry({"number": 3}) as written:
         written.append(cache.digests(WORDS[60:61]), features_of(WORDS[60:61]))
         os.utime(written._folder / "entry.json", (0, 0))
         keep(cache, WORDS[:60], {"number": 4})
-        left = [n for n in range(5) if check(cache, WORDS[:60], {"number": n}).all()]
-    assert left == [0, 2, 3, 4]  # 1 was not used for longest; 3 is being written
+        assert check(cache, WORDS[:60], {"number": 4}).all()
+    assert left(5) == [1, 2, 3, 4]  # 0 was not used for longest, but for 3, which is being written
+    for number in (5, 6):
+        time.sleep(0.02)
+        keep(cache, WORDS[:60], {"number": number})
+    assert left(7) == [2, 4, 5, 6]
     assert cache.nbytes <= cache.max_bytes
 
 
@@ -390,6 +409,9 @@ def test_an_entry_beyond_the_limit_is_kept_in_part_with_one_warning(tmp_path):
     assert len(warned) == 1
     assert warned[0].filename == __file__
     assert cache.nbytes <= 10_000
+    with pytest.warns(UserWarning, match="max_bytes is 10,000"):
+        keep(cache, WORDS, {"small": 1}, batch=200)
+    assert cache.entry(KEY).shape == SHAPE  # nothing went for what could not be kept
     found = check(cache, WORDS)
     assert 60 < found.sum() < 100 and found[: found.sum()].all()
 

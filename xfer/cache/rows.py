@@ -127,9 +127,9 @@ class RowChecksum:
     """
 
     def __init__(self, seed, size):
-        words = hashlib.shake_256(seed).digest(8 * (size + 5))
+        words = hashlib.shake_256(seed).digest(8 * (size + 4))
         words = np.frombuffer(words, "<u8") | np.uint64(1)
-        self._start, self._of_digest, self._of_row = words[0], words[1:5], words[5:]
+        self._of_digest, self._of_row = words[:4], words[4:]
 
     def __call__(self, digests, rows):
         """Compute the checksum of each row.
@@ -146,7 +146,7 @@ class RowChecksum:
         """
         # Products of 32 by 64 bits: of 64 by 64, two flipped signs would cancel.
         sums = np.einsum("ij,j->i", rows, self._of_row)
-        return sums + np.einsum("ij,j->i", digests, self._of_digest) + self._start
+        return sums + np.einsum("ij,j->i", digests, self._of_digest)
 
 
 class RowIndex:
