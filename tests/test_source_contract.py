@@ -2,6 +2,7 @@
 
 import copy
 import pickle
+import sys
 
 import numpy as np
 import pytest
@@ -408,6 +409,17 @@ class TestRefused:
             source.extract(IMAGES[:, :, :5, :5], case.scores)
         with pytest.raises(ValueError, match="batch_size must be a positive integer, got 0"):
             source.extract(IMAGES, case.scores, batch_size=0)
+
+    def test_a_package_that_is_missing(self, tmp_path, monkeypatch):
+        (tmp_path / "modules.json").write_text("[]")
+        monkeypatch.setitem(sys.modules, "sentence_transformers", None)
+        monkeypatch.delitem(sys.modules, "xfer.sources.sentence_transformers", raising=False)
+        with pytest.raises(ImportError, match=r"pip install 'xfer\[text\]'"):
+            xfer.open_source(tmp_path)
+
+    def test_files_of_torch(self, tmp_path):
+        with pytest.raises(TypeError, match="net.pt is a file of torch.*give the module"):
+            xfer.open_source(tmp_path / "net.pt")
 
 
 class TestSeveralInputs:
