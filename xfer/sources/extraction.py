@@ -84,9 +84,9 @@ class Extraction:
         """Open what is kept of examples of this shape: of larger maps there are more features."""
         shapes = _shapes(examples)
         if str(shapes) not in self.entries:
+            keys = self.source.cache_keys(self.layers, self.poolings)
             self.entries[str(shapes)] = [
-                self.cache.entry({**self.source.cache_key(*pair), "inputs": shapes})
-                for pair in zip(self.layers, self.poolings)
+                self.cache.entry({**key, "inputs": shapes}) for key in keys
             ]
         return self.entries[str(shapes)]
 

