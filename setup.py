@@ -26,8 +26,8 @@ ONNX = [
     "onnxruntime>=1.32",  # runs them; before, padding ahead of a MaxPool is minus infinity
 ]
 PLOTS = ["matplotlib>=3.6"]  # pictures
-TORCH = ["torch>=2.4"]  # networks of PyTorch
-TEXT = [*TORCH, "sentence-transformers>=5"]  # networks that read texts
+TORCH = ["torch>=2.6"]  # networks of PyTorch
+TEXT = [*TORCH, "sentence-transformers>=5.7"]  # networks that read texts
 
 setup(
     name="xfer",
