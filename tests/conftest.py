@@ -8,6 +8,10 @@ import numpy as np
 import pytest
 
 
+# What cannot be imported without torch; tests skip by themselves.
+collect_ignore = [] if find_spec("torch") else ["torch_resnet.py"]
+
+
 def pytest_collection_modifyitems(items):
     """Skip the examples in docstrings that need MXNet where there is none."""
     for item in items if find_spec("mxnet") is None else ():
