@@ -175,8 +175,8 @@ def read_block(block, input_names):
     """
     if not isinstance(block, mx.gluon.HybridBlock):
         raise TypeError(
-            f"cannot read {type(block).__module__}.{type(block).__name__} as a network; allowed "
-            "are an mxnet.mod.Module, and an mxnet.gluon.HybridBlock, such as nn.HybridSequential"
+            f"cannot read {type(block).__module__}.{type(block).__name__} as a network; allowed is "
+            "an mxnet.gluon.HybridBlock, such as nn.HybridSequential"
         )
     try:
         outputs = block(*map(mx.sym.var, input_names))
