@@ -7,7 +7,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-
 # What cannot be imported without torch; tests skip by themselves.
 collect_ignore = [] if find_spec("torch") else ["torch_resnet.py"]
 
