@@ -14,10 +14,10 @@ OTHERS := scipy scikit-learn skops onnx onnxruntime tqdm matplotlib pytest
 demo: .venv/installed
 	.venv/bin/python examples/demo.py
 
-test: .venv/installed lint
+test: .venv/ready-to-test lint
 	.venv/bin/python -m pytest
 
-lint: .venv/installed
+lint: .venv/ready-to-test
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
 
@@ -43,6 +43,11 @@ endef
 .venv/installed: setup.py pyproject.toml
 	$(CHECK_PYTHON)
 	$(PYTHON_FOUND) -m venv .venv
+	.venv/bin/python $(PIP) --editable '.[plots]'
+	touch $@
+
+# What only the tests need, such as PyTorch, is large.
+.venv/ready-to-test: .venv/installed
 	.venv/bin/python $(PIP) --editable '.[test]'
 	touch $@
 
