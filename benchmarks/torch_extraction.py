@@ -16,8 +16,6 @@ import numpy as np
 import torch
 from torch import nn
 
-import xfer
-
 # Images, their size, the widths of the stages, whether the stem halves twice, the examples.
 TASKS = {
     "ResNet-20, 32 x 32": (2048, 32, (16, 32, 64), 3, False),
@@ -177,19 +175,19 @@ def child(options):
     net = ResNet(widths, blocks, large).eval().to(options.device)
     images = np.random.RandomState(0).rand(number, 3, size, size).astype(np.float32)
     WAYS[options.way](net, images[:BATCH_SIZE], options)
-    before = peak_memory(options)
+    before = peak_memory()
     start = time.perf_counter()
     features = WAYS[options.way](net, images, options)
     seconds = time.perf_counter() - start
     figures = {
         "speed": number / seconds,
-        "memory": peak_memory(options) - before,
+        "memory": peak_memory() - before,
         "sum": round(float(features.sum(dtype=np.float64)), 1),
     }
     print(json.dumps(figures))
 
 
-def peak_memory(options):
+def peak_memory():
     """Return the most memory this process has held, in MB."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
@@ -201,5 +199,4 @@ if __name__ == "__main__":
     parser.add_argument("--task")
     parser.add_argument("--way")
     given = parser.parse_args()
-    assert xfer.__version__
     child(given) if given.way else main(given)
