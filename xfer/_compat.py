@@ -6,6 +6,7 @@ the few MXNet needs later. A program that never imports MXNet keeps its NumPy un
 """
 
 import functools
+import os
 import sys
 import types
 
@@ -17,13 +18,15 @@ _NEEDED_LATER = {"bool", "Inf", "compat"}
 def install():
     """Restore what MXNet needs of NumPy when, and only when, MXNet is imported.
 
-    Imports neither, and may be called again. It also helps after ``import mxnet`` has failed: the
+    MXNet is also told not to print a line whenever a Module is bound, unless the environment says
+    otherwise. Imports neither, and may be called again. It also helps after ``import mxnet`` has failed: the
     next attempt starts afresh. Below NumPy 1.24 nothing is missing, and NumPy is left alone.
 
     Notes
     -----
     A process started afresh (``spawn``) must import this package too before it imports MXNet.
     """
+    os.environ.setdefault("MXNET_SUBGRAPH_VERBOSE", "0")
     if not any(isinstance(finder, _MXNetFinder) for finder in sys.meta_path):
         sys.meta_path.insert(0, _MXNetFinder())
 

@@ -1,0 +1,83 @@
+"""A small task that needs no download: what the documentation works with.
+
+Handwritten digits, each somewhere on a larger canvas, and a convolutional network that was trained
+to read 0 to 4, as a checkpoint of MXNet. `examples/train_digits.py` trained it.
+"""
+
+from pathlib import Path
+
+import numpy as np
+
+__all__ = ["checkpoint", "digits", "scatter"]
+
+CANVAS = 16
+
+
+def digits():
+    """Return the digits of scikit-learn, each somewhere on a canvas.
+
+    Returns
+    -------
+    images : ndarray of shape (1797, 1, 16, 16), float32
+        From 0 to 1.
+    labels : ndarray of shape (1797,)
+        From 0 to 9.
+
+    References
+    ----------
+    .. [1] Alpaydin and Kaynak (1998), Cascading classifiers; the data are those of
+       `sklearn.datasets.load_digits`.
+
+    Examples
+    --------
+    >>> images, labels = digits()
+    >>> images.shape, labels[:5]
+    ((1797, 1, 16, 16), array([0, 1, 2, 3, 4]))
+    """
+    from sklearn.datasets import load_digits
+
+    images, labels = load_digits(return_X_y=True)
+    return scatter(images.reshape(-1, 8, 8) / 16), labels
+
+
+def scatter(images, seed=0):
+    """Put each image of 8 x 8 pixels somewhere on a canvas.
+
+    Parameters
+    ----------
+    images : array-like of shape (n, 8, 8)
+    seed : int, default=0
+        Of their places.
+
+    Returns
+    -------
+    ndarray of shape (n, 1, 16, 16), float32
+    """
+    places = np.random.RandomState(seed).randint(0, CANVAS - 7, size=(len(images), 2))
+    canvases = np.zeros((len(images), 1, CANVAS, CANVAS), np.float32)
+    for canvas, image, (top, left) in zip(canvases, images, places):
+        canvas[0, top : top + 8, left : left + 8] = image
+    return canvases
+
+
+def checkpoint():
+    """Return the prefix of a checkpoint that reads the digits 0 to 4, of epoch 0.
+
+    It takes `data` of shape (n, 1, 16, 16); three convolutions with `relu1`, `relu2` and `relu3`,
+    the maximum over the canvas `pool3`, and five outputs.
+
+    Returns
+    -------
+    str
+        For `xfer.load_checkpoint`, or for ``mx.mod.Module.load`` with epoch 0.
+
+    Examples
+    --------
+    >>> import xfer
+    >>> images, labels = digits()
+    >>> source = xfer.load_checkpoint(checkpoint())
+    >>> scores = source.extract(images[labels < 5], "softmax").matrix
+    >>> bool((scores.argmax(axis=1) == labels[labels < 5]).mean() > 0.95)
+    True
+    """
+    return str(Path(__file__).with_name("digits"))
