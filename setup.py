@@ -66,7 +66,7 @@ setup(
             "sphinx>=8.2",  # makes the site
             "numpydoc>=1.8",  # reads the docstrings
             "sphinx-gallery>=0.19",  # runs the examples, and makes pages of them
-            "pydata-sphinx-theme>=0.16",  # what NumPy, SciPy and scikit-learn look like
+            "furo>=2025.7",  # how it looks
             "myst-parser>=4",  # pages in Markdown, which reads well in a checkout too
             "nbclient>=0.10",  # runs the notebooks
             "ipykernel>=6.29",  # what they run in
@@ -79,7 +79,6 @@ setup(
             "pandas>=2",  # tables, as scikit-learn's transformers give them when asked
             "pillow>=10",  # images
             "pytest>=8",  # runs the tests
-            "pytest-xdist>=3.6",  # on every core
             "ruff==0.17.6",  # lint and format; pinned, for its rules move
         ],
     },

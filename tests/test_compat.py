@@ -285,3 +285,27 @@ def test_only_missing_names_are_restored():
     assert not missing.keys() & vars(np).keys()
     assert None not in missing.values()
     assert missing or NUMPY < (1, 24)
+
+
+@needs_mxnet
+def test_mxnet_says_nothing_on_a_bind_and_still_tells_its_errors():
+    code = """
+        import os
+
+        import xfer
+        import mxnet as mx
+
+        inner = mx.sym.FullyConnected(mx.sym.var("data"), num_hidden=2, name="inner")
+        module = mx.mod.Module(mx.sym.SoftmaxOutput(inner, name="softmax"))
+        data = mx.io.NDArrayIter(mx.nd.ones((4, 3)), mx.nd.zeros(4), 2)
+        module.fit(data, num_epoch=1)
+        module.predict(data)
+        xfer.open_source(module).extract(data, "inner")
+        os.write(2, b"quiet so far\\n")
+        module.bind([("data", (2, 7))], for_training=False, force_rebind=True)
+        """
+    command = [sys.executable, "-c", textwrap.dedent(code)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert done.returncode != 0
+    assert done.stderr.startswith("quiet so far"), done.stderr
+    assert "expected [2,3], got [2,7]" in done.stderr

@@ -18,9 +18,10 @@ _NEEDED_LATER = {"bool", "Inf", "compat"}
 def install():
     """Restore what MXNet needs of NumPy when, and only when, MXNet is imported.
 
-    MXNet is also told not to print a line whenever a Module is bound, unless the environment says
-    otherwise. Imports neither, and may be called again. It also helps after ``import mxnet`` has failed: the
-    next attempt starts afresh. Below NumPy 1.24 nothing is missing, and NumPy is left alone.
+    MXNet is also told not to print a line on each bind of a Module, unless the environment says
+    otherwise. Imports neither, and may be called again. It also helps after ``import mxnet`` has
+    failed: the next attempt starts afresh. Below NumPy 1.24 nothing is missing, and NumPy is left
+    alone.
 
     Notes
     -----

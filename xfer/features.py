@@ -80,17 +80,14 @@ class LayerFeatures(TransformerMixin, OnLayers):
 
     Examples
     --------
-    >>> import numpy as np
-    >>> import mxnet as mx
-    >>> hidden = mx.sym.FullyConnected(mx.sym.var("data"), num_hidden=4, name="hidden")
-    >>> module = mx.mod.Module(mx.sym.softmax(hidden, name="out"), label_names=None)
-    >>> module.bind(data_shapes=[("data", (10, 8))], for_training=False)
-    >>> module.init_params()
-    >>> features = LayerFeatures(module, ["hidden"])
-    >>> features.fit_transform(np.ones((25, 8))).shape
-    (25, 4)
-    >>> features.get_feature_names_out()
-    array(['hidden_0', 'hidden_1', 'hidden_2', 'hidden_3'], dtype=object)
+    >>> import xfer
+    >>> images, digits = xfer.example.digits()
+    >>> source = xfer.load_checkpoint(xfer.example.checkpoint())
+    >>> features = xfer.LayerFeatures(source, ["relu1", "relu2"], pooling="mean")
+    >>> features.fit_transform(images).shape
+    (1797, 48)
+    >>> features.get_feature_names_out()[[0, 15, 16]]
+    array(['relu1_0', 'relu1_15', 'relu2_0'], dtype=object)
     """
 
     def fit(self, X=None, y=None):

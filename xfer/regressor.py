@@ -34,16 +34,18 @@ class MetaModelRegressor(FitsMetaModel, RegressorMixin, FeatureModel):
 
     Examples
     --------
-    >>> import numpy as np
-    >>> import mxnet as mx
-    >>> from sklearn.neighbors import KNeighborsRegressor
-    >>> hidden = mx.sym.FullyConnected(mx.sym.var("data"), num_hidden=4, name="hidden")
-    >>> module = mx.mod.Module(mx.sym.softmax(hidden, name="out"), label_names=None)
-    >>> module.bind(data_shapes=[("data", (10, 8))], for_training=False)
-    >>> module.init_params()
-    >>> X, y = np.eye(8)[:4], [0.5, 1.5, 2.5, 3.5]
-    >>> MetaModelRegressor(module, ["hidden"], KNeighborsRegressor(1)).fit(X, y).predict(X[[1, 3]])
-    array([1.5, 3.5])
+    >>> import xfer
+    >>> images, digits = xfer.example.digits()
+    >>> images, digits = images[digits >= 5], digits[digits >= 5]
+    >>> source = xfer.load_checkpoint(xfer.example.checkpoint())
+    >>> from sklearn.linear_model import RidgeCV
+    >>> from sklearn.pipeline import make_pipeline
+    >>> from sklearn.preprocessing import StandardScaler
+    >>> ridge = make_pipeline(StandardScaler(), RidgeCV())
+    >>> ink = images.sum(axis=(1, 2, 3))
+    >>> regressor = xfer.MetaModelRegressor(source, "relu1", ridge, pooling="mean")
+    >>> bool(regressor.fit(images[:50], ink[:50]).score(images[50:], ink[50:]) > 0.9)
+    True
     """
 
     def score(self, X, y=None, sample_weight=None):

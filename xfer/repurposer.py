@@ -162,23 +162,22 @@ class MetaModelRepurposer(FitsMetaModel, FeatureRepurposer):
     Examples
     --------
     >>> import numpy as np
-    >>> import mxnet as mx
+    >>> import xfer
+    >>> images, digits = xfer.example.digits()
+    >>> images, digits = images[digits >= 5], digits[digits >= 5]
+    >>> source = xfer.load_checkpoint(xfer.example.checkpoint())
+    >>> from sklearn.naive_bayes import GaussianNB
+    >>> repurposer = xfer.MetaModelRepurposer(source, "relu2", GaussianNB(), pooling="max")
+    >>> repurposer.fit(images[:50], digits[:50]).predict(images[50:55])
+    array([6, 5, 5, 7, 8])
+
+    Several labels to an example, here whether it is odd, and whether it is above 7:
+
     >>> from sklearn.neighbors import KNeighborsClassifier
-    >>> hidden = mx.sym.FullyConnected(mx.sym.var("data"), num_hidden=4, name="hidden")
-    >>> module = mx.mod.Module(mx.sym.softmax(hidden, name="out"), label_names=None)
-    >>> module.bind(data_shapes=[("data", (10, 8))], for_training=False)
-    >>> module.init_params()
-    >>> X, y = np.eye(8)[[0, 0, 1, 1]], ["bike", "bike", "car", "car"]
-    >>> repurposer = MetaModelRepurposer(module, ["hidden"], KNeighborsClassifier(1)).fit(X, y)
-    >>> repurposer.predict(X[[0, 3]])
-    array(['bike', 'car'], dtype='<U4')
-
-    Several labels to an example, here "has wheels" and "has a motor":
-
-    >>> y = [[1, 0], [1, 0], [1, 1], [1, 1]]
-    >>> repurposer.fit(X, y).predict_proba(X[[0, 3]])
-    array([[1., 0.],
-           [1., 1.]])
+    >>> several = np.column_stack([digits % 2 == 1, digits > 7]).astype(int)
+    >>> repurposer = repurposer.set_params(meta_model=KNeighborsClassifier(5))
+    >>> repurposer.fit(images[:50], several[:50]).predict_proba(images[50:52]).shape
+    (2, 2)
     """
 
     @available_if(_meta_model_has("predict_uncertainty"))

@@ -69,16 +69,15 @@ class LrRepurposer(OwnRepurposer):
 
     Examples
     --------
-    >>> import numpy as np
-    >>> import mxnet as mx
-    >>> hidden = mx.sym.FullyConnected(mx.sym.var("data"), num_hidden=4, name="hidden")
-    >>> module = mx.mod.Module(mx.sym.softmax(hidden, name="out"), label_names=None)
-    >>> module.bind(data_shapes=[("data", (10, 8))], for_training=False)
-    >>> module.init_params()
-    >>> X, y = np.eye(8)[[0, 0, 0, 1, 1, 1]], ["bike"] * 3 + ["car"] * 3
-    >>> repurposer = LrRepurposer(module, ["hidden"]).fit(X, y)
-    >>> repurposer.predict(X[[0, 5]])
-    array(['bike', 'car'], dtype='<U4')
+    >>> import xfer
+    >>> images, digits = xfer.example.digits()
+    >>> images, digits = images[digits >= 5], digits[digits >= 5]
+    >>> source = xfer.load_checkpoint(xfer.example.checkpoint())
+    >>> repurposer = xfer.LrRepurposer(source, "relu2", pooling="max")
+    >>> repurposer.fit(images[:50], digits[:50]).predict(images[50:55])
+    array([6, 7, 5, 7, 8])
+    >>> bool(repurposer.score(images[50:], digits[50:]) > 0.7)
+    True
     """
 
     @with_options_of(OnLayers)
@@ -128,6 +127,17 @@ class SvmRepurposer(OwnRepurposer):
         Seed of the folds of the calibration.
     pooling, cache, context_function, num_devices, progress
         See :class:`xfer.MetaModelRepurposer`.
+
+    Examples
+    --------
+    >>> import xfer
+    >>> images, digits = xfer.example.digits()
+    >>> images, digits = images[digits >= 5], digits[digits >= 5]
+    >>> source = xfer.load_checkpoint(xfer.example.checkpoint())
+    >>> repurposer = xfer.SvmRepurposer(source, "relu2", pooling="max")
+    >>> probabilities = repurposer.fit(images[:50], digits[:50]).predict_proba(images[50:])
+    >>> probabilities.shape
+    (846, 5)
     """
 
     @with_options_of(OnLayers)
@@ -183,15 +193,15 @@ class GpRepurposer(OwnRepurposer):
 
     Examples
     --------
-    >>> import mxnet as mx
-    >>> hidden = mx.sym.FullyConnected(mx.sym.var("data"), num_hidden=4, name="hidden")
-    >>> module = mx.mod.Module(mx.sym.softmax(hidden, name="out"), label_names=None)
-    >>> module.bind(data_shapes=[("data", (10, 8))], for_training=False)
-    >>> module.init_params()
-    >>> X, y = np.eye(8)[[0, 0, 0, 1, 1, 1]], ["bike"] * 3 + ["car"] * 3
-    >>> repurposer = GpRepurposer(module, ["hidden"]).fit(X, y)
-    >>> known, new = repurposer.predict_uncertainty(np.eye(8)[[0, 4]]).epistemic
-    >>> bool(known < new)
+    >>> import xfer
+    >>> images, digits = xfer.example.digits()
+    >>> images, digits = images[digits >= 5], digits[digits >= 5]
+    >>> source = xfer.load_checkpoint(xfer.example.checkpoint())
+    >>> repurposer = xfer.GpRepurposer(source, "relu2", pooling="max")
+    >>> repurposer = repurposer.fit(images[:50], digits[:50])
+    >>> known = repurposer.predict_uncertainty(images[50:]).epistemic.mean()
+    >>> unknown = repurposer.predict_uncertainty(1 - images[50:]).epistemic.mean()
+    >>> bool(known < unknown)
     True
     """
 
@@ -256,6 +266,18 @@ class BnnRepurposer(OwnRepurposer):
         Seed of everything random.
     pooling, cache, context_function, num_devices, progress
         See :class:`xfer.MetaModelRepurposer`.
+
+    Examples
+    --------
+    >>> import xfer
+    >>> images, digits = xfer.example.digits()
+    >>> images, digits = images[digits >= 5], digits[digits >= 5]
+    >>> source = xfer.load_checkpoint(xfer.example.checkpoint())
+    >>> repurposer = xfer.BnnRepurposer(source, "relu2", pooling="max")
+    >>> repurposer = repurposer.fit(images[:50], digits[:50])
+    >>> total, aleatoric, epistemic = repurposer.predict_uncertainty(images[50:])
+    >>> bool((abs(total - aleatoric - epistemic) < 1e-6).all())
+    True
     """
 
     @with_options_of(OnLayers)

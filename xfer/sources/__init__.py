@@ -187,6 +187,16 @@ def load_checkpoint(prefix, epoch=0, *, engine="auto"):
         If there is no such checkpoint.
     ValueError
         If a file is broken; the message tells where.
+
+    Examples
+    --------
+    >>> import xfer
+    >>> source = xfer.load_checkpoint(xfer.example.checkpoint())
+    >>> source.layer_names[:4]
+    ['conv1', 'relu1', 'pool1', 'conv2']
+    >>> images, digits = xfer.example.digits()
+    >>> source.extract(images[:100], "pool3")["pool3"].shape
+    (100, 64, 1, 1)
     """
     if isinstance(epoch, bool) or not isinstance(epoch, int) or epoch < 0:
         raise ValueError(f"epoch must be a whole number, 0 or more, got {epoch!r}")
