@@ -1,9 +1,9 @@
 """From five digits to five others with ten labels each.
 
-A small network learns to read the handwritten digits 0 to 4, each somewhere on a larger canvas.
-Then it is repurposed to 5 to 9 with ten labels of each, and compared with the same network used as
-it is, with the same network trained from scratch on these labels, and with no network at all.
-Everything comes with scikit-learn; nothing is downloaded.
+A small network has learned to read the handwritten digits 0 to 4, each somewhere on a canvas. It
+is repurposed to 5 to 9 with ten labels of each, and compared with the same network used as it is,
+with the same network trained from scratch on these labels, and with no network at all. Network and
+digits come with xfer and scikit-learn; nothing is downloaded.
 
 Run with ``make demo`` or ``python examples/demo.py [PICTURE.png]``.
 """
@@ -13,11 +13,11 @@ import time
 
 import matplotlib
 import numpy as np
-from sklearn.datasets import load_digits
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import log_loss
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer
+from train_digits import network, train
 
 import xfer
 from xfer import plots
@@ -28,21 +28,17 @@ TARGET_DIGITS = range(5, 10)
 LABELS_A_CLASS = 10
 DRAWS = 5
 REPURPOSERS = [xfer.LrRepurposer, xfer.SvmRepurposer, xfer.GpRepurposer, xfer.BnnRepurposer]
-CANVAS = 16
 
 
 def main(picture="demo.png"):
     """Print the table and draw the picture."""
     start = time.perf_counter()
-    images, digits = load_digits(return_X_y=True)
-    images = images.reshape(-1, 8, 8) / 16
-    old, new = digits < 5, digits >= 5
+    images, digits = xfer.example.digits()
+    source_module = mx.mod.Module.load(xfer.example.checkpoint(), 0)
+    unseen, images, digits = images[digits < 5], images[digits >= 5], digits[digits >= 5]
 
-    print(f"Training a source network on {old.sum()} images of the digits 0 to 4 ...")
-    source_module = train(scatter(np.repeat(images[old], 6, axis=0)), np.repeat(digits[old], 6), 8)
-
-    print(f"Repurposing it to the digits 5 to 9: {LABELS_A_CLASS} labels each, {DRAWS} draws ...")
-    images, digits = scatter(images[new]), digits[new]
+    print("A network that reads 0 to 4 is repurposed to the digits 5 to 9:")
+    print(f"{LABELS_A_CLASS} labels each, {DRAWS} draws ...")
     results, collected = {}, {}
     for seed in range(DRAWS):
         train_rows, test_rows = draw(digits, seed)
@@ -75,52 +71,13 @@ def main(picture="demo.png"):
         )
     gaussian_process = classifiers["GpRepurposer"]
     known = gaussian_process.predict_uncertainty(asked).epistemic.mean()
-    new = gaussian_process.predict_uncertainty(scatter(load_digits().images[old] / 16))
+    new = gaussian_process.predict_uncertainty(unseen)
     print(
         f"\nWhat GpRepurposer does not know, in nats: {known:.2f} on the digits 5 to 9, "
         f"{new.epistemic.mean():.2f} on 0 to 4,\nof which it has seen no label."
     )
     draw_picture(picture, results, collected, asked)
     print(f"\nThe picture is in {picture}. All this took {time.perf_counter() - start:.0f} s.")
-
-
-def scatter(images):
-    """Put each image of 8 x 8 pixels somewhere on a canvas: shape (n, 1, CANVAS, CANVAS)."""
-    random = np.random.RandomState(0)
-    canvases = np.zeros((len(images), 1, CANVAS, CANVAS), np.float32)
-    for canvas, image, (top, left) in zip(
-        canvases, images, random.randint(0, CANVAS - 7, size=(len(images), 2))
-    ):
-        canvas[0, top : top + 8, left : left + 8] = image
-    return canvases
-
-
-def network():
-    """Return a small convolutional network with five outputs."""
-    net = mx.sym.var("data")
-    for number, filters in enumerate((16, 32, 64), start=1):
-        if number > 1:
-            net = mx.sym.Pooling(net, kernel=(2, 2), stride=(2, 2), pool_type="max")
-        net = mx.sym.Convolution(net, kernel=(3, 3), pad=(1, 1), num_filter=filters)
-        net = mx.sym.Activation(net, act_type="relu", name=f"relu{number}")
-    net = mx.sym.Pooling(net, kernel=(1, 1), global_pool=True, pool_type="max")
-    net = mx.sym.FullyConnected(net, num_hidden=5)
-    return mx.sym.SoftmaxOutput(net, name="softmax")
-
-
-def train(images, labels, epochs):
-    """Train the network on labels 0 to 4 and return its Module."""
-    mx.random.seed(0)
-    np.random.seed(0)
-    module = mx.mod.Module(network())
-    module.fit(
-        mx.io.NDArrayIter(images, labels, batch_size=min(50, len(images)), shuffle=True),
-        num_epoch=epochs,
-        optimizer="adam",
-        optimizer_params={"learning_rate": 0.002},
-        initializer=mx.init.Xavier(),
-    )
-    return module
 
 
 class AsItIs:
@@ -143,7 +100,8 @@ class FromScratch:
 
     def fit(self, images, labels):
         """Train until the few labels are learned by heart."""
-        self.source = xfer.open_source(train(images, labels - 5, epochs=80))
+        module = train(network(), images, labels - 5, epochs=80)
+        self.source = xfer.open_source(module)
         return self
 
     def predict_proba(self, images):
