@@ -1,8 +1,9 @@
-"""What a notebook shows of an estimator on layers: the network, the layers, the meta-model."""
+"""What a notebook shows: tables, and of an estimator the network, the layers, the meta-model."""
 
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
+from html import escape
 
 from sklearn.pipeline import Pipeline
 
@@ -30,6 +31,31 @@ def visual_block(estimator):
         labels.append(f"meta_model: {type(model).__name__}")
     details = [str(box) for box in boxes]
     return _block("serial", boxes, names=labels, name_details=details, dash_wrapped=False)
+
+
+def table(title, head, rows, notes=()):
+    """Lay rows out as HTML, no higher than a notebook's window.
+
+    Parameters
+    ----------
+    title : str
+    head : sequence of str
+    rows : sequence of sequence of str
+    notes : sequence of str, default=()
+        Go below.
+
+    Returns
+    -------
+    str
+    """
+    parts = [f"<p><b>{escape(title)}</b></p>", '<div style="max-height:30em;overflow:auto"><table>']
+    parts += [_row("th", head), *(_row("td", row) for row in rows), "</table></div>"]
+    return "".join(parts + [f"<p>{escape(note)}</p>" for note in notes])
+
+
+def _row(tag, cells):
+    style = ' style="text-align:left"'
+    return "<tr>" + "".join(f"<{tag}{style}>{escape(cell)}</{tag}>" for cell in cells) + "</tr>"
 
 
 def _block(*args, **options):

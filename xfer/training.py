@@ -76,6 +76,21 @@ class History:
         self.validation_loss.append(results[0])
         self.validation_accuracy.append(results[1])
 
+    def _repr_html_(self):
+        from xfer._html import table
+
+        head = ["epoch", "learning rate", "loss, nats", "accuracy"]
+        learned = zip(self.learning_rate, self.loss, self.accuracy)
+        rows = [[f"{rate:.2g}", f"{loss:.3f}", f"{hit:.3f}"] for rate, loss, hit in learned]
+        if self.validation_loss:
+            head += ["held out: loss, nats", "held out: accuracy"]
+            rows.insert(0, [""] * 3)  # what is held out is looked at before the first epoch too
+            for row, loss, hit in zip(rows, self.validation_loss, self.validation_accuracy):
+                row += [f"{loss:.3f}", f"{hit:.3f}"]
+        start = 0 if self.validation_loss else 1
+        numbered = [[str(epoch), *row] for epoch, row in enumerate(rows, start)]
+        return table(f"History, kept: epoch {self.best_epoch}", head, numbered)
+
 
 @dataclass(frozen=True)
 class Examples:

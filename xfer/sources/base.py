@@ -349,15 +349,25 @@ class SourceModel(ABC):
 
     def __str__(self):
         """Lay the layers out as a table."""
+        rows, notes = self._table()
+        widths = [max(map(len, column)) for column in zip(*rows)]
+        lines = ["  ".join(map(str.ljust, row, widths)).rstrip() for row in rows]
+        return "\n".join([repr(self), *lines, *notes])
+
+    def _repr_html_(self):
+        from xfer._html import table
+
+        (head, *rows), notes = self._table()
+        return table(repr(self), head, rows, notes)
+
+    def _table(self):
+        """Return the rows of the table of layers, the first of which names the columns."""
         rows = [("layer", "operator", "output shape", "parameters")]
         for layer in self.layers:
             shape = "?" if layer.shape is None else str(layer.shape).replace("None", "?")
             rows.append((layer.name, layer.operator, shape, f"{layer.parameter_count:,}"))
-        widths = [max(map(len, column)) for column in zip(*rows)]
-        table = ["  ".join(map(str.ljust, row, widths)).rstrip() for row in rows]
-        if any("?" in row[2] for row in rows):
-            table.append("?: not known before the network is bound or has seen data")
-        return "\n".join([repr(self), *table])
+        unknown = any("?" in row[2] for row in rows)
+        return rows, ["?: not known before the network is bound or has seen data"] * unknown
 
 
 def _shorten(names, most=12):
