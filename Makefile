@@ -1,6 +1,6 @@
 # `make demo` and `make test` do all the set-up themselves, in .venv.
 # PYTHON=... picks another interpreter than the first fitting one of the list.
-.PHONY: demo test test-numpy test-without-mxnet docs lint clean
+.PHONY: demo test test-numpy test-without-mxnet docs wheel lint clean
 
 CANDIDATES := $(or $(PYTHON),python3.11 python3 python)
 FITS := import sys; sys.exit(not sys.version_info[:2] == (3, 11))
@@ -21,7 +21,9 @@ lint: .venv/ready-to-test
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
 
+# The site, and the notebooks run anew.
 docs: .venv/ready-for-docs
+	.venv/bin/python docs/notebooks.py --check
 	.venv/bin/python -m sphinx -W --keep-going -b html docs build/site
 	@echo "Open build/site/index.html."
 
@@ -35,6 +37,17 @@ test-numpy%: .venv-numpy%/installed
 # The same tests where there is no MXNet, beside the newest of everything else.
 test-without-mxnet: .venv-without-mxnet/installed
 	.venv-without-mxnet/bin/python -m pytest -p no:cacheprovider --ignore-glob='xfer/sources/mxnet*'
+
+# The archives to upload. The wheel is made from the source archive, and tried where nothing else is.
+wheel:
+	$(CHECK_PYTHON)
+	rm -rf dist .venv-build .venv-wheel
+	$(PYTHON_FOUND) -m venv .venv-build
+	.venv-build/bin/python $(PIP) build
+	.venv-build/bin/python -m build >/dev/null
+	$(PYTHON_FOUND) -m venv .venv-wheel
+	.venv-wheel/bin/python $(PIP) --no-compile "$$(echo dist/*.whl)[plots]"
+	.venv-wheel/bin/python -P tests/try_wheel.py dist
 
 define CHECK_PYTHON
 @test -n "$(PYTHON_FOUND)" || { \

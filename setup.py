@@ -7,6 +7,13 @@ from setuptools import find_packages, setup
 
 HERE = Path(__file__).parent
 
+# A package index shows the page and has no files beside it: links to them become plain words.
+PAGE = re.sub(
+    r"(!?)\[([^]]*)\]\((?!https?://|#)[^)]*\)",
+    lambda link: "" if link[1] else link[2],
+    (HERE / "README.md").read_text(encoding="utf-8"),
+)
+
 # Where MXNet 1.9.1, its last release, has a wheel. It asks for numpy<2 but touches names that
 # NumPy 1.24 took away, so there NumPy is held back: `import mxnet` then works before xfer too.
 HAS_MXNET = (
@@ -33,7 +40,7 @@ setup(
     name="xfer",
     version=re.search(r'__version__ = "(.+)"', (HERE / "xfer/__init__.py").read_text()).group(1),
     description="Repurpose pre-trained neural networks for new tasks with few labels",
-    long_description=(HERE / "README.md").read_text(encoding="utf-8"),
+    long_description=PAGE,
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     packages=find_packages(include=["xfer", "xfer.*"]),
@@ -86,8 +93,10 @@ setup(
         "Development Status :: 3 - Alpha",
         "Intended Audience :: Developers",
         "Intended Audience :: Science/Research",
-        "Operating System :: POSIX :: Linux",
+        "Operating System :: OS Independent",
         "Programming Language :: Python :: 3.11",
+        "Programming Language :: Python :: 3.12",
+        "Programming Language :: Python :: 3.13",
         "Topic :: Scientific/Engineering :: Artificial Intelligence",
     ],
 )

@@ -75,9 +75,8 @@ sphinx_gallery_conf = {
     "examples_dirs": "../examples",
     "gallery_dirs": "gallery",
     "filename_pattern": rf"/({'|'.join(GALLERY)})\.py$",
-    "ignore_pattern": rf"/(?!({'|'.join(GALLERY)})\.py$)[^/]+\.py$",
+    "ignore_pattern": rf"^(?!({'|'.join(GALLERY)})\.py$)",
     "within_subsection_order": InOrder,
-    "copyfile_regex": r".*\.rst",
     "download_all_examples": False,
     "show_memory": False,
     "show_signature": False,
@@ -90,13 +89,18 @@ sphinx_gallery_conf = {
 
 
 def setup(app):
+    """Make the site of what is written for the checkout and for scikit-learn too."""
+    app.connect("autodoc-skip-member", skip_what_is_not_ours)
+    app.connect("source-read", link_to_pages)
+
+
+def skip_what_is_not_ours(app, what, name, thing, skip, options):
     """Leave out of the reference what scikit-learn's base classes bring along."""
-    app.connect(
-        "autodoc-skip-member",
-        lambda app, what, name, thing, skip, options: True if not _is_ours(thing) else None,
-    )
+    module = getattr(getattr(thing, "fget", thing), "__module__", "xfer")
+    return None if str(module).startswith("xfer") else True
 
 
-def _is_ours(thing):
-    function = getattr(thing, "fget", thing)
-    return str(getattr(function, "__module__", "xfer")).startswith("xfer")
+def link_to_pages(app, name, text):
+    """Lead from links to files of the checkout to the pages of the site that show them."""
+    for file, page in {"CONTRIBUTING": "contributing", "CHANGELOG": "changelog"}.items():
+        text[0] = text[0].replace(f"](../{file}.md", f"]({page}.md")
