@@ -78,6 +78,7 @@ sphinx_gallery_conf = {
     "ignore_pattern": rf"^(?!({'|'.join(GALLERY)})\.py$)",
     "within_subsection_order": InOrder,
     "download_all_examples": False,
+    "remove_config_comments": True,
     "show_memory": False,
     "show_signature": False,
     "min_reported_time": 1,

@@ -1,0 +1,97 @@
+"""
+Fine-tuning against features
+============================
+
+A network can be repurposed as it is, by a classifier on its features, or be trained on with the few
+labels there are. Training needs MXNet: ``pip install mxnet==1.9.1``, on Python 3.11 or earlier.
+"""
+
+import matplotlib.pyplot as plt
+import numpy as np
+
+import xfer
+from xfer import plots
+
+try:
+    import mxnet as mx
+except ImportError as error:
+    raise SystemExit("This example trains a network, which needs MXNet 1.9.1.") from error
+
+LABELS_A_DIGIT = [5, 10, 20]
+DRAWS = 3
+
+source = xfer.load_checkpoint(xfer.example.checkpoint())
+images, digits = xfer.example.digits()
+images, digits = images[digits >= 5], digits[digits >= 5]
+
+# %%
+# A network to train
+# ------------------
+#
+# For the digits 5 to 9 the best features of this network are the largest values on the maps of
+# ``relu2``: see :ref:`sphx_glr_gallery_choosing_a_layer.py`. What is trained should begin with
+# them: the network is cut above ``relu2``, and a pooling layer put on it.
+
+handler = xfer.ModelHandler(source)
+handler.drop_layer_top(handler.layer_names[::-1].index("relu2"))
+handler.add_layer_top(
+    mx.sym.Pooling(kernel=(1, 1), global_pool=True, pool_type="max", name="largest")
+)
+print(handler)
+
+# %%
+# Training
+# --------
+#
+# The new last layer starts as the logistic regression on these features, and then all layers are
+# trained. With ``validation_fraction`` a fifth of the labels is held out; the weights of the epoch
+# that is best on them are kept. Epoch 0 is the logistic regression.
+
+
+def draw(count, seed):
+    """Return the rows of so many examples of each digit, and all other rows."""
+    order = np.random.RandomState(seed).permutation(len(digits))
+    few = np.concatenate([order[digits[order] == digit][:count] for digit in range(5, 10)])
+    return few, np.setdiff1d(order, few)
+
+
+few, others = draw(20, seed=0)
+tuned = xfer.NeuralNetworkFineTuneRepurposer(
+    handler.source,
+    "largest",
+    validation_fraction=0.2,
+).fit(images[few], digits[few])
+accuracy = tuned.score(images[others], digits[others])
+print(f"accuracy on {len(others)} other images: {accuracy:.2f}")
+
+figure, ax = plt.subplots(figsize=(7, 4.9), layout="constrained")
+plots.training_curves(tuned.history_, ax=ax)
+plt.show()
+
+# %%
+# Which is better?
+# ----------------
+#
+# With few labels they are better spent on learning, so here nothing is held out. The classifier on
+# features is the one that training starts from, but for its calibration.
+
+ways = {
+    "fine-tuned": xfer.NeuralNetworkFineTuneRepurposer(handler.source, "largest"),
+    "features": xfer.LrRepurposer(source, "relu2", pooling="max"),
+}
+scores = {name: np.zeros((len(LABELS_A_DIGIT), DRAWS)) for name in ways}
+for row, count in enumerate(LABELS_A_DIGIT):
+    for seed in range(DRAWS):
+        few, others = draw(count, seed)
+        for name, repurposer in ways.items():
+            repurposer.fit(images[few], digits[few])
+            scores[name][row, seed] = repurposer.score(images[others], digits[others])
+
+# sphinx_gallery_thumbnail_number = 2
+figure, ax = plt.subplots(figsize=(7, 4.9), layout="constrained")
+for name, found in scores.items():
+    print(f"{name:10}", *(f"{mean:.2f}" for mean in found.mean(axis=1)))
+    plots.learning_curve(LABELS_A_DIGIT, found, name=name, ax=ax)
+ax.set_title("Training the network, or a classifier on it")
+ax.set_xlabel("labels of each digit")
+plt.show()
