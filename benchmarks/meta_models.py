@@ -5,7 +5,7 @@ process and the Bayesian network with our logistic regression.
 
 Run with ``python benchmarks/meta_models.py [DRAWS]``.
 
-The table that it printed last stands in results.md.
+The table that it printed last stands in docs/benchmarks.md.
 """
 
 import sys

