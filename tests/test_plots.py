@@ -1,0 +1,550 @@
+"""Plots: each draws what it was given, where it was told, legibly; and refuses what it cannot."""
+
+import re
+import sys
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from sklearn.exceptions import NotFittedError
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import confusion_matrix
+from sklearn.model_selection import GridSearchCV, RandomizedSearchCV
+from sklearn.pipeline import make_pipeline
+
+import xfer
+from xfer import plots
+from xfer.diagram.operators import TIMES
+from xfer.meta.posterior import Uncertainty
+from xfer.training import History
+
+matplotlib = pytest.importorskip("matplotlib")
+matplotlib.use("Agg")
+
+from matplotlib import pyplot as plt  # noqa: E402
+from matplotlib.axes import Axes  # noqa: E402
+from matplotlib.colors import to_hex  # noqa: E402
+from matplotlib.text import Text  # noqa: E402
+
+NEW = [5, 6, 7, 8, 9]
+HISTORY = History([0.1] * 2, [1.2, 0.7], [0.5, 0.8], [1.5, 1.3, 1.4], [0.3, 0.6, 0.6], best_epoch=1)
+
+
+@pytest.fixture(autouse=True)
+def _no_figures():
+    plt.close("all")
+    yield
+    plt.close("all")
+
+
+@pytest.fixture(scope="module")
+def task():
+    """Ten labels of each of the digits 5 to 9, and what two repurposers make of the others."""
+    images, digits = xfer.example.digits()
+    source = xfer.load_checkpoint(xfer.example.checkpoint())
+    numbers = [np.flatnonzero(digits == digit) for digit in NEW]
+    few, others = (np.concatenate(part) for part in zip(*((n[:10], n[10:50]) for n in numbers)))
+    repurposer = xfer.LrRepurposer(source, "relu2", pooling="max").fit(images[few], digits[few])
+    process = xfer.GpRepurposer(source, "pool3").fit(images[few], digits[few])
+    grid = {"feature_layer_names": ["relu2", "pool3", "relu3"], "pooling": ["mean", "max"]}
+    search = GridSearchCV(repurposer, {**grid, "c": [0.01, 1]}, cv=2)
+    return SimpleNamespace(
+        source=source,
+        images=images[few],
+        digits=digits[few],
+        labels=digits[others],
+        probabilities=repurposer.predict_proba(images[others]),
+        predicted=repurposer.predict(images[others]),
+        uncertainty=process.predict_uncertainty(images[np.r_[others, :100]]),
+        groups=np.repeat(["learned", "never shown"], [len(others), 100]),
+        features=source.extract(images[others], "relu2", pooling="max").matrix,
+        search=search.fit(images[few], digits[few]),
+    )
+
+
+def draw_reliability(task, ax):
+    for name in ("first", "second"):
+        ax = plots.reliability(task.probabilities, task.labels, NEW, name=name, ax=ax)
+    return ax
+
+
+def draw_learning_curves(task, ax):
+    scores = np.linspace(0.3, 0.8, 4)[:, None] + [0, 0.01, 0.02]
+    for name in ("first", "second"):
+        ax = plots.learning_curve([2, 5, 10, 1000], scores, name=name, ax=ax)
+    return ax
+
+
+DRAW = {
+    "class_probabilities": lambda t, ax: plots.class_probabilities(t.probabilities[0], NEW, ax=ax),
+    "confusion_matrix": lambda t, ax: plots.confusion_matrix(t.labels, t.predicted, NEW, ax=ax),
+    "features_2d": lambda t, ax: plots.features_2d(t.features, t.labels, ax=ax),
+    "layer_comparison": lambda t, ax: plots.layer_comparison(t.search, ax=ax),
+    "learning_curve": draw_learning_curves,
+    "network": lambda t, ax: plots.network(t.source, ax=ax),
+    "reliability": draw_reliability,
+    "training_curves": lambda t, ax: plots.training_curves(HISTORY, ax=ax),
+    "uncertainty_split": lambda t, ax: plots.uncertainty_split(t.uncertainty, t.groups, ax=ax),
+}
+
+
+def test_every_plot_is_under_contract():
+    assert sorted(DRAW) == sorted(plots.__all__)
+
+
+@pytest.mark.parametrize("name", DRAW)
+def test_a_plot_makes_one_figure_that_can_be_read(name, task):
+    settings = dict(matplotlib.rcParams)
+    ax = DRAW[name](task, None)
+    assert isinstance(ax, Axes)
+    assert plt.get_fignums() == [ax.figure.number]
+    assert dict(matplotlib.rcParams) == settings
+    if name != "network":
+        assert ax.get_xlabel() and ax.get_ylabel()
+    ax.figure.canvas.draw()
+    for text in ax.figure.findobj(lambda one: isinstance(one, Text) and one.get_text().strip()):
+        assert not text.get_visible() or text.get_fontsize() >= 8, text
+    # Nothing is cut off.
+    drawn, whole = ax.figure.get_tightbbox(), ax.figure.bbox_inches
+    assert drawn.x0 >= -0.01 and drawn.x1 <= whole.x1 + 0.01
+    assert drawn.y0 >= -0.01 and drawn.y1 <= whole.y1 + 0.01
+
+
+@pytest.mark.parametrize("name", DRAW)
+def test_a_plot_is_drawn_where_it_is_told(name, task):
+    figure, (left, right) = plt.subplots(1, 2, figsize=(10, 4), layout="constrained", dpi=50)
+    assert DRAW[name](task, right) is right
+    assert plt.get_fignums() == [figure.number]
+    figure.canvas.draw()
+    assert not left.lines and not left.patches and not left.get_xlabel()
+    for drawn in (right.get_tightbbox(), *(ax.get_tightbbox() for ax in right.child_axes)):
+        assert drawn.x0 > left.get_window_extent().x1 and drawn.x1 <= figure.bbox.x1
+
+
+MISTAKES = {
+    "a class too many": (
+        lambda t: plots.class_probabilities([0.5, 0.5], ["a", "b", "c"]),
+        (ValueError, r"probabilities must have shape \(3,\), .* got \(2,\)"),
+    ),
+    "no class": (
+        lambda t: plots.class_probabilities([], []),
+        (ValueError, r"one for each class, got \(0,\)"),
+    ),
+    "a label too many": (
+        lambda t: plots.reliability(np.eye(2), ["a", "b", "a"], ["a", "b"]),
+        (ValueError, r"must have shape \(3, 2\), .* got \(2, 2\)"),
+    ),
+    "scores, not probabilities": (
+        lambda t: plots.reliability([[-2.0, 3.0]], ["a"], ["a", "b"]),
+        (ValueError, "probabilities must be from 0 to 1, got -2 to 3"),
+    ),
+    "NaN for a probability": (
+        lambda t: plots.reliability([[np.nan, 1.0]], ["a"], ["a", "b"]),
+        (ValueError, "probabilities must be from 0 to 1, got nan"),
+    ),
+    "no examples": (
+        lambda t: plots.reliability(np.zeros((0, 2)), [], ["a", "b"]),
+        (ValueError, r"n at least 1.* got \(0,\) and \(2,\)"),
+    ),
+    "no bins": (
+        lambda t: plots.reliability(np.eye(2), ["a", "b"], ["a", "b"], bins=0),
+        (ValueError, "bins must be 1 or more, got 0"),
+    ),
+    "a prediction too few": (
+        lambda t: plots.confusion_matrix([1, 2], [1]),
+        (ValueError, r"the shape \(n,\), n at least 1, got \(2,\) and \(1,\)"),
+    ),
+    "a label that is no class": (
+        lambda t: plots.confusion_matrix(["a", "c"], ["a", "b"], ["a", "b"]),
+        (ValueError, r"among the classes \['a', 'b'\], got \['c'\]"),
+    ),
+    "labels of another kind": (
+        lambda t: plots.confusion_matrix([1, 2], ["1", "2"]),
+        (ValueError, "both strings or both numbers, got 1 and '1'"),
+    ),
+    "a class twice": (
+        lambda t: plots.confusion_matrix(["a"], ["a"], ["a", "a"]),
+        (ValueError, r"each class should be there once, got \['a', 'a'\]"),
+    ),
+    "a score too few": (
+        lambda t: plots.learning_curve([1, 2], [0.5]),
+        (ValueError, r"sizes must have shape .* got \(2,\) and \(1,\)"),
+    ),
+    "no labels": (
+        lambda t: plots.learning_curve([0, 2], [0.5, 0.6]),
+        (ValueError, r"sizes must be positive and scores finite, got \[0.0, 2.0\]"),
+    ),
+    "NaN for a score": (
+        lambda t: plots.learning_curve([1, 2], [0.5, np.nan]),
+        (ValueError, r"scores finite, got .* \[0.5, nan\]"),
+    ),
+    "probabilities, not uncertainty": (
+        lambda t: plots.uncertainty_split(np.eye(2)),
+        (TypeError, "must be what predict_uncertainty returned, got ndarray without aleatoric and"),
+    ),
+    "a group too few": (
+        lambda t: plots.uncertainty_split(Uncertainty(*np.ones((3, 2))), ["a"]),
+        (ValueError, r"groups must have shape \(2,\), .* got \(1,\)"),
+    ),
+    "parts of two lengths": (
+        lambda t: plots.uncertainty_split(Uncertainty([1.0], [1.0], [1.0, 2.0])),
+        (ValueError, r"must have the shape \(n,\), n at least 1, got \(1,\) and \(2,\)"),
+    ),
+    "one feature": (
+        lambda t: plots.features_2d(np.ones((5, 1)), np.ones(5)),
+        (ValueError, r"shape \(n, d\), n and d at least 2, got \(5, 1\)"),
+    ),
+    "NaN for a feature": (
+        lambda t: plots.features_2d([[1, 2], [3, np.nan]], ["a", "b"]),
+        (ValueError, "features must be finite, got nan in row 1, column 1"),
+    ),
+    "features all the same": (
+        lambda t: plots.features_2d([[1, 2], [1, 3]], ["a", "b"]),
+        (ValueError, "at least 2 features must vary, got 1 of 2"),
+    ),
+    "labels of fewer examples": (
+        lambda t: plots.features_2d(np.eye(3), ["a", "b"]),
+        (ValueError, r"labels must have shape \(3,\), .* got \(2,\)"),
+    ),
+    "a repurposer, not a search": (
+        lambda t: plots.layer_comparison(t.search.best_estimator_),
+        (TypeError, "must be a GridSearchCV or a RandomizedSearchCV, got LrRepurposer"),
+    ),
+    "a search that is not fitted": (
+        lambda t: plots.layer_comparison(GridSearchCV(t.search.estimator, {"c": [1]})),
+        (NotFittedError, "this GridSearchCV is not fitted yet: call fit before layer_comparison"),
+    ),
+    "a search over something else": (
+        lambda t: plots.layer_comparison(
+            GridSearchCV(LogisticRegression(), {"C": [1]}, cv=2).fit(np.eye(4), [0, 1, 0, 1])
+        ),
+        (ValueError, "must be over the feature_layer_names of one step, got C"),
+    ),
+    "an ONNX file": (
+        lambda t: plots.network("model.onnx"),
+        (TypeError, "must be an MXNet network, got str: 'model.onnx'; allowed are"),
+    ),
+    "no network": (
+        lambda t: plots.network(np.eye(2)),
+        (TypeError, "must be an MXNet network, got ndarray: array"),
+    ),
+    "a checkpoint that is not there": (
+        lambda t: plots.network("nowhere/digits"),
+        (FileNotFoundError, "there is no file nowhere/digits-symbol.json"),
+    ),
+    "a history of nothing": (
+        lambda t: plots.training_curves(History()),
+        (ValueError, "loss and the accuracy of each epoch, got 0 and 0"),
+    ),
+}
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_a_mistake_is_named_before_a_figure_is_made(mistake, task):
+    draw, (kind, message) = MISTAKES[mistake]
+    with pytest.raises(kind, match=message):
+        draw(task)
+    assert not plt.get_fignums()
+
+
+def test_a_missing_matplotlib_is_named(monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib.pyplot", None)
+    with pytest.raises(ImportError, match=r"plots need matplotlib: pip install 'xfer\[plots\]'"):
+        plots.class_probabilities([1.0], ["a"])
+
+
+def test_names_are_shown_as_they_are(task):
+    names = ["$5", "$5 to $10", "_private"]
+    ax = plots.class_probabilities([0.2, 0.3, 0.5], names)
+    other = plots.features_2d(task.features[:3], names)
+    for texts in (ax.get_yticklabels(), other.get_legend().get_texts()):
+        shown = [text._preprocess_math(text.get_text()) for text in texts]
+        assert [text.lstrip("\u200b") for text, _ in shown] == names
+        assert not any(is_formula for _, is_formula in shown)
+
+
+def test_class_probabilities_keep_classes_of_one_name_apart():
+    ax = plots.class_probabilities([0.2, 0.3, 0.5], [1, "1", 7])
+    assert [label.get_text() for label in ax.get_yticklabels()] == ["1", "1", "7"]
+    assert [bar.get_width() for bar in ax.patches] == [0.2, 0.3, 0.5]
+
+
+def test_a_reliability_diagram_tells_the_calibration_error():
+    random = np.random.RandomState(0)
+    sure = random.uniform(0.5, 1, size=20_000)
+    labels = np.where(random.uniform(size=20_000) < sure, "a", "b")
+    right = np.column_stack([sure, 1 - sure])
+    bold = np.column_stack([np.ones(20_000), np.zeros(20_000)])
+    ax = plots.reliability(right, labels, ["a", "b"], name="right")
+    assert plots.reliability(bold, labels, ["a", "b"], name="bold", ax=ax) is ax
+    errors = [float(text.split()[-1]) for text in ax.get_legend_handles_labels()[1]]
+    assert errors[0] < 0.02 and errors[1] == pytest.approx(0.25, abs=0.01)
+    _, drawn, _ = ax.lines
+    np.testing.assert_allclose(*drawn.get_data(), atol=0.05)
+
+
+def test_a_reliability_diagram_counts_predictions(task):
+    for ax in (None, plt.figure(layout="constrained").add_subplot(2, 2, 4)):
+        ax = plots.reliability(task.probabilities, task.labels, NEW, bins=4, ax=ax)
+        (strip,) = ax.child_axes
+        sure = task.probabilities.max(axis=1)
+        expected = np.histogram(sure, np.linspace(0, 1, 5))[0]
+        for steps in strip.patches:
+            assert steps.get_data().values.tolist() == expected.tolist()
+        half = len(sure) // 2
+        plots.reliability(task.probabilities[:half], task.labels[:half], NEW, bins=2, ax=ax)
+        assert ax.child_axes == [strip]
+        first, _, second, _ = strip.patches
+        assert sum(second.get_data().values) == half
+        assert to_hex(first.get_facecolor()) != to_hex(second.get_facecolor())
+        ax.figure.canvas.draw()
+        # It is a part of the Axes, below the square, with the same scale from left to right.
+        inner, outer = strip.get_window_extent(), ax.get_window_extent()
+        np.testing.assert_allclose(inner.intervalx, outer.intervalx, atol=1)
+        assert inner.y0 == pytest.approx(outer.y0, abs=1)
+        legend = ax.get_legend().get_window_extent()
+        assert inner.y1 < ax.transData.transform((0, 0))[1] < legend.y0
+        assert strip.get_ylim()[1] >= expected.max()
+
+
+@pytest.mark.parametrize("kind", [int, str])
+def test_a_confusion_matrix_counts(kind):
+    random = np.random.RandomState(0)
+    labels, predicted = random.randint(3, 7, size=(2, 50)).astype(kind)
+    classes = [kind(number) for number in (6, 4, 9, 3, 5)]
+    ax = plots.confusion_matrix(labels, predicted, classes)
+    shown = np.array([int(text.get_text()) for text in ax.texts]).reshape(5, 5)
+    expected = confusion_matrix(labels, predicted, labels=classes)
+    assert np.array_equal(shown, expected)
+    assert not shown[2].any()
+    shares = ax.images[0].get_array()
+    np.testing.assert_allclose(shares[0], expected[0] / expected[0].sum())
+    for names in (ax.get_xticklabels(), ax.get_yticklabels()):
+        assert [name.get_text() for name in names] == [str(name) for name in classes]
+    default = plots.confusion_matrix(labels, predicted)
+    assert [name.get_text() for name in default.get_xticklabels()] == ["3", "4", "5", "6"]
+
+
+def test_long_names_of_a_confusion_matrix_do_not_overlap():
+    names = [f"talk.politics.{number}" for number in range(20)]
+    ax = plots.confusion_matrix(names, names)
+    ax.figure.canvas.draw()
+    assert {name.get_rotation() for name in ax.get_xticklabels()} == {45}
+    cell = ax.get_window_extent().width / 20
+    assert all(text.get_window_extent().width < cell for text in ax.texts)
+
+
+def test_a_learning_curve_is_the_mean_of_draws():
+    scores = np.random.RandomState(0).uniform(size=(4, 5))
+    sizes = [50, 2, 1000, 1050]
+    ax = plots.learning_curve(sizes, scores, name="one")
+    order = np.argsort(sizes)
+    x, y = ax.lines[0].get_data()
+    assert x.tolist() == sorted(sizes)
+    np.testing.assert_allclose(y, scores.mean(axis=1)[order])
+    band = ax.collections[0].get_paths()[0].vertices
+    for size, mean, deviation in zip(x, y, scores.std(axis=1)[order]):
+        ends = band[band[:, 0] == size, 1]
+        np.testing.assert_allclose([ends.min(), ends.max()], [mean - deviation, mean + deviation])
+    # One tick of two that would overlap.
+    assert sorted(ax.get_xticks()) == [2, 50, 1050]
+    plots.learning_curve([10], [0.5], name="two", ax=ax)
+    assert sorted(ax.get_xticks()) == [2, 10, 50, 1050]
+    assert len({line.get_color() for line in ax.lines}) == 2
+    assert [text.get_text() for text in ax.get_legend().get_texts()] == ["one", "two"]
+
+
+def test_an_uncertainty_split_adds_up_to_the_total(task):
+    ax = plots.uncertainty_split(task.uncertainty, task.groups)
+    (aleatoric, epistemic), total = ax.containers, task.uncertainty.total
+    names = [label.get_text() for label in ax.get_yticklabels()]
+    assert names == ["learned (200)", "never shown (100)"]
+    for place, some in enumerate([slice(200), slice(200, None)]):
+        ends = [bars[place].get_x() + bars[place].get_width() for bars in (aleatoric, epistemic)]
+        expected = [task.uncertainty.aleatoric[some].mean(), total[some].mean()]
+        np.testing.assert_allclose(ends, expected)
+    # In the order of the first examples, which is not that of the alphabet.
+    turned = plots.uncertainty_split(task.uncertainty, np.where(np.arange(300) < 200, "z", "a"))
+    assert [label.get_text() for label in turned.get_yticklabels()] == ["z (200)", "a (100)"]
+    alone = plots.uncertainty_split(task.uncertainty)
+    assert alone.containers[0][0].get_width() == pytest.approx(task.uncertainty.aleatoric.mean())
+
+
+def test_features_are_drawn_by_their_principal_components(task):
+    def points(features):
+        ax = plots.features_2d(features, task.labels)
+        return np.concatenate([found.get_offsets() for found in ax.collections]), ax
+
+    found, ax = points(task.features)
+    centred = task.features - task.features.mean(axis=0)
+    standard = centred / np.maximum(centred.std(axis=0), 1e-9)
+    order = np.argsort(task.labels, kind="stable")
+    left, sizes, _ = np.linalg.svd(standard[order], full_matrices=False)
+    for column in range(2):
+        expected = left[:, column] * sizes[column]
+        expected *= np.sign(expected @ found[:, column])
+        np.testing.assert_allclose(found[:, column], expected, atol=0.05)
+    share = sizes[0] ** 2 / np.sum(sizes**2)
+    assert ax.get_xlabel() == f"first component ({share:.0%} of the variance)"
+    # Another unit of a feature is no other picture.
+    units = np.random.RandomState(0).uniform(0.5, 20, size=task.features.shape[1])
+    np.testing.assert_allclose(points(task.features * units)[0], found, atol=0.01)
+
+
+def test_twenty_classes_are_told_apart():
+    labels = np.arange(60) % 20
+    ax = plots.features_2d(np.random.RandomState(0).normal(size=(60, 4)), labels)
+    shapes = [found.get_paths()[0].vertices.tobytes() for found in ax.collections]
+    colours = [to_hex(found.get_facecolor()[0]) for found in ax.collections]
+    assert len({*zip(shapes, colours)}) == 20 and len({*colours}) == 7
+    ax.figure.canvas.draw()
+    assert ax.get_legend().get_window_extent().height < ax.figure.bbox.height
+
+
+def test_a_layer_comparison_is_of_the_best_of_other_parameters(task):
+    ax = plots.layer_comparison(task.search)
+    layers = ["relu2", "pool3", "relu3"]
+    assert [label.get_text() for label in ax.get_yticklabels()] == layers
+    results, best = task.search.cv_results_, {}
+    for params, *found in zip(*map(results.get, ("params", "mean_test_score", "std_test_score"))):
+        key = params["feature_layer_names"], params["pooling"]
+        best[key] = max(best.get(key, [-1, 0]), found, key=lambda pair: pair[0])
+    assert [bars.get_label() for bars in ax.containers] == ["mean", "max"]
+    for bars in ax.containers:
+        line, _, (spread,) = bars
+        for layer, x, y, segment in zip(layers, *line.get_data(), spread.get_segments()):
+            mean, deviation = best[layer, bars.get_label()]
+            assert x == pytest.approx(mean)
+            np.testing.assert_allclose(segment[:, 0], [mean - deviation, mean + deviation])
+            assert round(y) == layers.index(layer)
+    assert ax.get_xlabel() == "accuracy ± standard deviation of 2 folds"
+    assert ax.get_ylim()[0] > ax.get_ylim()[1]
+
+
+# As scikit-learn puts names and lists of names into one array, beside NumPy 1.23.
+@pytest.mark.filterwarnings("ignore:Creating an ndarray from ragged")
+def test_a_layer_comparison_of_a_pipeline(task):
+    pipeline = make_pipeline(
+        xfer.LayerFeatures(task.source, "pool3"), LogisticRegression(max_iter=50, tol=0.1)
+    )
+    layers = np.empty(3, object)
+    layers[:] = ["relu3", ["relu2", "pool3"], "pool3"]
+    choices = {
+        "layerfeatures__feature_layer_names": layers,
+        "layerfeatures__pooling": ["max"],
+    }
+    search = GridSearchCV(pipeline, choices, cv=2, scoring="neg_log_loss")
+    ax = plots.layer_comparison(search.fit(task.images, task.digits))
+    names = ["relu3", "relu2 + pool3", "pool3"]
+    assert [label.get_text() for label in ax.get_yticklabels()] == names
+    assert ax.get_xlabel().startswith("negative log loss ±") and ax.get_legend() is None
+    # In the order given, not in that drawn; a layer that was not drawn is not shown.
+    orders = set()
+    for seed in range(4):
+        search = RandomizedSearchCV(
+            task.search.estimator,
+            {"feature_layer_names": ["relu2", "pool3", "relu3"], "c": [0.1, 1]},
+            n_iter=2,
+            cv=2,
+            random_state=seed,
+        )
+        ax = plots.layer_comparison(search.fit(task.images, task.digits))
+        shown = [label.get_text() for label in ax.get_yticklabels()]
+        tried = {params["feature_layer_names"] for params in search.cv_results_["params"]}
+        assert shown == [layer for layer in ["relu2", "pool3", "relu3"] if layer in tried]
+        orders.add(tuple(shown))
+    assert len(orders) > 1
+
+
+def test_a_layer_comparison_of_several_scores(task):
+    search = GridSearchCV(
+        task.search.estimator,
+        {"feature_layer_names": ["relu2", "pool3"]},
+        cv=2,
+        scoring=["accuracy", "balanced_accuracy"],
+        refit="balanced_accuracy",
+    ).fit(task.images, task.digits)
+    ax = plots.layer_comparison(search)
+    assert ax.get_xlabel().startswith("balanced accuracy")
+    found = ax.containers[0][0].get_xdata()
+    np.testing.assert_allclose(found, search.cv_results_["mean_test_balanced_accuracy"])
+    search.refit = False
+    with pytest.raises(ValueError, match=r"\(accuracy, balanced_accuracy\) must choose by one"):
+        plots.layer_comparison(search)
+
+
+def test_training_curves_show_what_was_held_out():
+    history = History([0.1, 0.0], [1.2, 0.7], [0.5, 0.8], best_epoch=2)
+    ax = plots.training_curves(history)
+    assert [line.get_label() for line in ax.lines] == ["learned from", "kept: epoch 2"]
+    ax = plots.training_curves(HISTORY, ax=plt.figure().add_subplot())
+    assert ax.lines[1].get_xdata().tolist() == [0, 1, 2]
+    assert ax.lines[2].get_xdata()[0] == 1
+
+
+@pytest.mark.parametrize("name", ["digits", "newsgroups_cnn", "cifar_resnet20_v2"])
+def test_a_network_is_drawn_as_its_diagram(name, request):
+    prefix = xfer.example.checkpoint()
+    if name != "digits":
+        prefix = request.getfixturevalue("shared") / "models" / name
+    ax = plots.network(prefix)
+    source = xfer.load_checkpoint(prefix)
+    names = {text.get_text() for text in ax.texts if text.get_weight() == "bold"}
+    assert {*source.layer_names, *source.input_names} <= names
+    svg = xfer.ModelHandler(source).visualize_net().svg
+    written = sorted(re.findall(r"<text[^>]*>([^<]+)</text>", svg))
+    assert sorted(text.get_text() for text in ax.texts) == written
+    check_words_are_in_boxes(ax)
+
+
+@pytest.mark.parametrize(("width", "height", "dpi"), [(3, 5, 100), (10, 2, 250), (8, 20, 50)])
+def test_a_network_fits_the_axes_that_it_is_given(width, height, dpi, task):
+    figure, ax = plt.subplots(figsize=(width, height))
+    check_words_are_in_boxes(plots.network(task.source, ax=ax))
+    figure.set_dpi(dpi)
+    check_words_are_in_boxes(ax)
+
+
+def check_words_are_in_boxes(ax):
+    ax.figure.canvas.draw()
+    boxes = [
+        patch.get_window_extent()
+        for patch in ax.patches
+        if type(patch).__name__ in ("FancyBboxPatch", "Ellipse")
+    ]
+    frame = ax.get_window_extent()
+    checked = 0
+    for text in ax.texts:
+        place = text.get_window_extent()
+        assert place.x0 >= frame.x0 - 1 and place.x1 <= frame.x1 + 1
+        around = [
+            box for box in boxes if box.contains(*ax.transData.transform(text.get_position()))
+        ]
+        if text.get_horizontalalignment() == "center":
+            assert around
+            checked += 1
+            for box in around:
+                # Letters of one pixel have whole pixels between them: one more than there is room.
+                assert box.x0 - 1 < place.x0 and place.x1 < box.x1 + 1, text
+                assert box.y0 - 1 < place.y0 and place.y1 < box.y1 + 1, text
+    assert checked > 10
+
+
+def test_a_network_may_be_given_in_any_form(mx, task):
+    path = f"{xfer.example.checkpoint()}-0000.params"
+    module = mx.mod.Module.load(xfer.example.checkpoint(), 0)
+    bound = mx.mod.Module.load(xfer.example.checkpoint(), 0)
+    bound.bind([("data", (4, 1, 16, 16))], [("softmax_label", (4,))])
+    empty = mx.mod.Module(module.symbol)
+    handler = xfer.ModelHandler(path)
+    block = mx.gluon.nn.HybridSequential()
+    block.add(mx.gluon.nn.Dense(3, in_units=4))
+    block.initialize()
+    texts = {}
+    for name, model in [("path", path), ("module", module), ("bound", bound), ("handler", handler)]:
+        texts[name] = [text.get_text() for text in plots.network(model).texts]
+    assert texts["path"] == texts["module"] == texts["handler"]
+    shapes = [text.split(f" {TIMES} ") for text in texts["bound"]]
+    assert ["16", "16", "16"] in shapes and ["1", "16", "16"] in shapes
+    assert "conv1" in [text.get_text() for text in plots.network(empty).texts]
+    assert "data" in [text.get_text() for text in plots.network(block).texts]
