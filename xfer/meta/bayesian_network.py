@@ -99,7 +99,7 @@ class BayesianNetwork(BayesianClassifier):
         :math:`\tau`.
     n_iter_ : int
         Epochs.
-    log_likelihood_curve_, divergence_curve_, loss_curve_ : ndarray of shape (n_iter_,)
+    log_likelihood_curve_, divergence_curve_, loss_curve_ : ndarray of shape (epochs,)
         Per example: the two parts of the bound (with weight 1), and the bound with the opposite
         sign.
 
