@@ -5,7 +5,9 @@ from pathlib import Path
 
 import xfer
 
-os.environ.setdefault("XFER_TEST_DATA", str(Path(__file__).parents[2] / "shared"))
+SHARED = Path(os.environ.setdefault("XFER_TEST_DATA", str(Path(__file__).parents[2] / "shared")))
+if (SHARED / "data" / "scikit_learn_data").is_dir():
+    os.environ.setdefault("SCIKIT_LEARN_DATA", str(SHARED / "data" / "scikit_learn_data"))
 
 project = "xfer"
 author = "the xfer developers"
@@ -52,7 +54,7 @@ GALLERY = [
     "fine_tuning",
     "next_label",
 ]
-if not Path(os.environ["XFER_TEST_DATA"]).is_dir():
+if not SHARED.is_dir():
     GALLERY = GALLERY[2:]
     print("XFER_TEST_DATA names no folder: the gallery goes without the two tutorials.")
 
