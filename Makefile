@@ -2,6 +2,12 @@
 # PYTHON=... picks another interpreter than the first fitting one of the list.
 .PHONY: demo test test-numpy test-without-mxnet docs wheel lint clean
 
+# Real models and data, where they stand beside the checkout; XFER_TEST_DATA names another folder.
+ifneq ($(wildcard ../shared/models),)
+export XFER_TEST_DATA ?= $(abspath ../shared)
+export SCIKIT_LEARN_DATA ?= $(XFER_TEST_DATA)/data/scikit_learn_data
+endif
+
 CANDIDATES := $(or $(PYTHON),python3.11 python3 python)
 FITS := import sys; sys.exit(not sys.version_info[:2] == (3, 11))
 PYTHON_FOUND = $(firstword $(foreach candidate,$(CANDIDATES),$(shell $(candidate) -c '$(FITS)' 2>/dev/null && echo $(candidate))))

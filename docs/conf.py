@@ -5,10 +5,6 @@ from pathlib import Path
 
 import xfer
 
-SHARED = Path(os.environ.setdefault("XFER_TEST_DATA", str(Path(__file__).parents[2] / "shared")))
-if (SHARED / "data" / "scikit_learn_data").is_dir():
-    os.environ.setdefault("SCIKIT_LEARN_DATA", str(SHARED / "data" / "scikit_learn_data"))
-
 project = "xfer"
 author = "the xfer developers"
 copyright = author
@@ -54,7 +50,7 @@ GALLERY = [
     "fine_tuning",
     "next_label",
 ]
-if not SHARED.is_dir():
+if not os.environ.get("XFER_TEST_DATA"):
     GALLERY = GALLERY[2:]
     print("XFER_TEST_DATA names no folder: the gallery goes without the two tutorials.")
 
