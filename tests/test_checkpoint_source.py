@@ -1,5 +1,6 @@
 """MXNet networks on ONNX Runtime: the same features, with MXNet and without it."""
 
+import pathlib
 import pickle
 import shutil
 import subprocess
@@ -293,6 +294,25 @@ def test_a_saved_repurposer_takes_the_checkpoint_as_its_network(
     repurposer.save_repurposer("small", tmp_path, save_source_model=False)
     loaded = xfer.load("small", tmp_path, source_model=xfer.load_checkpoint(checkpoint, 3))
     np.testing.assert_array_equal(loaded.predict_proba(images), repurposer.predict_proba(images))
+
+
+def test_an_operator_that_nobody_has(images, checkpoint):
+    path = pathlib.Path(checkpoint + "-symbol.json")
+    path.write_text(path.read_text().replace('"op": "Activation"', '"op": "Unheard"'))
+
+    def extract(layer, **options):
+        return xfer.load_checkpoint(checkpoint, 3, **options).extract(images, layer)
+
+    assert extract("conv1").shapes == {"conv1": (4, 6, 6)}
+    lacking = "no conversion for operator Unheard .layer 'relu1'.; the .* supported"
+    unread = "MXNet cannot read the graph: .*Unheard"
+    for options, message in (
+        ({}, f"{lacking}.*; {unread}"),
+        ({"engine": "onnxruntime"}, lacking),
+        ({"engine": "mxnet"}, f"^{unread}"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            extract("relu1", **options)
 
 
 @pytest.mark.parametrize("engine", ["auto", "mxnet"])

@@ -1,6 +1,7 @@
 """What notebooks show of networks and of training."""
 
 import re
+import textwrap
 
 import numpy as np
 import pytest
@@ -58,3 +59,20 @@ def test_a_history_shows_its_epochs():
         ["1", "0.1", "1.200", "0.500", "1.300", "0.600"],
         ["2", "0.05", "0.700", "0.800", "1.400", "0.700"],
     ]
+
+
+def test_a_notebook_without_widgets_is_quiet():
+    nbformat, nbclient = pytest.importorskip("nbformat"), pytest.importorskip("nbclient")
+    pytest.importorskip("ipykernel")
+    code = """
+        import xfer
+        images, digits = xfer.example.digits()
+        source = xfer.load_checkpoint(xfer.example.checkpoint())
+        xfer.GpRepurposer(source, "pool3").fit(images[:100], digits[:100])
+        source
+        """
+    cell = nbformat.v4.new_code_cell(textwrap.dedent(code))
+    notebook = nbformat.v4.new_notebook(cells=[cell])
+    nbclient.NotebookClient(notebook, kernel_name="python3").execute()
+    assert [output.output_type for output in cell.outputs] == ["execute_result"], cell.outputs
+    assert "text/html" in cell.outputs[0].data

@@ -4,6 +4,7 @@ import hashlib
 import io
 import json
 import os
+import sys
 import zipfile
 from pathlib import Path
 
@@ -11,10 +12,21 @@ import numpy as np
 import pytest
 import source_cases
 from conftest import bound_module, convolutional_symbol
-from sklearn.ensemble import RandomForestClassifier
+from sklearn.calibration import CalibratedClassifierCV
+from sklearn.ensemble import (
+    HistGradientBoostingClassifier,
+    RandomForestClassifier,
+    StackingClassifier,
+    VotingClassifier,
+)
 from sklearn.exceptions import NotFittedError
+from sklearn.gaussian_process import GaussianProcessClassifier
+from sklearn.gaussian_process.kernels import DotProduct, Matern, RationalQuadratic, WhiteKernel
 from sklearn.linear_model import LogisticRegression
+from sklearn.multiclass import OneVsRestClassifier, OutputCodeClassifier
+from sklearn.naive_bayes import GaussianNB
 from sklearn.neighbors import KNeighborsClassifier
+from sklearn.neural_network import MLPClassifier
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer, StandardScaler
 from sklearn.svm import LinearSVC
@@ -161,16 +173,69 @@ def test_a_network_that_cannot_be_checked_is_refused_or_warned_of(saved, data, t
     np.testing.assert_array_equal(loaded.predict(data[0]), repurposer.predict(data[0]))
 
 
-def test_any_scikit_learn_classifier_can_be_saved(module, data, tmp_path):
-    for model in (
-        make_pipeline(StandardScaler(), LogisticRegression()),
-        KNeighborsClassifier(1),
-        LinearSVC(random_state=np.random.RandomState(0)),
-    ):
-        repurposer = xfer.MetaModelRepurposer(module, ["relu1"], model).fit(*data)
-        repurposer.save_repurposer("any", tmp_path)
-        loaded = xfer.load("any", tmp_path)
-        np.testing.assert_array_equal(loaded.predict(data[0]), repurposer.predict(data[0]))
+class Bands(xfer.sources.SourceModel):
+    """A source of one's own with a fingerprint of its own kind."""
+
+    layers = [xfer.sources.Layer("sum", "sum", (2,), 0)]
+    input_names = ["data"]
+
+    def __init__(self, *fingerprint):
+        self._fingerprint = fingerprint
+
+    def _forward(self, inputs, layers):
+        return [inputs["data"].sum(axis=(2, 3))]
+
+    def fingerprint(self, layer_names):
+        return self._fingerprint[0] if len(self._fingerprint) == 1 else self._fingerprint
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "message"),
+    [
+        ([{"bands": 12, "of": (1, 2)}], [{"bands": 20, "of": (1, 2)}], ": other bands$"),
+        ([{"bands": 12}], [{"parameters": {"filters": "a"}}], ": other bands, parameters$"),
+        ([{"parameters": {"a": "1", "b": "2"}}], [{"parameters": {"a": "1", "c": "2"}}], "s b, c$"),
+        ([{"parameters": ["a"]}], [{"parameters": {"a": "1"}}], ": other parameters$"),
+        (["twelve"], ["twenty"], "the network it was fitted on$"),
+        ([1, 2], [{"bands": 12}], "the network it was fitted on$"),
+    ],
+)
+def test_fingerprints_of_ones_own_kind(data, tmp_path, one, other, message):
+    repurposer = xfer.LrRepurposer(Bands(*one), "sum").fit(*data)
+    repurposer.save_repurposer("own", tmp_path, save_source_model=False)
+    loaded = xfer.load("own", tmp_path, source_model=Bands(*one))
+    np.testing.assert_array_equal(loaded.predict(data[0]), repurposer.predict(data[0]))
+    with pytest.raises(ValueError, match=f"source_model is not .*{message}"):
+        xfer.load("own", tmp_path, source_model=Bands(*other))
+
+
+MIXED = [("bayes", GaussianNB()), ("logistic", LogisticRegression())]
+CLASSIFIERS = [
+    make_pipeline(StandardScaler(), LogisticRegression()),
+    KNeighborsClassifier(1, algorithm="brute"),
+    LinearSVC(random_state=np.random.RandomState(0)),
+    CalibratedClassifierCV(LinearSVC(), cv=3),
+    CalibratedClassifierCV(make_pipeline(StandardScaler(), LinearSVC()), cv=3, method="isotonic"),
+    GaussianProcessClassifier(
+        DotProduct() + Matern() * WhiteKernel() + RationalQuadratic() + 1.0, optimizer=None
+    ),
+    MLPClassifier((5,), tol=1, random_state=0),
+    MLPClassifier((5,), tol=1, solver="sgd", random_state=0),
+    OneVsRestClassifier(VotingClassifier(MIXED, voting="soft")),
+    StackingClassifier(MIXED, cv=3),
+    OutputCodeClassifier(LogisticRegression(), code_size=1, random_state=1),
+]
+
+
+@pytest.mark.parametrize("model", CLASSIFIERS, ids=lambda model: type(model).__name__)
+def test_scikit_learn_classifiers_can_be_saved(module, data, tmp_path, model):
+    repurposer = xfer.MetaModelRepurposer(module, ["relu1"], model, pooling="mean").fit(*data)
+    repurposer.save_repurposer("any", tmp_path)
+    loaded = xfer.load("any", tmp_path)
+    np.testing.assert_array_equal(loaded.predict(data[0]), repurposer.predict(data[0]))
+    if hasattr(repurposer, "predict_proba"):
+        expected = repurposer.predict_proba(data[0])
+        np.testing.assert_array_equal(loaded.predict_proba(data[0]), expected)
 
 
 def test_a_repurposer_of_ones_own_can_be_saved(module, data, tmp_path):
@@ -195,9 +260,11 @@ def test_what_cannot_be_saved_safely_is_refused_and_the_old_file_stays(module, d
         Own(),
         make_pipeline(FunctionTransformer(double), LogisticRegression()),
         RandomForestClassifier(5),
+        HistGradientBoostingClassifier(max_iter=1),
     ):
         repurposer = xfer.MetaModelRepurposer(module, ["relu1"], model).fit(*data)
-        with pytest.raises(TypeError, match=r"cannot be saved safely: .*(Own|double|Tree)"):
+        holds = r"(skops cannot write what it holds|it holds .*(Own|double|Tree \(TreeNode|Loss))"
+        with pytest.raises(TypeError, match=rf"this \w+ cannot be saved safely: {holds}"):
             repurposer.save_repurposer("saved", path.parent)
     with pytest.raises(NotFittedError, match="not fitted"):
         xfer.LrRepurposer(module, ["relu1"]).save_repurposer("saved", path.parent)
@@ -435,6 +502,19 @@ def test_a_loader_that_is_not_allowed_is_found_where_skops_itself_would_trust(sa
     rewrite(path, change)
     with pytest.raises(ValueError, match=r"it holds .*MethodNode.*, which"):
         xfer.load(path.stem, path.parent)
+
+
+@pytest.mark.parametrize("loader", ["LossNode", "FunctionNode", "ObjectNode", "TreeNode"])
+def test_nothing_is_imported_to_find_out_what_a_file_holds(saved, loader, tmp_path, monkeypatch):
+    path, _ = saved
+    (tmp_path / "unasked_for.py").write_text("class Loss: pass")
+    monkeypatch.syspath_prepend(tmp_path)
+    nothing = node("TupleNode", "tuple", [])
+    evil = node(loader, "Loss", nothing, "unasked_for", __reduce__={"args": nothing})
+    rewrite(path, **{"repurposer.skops": skops_file(evil)})
+    with pytest.raises(ValueError, match=r"it holds unasked_for.Loss"):
+        xfer.load(path.stem, path.parent)
+    assert "unasked_for" not in sys.modules
 
 
 def test_a_meta_model_that_is_no_file_is_refused(saved):

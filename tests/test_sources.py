@@ -1,5 +1,6 @@
 """Frozen networks as sources of features, against MXNet itself."""
 
+import io
 import os
 import re
 
@@ -202,11 +203,11 @@ def test_an_iterator_that_would_begin_in_the_middle_is_refused(mx, module, image
     source = xfer.open_source(module)
     iterator = ReadAheadIterator(mx, images)
     assert source.extract(iterator, "dropout0").labels.tolist() == list(range(21))
-    with pytest.raises(ValueError, match="begin in the middle of its data.*round_batch=False"):
+    with pytest.raises(ValueError, match="begin in the middle of its data.*Make it anew"):
         source.extract(iterator, "dropout0")
     used = ReadAheadIterator(mx, images)
     list(used)
-    with pytest.warns(UserWarning, match="had been read before.*round_batch=False"):
+    with pytest.warns(UserWarning, match="had been read before.*Make it anew"):
         features = source.extract(used, "dropout0")
     assert features.labels[0] == 3, "where the padding had ended"
 
@@ -225,6 +226,88 @@ def test_one_reading_of_a_real_iterator_that_reads_ahead(mx, module, images, tmp
     assert features.labels.tolist() == list(range(21))
     expected = source.extract(images, "dropout0").matrix
     np.testing.assert_allclose(features.matrix, expected, 1e-4, 1e-5)
+
+
+@pytest.fixture
+def image_file(mx, tmp_path):
+    """A RecordIO file of images of one colour, 0 to 20, which are their labels too."""
+    image = pytest.importorskip("PIL.Image")
+    file = mx.recordio.MXRecordIO(str(tmp_path / "images.rec"), "w")
+    for number in range(21):
+        picture = io.BytesIO()
+        image.fromarray(np.full((6, 6), number, np.uint8)).save(picture, "PNG")
+        header = mx.recordio.IRHeader(0, float(number), number, 0)
+        file.write(mx.recordio.pack(header, picture.getvalue()))
+    file.close()
+    return str(tmp_path / "images.rec")
+
+
+class Centre(SourceModel):
+    """A source for images that gives one of their pixels."""
+
+    layers = [xfer.sources.Layer("centre", "pixel", (1,), 0)]
+    input_names = ["data"]
+
+    def _forward(self, inputs, layers):
+        return [inputs["data"][:, :1, 3, 3]]
+
+
+def image_iterator(mx, file, batch_size=8, **options):
+    return mx.io.ImageRecordIter(
+        path_imgrec=file, data_shape=(1, 6, 6), batch_size=batch_size, **options
+    )
+
+
+@pytest.mark.parametrize("shuffle", [False, True])
+def test_images_from_a_file_are_all_read_and_nothing_else(mx, image_file, shuffle):
+    def extracted(iterator):
+        features = Centre().extract(iterator, "centre")
+        np.testing.assert_array_equal(features["centre"][:, 0], features.labels)
+        return features.labels.tolist() if not shuffle else sorted(features.labels)
+
+    everything = list(range(21))
+    rounded = image_iterator(mx, image_file, shuffle=shuffle)
+    assert extracted(rounded) == everything
+    with pytest.raises(ValueError, match="begin in the middle of its data.*Make it anew"):
+        extracted(rounded)
+    counted = image_iterator(mx, image_file, round_batch=False, shuffle=shuffle)
+    counted.num_data = 21
+    for _ in range(3):
+        assert extracted(counted) == everything
+    # One by one, and seven by seven, no batch can be filled up.
+    assert extracted(image_iterator(mx, image_file, 1, round_batch=False)) == everything
+    for round_batch in (True, False):
+        even = image_iterator(mx, image_file, 7, round_batch=round_batch, shuffle=shuffle)
+        even.num_data = 21
+        for _ in range(2):
+            assert extracted(even) == everything
+
+
+def test_an_end_that_may_not_be_one_is_refused(mx, image_file):
+    def extract(batch_size=8, num_data=None, wrap=lambda iterator: iterator, **options):
+        iterator = wrap(image_iterator(mx, image_file, batch_size, **options))
+        if num_data is not None:
+            iterator.num_data = num_data
+        return Centre().extract(iterator, "centre")
+
+    for options in (
+        {"round_batch": False},
+        {"round_batch": False, "batch_size": 30},
+        {"batch_size": 7},
+        {"round_batch": False, "wrap": mx.io.PrefetchingIter},
+    ):
+        with pytest.raises(ValueError, match="last batch is full.*Set its num_data to the number"):
+            extract(**options)
+    for number in (25, 20):
+        with pytest.raises(ValueError, match=f"gave 21 examples where its num_data tells {number}"):
+            extract(num_data=number)
+    with pytest.raises(ValueError, match="has more examples than the 8 that its num_data tells"):
+        extract(num_data=8, round_batch=False)
+    used = image_iterator(mx, image_file)
+    used.num_data = 21
+    list(used)
+    with pytest.raises(ValueError, match="gave 18 examples where its num_data tells 21; .* anew"):
+        Centre().extract(used, "centre")
 
 
 @pytest.mark.parametrize(("handle", "expected"), [("discard", 16), ("roll_over", 16), ("pad", 21)])
@@ -502,6 +585,83 @@ def test_a_source_of_ones_own():
     assert features.matrix.tolist() == [[0, 1, 4], [9, 16, 25]]
 
 
+class Counted:
+    """Neither of xfer's classes nor of any: what has `layers` and `extract` is a source."""
+
+    layers = [xfer.sources.Layer("double", "times", (3,), 0)]
+
+    def extract(self, data, layer_names, *, pooling="flatten", progress=None):
+        assert (layer_names, pooling) == (["double"], "flatten")
+        matrix = 2 * np.asarray(data, np.float32)
+        return xfer.sources.Features(matrix, {"double": slice(0, 3)}, {"double": (3,)}, None)
+
+
+def test_whatever_has_layers_and_extract_is_a_source(tmp_path):
+    rows, labels = np.random.RandomState(0).normal(size=(20, 3)), np.resize(["a", "b"], 20)
+    features = xfer.LayerFeatures(Counted(), "double").fit(rows)
+    np.testing.assert_array_equal(features.transform(rows), np.float32(2 * rows))
+    repurposer = xfer.LrRepurposer(Counted(), ["double"]).fit(rows, labels)
+    repurposer.save_repurposer("own", tmp_path, save_source_model=False)
+    with pytest.warns(UserWarning, match="could not be checked"):
+        loaded = xfer.load("own", tmp_path, source_model=Counted())
+    np.testing.assert_array_equal(loaded.predict(rows), repurposer.predict(rows))
+    for name, error in (("doubel", "no layer 'doubel'; nearest: double"), ([], "no layer was ask")):
+        with pytest.raises(ValueError, match=error):
+            xfer.LrRepurposer(Counted(), name).fit(rows, labels)
+
+
+@pytest.fixture
+def halves():
+    """A source with a preprocess for what is in parts: dicts, tuples and lists."""
+
+    def halve(examples):
+        parts = [list(e.values()) if isinstance(e, dict) else e for e in examples]
+        return np.stack([vector / len(str(other)) for vector, other in parts])
+
+    return xfer.open_source(Same(), preprocess=halve)
+
+
+class Same(SourceModel):
+    layers = [xfer.sources.Layer("same", "identity", (3,), 0)]
+    input_names = ["numbers"]
+
+    def _forward(self, inputs, layers):
+        return [inputs["numbers"]]
+
+
+def test_examples_in_parts_are_no_batches(halves):
+    rows = np.random.RandomState(0).normal(size=(20, 3)).astype(np.float32)
+    labels = np.resize(["a", "b"], 20)
+    kinds = {
+        "lists": [[row, 10] for row in rows],
+        "a number": [(row, 10) for row in rows],
+        "a number of NumPy's": [(row, np.int64(10)) for row in rows],
+        "a word": [(row, "no") for row in rows],
+        "dicts": [{"vector": row, "word": "no"} for row in rows],
+    }
+    expected = xfer.LrRepurposer(Same(), "same").fit(rows / 2, labels).predict_proba(rows / 2)
+    for kind, examples in kinds.items():
+        matrix = halves.extract(examples, "same", batch_size=8).matrix
+        np.testing.assert_array_equal(matrix, rows / 2, err_msg=kind)
+        repurposer = xfer.LrRepurposer(halves, "same").fit(examples, labels)
+        np.testing.assert_allclose(repurposer.predict_proba(examples), expected, rtol=1e-6)
+        with pytest.raises(ValueError, match="a list of examples of several parts|must be an arr"):
+            Same().extract(np.array(examples, object) if kind == "lists" else examples, "same")
+
+
+def test_examples_that_look_like_batches_are_refused_with_what_to_do(halves):
+    rows = np.ones((20, 3), np.float32)
+    for examples, error in (
+        ([(row, row[:2]) for row in rows], "a batch has 3 examples and labels of shape .2,."),
+        ([{"vector": row} for row in rows], "the data are named vector; .* are numbers"),
+    ):
+        with pytest.raises(ValueError, match=f"{error}.*read as batches: .* written as lists"):
+            halves.extract(examples, "same")
+    batches = [([[row, 10] for row in rows], np.arange(20))]
+    assert halves.extract(batches, "same").labels.tolist() == list(range(20))
+    assert halves.extract([{"numbers": rows, "label": np.arange(20)}], "same").labels[7] == 7
+
+
 def cifar_accuracy(mx, shared, name):
     data = np.load(shared / "data" / "cifar10_test_1000.npz")
     module = load_module(mx, shared, name, 0, label_names=None)
@@ -568,3 +728,20 @@ def test_the_oldest_checkpoint(mx, shared):
     assert features.matrix.shape == (2, 500)
     assert re.search(r"activation2 +Activation +\(500,\) +0", str(source))
     assert "?" not in str(source)
+
+
+def test_a_preprocess_sees_each_example_once(tmp_path):
+    images, _ = xfer.example.digits()
+    paths = []
+    for number, image in enumerate(images[:21]):
+        paths.append(tmp_path / f"{number}.npy")
+        np.save(paths[-1], image)
+    checkpoint = xfer.load_checkpoint(xfer.example.checkpoint())
+    source = xfer.open_source(
+        checkpoint, preprocess=lambda files: [np.load(file) for file in files]
+    )
+    files = [path.open("rb") for path in paths]
+    found = source.extract(files, "pool3", batch_size=8).matrix
+    for file in files:
+        file.close()
+    np.testing.assert_allclose(found, checkpoint.extract(images[:21], "pool3").matrix, atol=1e-5)

@@ -8,6 +8,7 @@ from sklearn.base import TransformerMixin
 from sklearn.utils.validation import check_array, check_is_fitted, validate_data
 
 from xfer.sharing import SharesSource
+from xfer.sources import SourceModel
 from xfer.sources.pooling import check_poolings, pooled_shape
 
 __all__ = ["LayerFeatures"]
@@ -110,7 +111,7 @@ class LayerFeatures(TransformerMixin, OnLayers):
             If the network cannot be opened, or has no such layer; or the data are no numbers.
         """
         source = self._opened()
-        layers = source.find_layers(self.feature_layer_names)
+        layers = _find_layers(source, self.feature_layer_names)
         poolings = check_poolings(self.pooling, layers)
         cache = _opened_cache(self.cache)
         X = checked_data(X)
@@ -239,6 +240,22 @@ def checked_data(X):
     return check_array(
         X, ensure_2d=False, allow_nd=True, ensure_all_finite=False, ensure_min_samples=0
     )
+
+
+def _find_layers(source, names):
+    if hasattr(source, "find_layers"):
+        return source.find_layers(names)
+    return _Listed(source.layers).find_layers(names)
+
+
+class _Listed(SourceModel):
+    """Layers to be looked up by name, of a source of one's own that only lists them."""
+
+    layers = input_names = ()
+    _forward = None
+
+    def __init__(self, layers):
+        self.layers = layers
 
 
 def _opened_cache(cache):

@@ -41,8 +41,25 @@ _LOADERS = {
     "TupleNode",
     "TypeNode",
 }
-# Beside the types that skops trusts of itself: scikit-learn's estimators, arrays, plain Python.
+# Beside the types that skops trusts of itself: scikit-learn's estimators, arrays, plain Python. Of
+# what those are made of, only classes written in Python are here: compiled ones, such as trees,
+# follow the indices in a file without a look at where they lead.
 _TRUSTED = [
+    "sklearn.calibration._CalibratedClassifier",
+    "sklearn.calibration._SigmoidCalibration",
+    "sklearn.gaussian_process._gpc._BinaryGaussianProcessClassifierLaplace",
+    "sklearn.gaussian_process.kernels.ConstantKernel",
+    "sklearn.gaussian_process.kernels.DotProduct",
+    "sklearn.gaussian_process.kernels.Matern",
+    "sklearn.gaussian_process.kernels.Product",
+    "sklearn.gaussian_process.kernels.RBF",
+    "sklearn.gaussian_process.kernels.RationalQuadratic",
+    "sklearn.gaussian_process.kernels.Sum",
+    "sklearn.gaussian_process.kernels.WhiteKernel",
+    "sklearn.multiclass._ConstantPredictor",
+    "sklearn.neural_network._stochastic_optimizers.AdamOptimizer",
+    "sklearn.neural_network._stochastic_optimizers.SGDOptimizer",
+    "sklearn.utils._bunch.Bunch",
     "xfer.meta.bayesian_network.BayesianNetwork",
     "xfer.meta.gaussian_process.DirichletGaussianProcess",
     "xfer.meta.logistic_regression.CalibratedLogisticRegression",
@@ -176,11 +193,16 @@ def _dump(repurposer):
         for name, value in repurposer.get_params(deep=False).items()
         if name not in repurposer._not_saved
     }
+    model = type(repurposer.meta_model_).__name__
     try:
         state = skops.io.dumps({"parameters": parameters, **repurposer._learned()})
-        _audit(state)
     except Exception as error:
-        model = type(repurposer.meta_model_).__name__
+        raise TypeError(
+            f"this {model} cannot be saved safely: skops cannot write what it holds: {error}"
+        ) from error
+    try:
+        _audit(state)
+    except ValueError as error:
         raise TypeError(f"this {model} cannot be saved safely: {error}") from error
     return state
 
@@ -220,23 +242,31 @@ def _check_same_network(source, manifest):
         raise ValueError(
             f"source_model, of class {type(source).__name__}, has no fingerprint to be known by"
         )
-    found = source.fingerprint(manifest["layers"])
+    # As it comes back from a file, where a tuple has become a list.
+    found = json.loads(json.dumps(source.fingerprint(manifest["layers"])))
     if found == saved:
         return
-    if {**found, "code": None} == {**saved, "code": None}:
+    differing = _differing(saved, found)
+    if differing == ["code"]:
         warnings.warn(
             "source_model has the parameters and settings of the network it was fitted on, but the "
             "text of its code differs: see that it still computes the same",
             stacklevel=4,
         )
         return
-    differing = [
-        name
-        for name in sorted({*saved["parameters"], *found["parameters"]})
-        if saved["parameters"].get(name) != found["parameters"].get(name)
-    ]
-    what = f"parameters {', '.join(differing[:3])}" if differing else "operators"
-    raise ValueError(f"source_model is not the network it was fitted on: other {what}")
+    what = f": other {', '.join(differing)}" if differing else ""
+    raise ValueError(f"source_model is not the network it was fitted on{what}")
+
+
+def _differing(saved, found):
+    """Name what two fingerprints differ in; nothing where they are no dicts."""
+    if not isinstance(saved, dict) or not isinstance(found, dict):
+        return []
+    names = [name for name in sorted({*saved, *found}) if saved.get(name) != found.get(name)]
+    parameters = [one.get("parameters") for one in (saved, found)]
+    if "parameters" in names and all(isinstance(some, dict) for some in parameters):
+        return [f"parameters {', '.join(_differing(*parameters)[:3])}"]
+    return names
 
 
 def _as_it_was_opened(source, manifest, preprocess):
@@ -275,17 +305,20 @@ def _audit(state):
     """Refuse a skops file that needs more than the fixed list of loaders and types."""
     with zipfile.ZipFile(io.BytesIO(state)) as archive:
         schema = json.loads(archive.read("schema.json"))
-    loaders = set(_loaders(schema)) - _LOADERS
-    types = set(skops.io.get_untrusted_types(data=state)) - set(_TRUSTED)
-    if loaders or types:
-        found = ", ".join(sorted(loaders | types))
-        raise ValueError(f"it holds {found}, which xfer.load does not allow")
+    # First of all, for the loader of losses imports what it names even while it is looked at.
+    _refuse({f"{name} ({loader})" for loader, name in _loaders(schema) if loader not in _LOADERS})
+    _refuse(set(skops.io.get_untrusted_types(data=state)) - set(_TRUSTED))
+
+
+def _refuse(names):
+    if names:
+        raise ValueError(f"it holds {', '.join(sorted(names))}, which xfer.load does not allow")
 
 
 def _loaders(node):
     if isinstance(node, dict):
         if "__loader__" in node:
-            yield str(node["__loader__"])
+            yield str(node["__loader__"]), f"{node.get('__module__')}.{node.get('__class__')}"
         node = list(node.values())
     if isinstance(node, list):
         for child in node:

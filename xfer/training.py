@@ -7,8 +7,8 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 from scipy.special import log_softmax, softmax
 
+from xfer._progress import progress_bar
 from xfer.checkpoint.frozen import find_fixed_outputs, freeze_statistics, start_at
-from xfer.sources.batches import progress_bar
 
 #: What is left of the learning rate when a share of the steps has been done.
 SCHEDULES = {

@@ -5,8 +5,9 @@ from numbers import Integral, Real
 import numpy as np
 from sklearn.utils import check_random_state
 
+from xfer._progress import progress_bar
 from xfer.meta.calibrated import _folds
-from xfer.meta.posterior import BayesianClassifier, progress_bar, softmax_in_place
+from xfer.meta.posterior import BayesianClassifier, softmax_in_place
 from xfer.meta.whitening import PartialWhitening, drawn_in
 
 _LINEAR = 0.5  # prior standard deviation of the linear path, in those of a layer
@@ -210,7 +211,7 @@ class BayesianNetwork(BayesianClassifier):
         parts = _held_out_parts(_folds(X, y, seed))
         inputs = self._inputs(X)
         total = (1 + len(parts)) * self.num_epochs
-        with progress_bar(self.progress, total, "network", "epoch") as bar:
+        with progress_bar(None, self.progress, total, "network", "epoch") as bar:
             posterior, curves = self._train(inputs, y, seed, bar, self.verbose)
             self.spread_ = self._choose_spread(inputs, y, parts, seed, bar)
         self.weights_, self.standard_deviations_ = posterior

@@ -8,11 +8,11 @@ from scipy.optimize import minimize
 from sklearn.metrics.pairwise import euclidean_distances
 from sklearn.utils import check_random_state, gen_batches
 
+from xfer._progress import progress_bar
 from xfer.meta.left_out import LeftOut, dirichlet_targets
 from xfer.meta.posterior import (
     BayesianClassifier,
     choose_sharpness,
-    progress_bar,
     standard_normal_points,
 )
 from xfer.meta.whitening import PartialWhitening, drawn_in
@@ -191,7 +191,7 @@ class DirichletGaussianProcess(BayesianClassifier):
         number = len(layers)
         start = np.repeat([_LENGTH_SCALE, _VARIANCE - np.log(number)], number)
         start = np.append(start, _CONCENTRATION)
-        with progress_bar(self.progress, None, "kernels", "evaluation") as bar:
+        with progress_bar(None, self.progress, None, "kernels", "evaluation") as bar:
 
             def objective(parameters):
                 bar.update()

@@ -1,6 +1,5 @@
 """What Bayesian classifiers share: averages over a posterior, and what it does not know."""
 
-import sys
 from abc import ABC, abstractmethod
 from typing import NamedTuple
 
@@ -11,7 +10,6 @@ from sklearn.base import ClassifierMixin
 from sklearn.utils import gen_batches
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted
-from tqdm.auto import tqdm
 
 from xfer.meta.sparse import TakesSparse
 
@@ -203,10 +201,3 @@ def choose_sharpness(scores, y):
     excess = np.array(losses) - losses[best]
     error = excess.std(axis=1) / np.sqrt(len(y))
     return float(factors[np.argmax(excess.mean(axis=1) <= 2 * error)])
-
-
-def progress_bar(wanted, total, what, unit):
-    """Make a bar that shows after a second; unless told, only in an interactive session."""
-    if wanted is None:
-        wanted = hasattr(sys, "ps1") or "ipykernel" in sys.modules
-    return tqdm(total=total, disable=not wanted, delay=1, desc=what, unit=unit)

@@ -49,7 +49,7 @@ def network(model, *, ax=None):
     source = _open(model)
     shapes = {layer.name: layer.shape for layer in source.layers if layer.shape}
     # Of the inputs a source tells no shapes in public.
-    shapes.update({name: dims[1:] for name, dims in source._data_shapes.items()})
+    shapes.update({name: dims[1:] for name, dims in source.data_shapes.items()})
     boxes = make_boxes(source.network.graph, shapes, {*source.network.input_names})
     edges = lay_out(boxes)
     heading, left, right, top = _frame(boxes, edges)

@@ -39,8 +39,9 @@ def open_source(
         copied. A ``torch.nn.Module``, which is run where it is, in inference mode, and put back
         into its own. A ``SentenceTransformer``, which takes texts. An ``onnx.ModelProto``. The path
         of an ``.onnx`` file, of an MXNet checkpoint's ``.params``, or of the folder of a saved
-        SentenceTransformer. An open source, which is any object with ``layers`` and ``extract``.
-        No network is ever changed.
+        SentenceTransformer. An open source, which is a :class:`xfer.sources.SourceModel` or any
+        object with its ``layers`` and ``extract(data, layer_names, *, pooling, progress)``. No
+        network is ever changed.
     preprocess : callable, optional
         Turns a list of examples, such as texts or images, into what the network takes: an array
         with a row for each, a list of their arrays, or a dict of these by the names of its inputs,

@@ -1,10 +1,8 @@
 """One batch of data, and what every batch is checked for."""
 
-import sys
 from dataclasses import dataclass
 
 import numpy as np
-from tqdm.auto import tqdm
 
 
 @dataclass(frozen=True)
@@ -140,11 +138,3 @@ def check_ids(inputs, limits):
                 f"the data hold id {found:.0f}; layer {layer!r} knows ids 0 to {number - 1}: "
                 "was the corpus made with the network's own vocabulary?"
             )
-
-
-def progress_bar(batches, progress, total, what="features"):
-    """Show a bar where it is wanted, by default in an interactive session."""
-    if progress is None:
-        progress = hasattr(sys, "ps1") or "ipykernel" in sys.modules
-    # The delay keeps quick work quiet.
-    return tqdm(batches, total=total, disable=not progress, delay=1, desc=what, unit="batch")

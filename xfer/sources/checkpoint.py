@@ -36,6 +36,11 @@ class CheckpointSource(SourceModel):
     compare : bool, default=False
         Whether ``"auto"`` also runs the first examples on MXNet, and leaves layers to it on which
         the two disagree.
+
+    Attributes
+    ----------
+    data_shapes : dict of str to tuple of (int or None)
+        Shapes of batches by input; what was not known before is, once data were seen.
     """
 
     def __init__(
@@ -55,7 +60,7 @@ class CheckpointSource(SourceModel):
         self._compared = set()
         self._left_to_mxnet = set()
         self._data_types = {**network.data_types, **(data_types or {})}
-        self._data_shapes = data_shapes or network.data_shapes
+        self.data_shapes = data_shapes or network.data_shapes
         self._id_limits = list(network.id_limits())
         self._onnx = OnnxEngine(network, self._data_types)
         self._mxnet = None
@@ -70,7 +75,7 @@ class CheckpointSource(SourceModel):
         """Every operator of the graph, in topological order (list of Layer)."""
         if self._layers is None:
             inputs = {
-                name: (self._data_types[name], self._data_shapes.get(name))
+                name: (self._data_types[name], self.data_shapes.get(name))
                 for name in self.input_names
             }
             self._layers = [
@@ -107,7 +112,7 @@ class CheckpointSource(SourceModel):
         """
         shapes, types = (
             {name: known[name] for name in network.input_names if name in known}
-            for known in (self._data_shapes, self._data_types)
+            for known in (self.data_shapes, self._data_types)
         )
         source = CheckpointSource(
             network,
@@ -179,16 +184,16 @@ class CheckpointSource(SourceModel):
     def _forward(self, inputs, layers):
         check_ids(inputs, self._id_limits)
         outputs = self._run(inputs, tuple(layer.name for layer in layers))
-        if any(None in self._data_shapes.get(name, (None,)) for name in inputs):
+        if any(None in self.data_shapes.get(name, (None,)) for name in inputs):
             # From now on the table of layers can tell their shapes.
             seen = {name: (BATCH, *array.shape[1:]) for name, array in inputs.items()}
-            self._data_shapes = {**self._data_shapes, **seen}
+            self.data_shapes = {**self.data_shapes, **seen}
             self._layers = None
         return outputs
 
     def _takes_any_number(self):
         """Tell whether every layer takes batches of any number of examples."""
-        inputs = {name: (self._data_types[name], dims) for name, dims in self._data_shapes.items()}
+        inputs = {name: (self._data_types[name], dims) for name, dims in self.data_shapes.items()}
         try:
             convert(self._network.graph, self._network.parameters, inputs)
         except ValueError:
@@ -241,7 +246,10 @@ class CheckpointSource(SourceModel):
                     "imported here: install mxnet==1.9.1, which has wheels up to Python 3.11 "
                     f"({error})"
                 ) from error
-            self._mxnet = MxnetEngine(self._network, self._data_types, self._contexts)
+            try:
+                self._mxnet = MxnetEngine(self._network, self._data_types, self._contexts)
+            except ValueError as error:
+                raise ValueError(f"{cause}; {error}" if cause else str(error)) from error
         return self._mxnet.run(inputs, names)
 
 

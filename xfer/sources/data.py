@@ -4,9 +4,10 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from xfer.sources.batches import Batch, as_array, check_names, checked, join, progress_bar
+from xfer._progress import progress_bar
+from xfer.sources.batches import Batch, as_array, check_names, checked, join
 from xfer.sources.iterators import IteratorData, is_mxnet_iterator
-from xfer.sources.loaders import LoaderData, is_loader
+from xfer.sources.loaders import LoaderData, holds_arrays, is_loader
 
 # Arrays that are read as a whole are one batch.
 _MANY = np.iinfo(np.int64).max
@@ -113,6 +114,11 @@ class _ArrayData:
                 raise ValueError(
                     f"the network has {len(needed)} inputs ({', '.join(needed)}): "
                     "give a dict with an array for each"
+                )
+            if isinstance(data, (list, tuple)) and data and holds_arrays(data[0]):
+                raise ValueError(
+                    f"a list of examples of several parts, such as {data[0]!r:.80}, is no array: "
+                    "give arrays of all examples, and their labels apart, or batches of them"
                 )
             data = {needed[0]: data}
         check_names(data, input_names, needed)

@@ -122,10 +122,12 @@ class Extraction:
 
     def _compute(self, examples, rows, digests):
         self.size = max(self.size, len(rows))
-        if self.source.one_batch_size and _count(examples) < self.size:
-            # A short batch is filled up, so that every batch has one shape.
-            examples = take(examples, np.arange(self.size) % len(rows))
         entries = () if self.cache is None else self._entries_of(examples)
+        if self.source.one_batch_size and _count(examples) < self.size:
+            # A short batch is filled up, so that every batch has one shape: with rows, for a
+            # preprocess may be slow, or be given files that can be read once.
+            inputs = self.source.prepare(examples, self.source._inputs_of(self.layers))
+            examples = take(inputs, np.arange(self.size) % len(rows))
         started = self.source.start(examples, self.layers, self.poolings)
         self.under_way.append((started, rows, entries, digests))
         if len(self.under_way) > self.source.batches_under_way:

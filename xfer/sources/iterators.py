@@ -6,12 +6,12 @@ from weakref import WeakSet
 
 import numpy as np
 
+from xfer._progress import progress_bar
 from xfer.sources.batches import (
     Batch,
     as_array,
     check_names,
     checked,
-    progress_bar,
     read_labels,
     to_numpy,
 )
@@ -37,7 +37,7 @@ class IteratorData:
     Attributes
     ----------
     number : int or None
-        Examples to come at most, where the iterator tells.
+        Examples to come at most, where the iterator tells by its ``num_data``.
     batch_size : int or None
         Examples to a batch, where the iterator tells.
     """
@@ -51,8 +51,8 @@ class IteratorData:
         if _is_native(iterator) and iterator in _displaced:
             raise ValueError(
                 "this iterator would now begin in the middle of its data: MXNet's iterators with "
-                "round_batch=True go on where the padding of their last batch ended. Make it with "
-                "round_batch=False, or make it anew for each reading"
+                "round_batch=True go on where the padding of their last batch ended. Make it anew "
+                "for each reading"
             )
         self.number = getattr(iterator, "num_data", None)
         self.batch_size = getattr(iterator, "batch_size", None) or None
@@ -63,20 +63,25 @@ class IteratorData:
         total = -(-self.number // size) if self.number and size else None
         rewind(self.iterator)
         start = 0
-        ends = _Ends(self.iterator)
+        ends = _Ends(self.iterator, self.number)
         try:
             for batch in progress_bar(self.iterator, progress, total):
-                read = self._read(batch, start)
-                ends.see(read)
+                try:
+                    read = self._read(batch, start, ends)
+                except ValueError:
+                    # What was refused may be leftover memory at the end, and no example.
+                    if next(self.iterator, None) is None:
+                        ends.check_last()
+                    raise
                 yield read
                 start += read.rows
         finally:
             rewind(self.iterator)
-        ends.check()
+        ends.check(start)
         if not start:
             raise ValueError(f"the iterator gave no example: {self.iterator!r:.80}")
 
-    def _read(self, batch, start):
+    def _read(self, batch, start, ends):
         if len(batch.data) != len(self.names):
             raise ValueError(
                 f"a batch holds {len(batch.data)} arrays where {len(self.names)} inputs "
@@ -87,6 +92,9 @@ class IteratorData:
         if rows < 1 or any(len(array) != len(arrays[0]) for array in arrays):
             shapes = [array.shape for array in arrays]
             raise ValueError(f"a batch has arrays of shapes {shapes} and padding {batch.pad}")
+        rows = ends.see(batch, arrays[0], rows, start)
+        if rows < len(arrays[0]):  # examples take the place of padding, which may be anything
+            arrays = [array[np.arange(len(array)) % rows] for array in arrays]
         inputs = {n: checked(array, n, start) for n, array in zip(self.names, arrays)}
         return Batch(inputs, rows, _labels_of(batch, rows))
 
@@ -107,39 +115,68 @@ def rewind(iterator):
 
 
 class _Ends:
-    """Tells from the padding of the last batch where a C++ iterator will begin again."""
+    """Tells from its batches where a C++ iterator ends, and where it begins again."""
 
-    def __init__(self, iterator):
-        self.iterator = iterator
+    def __init__(self, iterator, number):
+        self.iterator, self.number = iterator, number
         self.native = _is_native(iterator)
         self.was_read = self.native and iterator.first_batch is None
         self.first = self.previous = self.last = None
+        self.stop, self.counts = 0, True
 
-    def see(self, batch):
-        if self.native:
-            self.first = self.first or batch
-            self.previous, self.last = self.last, batch
+    def see(self, batch, array, rows, start):
+        """Look at the next batch; return how many of its rows are examples."""
+        self.first = array[:rows] if self.first is None else self.first
+        self.previous, self.last, self.stop = self.last, array, rows
+        self.counts = _counts_examples(batch)
+        if self.counts or batch.pad or self.number is None:
+            return rows
+        if start >= self.number:
+            raise ValueError(
+                f"the iterator has more examples than the {self.number} that its num_data tells"
+            )
+        return min(rows, self.number - start)
 
-    def check(self):
-        rows = self.last.rows if self.last else 0
-        name = next(iter(self.last.examples)) if self.last else None
-        padding = self.last.examples[name][rows:] if self.last else ()
-        if not len(padding):
+    def check(self, number):
+        """Refuse an end that may not be one; remember what will begin in the middle."""
+        self.check_last()
+        if not self.counts and self.number not in (None, number):
+            raise ValueError(
+                f"the iterator gave {number} examples where its num_data tells {self.number}; with "
+                "round_batch=True it has to be made anew for each reading"
+            )
+        padding = () if self.last is None else self.last[self.stop :]
+        if not self.native or not len(padding):
             return
-        if self.previous is not None and np.array_equal(
-            padding, self.previous.examples[name][rows:]
-        ):
+        several = self.previous is not None
+        if self.counts and several and np.array_equal(padding, self.previous[self.stop :]):
             return  # round_batch=False: what the batch before had left there
-        begun = self.first.examples[name][: self.first.rows]
-        if np.array_equal(padding, np.resize(begun, padding.shape)):
+        from_start = np.array_equal(padding, np.resize(self.first, padding.shape))
+        if from_start or several or not self.counts:
             _displaced.add(self.iterator)
-        elif self.was_read and self.previous is not None:
+        if self.was_read and several and not from_start:
             warnings.warn(
                 "this iterator had been read before, and may have begun in the middle of its data: "
                 "MXNet's iterators with round_batch=True go on where the padding of their last "
-                "batch ended. Make it with round_batch=False, or make it anew for each reading",
+                "batch ended. Make it anew for each reading",
                 stacklevel=2,
             )
+
+    def check_last(self):
+        """Refuse a last batch that may hold more than examples."""
+        if not self.counts and self.number is None and self.stop == len(self.last):
+            raise ValueError(
+                "this iterator does not tell whether its last batch is full of examples: MXNet's "
+                "iterators of images with round_batch=False fill it up with leftover memory, and "
+                "say nothing. Set its num_data to the number of examples in its file, or make it "
+                "with round_batch=True and a batch_size that leaves a rest"
+            )
+
+
+def _counts_examples(batch):
+    """Tell MXNet's iterators that number their examples, and so know which are none."""
+    index = getattr(batch, "index", None)
+    return index is None or len(index) < 2 or bool(np.any(index))
 
 
 def _is_native(iterator):

@@ -4,12 +4,12 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from xfer._progress import progress_bar
 from xfer.sources.batches import (
     Batch,
     as_array,
     check_names,
     checked,
-    progress_bar,
     read_labels,
     to_numpy,
 )
@@ -25,11 +25,20 @@ def is_loader(data):
     return hasattr(data, "__iter__") and not hasattr(data, "__getitem__")
 
 
+def holds_arrays(first):
+    """Tell dicts, and tuples that begin with an array: batches, or single examples."""
+    inputs = first[0] if isinstance(first, tuple) and first else first
+    return isinstance(inputs, Mapping) or (inputs is not first and _has_axes(inputs))
+
+
 def _is_batch(first):
-    if isinstance(first, Mapping):
-        return True
-    inputs = first[0] if isinstance(first, tuple) and first else None
-    return isinstance(inputs, Mapping) or len(getattr(inputs, "shape", ())) > 0
+    # An example may look like a batch, but where it has a number or a word there are no rows.
+    values = first.values() if isinstance(first, Mapping) else first
+    return holds_arrays(first) and all(_has_axes(value) for value in values)
+
+
+def _has_axes(value):
+    return isinstance(value, (list, tuple, Mapping)) or len(getattr(value, "shape", ())) > 0
 
 
 class LoaderData:
@@ -66,7 +75,15 @@ class LoaderData:
         total = len(self.loader) if hasattr(self.loader, "__len__") else None
         start = 0
         for batch in progress_bar(self.loader, progress, total):
-            read = self._read(batch, start)
+            try:
+                read = self._read(batch, start)
+            except ValueError as error:
+                if self.raw and isinstance(self.loader, (list, tuple)):
+                    raise ValueError(
+                        f"{error}. A list of dicts or of tuples of arrays is read as batches: "
+                        "examples for a preprocess that hold several things are written as lists"
+                    ) from error
+                raise
             yield read
             start += read.rows
         if not start:

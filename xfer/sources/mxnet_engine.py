@@ -22,6 +22,11 @@ class MxnetEngine:
         What each input is computed with.
     contexts : list of mxnet.Context, optional
         The devices that share each batch; by default the first CPU.
+
+    Raises
+    ------
+    ValueError
+        If MXNet cannot read the graph, as where it lacks an operator.
     """
 
     def __init__(self, network, data_types, contexts=None):
@@ -29,7 +34,12 @@ class MxnetEngine:
         self._data_types = data_types
         self._contexts = contexts or [mx.cpu()]
         shapes = {name: array.shape for name, array in network.arguments.items()}
-        self._graph = SymbolGraph(load_graph(json.loads(network.json)), shapes)
+        try:
+            symbol = load_graph(json.loads(network.json))
+        except mx.MXNetError as error:
+            reason = str(error).strip().splitlines()[-1]
+            raise ValueError(f"MXNet cannot read the graph: {reason}") from error
+        self._graph = SymbolGraph(symbol, shapes)
         # Copies: MXNet turns weights into a layout of its own in the memory that it is lent.
         self._parameters = {name: _copy(array) for name, array in network.arguments.items()}
         self._statistics = {name: _copy(array) for name, array in network.statistics.items()}
