@@ -1,6 +1,7 @@
 """What the tests share: real networks, real data, and small networks made on the spot."""
 
 import os
+import sys
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -28,6 +29,14 @@ def shared():
         message = f"no real models and data in {folder}; XFER_TEST_DATA says where they are"
         pytest.fail(message) if named else pytest.skip(message)
     return folder
+
+
+@pytest.fixture(autouse=True)
+def no_figures_stay_open():
+    """Close what a test has drawn."""
+    yield
+    if "matplotlib.pyplot" in sys.modules:
+        sys.modules["matplotlib.pyplot"].close("all")
 
 
 @pytest.fixture

@@ -12,7 +12,8 @@ from sklearn.datasets import load_digits, load_iris
 from sklearn.metrics import log_loss
 from sklearn.model_selection import train_test_split
 
-from xfer.meta import bayesian_network, posterior
+from xfer import _progress
+from xfer.meta import bayesian_network
 from xfer.meta.bayesian_network import BayesianNetwork
 
 
@@ -344,12 +345,12 @@ def test_reporting(digits, capsys):
 def test_a_bar_counts_the_epochs_of_all_networks(digits, monkeypatch, capsys):
     made = []
 
-    class Bar(posterior.tqdm):
+    class Bar(_progress.tqdm):
         def __init__(self, *args, **kwargs):
             super().__init__(*args, **{**kwargs, "delay": 0})
             made.append(self)
 
-    monkeypatch.setattr(posterior, "tqdm", Bar)
+    monkeypatch.setattr(_progress, "tqdm", Bar)
     BayesianNetwork(progress=True, num_epochs=100).fit(digits[0], digits[2])
     assert made[0].n == made[0].total == 600
     assert "100%" in capsys.readouterr().err

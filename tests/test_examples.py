@@ -63,7 +63,6 @@ def test_text_transfer(mx, shared, newsgroups, tmp_path, monkeypatch, capsys):
     assert least < total < epistemic
     assert found["same"]
     assert len(plt.get_fignums()) == 4
-    plt.close("all")
     assert f"accuracy after repurposing: {found['after']:.3f}\n" in capsys.readouterr().out
 
 

@@ -7,7 +7,8 @@ from sklearn.datasets import load_digits
 from sklearn.metrics import log_loss
 from sklearn.metrics.pairwise import euclidean_distances
 
-from xfer.meta import gaussian_process, posterior
+from xfer import _progress
+from xfer.meta import gaussian_process
 from xfer.meta.gaussian_process import DirichletGaussianProcess, _negative_objective
 from xfer.meta.left_out import LeftOut, dirichlet_targets
 from xfer.meta.posterior import choose_sharpness, standard_normal_points
@@ -249,12 +250,12 @@ def test_sharpness_is_not_the_luck_of_a_few():
 def test_a_bar_counts_the_evaluations(digits, monkeypatch):
     bars = []
 
-    class Bar(posterior.tqdm):
+    class Bar(_progress.tqdm):
         def close(self):
             bars.append((self.disable, self.n))
             super().close()
 
-    monkeypatch.setattr(posterior, "tqdm", Bar)
+    monkeypatch.setattr(_progress, "tqdm", Bar)
     model = DirichletGaussianProcess(progress=True).fit(*digits[:2])
     assert (False, model.n_evaluations_) in bars
     DirichletGaussianProcess().fit(*digits[:2])

@@ -3,7 +3,6 @@
 import io
 import re
 import shlex
-import sys
 import textwrap
 from contextlib import redirect_stdout
 from pathlib import Path
@@ -27,8 +26,6 @@ def test_a_page_runs_and_prints_as_it_says(page, tmp_path, monkeypatch, request)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("MPLBACKEND", "Agg")
     follow(text, page)
-    if "matplotlib.pyplot" in sys.modules:
-        sys.modules["matplotlib.pyplot"].close("all")
 
 
 @pytest.mark.parametrize(argvalues=TEXTS, **BY_NAME)

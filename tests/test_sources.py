@@ -745,3 +745,11 @@ def test_a_preprocess_sees_each_example_once(tmp_path):
     for file in files:
         file.close()
     np.testing.assert_allclose(found, checkpoint.extract(images[:21], "pool3").matrix, atol=1e-5)
+
+
+def test_labels_too_large_for_integers_stay_as_they_are():
+    from xfer.sources.batches import read_labels
+
+    for large in ([1e30, 2.0], [np.nan, 2.0], [-np.inf, 1.0]):
+        assert read_labels(np.array(large), 2).dtype == float
+    assert read_labels(np.array([1.0, 2.0]), 2).dtype == int

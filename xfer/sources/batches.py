@@ -104,7 +104,7 @@ def read_labels(values, rows):
     if values.ndim > 2:
         raise ValueError(f"labels have shape {values.shape}; one row to an example is needed")
     values = values[:rows]
-    if values.dtype.kind == "f" and np.isfinite(values).all():
+    if values.dtype.kind == "f" and (np.abs(values) < 2**63).all():
         whole = values.astype(np.int64)
         if (whole == values).all():
             if values.dtype == np.float32 and (np.abs(whole) >= 2**24).any():
