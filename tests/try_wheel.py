@@ -83,7 +83,7 @@ def check_metadata():
     _need(where.is_relative_to(Path(sys.prefix).resolve()), f"xfer is of {where}, no wheel's")
     about = metadata.metadata("xfer")
     _need(about["Version"] == xfer.__version__, f"the metadata are of {about['Version']}")
-    _need(about["License-Expression"] or about["License"], "the metadata name no licence")
+    _need(about.get("License-Expression") or about.get("License"), "the metadata name no licence")
     links = RELATIVE.findall(about.get_payload())
     _need(not links, f"links that lead nowhere on a package index: {', '.join(links[:3])} ...")
 
