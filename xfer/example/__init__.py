@@ -52,7 +52,15 @@ def scatter(images, seed=0):
     Returns
     -------
     ndarray of shape (n, 1, 16, 16), float32
+
+    Raises
+    ------
+    ValueError
+        If the images are of another shape.
     """
+    images = np.asarray(images)
+    if images.shape[1:] != (8, 8):
+        raise ValueError(f"images must have shape (n, 8, 8), got {images.shape}")
     places = np.random.RandomState(seed).randint(0, CANVAS - 7, size=(len(images), 2))
     canvases = np.zeros((len(images), 1, CANVAS, CANVAS), np.float32)
     for canvas, image, (top, left) in zip(canvases, images, places):
