@@ -2,15 +2,25 @@
 
 import difflib
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
-from xfer.sources.batches import as_array, check_names, checked, to_numpy
-from xfer.sources.data import open_data
-from xfer.sources.extraction import Extraction
+from xfer.sources.data import (
+    Batch,
+    Examples,
+    as_array,
+    check_names,
+    checked_input,
+    count,
+    open_data,
+    take,
+    to_numpy,
+)
 from xfer.sources.pooling import check_poolings, pool
+from xfer.sources.table import Features, FeatureTable
 
 
 @dataclass(frozen=True)
@@ -20,7 +30,7 @@ class Layer:
     Parameters
     ----------
     name : str
-        What it is asked for by.
+        Name used to request the layer.
     operator : str
         What it computes, in the framework's own word, such as ``"Convolution"``.
     shape : tuple of (int or None), or None
@@ -31,95 +41,53 @@ class Layer:
 
     name: str
     operator: str
-    shape: tuple | None
+    shape: tuple[int | None, ...] | None
     parameter_count: int
-
-
-@dataclass(frozen=True, eq=False)
-class Features(Mapping):
-    """What a network computed: a mapping from layer name to an array of shape (n, ...).
-
-    Parameters
-    ----------
-    matrix : ndarray of shape (n, d), float32
-        Every layer's features side by side; row i belongs to example i.
-    columns : dict of str to slice
-        The columns of each layer in ``matrix``.
-    shapes : dict of str to tuple of int
-        Shape of each layer's features for one example.
-    labels : ndarray of shape (n,) or None
-        The labels that came with the data.
-    """
-
-    matrix: np.ndarray = field(repr=False)
-    columns: dict
-    shapes: dict
-    labels: np.ndarray | None = field(repr=False)
-
-    def __getitem__(self, name):
-        return self.matrix[:, self.columns[name]].reshape(len(self.matrix), *self.shapes[name])
-
-    def __iter__(self):
-        return iter(self.columns)
-
-    def __len__(self):
-        return len(self.columns)
 
 
 class SourceModel(ABC):
     """A frozen network with named layers.
 
-    A source of one's own gives ``layers`` and ``input_names``, and computes one batch in
-    ``_forward``; reading data, checking it, pooling and filling the matrix happen here, once for
-    every framework.
+    Your own source gives ``layers`` and ``input_names``, and computes one batch in ``_forward``.
+    Reading the data, checking them, pooling and filling the matrix happen here, for every framework.
     """
 
-    #: Examples to a batch when the data are arrays.
-    batch_size = 32
-    #: Turns a list of examples into what the network takes; None where the data are ready.
-    preprocess = None
-    #: The word id that fills up short sequences; None where there is none or it is not known.
-    padding_id = None
-    #: Whether short batches are filled up, because another shape costs time.
-    one_batch_size = True
-    #: How many batches a device computes while the one before is written.
-    batches_under_way = 0
+    #: Examples per batch when the data are arrays.
+    batch_size: int = 32
+    #: Makes the network's inputs of a list of raw examples (see `xfer.inputs`); None if data are
+    #: ready inputs.
+    inputs: Any = None
+    #: The word id that pads short sequences; None where there is none or it is not known.
+    padding_id: int | None = None
+    #: Your name for what xfer cannot know about the network or its inputs.
+    cache_key: str | None = None
 
     @property
     @abstractmethod
-    def layers(self):
-        """Every layer, each after what it needs (list of Layer)."""
+    def layers(self) -> list[Layer]:
+        """Every layer, each after those that it depends on."""
 
     @property
     @abstractmethod
-    def input_names(self):
-        """Names of the network's inputs (list of str)."""
+    def input_names(self) -> list[str]:
+        """Names of the network's inputs."""
 
     @abstractmethod
-    def _forward(self, inputs, layers):
-        """Compute one batch.
+    def _forward(
+        self, inputs: dict[str, np.ndarray], layers: tuple[Layer, ...]
+    ) -> Sequence[np.ndarray]:
+        """Compute one batch in inference mode: an array of shape (n, ...) for each layer."""
 
-        Parameters
-        ----------
-        inputs : dict of str to ndarray of shape (rows, ...)
-        layers : tuple of Layer
-
-        Returns
-        -------
-        list of ndarray of shape (rows, ...)
-            One for each of ``layers``, in inference mode.
-        """
-
-    def _inputs_of(self, layers):
+    def _inputs_of(self, layers: Sequence[Layer]) -> list[str]:
         """Name the inputs that some layers depend on; all, unless a source knows better."""
         return self.input_names
 
     @property
-    def layer_names(self):
-        """Names of ``layers`` (list of str)."""
+    def layer_names(self) -> list[str]:
+        """Names of ``layers``."""
         return [layer.name for layer in self.layers]
 
-    def find_layers(self, names):
+    def find_layers(self, names: str | Iterable[str]) -> tuple[Layer, ...]:
         """Look layers up by name.
 
         Parameters
@@ -138,57 +106,41 @@ class SourceModel(ABC):
             If there is no name, a name occurs twice, or there is no such layer; the message lists
             the nearest names.
         """
-        names = [names] if isinstance(names, str) else list(names)
-        if not names:
-            raise ValueError("no layer was asked for: feature_layer_names is empty")
-        layers = tuple(self._find_layer(name) for name in names)
-        found = [layer.name for layer in layers]
-        if len(set(found)) < len(found):
-            raise ValueError(f"a layer was asked for more than once: {names}")
-        return layers
+        return find_layers(names, self._find_layer)
 
-    def _find_layer(self, name):
-        if not isinstance(name, str):
-            raise TypeError(f"a layer name must be a string, got {type(name).__name__}: {name!r}")
-        found = [layer for layer in self.layers if layer.name == name]
-        if len(found) == 1:
-            return found[0]
-        if found:
-            raise ValueError(f"the network has {len(found)} layers named {name!r}; rename them")
-        near = difflib.get_close_matches(name, self.layer_names, n=5, cutoff=0.4)
-        hint = f"nearest: {', '.join(near)}" if near else f"layers: {_shorten(self.layer_names)}"
-        raise ValueError(f"the network has no layer {name!r}; {hint}")
+    def _find_layer(self, name: str) -> Layer:
+        return find_layer(name, self.layers)
 
     def extract(
         self,
-        data,
-        layer_names,
+        data: Any,
+        layer_names: str | Iterable[str],
         *,
-        pooling="flatten",
-        batch_size=None,
-        progress=None,
-        cache=None,
-    ):
-        """Run data through the network and keep what the named layers put out.
+        pooling: str | Mapping[str, str] = "flatten",
+        batch_size: int | None = None,
+        progress: bool | None = None,
+        cache: Any = None,
+    ) -> Features:
+        """Run data through the network and collect the outputs of named layers.
 
         Parameters
         ----------
-        data : array of shape (n, ...), dict of str to array, list, or what brings batches
-            The examples: an array for a network with one input, a dict by the names of several, or
-            a list (of texts, of images) for ``preprocess``. Or their batches: an MXNet iterator,
-            which is reset, read once, and reset again; a DataLoader of torch or Gluon; a generator
-            or list of batches, each an array, a tuple of the inputs and maybe labels, or a dict of
-            inputs and maybe ``"labels"``.
+        data : array of shape (n, ...), dict of str to array, list, or an iterable of batches
+            The examples: an array for a network with one input, a dict by name for several, or a
+            list of raw examples (texts, images) where the source has ``inputs``. Or batches: an
+            MXNet iterator, which is reset, read once, and reset again; a DataLoader of PyTorch or
+            Gluon; a generator or list of batches, each an array, a tuple of the inputs and maybe
+            labels, or a dict of inputs and maybe ``"labels"``.
         layer_names : str or list of str
             The layers, in the order of the columns.
         pooling : str or dict of str to str, default="flatten"
-            How to reduce a layer's output, for all layers or by name. Of maps of shape
-            (channels, ...): ``"mean"``, ``"max"`` or ``"mean+max"`` of each channel's positions.
-            Of tokens of shape (tokens, features): the ``"first_token"``, or the ``"masked_mean"``
+            How to reduce a layer's output, for all layers or by name. For maps of shape
+            (channels, ...): ``"mean"``, ``"max"`` or ``"mean+max"`` over each channel's positions.
+            For tokens of shape (tokens, features): the ``"first_token"``, or the ``"masked_mean"``
             of those that are not padding. ``"flatten"`` keeps everything. Layers without positions
-            are left as they are.
+            stay as they are.
         batch_size : int, optional
-            Examples to a batch for arrays and lists; iterators bring their own.
+            Examples per batch for arrays and lists; iterables bring their own.
         progress : bool, optional
             Whether to show a bar; by default only in an interactive session.
         cache : xfer.FeatureCache, optional
@@ -202,81 +154,41 @@ class SourceModel(ABC):
         Raises
         ------
         ValueError
-            If a layer is unknown, the data do not fit the network, are empty, or they or the
-            features hold NaN or infinity.
+            If a layer is unknown, the data do not fit the network, are empty, they or the features
+            hold NaN or infinity, or a layer's features depend on the other examples in a batch.
         """
         layers = self.find_layers(layer_names)
-        poolings = check_poolings(pooling, layers)
-        batch_size = self.batch_size if batch_size is None else batch_size
-        raw = self.preprocess is not None
-        needed = self._inputs_of(layers)
-        data = open_data(data, self.input_names, needed, batch_size, raw=raw)
-        with Extraction(self, layers, poolings, data.number, data.batch_size, cache) as work:
-            for batch in data.batches(progress):
-                work.add(batch)
-            matrix, labels = work.finish()
-        return Features(matrix.values, matrix.columns, matrix.shapes, labels)
+        names = [layer.name for layer in layers]
+        poolings = check_poolings(pooling, names)
+        data = open_data(data)
+        batches = data.batches(
+            self.input_names,
+            self._inputs_of(layers),
+            raw=self.inputs is not None,
+            batch_size=self.batch_size if batch_size is None else batch_size,
+            progress=progress,
+        )
+        reader = None if cache is None else _CacheReader(self, cache, layers, poolings)
+        table = FeatureTable(names, data.n_examples, None if cache is None else cache.path.parent)
+        labels = []
+        for batch in batches:
+            labels.append(batch.labels)
+            if reader is None:
+                outputs = self._compute(batch.examples, layers, poolings)
+            else:
+                outputs = reader.read(batch)
+            table.append(outputs, batch.n_examples)
+        return table.finish(data.join_labels(labels))
 
-    def start(self, examples, layers, poolings):
-        """Compute one batch, or begin to: what goes to :meth:`finish`.
-
-        Parameters
-        ----------
-        examples : dict of str to ndarray of shape (rows, ...), or list of examples
-        layers : tuple of Layer
-        poolings : list of str
-            One for each layer.
-
-        Returns
-        -------
-        object
-        """
-        inputs = self.prepare(examples, self._inputs_of(layers))
-        mask = self._mask(inputs)
-        outputs = zip(self._forward(inputs, layers), poolings, layers)
-        return [pool(output, pooling, layer.name, mask) for output, pooling, layer in outputs]
-
-    def finish(self, started):
-        """Wait for what :meth:`start` began.
-
-        Parameters
-        ----------
-        started : object
-
-        Returns
-        -------
-        list of ndarray of shape (rows, ...)
-            One for each layer, pooled.
-        """
-        return started
-
-    def prepare(self, examples, needed):
-        """Turn examples into the network's inputs.
-
-        Parameters
-        ----------
-        examples : dict of str to ndarray of shape (rows, ...), or list of examples
-            A dict is ready, and returned as it is; a list goes through ``preprocess``.
-        needed : list of str
-            The inputs that are needed.
-
-        Returns
-        -------
-        dict of str to ndarray of shape (rows, ...)
-
-        Raises
-        ------
-        ValueError
-            If ``preprocess`` gives something else than an array, or a list or dict of arrays, with
-            a row for each example.
-        """
+    def prepare(self, examples: Examples, needed: Sequence[str]) -> dict[str, np.ndarray]:
+        """Make the network's inputs of a batch; a dict of inputs is returned as it is."""
         if isinstance(examples, dict):
             return examples
-        found = self.preprocess(examples)
+        found = self.inputs(examples)
         if not isinstance(found, Mapping):
             if len(needed) > 1:
                 raise ValueError(
-                    f"preprocess must return a dict with an array for each of {', '.join(needed)}; "
+                    f"inputs must return a dict with an array for each of {', '.join(needed)}; "
                     f"it returned {type(found).__name__}"
                 )
             found = {needed[0]: found}
@@ -285,84 +197,105 @@ class SourceModel(ABC):
         for name, array in inputs.items():
             if len(array) != len(examples):
                 raise ValueError(
-                    f"preprocess gave {len(array)} rows of input {name!r} for {len(examples)} "
-                    "examples: it is called with a list of examples, and returns a row for each"
+                    f"inputs gave {len(array)} rows of {name!r} for {len(examples)} examples: it "
+                    "is called with a list of examples and returns one row for each"
                 )
-        return {name: checked(array, name) for name, array in inputs.items()}
+        return {name: checked_input(array, name) for name, array in inputs.items()}
 
-    def cache_keys(self, layers, poolings):
-        """Tell what decides the features of layers beside the example.
+    def _compute(
+        self, examples: Examples, layers: tuple[Layer, ...], poolings: Sequence[str]
+    ) -> list[np.ndarray]:
+        """Compute the pooled features of one batch."""
+        inputs = self.prepare(examples, self._inputs_of(layers))
+        outputs = self._pooled(inputs, layers, poolings)
+        self._check_same_features(inputs, outputs, layers, poolings)
+        return outputs
 
-        Parameters
-        ----------
-        layers : sequence of Layer
-        poolings : list of str
-            One for each layer.
-
-        Returns
-        -------
-        list of dict
-            One for each layer, to go into JSON.
-
-        Raises
-        ------
-        ValueError
-            If the network has no ``fingerprint`` to be known by, or one ``preprocess`` cannot be
-            told from another.
-        """
-        from xfer.cache import code_digest
-
-        if not hasattr(self, "fingerprint"):
-            raise ValueError(
-                f"features of a {type(self).__name__} cannot be kept: it has no method "
-                "fingerprint(layer_names) that tells one network from another"
-            )
-        shared = {
-            "source": type(self).__name__,
-            "padding_id": self.padding_id,
-            "preprocess": self.preprocess and code_digest(self.preprocess),
-        }
-        each = zip(layers, poolings, self._fingerprint_each(layers))
+    def _pooled(
+        self, inputs: dict[str, np.ndarray], layers: tuple[Layer, ...], poolings: Sequence[str]
+    ) -> list[np.ndarray]:
+        mask = self._mask(inputs)
+        outputs = self._forward(inputs, layers)
+        for layer, output in zip(layers, outputs):
+            check_rows(layer.name, np.shape(output), inputs)
         return [
-            {**shared, "network": network, "layer": layer.name, "pooling": pooling}
-            for layer, pooling, network in each
+            pool(output, pooling, layer.name, mask)
+            for output, pooling, layer in zip(outputs, poolings, layers)
         ]
 
-    def _fingerprint_each(self, layers):
-        return [self.fingerprint([layer.name]) for layer in layers]
+    def _check_same_features(
+        self,
+        inputs: dict[str, np.ndarray],
+        outputs: Sequence[np.ndarray],
+        layers: tuple[Layer, ...],
+        poolings: Sequence[str],
+    ) -> None:
+        """Compute some examples again in another batch; refuse layers that give other features."""
+        checked = vars(self).setdefault("_checked", {})
+        asked = tuple(layer.name for layer in layers), tuple(poolings)
+        # Equal examples cannot show whether a layer mixes them: then look again at a later batch.
+        differ = any((array[0] != array[-1]).any() for array in inputs.values())
+        if checked.get(asked, -1) >= differ:
+            return
+        # Another batch size: the first axis can have the right length by chance. Another order too,
+        # and not just reversed: a network that reverses its batch would pass that.
+        index = np.array([-1] + [0] * (3 if count(inputs) == 3 else 2))
+        again = self._pooled(take(inputs, index), layers, poolings)
+        for layer, output, other in zip(layers, outputs, again):
+            if output.dtype.kind not in "fiub":
+                raise ValueError(f"layer {layer.name!r} gives {output.dtype}, not numbers")
+            # Rounding depends on the batch size.
+            scale = np.abs(output[np.isfinite(output)], dtype=np.float64).max(initial=0)
+            if other.shape[1:] != output.shape[1:] or not np.allclose(
+                output[index], other, rtol=0, atol=self._tolerance * scale, equal_nan=True
+            ):
+                raise ValueError(
+                    f"layer {layer.name!r} gives an example other features in another batch; "
+                    "features must not depend on the other examples, nor on chance"
+                )
+        checked[asked] = differ
 
-    def _mask(self, inputs):
-        """Tell words from padding: an array (rows, tokens) that is not 0 where a word is."""
+    @property
+    def _tolerance(self) -> float:
+        """How far features may differ between batches, as a share of the layer's largest value."""
+        return 0.01
+
+    def _mask(self, inputs: Mapping[str, np.ndarray]) -> np.ndarray | None:
+        """Return an array (n, tokens) that is 0 where a token is padding, if that is known."""
         if "attention_mask" in inputs:
             return inputs["attention_mask"]
         if self.padding_id is None:
             return None
         return next((ids != self.padding_id for ids in inputs.values() if ids.ndim == 2), None)
 
-    def __deepcopy__(self, memo):
-        # A network that nobody changes need not be there twice.
+    def _fingerprints(self, layers: Sequence[Layer]) -> list[Any]:
+        """Return for each layer what decides its values, as JSON can hold it."""
+        return [self.fingerprint([layer.name]) for layer in layers]  # type: ignore[attr-defined]
+
+    def __deepcopy__(self, memo: dict) -> "SourceModel":
+        # Nobody changes the network, so copies can share it.
         return self
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         inputs = ", ".join(self.input_names)
         return f"{type(self).__name__}({len(self.layers)} layers, inputs: {inputs})"
 
-    def __str__(self):
+    def __str__(self) -> str:
         """Lay the layers out as a table."""
         rows, notes = self._table()
         widths = [max(map(len, column)) for column in zip(*rows)]
         lines = ["  ".join(map(str.ljust, row, widths)).rstrip() for row in rows]
         return "\n".join([repr(self), *lines, *notes])
 
-    def _repr_html_(self):
+    def _repr_html_(self) -> str:
         from xfer._html import table
 
         (head, *rows), notes = self._table()
         return table(repr(self), head, rows, notes)
 
-    def _table(self):
-        """Return the rows of the table of layers, the first of which names the columns."""
-        rows = [("layer", "operator", "output shape", "parameters")]
+    def _table(self) -> tuple[list[tuple[str, ...]], list[str]]:
+        """Return the rows of the table of layers, headings first, and notes below it."""
+        rows: list[tuple[str, ...]] = [("layer", "operator", "output shape", "parameters")]
         for layer in self.layers:
             shape = "?" if layer.shape is None else str(layer.shape).replace("None", "?")
             rows.append((layer.name, layer.operator, shape, f"{layer.parameter_count:,}"))
@@ -370,17 +303,123 @@ class SourceModel(ABC):
         return rows, ["?: not known before the network is bound or has seen data"] * unknown
 
 
-def _shorten(names, most=12):
+class _CacheReader:
+    """Reads a batch's features from a cache and computes those that it lacks."""
+
+    def __init__(
+        self, source: SourceModel, cache: Any, layers: tuple[Layer, ...], poolings: Sequence[str]
+    ) -> None:
+        self.source, self.cache = source, cache
+        self.layers, self.poolings = layers, poolings
+        self.keys = _cache_keys(source, layers, poolings)
+
+    def read(self, batch: Batch) -> list[np.ndarray]:
+        """Return the features of a batch's examples, an array (n, ...) for each layer."""
+        from xfer.cache import example_digests
+
+        examples = take(batch.examples, slice(batch.n_examples))
+        digests = example_digests(examples)
+        # Larger maps give more features, so the shape of an example is part of the key.
+        keys = [{**key, "shapes": _shapes(examples)} for key in self.keys]
+        kept = [self.cache.read(key, digests) for key in keys]
+        complete = np.logical_and.reduce([found for found, _ in kept])
+        missing = np.flatnonzero(~complete)
+        if not len(missing):
+            return [rows for _, rows in kept]
+        computed = self.source._compute(take(examples, missing), self.layers, self.poolings)
+        outputs = []
+        for key, (found, rows), values in zip(keys, kept, computed):
+            with np.errstate(over="ignore"):
+                values = values[: len(missing)].astype(np.float32, copy=False)
+            self.cache.write(key, [digests[i] for i in missing], values)
+            output = np.empty((len(digests), *values.shape[1:]), np.float32)
+            output[missing] = values
+            if complete.any():
+                output[complete] = rows[complete[found]]
+            outputs.append(output)
+        return outputs
+
+
+def _cache_keys(
+    source: SourceModel, layers: Sequence[Layer], poolings: Sequence[str]
+) -> list[dict[str, Any]]:
+    """Return for each layer what decides its features beside the example, as JSON can hold it."""
+    if not hasattr(source, "fingerprint"):
+        raise ValueError(
+            f"features of a {type(source).__name__} cannot be cached: it has no method "
+            "fingerprint(layer_names) that tells one network from another"
+        )
+    shared = {
+        "source": type(source).__name__,
+        "padding_id": source.padding_id,
+        "inputs": None if source.inputs is None else source.inputs.identity(),
+    }
+    return [
+        {**shared, "network": network, "layer": layer.name, "pooling": pooling}
+        for layer, pooling, network in zip(layers, poolings, source._fingerprints(layers))
+    ]
+
+
+def find_layers(names: str | Iterable[str], find_one: Any) -> tuple[Layer, ...]:
+    """Look up the layers of a list of names, each of which may occur once."""
+    names = [names] if isinstance(names, str) else list(names)
+    if not names:
+        raise ValueError("no layer was asked for: feature_layer_names is empty")
+    for name in names:
+        if not isinstance(name, str):
+            raise TypeError(f"a layer name must be a string, got {type(name).__name__}: {name!r}")
+    layers = tuple(find_one(name) for name in names)
+    if len({layer.name for layer in layers}) < len(layers):
+        raise ValueError(f"a layer was asked for more than once: {names}")
+    return layers
+
+
+def find_layer(name: str, layers: Sequence[Layer]) -> Layer:
+    """Find the layer of a name; the error lists the nearest names."""
+    found = [layer for layer in layers if layer.name == name]
+    if len(found) == 1:
+        return found[0]
+    if found:
+        raise ValueError(f"the network has {len(found)} layers named {name!r}; rename them")
+    names = [layer.name for layer in layers]
+    near = difflib.get_close_matches(name, names, n=5, cutoff=0.4)
+    hint = f"nearest: {', '.join(near)}" if near else f"layers: {_shorten(names)}"
+    raise ValueError(f"the network has no layer {name!r}; {hint}")
+
+
+def check_rows(name: str, shape: Sequence[int], inputs: Mapping[str, np.ndarray]) -> None:
+    """Refuse a layer's output that has not one row for each example."""
+    n = len(next(iter(inputs.values())))
+    if not shape or shape[0] != n:
+        raise ValueError(
+            f"layer {name!r} has output shape {tuple(shape)} for a batch of {n} examples of shape "
+            f"{example_shapes(inputs)}; features need one row for each example on the first axis"
+        )
+
+
+def example_shapes(inputs: Mapping[str, np.ndarray]) -> Any:
+    """Return the shape of one example: a tuple, or a dict of them where there are several inputs."""
+    shapes = {name: array.shape[1:] for name, array in inputs.items()}
+    return next(iter(shapes.values())) if len(shapes) == 1 else shapes
+
+
+def _shapes(examples: Examples) -> dict[str, list[int]] | None:
+    if not isinstance(examples, dict):
+        return None
+    return {name: list(array.shape[1:]) for name, array in examples.items()}
+
+
+def _shorten(names: Sequence[str], most: int = 12) -> str:
     return ", ".join(names if len(names) <= most else [*names[:most], f"... ({len(names)} in all)"])
 
 
-def _stack(values, name):
-    """Return what a preprocess made as one array: of a list, the arrays of its examples."""
+def _stack(values: Any, name: str) -> np.ndarray:
+    """Return what `inputs` made as one array, stacking a list of the examples' arrays."""
     if isinstance(values, (list, tuple)):
         try:
             return as_array(np.stack([to_numpy(value) for value in values]), name)
         except ValueError as error:
             raise ValueError(
-                f"preprocess must give arrays of one shape and numbers for input {name!r}: {error}"
+                f"inputs must give arrays of one shape and of numbers for {name!r}: {error}"
             ) from error
     return as_array(values, name)

@@ -1,162 +1,453 @@
-"""Data of every kind, read as batches: arrays, lists of examples, iterators, loaders."""
+"""Whatever users hand over, opened once: what kind of data it is, its labels, its length."""
 
-from collections.abc import Mapping
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+from scipy.sparse import issparse
+from sklearn.utils.validation import check_array, column_or_1d
 
-from xfer._progress import progress_bar
-from xfer.sources.batches import Batch, as_array, check_names, checked, join
-from xfer.sources.iterators import IteratorData, is_mxnet_iterator
-from xfer.sources.loaders import LoaderData, holds_arrays, is_loader
+from xfer._io import progress_bar
 
-# Arrays that are read as a whole are one batch.
-_MANY = np.iinfo(np.int64).max
+Examples = dict[str, np.ndarray] | list[Any]
+CheckLabels = Callable[[np.ndarray], np.ndarray]
 
-
-def is_iterator(data):
-    """Tell what brings its own batches and labels from arrays and lists of examples."""
-    return is_mxnet_iterator(data) or is_loader(data)
+# Names of the labels in batches that are dicts.
+_LABELS = ("label", "labels")
 
 
-def open_data(data, input_names, needed, batch_size, *, raw=False):
-    """Make data of any kind readable in batches.
+@dataclass(frozen=True)
+class Batch:
+    """Inputs of a network, each of shape (m, ...), or m raw examples; the first n_examples count."""
 
-    Parameters
-    ----------
-    data : array, dict of str to array, list of examples, or anything that brings batches
-        See :meth:`xfer.sources.SourceModel.extract`.
-    input_names : list of str
-        The inputs of the network that is to read it.
-    needed : list of str
-        Those that what is asked of it depends on.
-    batch_size : int
-        Examples to a batch for arrays and lists.
-    raw : bool, default=False
-        Whether the examples are to be preprocessed; dicts of inputs never are.
+    examples: Examples
+    n_examples: int
+    labels: np.ndarray | None = None
 
-    Returns
-    -------
-    object
-        With ``number``, the examples to come at most or None; ``batch_size``, or None; and
-        ``batches(progress)``.
 
-    Raises
-    ------
-    TypeError, ValueError
-        If the data are of no such kind, or do not fit the inputs.
+class Data(ABC):
+    """Examples of one kind, with their labels, readable in batches."""
+
+    #: How many examples there are at most; None where that is not known before they are read.
+    n_examples: int | None = None
+    #: Labels given beside the examples, checked; None where batches bring them or there are none.
+    labels: np.ndarray | None = None
+
+    def __init__(self, given: Any, check_labels: CheckLabels | None) -> None:
+        self.given = given
+        self._check_labels = check_labels
+
+    @abstractmethod
+    def batches(
+        self,
+        input_names: Sequence[str],
+        needed: Sequence[str],
+        *,
+        raw: bool,
+        batch_size: int,
+        progress: bool | None = False,
+    ) -> Iterator[Batch]:
+        """Check that the data fit a network's inputs, then return an iterator of batches.
+
+        `needed` are the inputs that the layers depend on; `raw` says whether the network takes raw
+        examples, which something makes its inputs of.
+        """
+
+    def join_labels(self, parts: Sequence[np.ndarray | None]) -> np.ndarray | None:
+        """Return the labels of all examples, given those that the batches brought."""
+        if self.labels is not None:
+            return self.labels
+        found = None if any(part is None for part in parts) else np.concatenate(list(parts))
+        if self._check_labels is None:
+            return found
+        if found is None:
+            raise ValueError("the iterator carries no labels: make it with both data and labels")
+        return self._check_labels(found)
+
+
+def open_data(X: Any, y: Any = None, check_labels: CheckLabels | None = None) -> Data:
+    """Open data of any kind, with the labels given beside it.
+
+    `check_labels` refuses labels that cannot be used; where it is given, labels are required.
+    Labels given as `y` are checked at once, those of an iterator when it has been read.
     """
-    if is_mxnet_iterator(data):
-        if raw:
+    if isinstance(X, Data):
+        return X
+    if brings_batches(X):
+        if y is not None:
             raise ValueError(
-                "an MXNet iterator brings arrays that are ready for a network, and this one has a "
-                "preprocess: give it raw examples, or open the network without"
+                "an iterator carries its own labels: give it without y, or give arrays as X and y"
             )
-        return IteratorData(data, input_names, needed)
-    if is_loader(data):
-        return LoaderData(data, input_names, needed, raw)
-    if not isinstance(batch_size, (int, np.integer)) or batch_size < 1:
-        raise ValueError(f"batch_size must be a positive integer, got {batch_size!r}")
-    if raw and not isinstance(data, Mapping):
-        return _RawData(data, batch_size)
-    return _ArrayData(data, input_names, needed, batch_size)
+        if _is_mxnet_iterator(X):
+            from xfer.sources.iterators import IteratorData
+
+            return IteratorData(X, check_labels)
+        return LoaderData(X, check_labels)
+    return ExampleData(X, y, check_labels)
 
 
-def read_all(data, source, needed):
-    """Read data of any kind into memory.
-
-    Parameters
-    ----------
-    data
-        See :meth:`xfer.sources.SourceModel.extract`.
-    source : SourceModel
-        The network that is to read it.
-    needed : list of str
-        The inputs that what is asked of it depends on.
-
-    Returns
-    -------
-    inputs : dict of str to ndarray of shape (n, ...)
-    labels : ndarray of shape (n,) or None
-        Those that an iterator brought.
-
-    Raises
-    ------
-    TypeError, ValueError
-        If the data are of no such kind, do not fit the inputs, or hold NaN or infinity.
-    """
-    raw = source.preprocess is not None
-    opened = open_data(data, source.input_names, needed, _MANY, raw=raw)
-    batches, read = list(opened.batches(progress=False)), []
-    for batch in batches:
-        inputs = source.prepare(batch.examples, needed)
-        read.append({name: array[: batch.rows] for name, array in inputs.items()})
-    return join(read), join_labels([batch.labels for batch in batches])
+def brings_batches(data: Any) -> bool:
+    """Return whether data bring their own batches (and labels) rather than single examples."""
+    if _is_mxnet_iterator(data):
+        return True
+    if isinstance(data, (list, tuple)):
+        return len(data) > 0 and _is_batch(data[0])
+    return hasattr(data, "__iter__") and not hasattr(data, "__getitem__")
 
 
-def join_labels(labels):
-    """Return the labels of batches as one array; None where some have none."""
-    if any(part is None for part in labels):
-        return None
-    return np.concatenate(labels)
+class ExampleData(Data):
+    """Arrays, dicts of arrays, tables, or a list of raw examples such as texts or images."""
 
+    def __init__(self, X: Any, y: Any, check_labels: CheckLabels | None) -> None:
+        super().__init__(checked_array(X), check_labels)
+        self.n_examples = _length(self.given)
+        if y is not None:
+            labels = _given_labels(y, self.n_examples)
+            self.labels = labels if check_labels is None else check_labels(labels)
+        elif check_labels is not None:
+            raise ValueError(
+                "requires y to be passed, but the target y is None: these data carry no labels; "
+                "give them as y, or use an iterator that carries them"
+            )
 
-def count_examples(data):
-    """Return the number of examples in arrays or a list; None for what brings batches."""
-    if is_iterator(data):
-        return None
-    return len(next(iter(data.values()))) if isinstance(data, Mapping) else len(data)
+    def batches(
+        self,
+        input_names: Sequence[str],
+        needed: Sequence[str],
+        *,
+        raw: bool,
+        batch_size: int,
+        progress: bool | None = False,
+    ) -> Iterator[Batch]:
+        if isinstance(batch_size, bool) or not isinstance(batch_size, (int, np.integer)):
+            raise ValueError(f"batch_size must be an integer >= 1, got {batch_size!r}")
+        if batch_size < 1:
+            raise ValueError(f"batch_size must be an integer >= 1, got {batch_size!r}")
+        if raw and not isinstance(self.given, Mapping):
+            return self._raw_batches(_raw_examples(self.given), batch_size, progress)
+        arrays = self._arrays(input_names, needed)
+        return self._array_batches(arrays, batch_size, progress)
 
-
-class _ArrayData:
-    def __init__(self, data, input_names, needed, batch_size):
+    def _arrays(self, input_names: Sequence[str], needed: Sequence[str]) -> dict[str, np.ndarray]:
+        data = self.given
         if not isinstance(data, Mapping):
             if len(needed) > 1:
                 raise ValueError(
                     f"the network has {len(needed)} inputs ({', '.join(needed)}): "
                     "give a dict with an array for each"
                 )
-            if isinstance(data, (list, tuple)) and data and holds_arrays(data[0]):
+            if isinstance(data, (list, tuple)) and data and _holds_arrays(data[0]):
                 raise ValueError(
-                    f"a list of examples of several parts, such as {data[0]!r:.80}, is no array: "
-                    "give arrays of all examples, and their labels apart, or batches of them"
+                    f"a list of examples of several parts, such as {data[0]!r:.80}, is not an "
+                    "array: give arrays of all examples and their labels apart, or batches of them"
                 )
             data = {needed[0]: data}
         check_names(data, input_names, needed)
-        self.arrays = {name: as_array(values, name) for name, values in data.items()}
-        lengths = {name: len(array) for name, array in self.arrays.items()}
+        arrays = {name: as_array(values, name) for name, values in data.items()}
+        lengths = {name: len(array) for name, array in arrays.items()}
         if len(set(lengths.values())) > 1:
             raise ValueError(f"the inputs have different numbers of examples: {lengths}")
-        self.number = next(iter(lengths.values()))
-        if not self.number:
-            raise ValueError("the data are empty: no example was given")
-        self.batch_size = min(batch_size, self.number)
+        _check_not_empty(next(iter(lengths.values())))
+        return arrays
 
-    def batches(self, progress):
-        starts = range(0, self.number, self.batch_size)
-        for start in progress_bar(starts, progress, len(starts)):
-            stop = min(start + self.batch_size, self.number)
-            examples = {n: checked(a[start:stop], n, start) for n, a in self.arrays.items()}
-            yield Batch(examples, stop - start, None)
-
-
-class _RawData:
-    """Texts, images or anything else that a preprocess takes, in a list or an array."""
-
-    def __init__(self, examples, batch_size):
-        if isinstance(examples, (str, bytes)) or not hasattr(examples, "__len__"):
-            raise TypeError(
-                "data for a network with a preprocess are a list of examples, got "
-                f"{type(examples).__name__}: {examples!r:.80}"
+    def _array_batches(
+        self, arrays: dict[str, np.ndarray], size: int, progress: bool | None
+    ) -> Iterator[Batch]:
+        n = len(next(iter(arrays.values())))
+        for start in progress_bar(range(0, n, size), progress, -(-n // size)):
+            stop = min(start + size, n)
+            yield Batch(
+                {k: checked_input(a[start:stop], k, start) for k, a in arrays.items()}, stop - start
             )
-        # What is indexed by labels of its own, such as a table's column, is read in its order.
-        self.examples = examples.to_numpy() if hasattr(examples, "to_numpy") else examples
-        self.number = len(examples)
-        if not self.number:
-            raise ValueError("the data are empty: no example was given")
-        self.batch_size = min(batch_size, self.number)
 
-    def batches(self, progress):
-        starts = range(0, self.number, self.batch_size)
-        for start in progress_bar(starts, progress, len(starts)):
-            examples = list(self.examples[start : start + self.batch_size])
-            yield Batch(examples, len(examples), None)
+    def _raw_batches(self, examples: Any, size: int, progress: bool | None) -> Iterator[Batch]:
+        n = len(examples)
+        for start in progress_bar(range(0, n, size), progress, -(-n // size)):
+            batch = list(examples[start : start + size])
+            yield Batch(batch, len(batch))
+
+
+class LoaderData(Data):
+    """DataLoaders of PyTorch or Gluon, generators and lists of batches.
+
+    A batch is the data of one input; a tuple or list of those of all inputs in their order, then
+    maybe labels; or a dict by the inputs' names and maybe "label" or "labels".
+    """
+
+    def __init__(self, loader: Any, check_labels: CheckLabels | None) -> None:
+        super().__init__(loader, check_labels)
+        dataset = getattr(loader, "dataset", getattr(loader, "_dataset", None))
+        self.n_examples = len(dataset) if hasattr(dataset, "__len__") else None
+
+    def batches(
+        self,
+        input_names: Sequence[str],
+        needed: Sequence[str],
+        *,
+        raw: bool,
+        batch_size: int,
+        progress: bool | None = False,
+    ) -> Iterator[Batch]:
+        total = len(self.given) if hasattr(self.given, "__len__") else None
+        start = 0
+        for given in progress_bar(self.given, progress, total):
+            try:
+                batch = self._read(given, start, input_names, needed, raw)
+            except ValueError as error:
+                if raw and isinstance(self.given, (list, tuple)):
+                    raise ValueError(
+                        f"{error}. A list of dicts or of tuples of arrays is read as batches; "
+                        "write raw examples that hold several things as lists"
+                    ) from error
+                raise
+            yield batch
+            start += batch.n_examples
+        if not start:
+            raise ValueError(
+                f"the data gave no example: {self.given!r:.80}; a generator can be read only once, "
+                "so make a new one for each reading"
+            )
+
+    def _read(
+        self, given: Any, start: int, input_names: Sequence[str], needed: Sequence[str], raw: bool
+    ) -> Batch:
+        examples, labels = _split_batch(given, input_names, needed, raw)
+        if isinstance(examples, list):
+            n = len(examples)
+        else:
+            check_names(examples, input_names, needed)
+            examples = {k: checked_input(as_array(v, k), k, start) for k, v in examples.items()}
+            lengths = {name: len(array) for name, array in examples.items()}
+            n = next(iter(lengths.values()))
+            if len({*lengths.values()}) > 1:
+                raise ValueError(f"a batch has inputs of different numbers of examples: {lengths}")
+        if not n:
+            raise ValueError(f"a batch after {start} examples is empty")
+        if labels is not None:
+            labels = to_numpy(labels)
+            if labels.ndim == 0 or len(labels) != n:
+                raise ValueError(
+                    f"a batch has {n} examples and labels of shape {labels.shape}; one row of "
+                    "labels per example is needed"
+                )
+            labels = batch_labels(labels, n)
+        return Batch(examples, n, labels)
+
+
+def _split_batch(
+    batch: Any, input_names: Sequence[str], needed: Sequence[str], raw: bool
+) -> tuple[Any, Any]:
+    """Return a batch's examples and its labels or None."""
+    if isinstance(batch, Mapping):
+        extra = [name for name in batch if name in _LABELS and name not in input_names]
+        examples = {name: values for name, values in batch.items() if name not in extra}
+        return examples, batch[extra[0]] if extra else None
+    if raw:
+        if isinstance(batch, (list, tuple)) and len(batch) == 2 and _is_list(batch[0]):
+            return list(batch[0]), batch[1]
+        return list(batch), None
+    if not isinstance(batch, (list, tuple)):
+        batch = [batch]
+    n_inputs = len(needed)
+    if len(batch) not in (n_inputs, n_inputs + 1):
+        raise ValueError(
+            f"a batch holds {len(batch)} arrays; {n_inputs} inputs ({', '.join(needed)}) "
+            "and maybe labels are needed"
+        )
+    labels = batch[n_inputs] if len(batch) > n_inputs else None
+    return dict(zip(needed, batch)), labels
+
+
+def read_all(
+    data: Data,
+    input_names: Sequence[str],
+    needed: Sequence[str],
+    prepare: Callable[[Examples], dict[str, np.ndarray]],
+    *,
+    raw: bool,
+) -> tuple[dict[str, np.ndarray], np.ndarray | None]:
+    """Read all data into memory: the network's inputs by name, and the labels."""
+    size = max(data.n_examples or 1, 1)
+    found, labels = [], []
+    for batch in data.batches(input_names, needed, raw=raw, batch_size=size):
+        inputs = prepare(batch.examples)
+        found.append({name: array[: batch.n_examples] for name, array in inputs.items()})
+        labels.append(batch.labels)
+    return {k: np.concatenate([one[k] for one in found]) for k in found[0]}, data.join_labels(labels)
+
+
+def take(examples: Examples, index: slice | np.ndarray) -> Examples:
+    """Pick some of a batch's examples."""
+    if isinstance(examples, dict):
+        return {name: array[index] for name, array in examples.items()}
+    return examples[index] if isinstance(index, slice) else [examples[i] for i in index]
+
+
+def count(examples: Examples) -> int:
+    """Return how many examples a batch holds, padding included."""
+    return len(next(iter(examples.values())) if isinstance(examples, dict) else examples)
+
+
+def checked_array(X: Any) -> Any:
+    """Refuse arrays that no network takes (sparse, complex, without columns), as scikit-learn does.
+
+    Only NumPy arrays and what turns into one are looked at: not tables, lists, iterators, tensors.
+    """
+    is_array = isinstance(X, np.ndarray)
+    if is_array and X.ndim == 1 and X.dtype.kind in "OUST":
+        return X  # texts
+    # What has no length can only be read as an array.
+    is_like_one = hasattr(X, "__array__") and not hasattr(X, "__len__")
+    if not (is_array or is_like_one or issparse(X)):
+        return X
+    return check_array(
+        X, ensure_2d=False, allow_nd=True, ensure_all_finite=False, ensure_min_samples=0
+    )
+
+
+def check_names(
+    names: Sequence[str] | Mapping[str, Any], input_names: Sequence[str], needed: Sequence[str]
+) -> None:
+    """Refuse data that lack a needed input, or hold something that is not an input."""
+    if not {*needed} <= {*names} <= {*input_names}:
+        which = "" if len(needed) == len(input_names) else f"; needed here: {', '.join(needed)}"
+        raise ValueError(
+            f"the data are named {', '.join(names)}; the network's inputs are "
+            f"{', '.join(input_names)}{which}"
+        )
+
+
+def to_numpy(values: Any) -> np.ndarray:
+    """Return a NumPy array of anything like an array, tensors of MXNet and torch included."""
+    if hasattr(values, "asnumpy"):
+        return values.asnumpy()
+    if hasattr(values, "detach"):
+        values = values.detach().cpu()
+        # NumPy has no bfloat16.
+        return (values.float() if values.is_floating_point() else values).numpy()
+    return np.asarray(values)
+
+
+def as_array(values: Any, name: str) -> np.ndarray:
+    """Return the data of one input as an array of numbers with one row per example."""
+    array = to_numpy(values)
+    if array.ndim == 0 or array.dtype.kind not in "fiub":
+        raise ValueError(
+            f"input {name!r} must be an array of numbers with one row for each example, got "
+            f"shape {array.shape} of {array.dtype}"
+        )
+    return array
+
+
+def checked_input(array: np.ndarray, name: str, start: int | None = None) -> np.ndarray:
+    """Return an input as float32 or integers, after a check for NaN and infinity."""
+    if array.dtype.kind != "f":
+        return array
+    with np.errstate(over="ignore"):
+        array = array.astype(np.float32, copy=False)
+    if not np.isfinite(array).all():
+        example = np.flatnonzero(~np.isfinite(array.reshape(len(array), -1)).all(axis=1))[0]
+        where = f"{example} of a batch" if start is None else f"{start + example}"
+        raise ValueError(
+            f"input {name!r} has NaN, infinity or a number beyond 32-bit floats at example {where}"
+        )
+    return array
+
+
+def batch_labels(values: np.ndarray, n_examples: int) -> np.ndarray:
+    """Return the labels of a batch's first examples, of shape (n,) or (n, k).
+
+    Whole numbers that a framework carries as floats become integers again.
+    """
+    values = values.reshape(-1) if values.size == len(values) else values
+    if values.ndim > 2:
+        raise ValueError(f"labels have shape {values.shape}; one row per example is needed")
+    values = values[:n_examples]
+    if values.dtype.kind == "f" and (np.abs(values) < 2**63).all():
+        whole = values.astype(np.int64)
+        if (whole == values).all():
+            if values.dtype == np.float32 and (np.abs(whole) >= 2**24).any():
+                raise ValueError(
+                    f"the iterator carries label {whole.flat[np.abs(whole).argmax()]} as a 32-bit "
+                    "float, which cannot tell it from its neighbours; use smaller labels"
+                )
+            return whole
+    return values
+
+
+def check_ids(inputs: Mapping[str, np.ndarray], limits: Sequence[tuple[str, str, int]]) -> None:
+    """Refuse word ids beyond an embedding's table; runtimes would take another row instead.
+
+    `limits` holds the input, the layer and the size of the table of each embedding.
+    """
+    for name, layer, size in limits:
+        ids = inputs.get(name)
+        if ids is not None and ids.size and (ids.min() < 0 or ids.max() >= size):
+            found = ids.min() if ids.min() < 0 else ids.max()
+            raise ValueError(
+                f"the data hold id {found:.0f}; layer {layer!r} knows ids 0 to {size - 1}: "
+                "was the corpus made with the network's own vocabulary?"
+            )
+
+
+def _given_labels(y: Any, n_examples: int) -> np.ndarray:
+    labels = check_array(
+        y,
+        dtype=None,
+        ensure_2d=False,
+        ensure_all_finite=False,
+        ensure_min_samples=0,
+        input_name="y",
+    )
+    if labels.ndim != 2 or labels.shape[1] == 1:
+        labels = column_or_1d(labels, warn=True)
+    if len(labels) != n_examples:
+        raise ValueError(f"X has {n_examples} examples and y has {len(labels)} labels")
+    return labels
+
+
+def _raw_examples(examples: Any) -> Any:
+    if isinstance(examples, (str, bytes)) or not hasattr(examples, "__len__"):
+        raise TypeError(
+            "data for a network that takes raw examples are a list of examples, got "
+            f"{type(examples).__name__}: {examples!r:.80}"
+        )
+    _check_not_empty(len(examples))
+    # What has an index of its own, such as a table's column, is read in its order.
+    return examples.to_numpy() if hasattr(examples, "to_numpy") else examples
+
+
+def _check_not_empty(n_examples: int) -> None:
+    if not n_examples:
+        raise ValueError("the data are empty: no example was given")
+
+
+def _length(data: Any) -> int:
+    values = next(iter(data.values()), ()) if isinstance(data, Mapping) else data
+    return len(values) if hasattr(values, "__len__") else 0
+
+
+def _is_mxnet_iterator(data: Any) -> bool:
+    return hasattr(data, "provide_data") and hasattr(data, "reset")
+
+
+def _holds_arrays(first: Any) -> bool:
+    """Return whether this is a dict, or a tuple that begins with an array: a batch or an example."""
+    inputs = first[0] if isinstance(first, tuple) and first else first
+    return isinstance(inputs, Mapping) or (inputs is not first and _has_axes(inputs))
+
+
+def _is_batch(first: Any) -> bool:
+    # An example may look like a batch, but where it has a number or a word there are no rows.
+    values = first.values() if isinstance(first, Mapping) else first
+    return _holds_arrays(first) and all(_has_axes(value) for value in values)
+
+
+def _has_axes(value: Any) -> bool:
+    return isinstance(value, (list, tuple, Mapping)) or len(getattr(value, "shape", ())) > 0
+
+
+def _is_list(values: Any) -> bool:
+    return isinstance(values, (list, tuple, np.ndarray)) or hasattr(values, "ndim")

@@ -1,105 +1,105 @@
-"""MXNet iterators, read from their start once, and left there."""
+"""MXNet iterators, read once from their start and left there."""
 
 import warnings
 from collections import deque
+from collections.abc import Iterator, Sequence
+from typing import Any
 from weakref import WeakSet
 
 import numpy as np
 
-from xfer._progress import progress_bar
-from xfer.sources.batches import (
+from xfer._io import progress_bar
+from xfer.sources.data import (
     Batch,
+    CheckLabels,
+    Data,
     as_array,
+    batch_labels,
     check_names,
-    checked,
-    read_labels,
+    checked_input,
     to_numpy,
 )
 
-# Iterators that the last reading has left somewhere else than at their start.
-_displaced = WeakSet()
+# Iterators that the last reading left somewhere else than at their start.
+_displaced: WeakSet = WeakSet()
 
 
-def is_mxnet_iterator(data):
-    """Tell an MXNet iterator, which brings its own batches and labels, from arrays."""
-    return hasattr(data, "provide_data") and hasattr(data, "reset")
+class IteratorData(Data):
+    """An MXNet iterator as batches of a network's inputs."""
 
+    def __init__(self, iterator: Any, check_labels: CheckLabels | None) -> None:
+        super().__init__(iterator, check_labels)
+        self.n_examples = getattr(iterator, "num_data", None)
 
-class IteratorData:
-    """An MXNet iterator as batches of a network's inputs.
-
-    Parameters
-    ----------
-    iterator : mxnet.io.DataIter
-    input_names, needed : list of str
-        The network's inputs, and those that what is asked of it depends on.
-
-    Attributes
-    ----------
-    number : int or None
-        Examples to come at most, where the iterator tells by its ``num_data``.
-    batch_size : int or None
-        Examples to a batch, where the iterator tells.
-    """
-
-    def __init__(self, iterator, input_names, needed):
-        self.iterator = iterator
-        self.names = [_name(description) for description in iterator.provide_data]
-        if len(self.names) == len(needed) == 1 and self.names[0] not in input_names:
-            self.names = list(needed)
-        check_names(self.names, input_names, needed)
-        if _is_native(iterator) and iterator in _displaced:
+    def batches(
+        self,
+        input_names: Sequence[str],
+        needed: Sequence[str],
+        *,
+        raw: bool,
+        batch_size: int,
+        progress: bool | None = False,
+    ) -> Iterator[Batch]:
+        if raw:
+            raise ValueError(
+                "an MXNet iterator brings arrays that are ready for a network, and this network "
+                "takes raw examples: give it those, or open the network without inputs"
+            )
+        names = [_name(description) for description in self.given.provide_data]
+        if len(names) == len(needed) == 1 and names[0] not in input_names:
+            names = list(needed)
+        check_names(names, input_names, needed)
+        if _is_native(self.given) and self.given in _displaced:
             raise ValueError(
                 "this iterator would now begin in the middle of its data: MXNet's iterators with "
-                "round_batch=True go on where the padding of their last batch ended. Make it anew "
-                "for each reading"
+                "round_batch=True continue where the padding of their last batch ended. Make a new "
+                "one for each reading"
             )
-        self.number = getattr(iterator, "num_data", None)
-        self.batch_size = getattr(iterator, "batch_size", None) or None
+        return self._batches(names, progress)
 
-    def batches(self, progress):
-        """Yield batches, from the start of the iterator; leave it at its start."""
-        size = self.batch_size
-        total = -(-self.number // size) if self.number and size else None
-        rewind(self.iterator)
+    def _batches(self, names: list[str], progress: bool | None) -> Iterator[Batch]:
+        size = getattr(self.given, "batch_size", None) or None
+        total = -(-self.n_examples // size) if self.n_examples and size else None
+        rewind(self.given)
         start = 0
-        ends = _Ends(self.iterator, self.number)
+        ends = _Ends(self.given, self.n_examples)
         try:
-            for batch in progress_bar(self.iterator, progress, total):
+            for given in progress_bar(self.given, progress, total):
                 try:
-                    read = self._read(batch, start, ends)
+                    batch = _read(given, names, start, ends)
                 except ValueError:
-                    # What was refused may be leftover memory at the end, and no example.
-                    if next(self.iterator, None) is None:
+                    # What was refused may be leftover memory at the end, not an example.
+                    if next(self.given, None) is None:
                         ends.check_last()
                     raise
-                yield read
-                start += read.rows
+                yield batch
+                start += batch.n_examples
         finally:
-            rewind(self.iterator)
+            rewind(self.given)
         ends.check(start)
         if not start:
-            raise ValueError(f"the iterator gave no example: {self.iterator!r:.80}")
-
-    def _read(self, batch, start, ends):
-        if len(batch.data) != len(self.names):
-            raise ValueError(
-                f"a batch holds {len(batch.data)} arrays where {len(self.names)} inputs "
-                f"({', '.join(self.names)}) were announced"
-            )
-        arrays = [as_array(values, name) for name, values in zip(self.names, batch.data)]
-        rows = len(arrays[0]) - (batch.pad or 0)
-        if rows < 1 or any(len(array) != len(arrays[0]) for array in arrays):
-            shapes = [array.shape for array in arrays]
-            raise ValueError(f"a batch has arrays of shapes {shapes} and padding {batch.pad}")
-        rows = ends.see(batch, arrays[0], rows, start)
-        if rows < len(arrays[0]):  # examples take the place of padding, which may be anything
-            arrays = [array[np.arange(len(array)) % rows] for array in arrays]
-        inputs = {n: checked(array, n, start) for n, array in zip(self.names, arrays)}
-        return Batch(inputs, rows, _labels_of(batch, rows))
+            raise ValueError(f"the iterator gave no example: {self.given!r:.80}")
 
 
-def rewind(iterator):
+def _read(batch: Any, names: list[str], start: int, ends: "_Ends") -> Batch:
+    if len(batch.data) != len(names):
+        raise ValueError(
+            f"a batch holds {len(batch.data)} arrays where {len(names)} inputs "
+            f"({', '.join(names)}) were announced"
+        )
+    arrays = [as_array(values, name) for name, values in zip(names, batch.data)]
+    n = len(arrays[0]) - (batch.pad or 0)
+    if n < 1 or any(len(array) != len(arrays[0]) for array in arrays):
+        shapes = [array.shape for array in arrays]
+        raise ValueError(f"a batch has arrays of shapes {shapes} and padding {batch.pad}")
+    n = ends.see(batch, arrays[0], n, start)
+    if n < len(arrays[0]):  # examples replace the padding, which may be anything
+        arrays = [array[np.arange(len(array)) % n] for array in arrays]
+    inputs = {k: checked_input(a, k, start) for k, a in zip(names, arrays)}
+    return Batch(inputs, n, _labels_of(batch, n))
+
+
+def rewind(iterator: Any) -> None:
     """Bring an iterator to its start.
 
     MXNet's C++ iterators, such as CSVIter, read ahead in a thread. Resetting one that has not come
@@ -115,75 +115,78 @@ def rewind(iterator):
 
 
 class _Ends:
-    """Tells from its batches where a C++ iterator ends, and where it begins again."""
+    """Works out from an iterator's batches where its examples end, and whether it starts over."""
 
-    def __init__(self, iterator, number):
-        self.iterator, self.number = iterator, number
+    def __init__(self, iterator: Any, num_data: int | None) -> None:
+        self.iterator, self.num_data = iterator, num_data
         self.native = _is_native(iterator)
         self.was_read = self.native and iterator.first_batch is None
-        self.first = self.previous = self.last = None
+        self.first: np.ndarray | None = None
+        self.previous: np.ndarray | None = None
+        self.last: np.ndarray | None = None
         self.stop, self.counts = 0, True
 
-    def see(self, batch, array, rows, start):
+    def see(self, batch: Any, array: np.ndarray, n: int, start: int) -> int:
         """Look at the next batch; return how many of its rows are examples."""
-        self.first = array[:rows] if self.first is None else self.first
-        self.previous, self.last, self.stop = self.last, array, rows
+        self.first = array[:n] if self.first is None else self.first
+        self.previous, self.last, self.stop = self.last, array, n
         self.counts = _counts_examples(batch)
-        if self.counts or batch.pad or self.number is None:
-            return rows
-        if start >= self.number:
+        if self.counts or batch.pad or self.num_data is None:
+            return n
+        if start >= self.num_data:
             raise ValueError(
-                f"the iterator has more examples than the {self.number} that its num_data tells"
+                f"the iterator has more examples than its num_data says, {self.num_data}"
             )
-        return min(rows, self.number - start)
+        return min(n, self.num_data - start)
 
-    def check(self, number):
-        """Refuse an end that may not be one; remember what will begin in the middle."""
+    def check(self, n_examples: int) -> None:
+        """Refuse an end that may not be one; remember iterators that will start in the middle."""
         self.check_last()
-        if not self.counts and self.number not in (None, number):
+        if not self.counts and self.num_data not in (None, n_examples):
             raise ValueError(
-                f"the iterator gave {number} examples where its num_data tells {self.number}; with "
-                "round_batch=True it has to be made anew for each reading"
+                f"the iterator gave {n_examples} examples where its num_data says {self.num_data}; "
+                "with round_batch=True, make a new iterator for each reading"
             )
         padding = () if self.last is None else self.last[self.stop :]
         if not self.native or not len(padding):
             return
         several = self.previous is not None
-        if self.counts and several and np.array_equal(padding, self.previous[self.stop :]):
+        if several and self.counts and np.array_equal(padding, self.previous[self.stop :]):
             return  # round_batch=False: what the batch before had left there
         from_start = np.array_equal(padding, np.resize(self.first, padding.shape))
         if from_start or several or not self.counts:
             _displaced.add(self.iterator)
         if self.was_read and several and not from_start:
             warnings.warn(
-                "this iterator had been read before, and may have begun in the middle of its data: "
-                "MXNet's iterators with round_batch=True go on where the padding of their last "
-                "batch ended. Make it anew for each reading",
+                "this iterator had been read before and may have begun in the middle of its data: "
+                "MXNet's iterators with round_batch=True continue where the padding of their last "
+                "batch ended. Make a new one for each reading",
                 stacklevel=2,
             )
 
-    def check_last(self):
+    def check_last(self) -> None:
         """Refuse a last batch that may hold more than examples."""
-        if not self.counts and self.number is None and self.stop == len(self.last):
+        full = self.last is not None and self.stop == len(self.last)
+        if not self.counts and self.num_data is None and full:
             raise ValueError(
-                "this iterator does not tell whether its last batch is full of examples: MXNet's "
-                "iterators of images with round_batch=False fill it up with leftover memory, and "
-                "say nothing. Set its num_data to the number of examples in its file, or make it "
-                "with round_batch=True and a batch_size that leaves a rest"
+                "this iterator does not say whether its last batch is full of examples: MXNet's "
+                "image iterators with round_batch=False fill it with leftover memory without "
+                "saying so. Set its num_data to the number of examples in its file, or make it "
+                "with round_batch=True and a batch_size that does not divide that number"
             )
 
 
-def _counts_examples(batch):
-    """Tell MXNet's iterators that number their examples, and so know which are none."""
+def _counts_examples(batch: Any) -> bool:
+    """Return whether the iterator numbers its examples, and so knows which rows are padding."""
     index = getattr(batch, "index", None)
     return index is None or len(index) < 2 or bool(np.any(index))
 
 
-def _is_native(iterator):
+def _is_native(iterator: Any) -> bool:
     return hasattr(iterator, "first_batch") and hasattr(iterator, "_debug_at_begin")
 
 
-def _name(description):
+def _name(description: Any) -> str:
     layout = getattr(description, "layout", None)
     if layout and layout.find("N") > 0:
         raise ValueError(
@@ -193,14 +196,12 @@ def _name(description):
     return description[0]
 
 
-def _labels_of(batch, rows):
+def _labels_of(batch: Any, n: int) -> np.ndarray | None:
     if not batch.label:
         return None
     if len(batch.label) > 1:
-        raise ValueError(
-            f"the iterator carries {len(batch.label)} labels to an example; one is needed"
-        )
+        raise ValueError(f"the iterator carries {len(batch.label)} labels per example; give one")
     values = to_numpy(batch.label[0])
-    if values.ndim == 0 or len(values) < rows:
-        raise ValueError(f"labels have shape {values.shape}; one to an example is needed")
-    return read_labels(values, rows)
+    if values.ndim == 0 or len(values) < n:
+        raise ValueError(f"labels have shape {values.shape}; one per example is needed")
+    return batch_labels(values, n)

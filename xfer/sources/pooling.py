@@ -1,37 +1,23 @@
-"""Maps and tokens reduced to sensible columns: arrays of NumPy, and tensors of torch."""
+"""Maps and tokens reduced to columns: for NumPy arrays and torch tensors."""
 
 import sys
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
-#: Of maps (n, channels, ...) the means and maxima; of tokens (n, tokens, features) the others.
+#: The first three after "flatten" are for maps (n, channels, ...), the last two for tokens
+#: (n, tokens, features).
 POOLINGS = ("flatten", "mean", "max", "mean+max", "first_token", "masked_mean")
 
 
-def check_poolings(pooling, layers):
-    """Return the pooling of each layer.
-
-    Parameters
-    ----------
-    pooling : str or dict of str to str
-        One for all, or by layer; layers that the dict does not name are flattened.
-    layers : sequence of Layer
-
-    Returns
-    -------
-    list of str
-
-    Raises
-    ------
-    ValueError
-        If there is no such pooling, or the dict names a layer that is not asked for.
-    """
-    names = [layer.name for layer in layers]
-    by_layer = pooling if isinstance(pooling, dict) else dict.fromkeys(names, pooling)
-    strangers = [name for name in by_layer if name not in names]
-    if strangers:
+def check_poolings(pooling: str | Mapping[str, str], names: Sequence[str]) -> list[str]:
+    """Return the pooling of each layer; layers that a dict leaves out are flattened."""
+    by_layer = dict(pooling) if isinstance(pooling, Mapping) else dict.fromkeys(names, pooling)
+    unknown = [name for name in by_layer if name not in names]
+    if unknown:
         raise ValueError(
-            f"pooling names {', '.join(map(repr, strangers))}; the layers asked for are "
+            f"pooling names {', '.join(map(repr, unknown))}; the layers asked for are "
             f"{', '.join(names)}"
         )
     for one in by_layer.values():
@@ -40,28 +26,10 @@ def check_poolings(pooling, layers):
     return [by_layer.get(name, "flatten") for name in names]
 
 
-def pool(output, pooling, layer_name, mask=None):
-    """Reduce one layer's output.
+def pool(output: Any, pooling: str, layer_name: str, mask: Any = None) -> Any:
+    """Reduce one layer's output (n, ...), an array or a tensor; (n, features) stays as it is.
 
-    Parameters
-    ----------
-    output : ndarray or torch.Tensor of shape (rows, ...)
-        One without positions, of shape (rows, features), is returned as it is.
-    pooling : str
-        One of ``POOLINGS``.
-    layer_name : str
-        For messages.
-    mask : ndarray or torch.Tensor of shape (rows, tokens), optional
-        Not 0 where a token is no padding; without it all tokens count.
-
-    Returns
-    -------
-    ndarray or torch.Tensor of shape (rows, ...)
-
-    Raises
-    ------
-    ValueError
-        If the pooling does not fit the shape.
+    `mask` (n, tokens) is 0 where a token is padding; without it all tokens count.
     """
     if output.ndim < 3 or pooling == "flatten":
         return output
@@ -75,7 +43,7 @@ def pool(output, pooling, layer_name, mask=None):
     if mask is not None and output.ndim == 3 and output.shape[1] == mask.shape[1]:
         raise ValueError(
             f"layer {layer_name!r} gives tokens of shape (tokens, features); pooling {pooling!r} "
-            "is of maps of shape (channels, ...): use 'masked_mean' or 'first_token'"
+            "is for maps of shape (channels, ...): use 'masked_mean' or 'first_token'"
         )
     positions = output.reshape(*output.shape[:2], -1)
     if pooling == "mean":
@@ -85,20 +53,8 @@ def pool(output, pooling, layer_name, mask=None):
     return _join(positions.mean(axis=2), _max(positions))
 
 
-def pooled_shape(shape, pooling):
-    """Tell the shape of one example's features after pooling.
-
-    Parameters
-    ----------
-    shape : tuple of int
-        Of one example's output of the layer.
-    pooling : str
-        One of ``POOLINGS``.
-
-    Returns
-    -------
-    tuple of int
-    """
+def pooled_shape(shape: tuple, pooling: str) -> tuple:
+    """Return the shape of one example's features after pooling."""
     if len(shape) < 2 or pooling == "flatten":
         return tuple(shape)
     if pooling in ("first_token", "masked_mean"):
@@ -106,7 +62,7 @@ def pooled_shape(shape, pooling):
     return (2 * shape[0] if pooling == "mean+max" else shape[0],)
 
 
-def _masked_mean(tokens, mask, layer_name):
+def _masked_mean(tokens: Any, mask: Any, layer_name: str) -> Any:
     if mask is None:
         return tokens.mean(axis=1)
     if tuple(mask.shape) != tuple(tokens.shape[:2]):
@@ -115,17 +71,17 @@ def _masked_mean(tokens, mask, layer_name):
             f"{mask.shape[1]}: which of them are padding is not known"
         )
     counts = (mask != 0).sum(axis=1)[:, None]
-    # Nothing but padding has no mean; it gets zeros.
+    # An example of nothing but padding has no mean; it gets zeros.
     kept = (mask != 0)[:, :, None] * tokens
     return kept.sum(axis=1) / counts.clip(1)
 
 
-def _max(positions):
-    # An array's max is what a tensor's amax is.
+def _max(positions: Any) -> Any:
+    # NumPy's max over an axis is called amax in torch.
     return positions.max(axis=2) if isinstance(positions, np.ndarray) else positions.amax(2)
 
 
-def _join(means, maxima):
+def _join(means: Any, maxima: Any) -> Any:
     if isinstance(means, np.ndarray):
         return np.concatenate([means, maxima], axis=1)
     return sys.modules["torch"].cat([means, maxima], dim=1)
