@@ -12,7 +12,7 @@ import sys
 
 import numpy as np
 
-from xfer._files import written_whole
+from xfer._io import atomic_write
 
 _MAGIC = 0x112
 _V1, _V2, _V3 = 0xF993FAC8, 0xF993FAC9, 0xF993FACA
@@ -98,7 +98,7 @@ def write_params(path, arrays):
     names = [name.encode() for name in arrays]
     # MXNet reads shape () as "unknown" but in its NumPy semantics, and takes one kind in a file.
     version = _V3 if any(values.ndim == 0 for values in arrays.values()) else _V2
-    with written_whole(path) as file:
+    with atomic_write(path) as file:
         file.write(struct.pack("<QQQ", _MAGIC, 0, len(arrays)))
         for flag, values in zip(flags, arrays.values()):
             shape = struct.pack(f"<i{values.ndim}q", values.ndim, *values.shape)

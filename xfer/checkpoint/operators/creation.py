@@ -5,7 +5,7 @@ import math
 import numpy as np
 from onnx import numpy_helper
 
-from xfer.checkpoint.onnx_graph import follows_batch
+from xfer.checkpoint.onnx_builder import follows_batch
 from xfer.checkpoint.operators.registry import operator
 from xfer.checkpoint.operators.shapes import sizes_of
 
@@ -56,7 +56,7 @@ def _sizes(op):
     sizes = op.ints("shape", None)
     if not sizes:
         raise op.unsupported("no shape")
-    return [size or op.examples for size in sizes]
+    return [size or op.batch_size for size in sizes]
 
 
 _NUMPY_NUMBERS = {"_npi_zeros": 0, "_npi_ones": 1, "_npi_full": None}

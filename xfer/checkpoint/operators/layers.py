@@ -1,6 +1,6 @@
 """Layers of neural networks: convolution, dense layers, activations."""
 
-from xfer.checkpoint.onnx_graph import describe
+from xfer.checkpoint.onnx_builder import describe_shape
 from xfer.checkpoint.operators.registry import operator
 
 
@@ -43,7 +43,9 @@ def read_filters(op, weight):
         raise op.unsupported(f"layout={layout!r}")
     kernel = op.ints("kernel")
     if weight.dims is not None and tuple(weight.dims[2:]) != kernel:
-        raise ValueError(f"kernel={kernel} does not go with a weight of {describe(weight.dims)}")
+        raise ValueError(
+            f"kernel={kernel} does not go with a weight of {describe_shape(weight.dims)}"
+        )
     ones = (1,) * len(kernel)
     return kernel, {
         "kernel_shape": kernel,
@@ -62,14 +64,14 @@ def agree(x, axis, parameter, place=0, times=1):
     if None in (*found, *meant):
         return
     if not found or tuple(found) != tuple(size * times for size in meant):
-        shapes = f"{describe(x.dims)} does not go with a parameter of {describe(parameter.dims)}"
+        shapes = f"{describe_shape(x.dims)} does not go with a parameter of {describe_shape(parameter.dims)}"
         raise ValueError(f"data of {shapes}")
 
 
 def _fits(op, x, kernel, settings):
     for size, k, p, d in zip((x.dims or ())[2:], kernel, settings["pads"], settings["dilations"]):
         if size is not None and size + 2 * p < d * (k - 1) + 1:
-            raise ValueError(f"kernel={kernel} is larger than data of {describe(x.dims)}")
+            raise ValueError(f"kernel={kernel} is larger than data of {describe_shape(x.dims)}")
 
 
 @operator("FullyConnected", "_npx_fully_connected", "_sparse_FullyConnected")
@@ -130,7 +132,7 @@ def _prelu(op, x, gamma):
     leading = min(x.rank, 2)
     pairs = zip(reversed(gamma.shape), reversed(x.dims[:leading]))
     if len(gamma.shape) > leading or any(size not in (1, meant) for size, meant in pairs):
-        shapes = f"{describe(gamma.dims)} do not go with data of {describe(x.dims)}"
+        shapes = f"{describe_shape(gamma.dims)} do not go with data of {describe_shape(x.dims)}"
         raise ValueError(f"slopes of {shapes}")
     slopes = op.reshape(gamma, [*gamma.shape, *[1] * (x.rank - leading)])
     if gamma.value is None or (gamma.value > 1).any():

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from xfer.checkpoint.onnx_graph import describe
+from xfer.checkpoint.onnx_builder import describe_shape
 from xfer.checkpoint.operators.layers import agree
 from xfer.checkpoint.operators.registry import operator
 
@@ -89,7 +89,7 @@ def group_norm(op, x, gamma, beta):
     """Normalise groups of channels of each example; scale and shift are one for each group."""
     groups, epsilon = op.int("num_groups", 1), op.float("eps", 1e-5)
     if gamma.shape != (groups,) or beta.shape != (groups,):
-        raise ValueError(f"parameters of {describe(gamma.dims)} for {groups} groups")
+        raise ValueError(f"parameters of {describe_shape(gamma.dims)} for {groups} groups")
     rows = op("Reshape", x, op.constant([0, groups, -1]))
     y = op("InstanceNormalization", rows, gamma, beta, epsilon=epsilon)
     y = op.reshape(y, x.shape)

@@ -5,7 +5,7 @@ import re
 
 import numpy as np
 
-from xfer.checkpoint.onnx_graph import describe, follows_batch
+from xfer.checkpoint.onnx_builder import describe_shape, follows_batch
 from xfer.checkpoint.operators.registry import numbered_outputs, operator
 from xfer.checkpoint.operators.shapes import sizes_of
 
@@ -60,7 +60,7 @@ def slice_like(op, x, like):
     """Cut the beginning out of axes, as long as they are in another tensor."""
     axes = [axis % x.rank for axis in op.ints("axes", ())] or list(range(x.rank))
     if max(axes) >= like.rank:
-        raise ValueError(f"{describe(like.dims)} has no axis {max(axes)}")
+        raise ValueError(f"{describe_shape(like.dims)} has no axis {max(axes)}")
     axes = [axis for axis in axes if x.dims[axis] is None or x.dims[axis] != like.dims[axis]]
     if not axes:
         return x
@@ -79,7 +79,7 @@ def split(op, x):
         parts = op("Split", x, outputs=count, axis=axis, num_outputs=count)
         return _finish_split(op, [parts] if count == 1 else parts, axis)
     if size % count:
-        raise ValueError(f"axis {axis} of {describe(x.dims)} cannot be cut into {count}")
+        raise ValueError(f"axis {axis} of {describe_shape(x.dims)} cannot be cut into {count}")
     return _split(op, x, [size // count] * count, axis)
 
 
@@ -206,7 +206,7 @@ def pad(op, x):
     widths = [int(width) for width in re.findall(r"-?\d+", op.text("pad_width"))]
     before, after = widths[::2], widths[1::2]
     if len(before) != x.rank or len(after) != x.rank:
-        raise ValueError(f"{len(widths)} widths do not pad {describe(x.dims)}")
+        raise ValueError(f"{len(widths)} widths do not pad {describe_shape(x.dims)}")
     for size, *both in zip(x.dims, before, after) if mode == "reflect" else ():
         if size is not None and max(both) >= size:
             raise op.unsupported(f"a reflection of {max(both)} of an axis of size {size}")

@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from xfer.checkpoint.onnx_graph import describe
+from xfer.checkpoint.onnx_builder import describe_shape
 from xfer.checkpoint.operators.registry import operator
 
 
@@ -87,7 +87,7 @@ def _read_windows(op, x):
     pads = op.ints("pad", None) or (0,) * len(kernel)
     for size, k, p in zip((x.dims or ())[2:], kernel, pads):
         if size is not None and size + 2 * p < k:
-            raise ValueError(f"kernel={kernel} is larger than data of {describe(x.dims)}")
+            raise ValueError(f"kernel={kernel} is larger than data of {describe_shape(x.dims)}")
     return _Windows(kernel, strides, pads, convention == "full")
 
 
@@ -167,7 +167,7 @@ def upsampling(op, x, *others):
     for other in others:
         times, rest = divmod(x.shape[2] * scale, other.shape[2])
         if rest:
-            shapes = f"{describe(other.dims)} to {scale} times {describe(x.dims)}"
+            shapes = f"{describe_shape(other.dims)} to {scale} times {describe_shape(x.dims)}"
             raise ValueError(f"cannot bring {shapes}")
         scaled.append(_repeat(op, other, times))
     if not others:
@@ -237,5 +237,7 @@ def crop(op, x, like=None):
     ends = [start + size for start, size in zip(starts, sizes)]
     within = zip((x.dims or ())[2:], starts, ends)
     if any(had is not None and not 0 <= start < end <= had for had, start, end in within):
-        raise ValueError(f"{tuple(sizes)} from {tuple(starts)} on is not in {describe(x.dims)}")
+        raise ValueError(
+            f"{tuple(sizes)} from {tuple(starts)} on is not in {describe_shape(x.dims)}"
+        )
     return op("Slice", x, *map(op.constant, (list(starts), ends, [2, 3])))

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from xfer.checkpoint.onnx_graph import describe
+from xfer.checkpoint.onnx_builder import describe_shape
 from xfer.checkpoint.operators.registry import operator
 
 # ONNX's operator, the order in which it takes MXNet's gates, and its attributes.
@@ -75,7 +75,7 @@ def _split_parameters(parameters, x, layers, directions, hidden, gates):
     if features < 1 or flat.size != rows * directions * (features + rest):
         raise ValueError(f"{flat.size} parameters do not make {layers} layers of {hidden}")
     if x.dims is not None and x.dims[-1] not in (None, features):
-        raise ValueError(f"it takes {features} features, not those of {describe(x.dims)}")
+        raise ValueError(f"it takes {features} features, not those of {describe_shape(x.dims)}")
     place = 0
 
     def read(columns):
@@ -101,7 +101,9 @@ def _split_state(op, state, shape, layers):
         return [None] * layers
     found = state.dims or shape
     if len(found) != 3 or any(a != b for a, b in zip(found, shape) if None not in (a, b)):
-        raise ValueError(f"its state is {describe(found)}, and has to be {describe(shape)}")
+        raise ValueError(
+            f"its state is {describe_shape(found)}, and has to be {describe_shape(shape)}"
+        )
     if layers == 1:
         return [state]
     parts = op.constant([shape[0] // layers] * layers, np.int64)

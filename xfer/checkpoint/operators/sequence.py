@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from xfer.checkpoint.onnx_graph import follows_batch
+from xfer.checkpoint.onnx_builder import follows_batch
 from xfer.checkpoint.operators.maths import read_dtype
 from xfer.checkpoint.operators.registry import operator
 

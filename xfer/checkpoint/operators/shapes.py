@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 
-from xfer.checkpoint.onnx_graph import UnknownShape, describe, follows_batch
+from xfer.checkpoint.onnx_builder import UnknownShape, describe_shape, follows_batch
 from xfer.checkpoint.operators.registry import operator
 
 # What the special sizes of a reshape mean: MXNet's own, and those of its NumPy look-alike.
@@ -66,7 +66,7 @@ def _apply_codes(codes, dims, meanings):
         count = {"rest": len(dims) - place, "merge": 2}.get(meaning, 1)
         taken = dims[place : place + count]
         if meaning not in (None, "infer") and len(taken) < count:
-            raise ValueError(f"it has no {place + count} axes: {describe(dims)}")
+            raise ValueError(f"it has no {place + count} axes: {describe_shape(dims)}")
         if meaning in ("keep", "rest"):
             unknown = 0 if place == len(shape) else -1
             shape += [unknown if size is None else size for size in taken]
@@ -77,7 +77,7 @@ def _apply_codes(codes, dims, meanings):
         elif meaning == "infer" or (meaning is None and code >= 0):
             shape.append(code)
         elif taken != (1,):
-            raise ValueError(f"there is no way to read {code} for {describe(taken)}")
+            raise ValueError(f"there is no way to read {code} for {describe_shape(taken)}")
         place += count
     return shape
 
@@ -89,7 +89,7 @@ def _split_size(size, left, right):
             size // max(left, 1) if right == -1 else right,
         )
         if left * right != size:
-            raise ValueError(f"{describe((size,))} is not {left} times {right}")
+            raise ValueError(f"{describe_shape((size,))} is not {left} times {right}")
     return left, right
 
 
@@ -231,7 +231,9 @@ def space_to_depth(op, x):
 
 def _check_divisible(x, axes, divisor):
     if x.rank != 4 or any(x.dims[axis] is not None and x.dims[axis] % divisor for axis in axes):
-        raise ValueError(f"{describe(x.dims)} cannot be cut into blocks ({divisor}, axes {axes})")
+        raise ValueError(
+            f"{describe_shape(x.dims)} cannot be cut into blocks ({divisor}, axes {axes})"
+        )
 
 
 @operator("shape_array", "_npx_shape_array")
