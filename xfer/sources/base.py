@@ -8,17 +8,17 @@ from typing import Any
 
 import numpy as np
 
-from xfer.sources.data import (
+from xfer.sources.batches import (
     Batch,
     Examples,
     as_array,
     check_names,
     checked_input,
     count,
-    open_data,
     take,
     to_numpy,
 )
+from xfer.sources.data import open_data
 from xfer.sources.pooling import check_poolings, pool
 from xfer.sources.table import Features, FeatureTable
 
@@ -206,7 +206,9 @@ class SourceModel(ABC):
         self, examples: Examples, layers: tuple[Layer, ...], poolings: Sequence[str]
     ) -> list[np.ndarray]:
         """Compute the pooled features of one batch."""
-        inputs = self.prepare(examples, self._inputs_of(layers))
+        inputs = examples
+        if not isinstance(inputs, dict):
+            inputs = self.prepare(inputs, self._inputs_of(layers))
         outputs = self._pooled(inputs, layers, poolings)
         self._check_same_features(inputs, outputs, layers, poolings)
         return outputs

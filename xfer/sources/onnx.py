@@ -15,7 +15,7 @@ import onnx
 import onnxruntime
 
 from xfer.sources.base import Layer, SourceModel, example_shapes
-from xfer.sources.data import Examples, check_ids, take
+from xfer.sources.batches import Examples, check_ids, take
 from xfer.sources.onnx_model import OnnxGraph, parse, take_apart
 
 _MOST_SESSIONS = 8
@@ -75,7 +75,13 @@ class OnnxSource(SourceModel):
     def _set(self, graph: OnnxGraph) -> None:
         self._graph = graph
         self._layers: list[Layer] | None = graph.layers()
+        self._set_caches()
+
+    def _set_caches(self) -> None:
         self._runners: OrderedDict[Any, _Runner] = OrderedDict()
+        self._fingerprint_memo: dict[tuple[str, ...], dict[str, Any]] = {}
+        self._inputs_memo: dict[tuple[str, ...], list[str]] = {}
+        # The batch size that layers are computed in, where others do not work.
         self._own_sizes: dict[tuple[str, ...], int] = {}
 
     def __getstate__(self) -> dict[str, Any]:
@@ -120,7 +126,13 @@ class OnnxSource(SourceModel):
 
     def fingerprint(self, layer_names: str | Sequence[str]) -> dict[str, Any]:
         """Return checksums of the graph up to some layers, and of each parameter in it."""
-        return self._graph.cut(layer.name for layer in self.find_layers(layer_names)).checksums()
+        names = tuple(layer.name for layer in self.find_layers(layer_names))
+        if names not in self._fingerprint_memo:
+            self._fingerprint_memo[names] = self._checksums(names)
+        return self._fingerprint_memo[names]
+
+    def _checksums(self, names: tuple[str, ...]) -> dict[str, Any]:
+        return self._graph.cut(names).checksums()
 
     def _find_layer(self, name: str) -> Layer:
         if name not in self.layer_names:
@@ -130,7 +142,13 @@ class OnnxSource(SourceModel):
         return super()._find_layer(name)
 
     def _inputs_of(self, layers: Sequence[Layer]) -> list[str]:
-        return self._graph.cut(layer.name for layer in layers).input_names or self.input_names
+        names = tuple(layer.name for layer in layers)
+        if names not in self._inputs_memo:
+            self._inputs_memo[names] = self._read_inputs(names) or self.input_names
+        return self._inputs_memo[names]
+
+    def _read_inputs(self, names: tuple[str, ...]) -> list[str]:
+        return self._graph.cut(names).input_names
 
     def _compute(
         self, examples: Examples, layers: tuple[Layer, ...], poolings: Sequence[str]
@@ -141,7 +159,7 @@ class OnnxSource(SourceModel):
             return super()._compute(inputs, layers, poolings)
         except ValueError:
             names = tuple(layer.name for layer in layers)
-            size = self._fixed_batch_size(inputs)
+            size = self._fixed_batch_size(names)
             if size is None or names in self._own_sizes:
                 raise
             self._own_sizes[names] = size
@@ -151,14 +169,14 @@ class OnnxSource(SourceModel):
                 del self._own_sizes[names]  # the data are wrong, not the batch size
                 raise
 
-    def _fixed_batch_size(self, inputs: Mapping[str, np.ndarray]) -> int | None:
-        return self._graph.batch_size()
+    def _fixed_batch_size(self, names: tuple[str, ...]) -> int | None:
+        return self._graph.cut(names).batch_size()
 
     def _forward(
         self, inputs: dict[str, np.ndarray], layers: tuple[Layer, ...]
     ) -> Sequence[np.ndarray]:
         names = tuple(layer.name for layer in layers)
-        outputs = self._run(self._graph, names, names, inputs)
+        outputs = self._run(self._graph, names, inputs, self._own_sizes.get(names))
         if any(layer.shape is None or None in layer.shape for layer in layers):
             # From now on the table of layers can show these shapes.
             seen = {name: output.shape[1:] for name, output in zip(names, outputs)}
@@ -168,20 +186,18 @@ class OnnxSource(SourceModel):
     def _run(
         self,
         graph: OnnxGraph,
-        layer_names: tuple[str, ...],
-        tensors: tuple[str, ...],
+        outputs: tuple[str, ...],
         inputs: dict[str, np.ndarray],
+        size: int | None,
     ) -> list[np.ndarray]:
-        """Run a graph up to the tensors that hold some layers, with a session kept for them."""
-        size = self._own_sizes.get(layer_names)
-        key = id(graph), tensors, size
+        """Run a graph up to some outputs, in batches of a size or of any (None)."""
+        key = id(graph), outputs, size
         if key not in self._runners:
-            cut = graph.cut(tensors)
-            self._runners[key] = _Runner(cut if size else cut.any_batch(), layer_names, size)
+            self._runners[key] = _Runner(graph, outputs, size)
             if len(self._runners) > _MOST_SESSIONS:
                 self._runners.popitem(last=False)
         self._runners.move_to_end(key)
-        return self._runners[key].run(inputs, tensors)
+        return self._runners[key].run(inputs)
 
     @property
     def _tolerance(self) -> float:
@@ -189,39 +205,41 @@ class OnnxSource(SourceModel):
 
 
 class _Runner:
-    """A session for some layers; of a fixed batch size, or of any (None)."""
+    """A session for some outputs of a graph; for batches of one size, or of any (None)."""
 
-    def __init__(self, graph: OnnxGraph, layer_names: tuple[str, ...], size: int | None) -> None:
-        self.size = size
-        self.types = graph.input_types()
+    def __init__(self, graph: OnnxGraph, outputs: tuple[str, ...], size: int | None) -> None:
+        self.graph = graph  # kept, so that no other graph gets its id
+        self.outputs, self.size = outputs, size
+        cut = graph.cut(outputs)
+        self.types = cut.input_types()
         if not self.types:
-            raise ValueError(f"layers {', '.join(layer_names)} depend on no input of the network")
-        self.id_limits = list(graph.id_limits())
+            raise ValueError(f"layers {', '.join(outputs)} depend on no input of the network")
+        self.id_limits = list(cut.id_limits())
         try:
-            self.session = open_session(graph)
+            self.session = open_session(cut if size else cut.any_batch())
         except Exception as error:
-            foreign = ", ".join(graph.foreign_operators())
+            foreign = ", ".join(cut.foreign_operators())
             raise ValueError(
-                f"ONNX Runtime cannot run the network up to {', '.join(layer_names)}: "
+                f"ONNX Runtime cannot run the network up to {', '.join(outputs)}: "
                 f"{reason_of(error)}{foreign and f'; it has none of {foreign}'}"
             ) from error
 
-    def run(self, inputs: dict[str, np.ndarray], tensors: Sequence[str]) -> list[np.ndarray]:
+    def run(self, inputs: dict[str, np.ndarray]) -> list[np.ndarray]:
         """Compute one batch, in parts of the fixed size where there is one."""
         inputs = {name: _cast(inputs[name], name, kind) for name, kind in self.types.items()}
         check_ids(inputs, self.id_limits)
         if self.size is None:
-            return self._run(inputs, tensors)
+            return self._run(inputs)
         n, parts = len(next(iter(inputs.values()))), []
         for start in range(0, n, self.size):
             # The last part may be short: it computes the last example again.
             index = np.minimum(np.arange(start, start + self.size), n - 1)
-            parts.append(self._run(take(inputs, index), tensors))
+            parts.append(self._run(take(inputs, index)))
         return [np.concatenate(outputs)[:n] for outputs in zip(*parts)]
 
-    def _run(self, inputs: Any, tensors: Sequence[str]) -> list[np.ndarray]:
+    def _run(self, inputs: Any) -> list[np.ndarray]:
         try:
-            return self.session.run(tensors, inputs)
+            return self.session.run(self.outputs, inputs)
         except Exception as error:  # ONNX Runtime has no one class of errors
             raise ValueError(
                 f"data of shape {example_shapes(inputs)} for one example do not fit the network: "
