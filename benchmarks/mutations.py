@@ -117,7 +117,7 @@ def graph(path):
     text = path.read_bytes().decode("utf-8", errors="replace")
     arrays = split_params(parameters_beside(path.name))
     network = Network(MxGraph.from_json(text), *arrays, ["data"], ["softmax_label"])
-    network.layers(network.typed(network.data_shapes))
+    network.layers(convert(network.graph, network.parameters, network.typed(network.data_shapes)))
     shapes = {"data": (BATCH, *SHAPES[path.name.partition("-")[0]])}
     convert(network.graph, network.parameters, network.typed(shapes)).check(network.graph.heads)
 
