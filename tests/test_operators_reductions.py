@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from operator_checks import check, check_operator, one_operator, run_converted
 
-from xfer.checkpoint.onnx_graph import BATCH
+from xfer.checkpoint.onnx_builder import BATCH
 
 OLD = "sum mean prod nansum nanprod max min"
 NUMPY = "_np_sum _np_prod _np_max _np_min _npi_mean _npi_var _npi_std _np_any _np_all"
