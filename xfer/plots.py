@@ -15,27 +15,17 @@ if TYPE_CHECKING:
     from xfer.meta.posterior import Uncertainty
     from xfer.training import History
 
-__all__ = [
-    "class_probabilities",
-    "confusion_matrix",
-    "features_2d",
-    "layer_comparison",
-    "learning_curve",
-    "reliability",
-    "training_curves",
-    "uncertainty_split",
-]
+__all__ = ["class_probabilities", "confusion_matrix", "features_2d", "layer_comparison"]
+__all__ += ["learning_curve", "reliability", "training_curves", "uncertainty_split"]
 
-# The palette of Okabe and Ito (2008), which colour-blind readers can tell apart, without its yellow,
-# which is faint on white.
+# The palette of Okabe and Ito (2008), which colour-blind readers can tell apart; its yellow is too
+# faint on white.
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 _MARKERS = "os^Dv"
 _GREY = "#999999"
 # Font sizes in points; smaller ones cannot be read in a notebook.
 _SMALL, _MEDIUM = 8, 9
 _LETTERS_PER_INCH = 13
-# The counts of a reliability diagram are drawn below it, in units of its axes.
-_COUNTS = {"bounds": (0, -0.36, 1, 0.28), "label": "counts"}
 
 
 def class_probabilities(
@@ -50,7 +40,7 @@ def class_probabilities(
     classes : sequence of length n_classes
         Their names, such as ``repurposer.classes_``.
     ax : matplotlib.axes.Axes, optional
-        Where to draw; by default on a new figure.
+        By default those of a new figure.
 
     Examples
     --------
@@ -87,18 +77,16 @@ def confusion_matrix(
 ) -> "Axes":
     """Draw how many examples of each class are predicted as each class.
 
-    scikit-learn's ``ConfusionMatrixDisplay`` with the counts as numbers and their shares of the true
-    class as colours.
+    This is scikit-learn's ``ConfusionMatrixDisplay``, coloured by the share of the true class.
 
     Parameters
     ----------
     labels, predicted : array-like of shape (n,)
         True labels, and what ``predict`` or ``predict_label`` returned.
     classes : sequence, optional
-        The classes in the order in which they are drawn, such as ``repurposer.classes_``. By default
-        those that occur, sorted.
+        All classes in the order to draw them; by default those that occur, sorted.
     ax : matplotlib.axes.Axes, optional
-        Where to draw; by default on a new figure. The colour bar is an Axes of its own.
+        By default those of a new figure.
 
     Examples
     --------
@@ -107,23 +95,14 @@ def confusion_matrix(
     ['1', '0', '1', '1']
     """
     from sklearn import metrics
+    from sklearn.utils.multiclass import unique_labels
 
-    labels, predicted = np.asarray(labels), np.asarray(predicted)
-    if labels.ndim != 1 or labels.shape != predicted.shape or not labels.size:
-        raise ValueError(
-            "labels and predicted must have the shape (n,), n at least 1, got "
-            f"{labels.shape} and {predicted.shape}"
-        )
-    found = {*labels.tolist(), *predicted.tolist()}
-    if len({isinstance(label, str) for label in found}) > 1:
-        raise ValueError(
-            "labels and predicted must be both strings or both numbers, got "
-            f"{labels[0]!r} and {predicted[0]!r}"
-        )
-    classes = sorted(found) if classes is None else np.asarray(classes).tolist()
+    labels, predicted = _columns(labels, predicted)
+    found = unique_labels(labels, predicted).tolist()
+    classes = found if classes is None else np.asarray(classes).tolist()
     if len({*classes}) < len(classes):
         raise ValueError(f"a class must not be repeated, got {classes}")
-    if unknown := sorted(found - {*classes}):
+    if unknown := [label for label in found if label not in classes]:
         raise ValueError(
             f"labels and predicted must be among the classes {classes}, got {unknown[:5]}"
         )
@@ -149,8 +128,8 @@ def confusion_matrix(
         ax.set_xticks(range(n_classes), names, rotation=45, ha="right", rotation_mode="anchor")
     ax.set(xlabel="predicted class", ylabel="true class")
     ax.tick_params(length=0)
-    ax.spines[:].set_visible(False)
-    bar = ax.figure.colorbar(display.im_, ax=ax, label="share of the true class")
+    ax.set_frame_on(False)
+    bar: Any = ax.figure.colorbar(display.im_, ax=ax, label="share of the true class")
     bar.outline.set_visible(False)
     return ax
 
@@ -166,9 +145,8 @@ def reliability(
 ) -> "Axes":
     """Draw how often predictions are right against how sure they are, and count them below.
 
-    scikit-learn's ``CalibrationDisplay`` for the predicted class of any number of classes. The legend
-    has the expected calibration error [1]_: the mean distance from the diagonal, where each bin
-    counts by its number of predictions.
+    This is scikit-learn's ``CalibrationDisplay`` of the predicted class. The legend gives the
+    expected calibration error [1]_, the mean distance of predictions from the diagonal.
 
     Parameters
     ----------
@@ -183,7 +161,7 @@ def reliability(
     name : str, optional
         Name of the line.
     ax : matplotlib.axes.Axes, optional
-        Where to draw; by default on a new figure. Give the same Axes again to compare.
+        By default those of a new figure. Give the same again to compare.
 
     References
     ----------
@@ -197,12 +175,11 @@ def reliability(
     """
     from sklearn.calibration import CalibrationDisplay
 
-    probabilities, labels, classes = map(np.asarray, (probabilities, labels, classes))
-    if labels.ndim != 1 or not labels.size or classes.ndim != 1:
-        raise ValueError(
-            "labels and classes must have the shapes (n,), n at least 1, and (n_classes,), got "
-            f"{labels.shape} and {classes.shape}"
-        )
+    probabilities, classes, (labels,) = (
+        np.asarray(probabilities),
+        np.asarray(classes),
+        _columns(labels),
+    )
     if probabilities.shape != (len(labels), len(classes)):
         raise ValueError(
             f"probabilities must have shape ({len(labels)}, {len(classes)}), a row for each label "
@@ -219,7 +196,7 @@ def reliability(
     right = classes[probabilities.argmax(axis=1)] == labels
     if ax is None:
         ax = _new_axes(5, 6)
-    counts_ax = next((one for one in ax.child_axes if one.get_label() == _COUNTS["label"]), None)
+    counts_ax: Any = next((one for one in ax.child_axes if one.get_label() == "counts"), None)
     if counts_ax is None:
         counts_ax = _draw_frame(ax)
     style = _style(len(counts_ax.patches) // 2)
@@ -236,33 +213,27 @@ def reliability(
     counts_ax.stairs(counts, edges, fill=True, color=style["color"], alpha=0.15)
     counts_ax.stairs(counts, edges, color=style["color"], linewidth=1.2)
     ax.set_xlabel("how sure")
-    ax.set_ylabel("how often right", y=0.5 / 1.38 + 0.36 / 1.38)
-    ax.legend(
-        title="calibration error",
-        loc="best",
-        bbox_to_anchor=(0, 0, 1, 1),
-        bbox_transform=ax.transData,
-        fontsize=_SMALL,
-        title_fontsize=_SMALL,
-        handlelength=1.2,
-        framealpha=0.7,
-    )
+    bottom, top = ax.get_ylim()
+    ax.set_ylabel("how often right", y=(0.5 - bottom) / (top - bottom))
+    square = {"loc": "best", "bbox_to_anchor": (0, 0, 1, 1), "bbox_transform": ax.transData}
+    small = {"fontsize": _SMALL, "title_fontsize": _SMALL, "handlelength": 1.2, "framealpha": 0.7}
+    ax.legend(title="calibration error", **square, **small)
     return ax
 
 
-def _draw_frame(ax: "Axes") -> "Axes":
+def _draw_frame(ax: "Axes") -> Any:
     """Draw the diagonal, and return the Axes of the counts below it."""
-    bottom, top = _COUNTS["bounds"][1], 1.02
     ax.plot([0, 1], [0, 1], color=_GREY, linestyle=":", linewidth=1)
     ticks = np.linspace(0, 1, 6)
-    ax.set(xlim=(0, 1), ylim=(bottom, top), xticks=ticks, yticks=ticks, aspect="equal")
+    ax.set(xlim=(0, 1), ylim=(-0.36, 1.02), xticks=ticks, yticks=ticks, aspect="equal")
     ax.spines["left"].set_bounds(0, 1)
     ax.hlines(0, 0, 1, color="black", linewidth=0.8)
-    counts_ax = ax.inset_axes(**_COUNTS, transform=ax.transData, sharex=ax)
+    bounds = 0, -0.36, 1, 0.28
+    counts_ax = ax.inset_axes(bounds, transform=ax.transData, sharex=ax, label="counts")
     counts_ax.set_ylabel("count", fontsize=_MEDIUM)
     counts_ax.tick_params(bottom=False, labelbottom=False)
     counts_ax.tick_params(axis="y", labelsize=_SMALL)
-    counts_ax.yaxis.get_major_locator().set_params(nbins=3, integer=True)
+    counts_ax.locator_params(axis="y", nbins=3, integer=True)
     for one in (ax, counts_ax):
         one.spines[["top", "right"]].set_visible(False)
     return counts_ax
@@ -282,7 +253,7 @@ def uncertainty_split(
         A name for each example. Each group has a bar, in the order of their first examples. By
         default one bar stands for all.
     ax : matplotlib.axes.Axes, optional
-        Where to draw; by default on a new figure.
+        By default those of a new figure.
 
     Examples
     --------
@@ -297,25 +268,17 @@ def uncertainty_split(
             "uncertainty must be what predict_uncertainty returned, got "
             f"{type(uncertainty).__name__} without {' and '.join(missing)}"
         )
-    aleatoric, epistemic = parts = [np.asarray(getattr(uncertainty, name)) for name in names]
-    if aleatoric.ndim != 1 or not aleatoric.size or epistemic.shape != aleatoric.shape:
-        raise ValueError(
-            "the parts of uncertainty must have the shape (n,), n at least 1, got "
-            f"{aleatoric.shape} and {epistemic.shape}"
-        )
-    groups = np.full(aleatoric.shape, "all") if groups is None else np.asarray(groups)
-    if groups.shape != aleatoric.shape:
-        raise ValueError(
-            f"groups must have shape {aleatoric.shape}, a name for each example, got {groups.shape}"
-        )
+    parts = [np.asarray(getattr(uncertainty, name)) for name in names]
+    groups = np.full(len(parts[0]), "all") if groups is None else groups
+    *parts, groups = _columns(*parts, groups)
     found, firsts, inverse = np.unique(groups, return_index=True, return_inverse=True)
     order = firsts.argsort()
     counts = np.bincount(inverse)
     if ax is None:
         ax = _new_axes(6, 1.1 + 0.38 * len(found))
     positions, total = np.arange(len(found)), np.zeros(len(found))
-    for name, values, colour in zip(names, parts, (_COLOURS[5], _COLOURS[1])):
-        means = (np.bincount(inverse, values) / counts)[order]
+    for name, part, colour in zip(names, parts, (_COLOURS[5], _COLOURS[1])):
+        means = (np.bincount(inverse, part) / counts)[order]
         bars = ax.barh(positions, means, left=total, label=name, color=colour)
         total = total + means
     ax.bar_label(bars, [f"{value:.2f}" for value in total], padding=4, fontsize=_MEDIUM)
@@ -339,7 +302,7 @@ def features_2d(features: ArrayLike, labels: ArrayLike, *, ax: "Axes | None" = N
     labels : array-like of shape (n,)
         The class of each example.
     ax : matplotlib.axes.Axes, optional
-        Where to draw; by default on a new figure.
+        By default those of a new figure.
 
     Examples
     --------
@@ -349,27 +312,16 @@ def features_2d(features: ArrayLike, labels: ArrayLike, *, ax: "Axes | None" = N
     """
     from sklearn.decomposition import PCA
     from sklearn.preprocessing import StandardScaler
+    from sklearn.utils import check_array, check_consistent_length
 
-    features, labels = np.asarray(features), np.asarray(labels)
-    if features.ndim != 2 or min(features.shape) < 2:
-        raise ValueError(
-            f"features must have shape (n, d), n and d at least 2, got {features.shape}"
-        )
-    if labels.shape != features.shape[:1]:
-        raise ValueError(
-            f"labels must have shape ({len(features)},), one for each row of features, got "
-            f"{labels.shape}"
-        )
-    if not np.isfinite(features).all():
-        row, column = np.argwhere(~np.isfinite(features))[0]
-        raise ValueError(
-            f"features must be finite, got {features[row, column]} in row {row}, column {column}"
-        )
-    n_varying = int((features != features[0]).any(axis=0).sum())
+    matrix: np.ndarray = check_array(features, ensure_min_samples=2, ensure_min_features=2)
+    check_consistent_length(matrix, labels)
+    (labels,) = _columns(labels)
+    n_varying = int((matrix != matrix[0]).any(axis=0).sum())
     if n_varying < 2:
-        raise ValueError(f"at least 2 features must vary, got {n_varying} of {features.shape[1]}")
+        raise ValueError(f"at least 2 features must vary, got {n_varying} of {matrix.shape[1]}")
     components = PCA(2, random_state=0)
-    points = components.fit_transform(StandardScaler().fit_transform(features))
+    points = components.fit_transform(StandardScaler().fit_transform(matrix))
     if ax is None:
         ax = _new_axes(6, 4)
     classes = np.unique(labels)
@@ -391,7 +343,8 @@ def features_2d(features: ArrayLike, labels: ArrayLike, *, ax: "Axes | None" = N
 def layer_comparison(search: Any, *, ax: "Axes | None" = None) -> "Axes":
     """Draw the scores of layers in a search, as mean and standard deviation over the folds.
 
-    Where other parameters than layers and poolings vary, the best of their scores is drawn.
+    The layers are in the order of the search. If parameters other than layers and poolings vary,
+    the best of their scores is drawn.
 
     Parameters
     ----------
@@ -399,12 +352,7 @@ def layer_comparison(search: Any, *, ax: "Axes | None" = None) -> "Axes":
         Fitted, over ``feature_layer_names`` and maybe ``pooling``, of a repurposer or of a pipeline
         with :class:`xfer.LayerFeatures`.
     ax : matplotlib.axes.Axes, optional
-        Where to draw; by default on a new figure.
-
-    Returns
-    -------
-    matplotlib.axes.Axes
-        The layers are in the order of the search, with the first at the top.
+        By default those of a new figure.
 
     Examples
     --------
@@ -435,8 +383,8 @@ def layer_comparison(search: Any, *, ax: "Axes | None" = None) -> "Axes":
         rows = [row for row, layer in enumerate(layers) if (layer, pooling) in scores]
         x, error = np.transpose([scores[layers[row], pooling] for row in rows])
         y = np.add(rows, 0.7 * ((index + 0.5) / len(poolings) - 0.5))
-        style = {**_style(index), "linestyle": "none", "markersize": 5, "capsize": 2}
-        ax.errorbar(x, y, xerr=error, label=_plain(pooling), **style)
+        style = {**_style(index), "label": _plain(pooling), "markersize": 5, "capsize": 2}
+        ax.errorbar(x, y, xerr=error, linestyle="none", **style)
     ax.set_yticks(range(len(layers)), map(_plain, layers))
     ax.set_ylim(len(layers) - 0.5, -0.5)
     score = _score_name(search, score_key)
@@ -507,24 +455,18 @@ def learning_curve(
 ) -> "Axes":
     """Draw how the score grows with the number of labels, on a logarithmic scale.
 
-    scikit-learn's ``LearningCurveDisplay`` neither compares several models nor draws a single size.
+    Unlike scikit-learn's ``LearningCurveDisplay`` it compares several models.
 
     Parameters
     ----------
     sizes : array-like of shape (n_sizes,)
         Numbers of labels.
     scores : array-like of shape (n_sizes,) or (n_sizes, n_samples)
-        Of several samples of labels, the mean is drawn as a line and the standard deviation as a
-        band.
+        Several samples of labels are drawn as their mean, with the standard deviation as a band.
     name : str, optional
         Name of the line.
     ax : matplotlib.axes.Axes, optional
-        Where to draw; by default on a new figure. Give the same Axes again to compare.
-
-    Returns
-    -------
-    matplotlib.axes.Axes
-        If the score is not accuracy, call ``ax.set_ylabel``.
+        By default those of a new figure. Give the same again to compare.
 
     Examples
     --------
@@ -532,31 +474,27 @@ def learning_curve(
     >>> ax.lines[0].get_ydata().round(2)
     array([0.45, 0.75])
     """
-    sizes, scores = np.asarray(sizes, float), np.asarray(scores, float)
-    if sizes.ndim != 1 or scores.ndim not in (1, 2) or len(sizes) != len(scores) or not scores.size:
-        raise ValueError(
-            "sizes must have shape (n_sizes,) and scores (n_sizes,) or (n_sizes, n_samples), got "
-            f"{sizes.shape} and {scores.shape}"
-        )
-    if not (sizes.min() > 0 and np.isfinite(sizes).all() and np.isfinite(scores).all()):
-        raise ValueError(
-            f"sizes must be positive and scores finite, got {sizes.tolist()} and {scores.tolist()}"
-        )
-    order = sizes.argsort()
-    sizes, scores = sizes[order], scores[order].reshape(len(sizes), -1)
-    mean, deviation = scores.mean(axis=1), scores.std(axis=1)
+    from sklearn.utils import check_array, check_consistent_length
+
+    check_consistent_length(sizes, scores)
+    (x,) = _columns(sizes)
+    y: np.ndarray = check_array(np.reshape(scores, (len(x), -1)))
+    if not (x > 0).all():
+        raise ValueError(f"sizes must be positive, got {x.tolist()}")
+    order = x.argsort()
+    x, mean, deviation = x[order], y.mean(axis=1)[order], y.std(axis=1)[order]
     if ax is None:
         ax = _new_axes(6, 4)
     curves = [line for line in ax.lines if line.get_gid() == "learning curve"]
     style, label = _style(len(curves)), None if name is None else _plain(name)
-    curves += ax.plot(sizes, mean, markersize=5, label=label, gid="learning curve", **style)
-    if scores.shape[1] > 1:
+    curves += ax.plot(x, mean, markersize=5, label=label, gid="learning curve", **style)
+    if y.shape[1] > 1:
         band = mean - deviation, mean + deviation
-        ax.fill_between(sizes, *band, color=style["color"], alpha=0.15, linewidth=0)
+        ax.fill_between(x, *band, color=style["color"], alpha=0.15, linewidth=0)
     _mark_sizes(ax, np.unique(np.concatenate([line.get_xdata() for line in curves])))
     if not ax.get_ylabel():
         ax.set(xlabel="labels", ylabel="accuracy")
-    if scores.shape[1] > 1 and ax.get_ylabel() == "accuracy":
+    if y.shape[1] > 1 and ax.get_ylabel() == "accuracy":
         ax.set_ylabel("accuracy ± standard deviation")
     ax.spines[["top", "right"]].set_visible(False)
     if name is not None:
@@ -584,12 +522,7 @@ def training_curves(history: "History", *, ax: "Axes | None" = None) -> "Axes":
     history : xfer.training.History
         ``history_`` of a repurposer that trains its network.
     ax : matplotlib.axes.Axes, optional
-        Where to draw; by default on a new figure.
-
-    Returns
-    -------
-    matplotlib.axes.Axes
-        Those of the loss; the accuracy has its own axis on the right.
+        By default those of a new figure.
 
     Examples
     --------
@@ -619,7 +552,7 @@ def training_curves(history: "History", *, ax: "Axes | None" = None) -> "Axes":
     ax.axvline(history.best_epoch, color=_GREY, linewidth=1, linestyle="--", label=label)
     ax.set(xlabel="epoch", ylabel="log loss, nats (solid)")
     ax.set_ylim(bottom=0)
-    ax.xaxis.get_major_locator().set_params(integer=True)
+    ax.locator_params(axis="x", integer=True)
     right.set(ylabel="accuracy (dotted)", ylim=(0, 1.02))
     # There are few curves here: losses have fallen and accuracies risen.
     right.legend(*ax.get_legend_handles_labels(), loc="center right", fontsize=_MEDIUM)
@@ -637,18 +570,27 @@ def _new_axes(width: float, height: float) -> "Axes":
     return plt.subplots(figsize=(width, height), layout="constrained")[1]
 
 
-def _style(index: int) -> dict[str, str]:
+def _columns(*arrays: ArrayLike) -> list[np.ndarray]:
+    """Check that arrays have one entry for each example, and that there are examples."""
+    from sklearn.utils import check_consistent_length, column_or_1d
+
+    check_consistent_length(*arrays)
+    columns = [column_or_1d(array) for array in arrays]
+    if not columns[0].size:
+        raise ValueError("at least one example is needed, got none")
+    return columns
+
+
+def _style(index: int) -> dict[str, Any]:
     """Return the colour and marker of a line; 35 differ."""
     rounds, colour = divmod(index, len(_COLOURS))
     return {"color": _COLOURS[colour], "marker": _MARKERS[rounds % len(_MARKERS)]}
 
 
 def _plain(name: object) -> str:
-    """Write a name so that matplotlib shows it as it is.
-
-    Text between dollar signs would be shown as a formula. A name that begins with an underscore would
-    be left out of the legend, so a space without width goes before it.
-    """
+    """Write a name so that matplotlib shows it as it is."""
+    # Text between dollar signs would become a formula, and a name that begins with an underscore
+    # would not be in the legend; a space without width goes before it.
     text = str(name).replace("$", r"\$")
     return f"\u200b{text}" if text.startswith("_") else text
 
