@@ -3,7 +3,6 @@
 What is imported first decides everything here, so most tests start a new Python.
 """
 
-import importlib.util
 import subprocess
 import sys
 import textwrap
@@ -14,9 +13,6 @@ import pytest
 from xfer import _mxnet_numpy
 
 NUMPY = tuple(int(part) for part in np.__version__.split(".")[:2])
-needs_mxnet = pytest.mark.skipif(
-    importlib.util.find_spec("mxnet") is None, reason="MXNet is not installed"
-)
 
 
 def run(code, **options):
@@ -27,7 +23,7 @@ def run(code, **options):
     return done.stdout.strip()
 
 
-@needs_mxnet
+@pytest.mark.mxnet
 def test_mxnet_works_after_a_failed_import_and_leaves_three_names_at_most():
     outcome = run("""
         import sys
@@ -115,7 +111,7 @@ def test_a_missing_mxnet_is_a_module_not_found_error():
         """)
 
 
-@needs_mxnet
+@pytest.mark.mxnet
 def test_training_and_prediction_work(tmp_path):
     """An MLP learns on which side of a line its points lie, is saved, loaded and agrees."""
     run(
@@ -160,7 +156,7 @@ def test_training_and_prediction_work(tmp_path):
     )
 
 
-@needs_mxnet
+@pytest.mark.mxnet
 def test_names_needed_after_the_import_are_still_there():
     run("""
         import xfer
@@ -208,7 +204,7 @@ def test_only_missing_names_are_restored():
     assert missing or NUMPY < (1, 24)
 
 
-@needs_mxnet
+@pytest.mark.mxnet
 def test_mxnet_is_quiet_on_a_bind_and_still_reports_its_errors():
     code = """
         import os
