@@ -5,7 +5,7 @@ from numbers import Integral, Real
 import numpy as np
 from sklearn.utils import check_random_state
 
-from xfer._progress import progress_bar
+from xfer._io import progress_bar
 from xfer.meta.calibrated import _folds
 from xfer.meta.posterior import BayesianClassifier, softmax_in_place
 from xfer.meta.whitening import PartialWhitening, drawn_in

@@ -8,7 +8,7 @@ from scipy.optimize import minimize
 from sklearn.metrics.pairwise import euclidean_distances
 from sklearn.utils import check_random_state, gen_batches
 
-from xfer._progress import progress_bar
+from xfer._io import progress_bar
 from xfer.meta.left_out import LeftOut, dirichlet_targets
 from xfer.meta.posterior import (
     BayesianClassifier,
