@@ -188,11 +188,11 @@ class TestPreprocess:
         assert_right(source.extract(doubled, layers, batch_size=8), case)
         assert sum(seen) >= 21 and max(seen) == 8
         assert_right(source.extract(2 * IMAGES, layers), case)
-        assert xfer.open_source(case.model).preprocess is None
+        assert xfer.open_source(case.model).inputs is None
 
     def test_a_source_that_is_open_stays_as_it_is(self, source, case, layers):
         other = xfer.open_source(source, preprocess=lambda images: np.stack(images))
-        assert source.preprocess is None
+        assert source.inputs is None
         assert_right(other.extract(list(IMAGES), layers), case)
 
     def test_inputs_that_are_ready(self, case, layers):
@@ -206,7 +206,7 @@ class TestPreprocess:
 
         with pytest.raises(TypeError, match="preprocess must be a function .* got 'scale'"):
             extract("scale")
-        with pytest.raises(ValueError, match="preprocess gave 7 rows .* for 8 examples"):
+        with pytest.raises(ValueError, match="inputs gave 7 rows .* for 8 examples"):
             extract(lambda images: np.stack(images[1:]))
         with pytest.raises(ValueError, match="arrays of one shape"):
             extract(lambda images: [image[: 1 + n % 2] for n, image in enumerate(images)])

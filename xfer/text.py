@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 from sklearn.model_selection import train_test_split
 
-from xfer._files import written_whole
+from xfer._io import atomic_write
 
 _FORMAT = "xfer vocabulary 1"
 _SAVED = (
@@ -222,7 +222,7 @@ class Vocabulary:
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the vocabulary as JSON. A file at this path is replaced whole or not at all."""
         state = {"format": _FORMAT, **{name: getattr(self, name) for name in _SAVED}}
-        with written_whole(path) as file:
+        with atomic_write(path) as file:
             file.write(json.dumps(state).encode())
 
     @staticmethod

@@ -11,7 +11,7 @@ from xfer.checkpoint.convert import Conversion, convert, inputs_that_are_read, o
 from xfer.checkpoint.network import Network
 from xfer.checkpoint.onnx_builder import BATCH, Dims, Tensor, follows_batch
 from xfer.checkpoint.operators import Unsupported
-from xfer.sources.base import Layer, SourceModel, example_shapes, find_layer
+from xfer.sources.base import Layer, SourceModel, check_rows, example_shapes, find_layer
 from xfer.sources.batches import check_ids, take
 from xfer.sources.onnx import OnnxSource
 from xfer.sources.onnx_model import OnnxGraph
@@ -198,7 +198,7 @@ class CheckpointSource(OnnxSource):
         error: ValueError | None = None
         for batch in [size] if size and n <= size else [BATCH, n]:
             shapes = {name: (batch, *array.shape[1:]) for name, array in inputs.items()}
-            converted = self._conversion(shapes, heads)
+            converted = self._conversion(shapes)
             try:
                 converted.conversion.check(heads)
             except Unsupported:
@@ -216,10 +216,12 @@ class CheckpointSource(OnnxSource):
             f"{error}"
         ) from error
 
-    def _conversion(self, shapes: Mapping[str, Dims], heads: Sequence[Any] = ()) -> "_Converted":
-        """Convert the whole network for data of some shapes, or return a conversion that does."""
+    def _conversion(self, shapes: Mapping[str, Dims]) -> "_Converted":
+        """Convert the whole network for data of some shapes, once."""
+        # Not one for any size: features could differ in the last digit from those of a process
+        # that knew the sizes.
         for converted in self._conversions:
-            if converted.takes(shapes) and (converted.shapes == shapes or converted.gives(heads)):
+            if all(converted.shapes.get(name) == dims for name, dims in shapes.items()):
                 return converted
         inputs = {name: (self._data_types[name], shapes.get(name)) for name in self.input_names}
         conversion = convert(self._network.graph, self._network.parameters, inputs)
@@ -231,6 +233,8 @@ class CheckpointSource(OnnxSource):
         self, inputs: dict[str, np.ndarray], names: tuple[str, ...], outputs: list[np.ndarray]
     ) -> Sequence[np.ndarray]:
         n = len(outputs[0]) if names in self._own_sizes else min(len(outputs[0]), _MOST_COMPARED)
+        for name, output in zip(names, outputs):
+            check_rows(name, output.shape, inputs)
         few = {name: array[:n] for name, array in inputs.items()}
         for name, found, expected in zip(names, outputs, self._run_mxnet(few, names)):
             scale = float(np.abs(expected).max(initial=0, where=np.isfinite(expected)))
@@ -299,25 +303,6 @@ class _Converted:
         """The ONNX graph, with an output for each layer that was converted."""
         assert self.tensors
         return OnnxGraph(*self.conversion.builder.build())
-
-    def takes(self, shapes: Mapping[str, Dims]) -> bool:
-        """Return whether data of these shapes can go in."""
-        return all(_covers(self.shapes.get(name), dims) for name, dims in shapes.items())
-
-    def gives(self, heads: Sequence[Any]) -> bool:
-        """Return whether the heads could be converted."""
-        try:
-            self.conversion.check(heads)
-        except ValueError:
-            return False
-        return True
-
-
-def _covers(dims: Dims, others: Dims) -> bool:
-    """Return whether a conversion for dims (None is any size) is right for other dims."""
-    if dims is None or others is None:
-        return dims == others
-    return len(dims) == len(others) and all(a in (None, b) for a, b in zip(dims, others))
 
 
 def _example_shape(dims: Dims) -> tuple[int | None, ...] | None:

@@ -36,14 +36,16 @@ class MxnetEngine:
         self._arguments = {name: _copy(array) for name, array in network.arguments.items()}
         self._auxiliary = {name: _copy(array) for name, array in network.auxiliary.items()}
         self._executors: OrderedDict[Any, list[Any]] = OrderedDict()
-        self._sizes: dict[Any, int] = {}
+        self._sizes: dict[Any, set[int]] = {}
 
     def run(self, inputs: dict[str, np.ndarray], layer_names: tuple[str, ...]) -> list[np.ndarray]:
         """Compute one batch: an array (n, ...) for each layer."""
         n = len(next(iter(inputs.values())))
-        # Binding for another batch size takes long, so a short batch is filled up.
+        # Binding for another batch size takes long, so a batch that is a little short is filled up.
         examples = layer_names, *((name, array.shape[1:]) for name, array in inputs.items())
-        size = self._sizes[examples] = max(n, self._sizes.get(examples, 0))
+        sizes = self._sizes.setdefault(examples, set())
+        size = min((size for size in sizes if n <= size < 2 * n), default=n)
+        sizes.add(size)
         share = -(-size // len(self._contexts))
         shapes = {name: (share, *array.shape[1:]) for name, array in inputs.items()}
         executors = self._executors_for(layer_names, shapes)
@@ -138,9 +140,9 @@ def _infer_shapes(symbol: Any, known: Mapping[str, tuple], data: Mapping[str, tu
 def safe_binding() -> Iterator[None]:
     """Bind inside: MXNet then fuses nothing wrongly, and does not say so on each bind.
 
-    Its MKLDNN subgraph backend, the default on a CPU, adds a convolution's output into a tensor that
-    is still needed, as the shortcut of every pre-activation ResNet is, and silently gives wrong
-    features from there on.
+    Its MKLDNN subgraph backend, the default on a CPU, adds a convolution's output into a tensor
+    that is still needed, as the shortcut of every pre-activation ResNet is, and silently gives
+    wrong features from there on.
     """
     # The environment and the standard error stream belong to the whole process.
     with _BIND_LOCK, _without_subgraph_backend(), _without_bind_line():
