@@ -346,7 +346,7 @@ class TokenizerInputs(Inputs):
         if unknown := set(names) - set(_OF_ENCODING):
             raise ValueError(f"a tokenizer does not give {sorted(unknown)}")
         inputs = cls(tokenizer.tobytes().decode(), tuple(names))
-        _ = inputs._backend  # damaged JSON is found now
+        _ = inputs.padding_id  # damaged JSON is found now
         return inputs
 
     @cached_property
@@ -381,32 +381,33 @@ class ProcessorInputs(Inputs):
 
     def identity(self) -> dict[str, Any]:
         """Return its class and settings, and the version of transformers."""
-        kind = type(self.processor)
-        if not kind.__module__.startswith("transformers."):
+        if not self._is_known:
             raise ValueError(
-                f"{kind.__module__}.{kind.__qualname__} is code outside of transformers, which "
-                "cannot be known for certain: give a function that calls it, with cache_key=..."
+                f"{type(self.processor).__name__} is code outside of transformers, which cannot be "
+                "known for certain: give a function that calls it, with cache_key=..."
             )
-        return {
-            **self._settings(),
-            "transformers": sys.modules["transformers"].__version__,
-        }
+        return {**self._settings, "transformers": sys.modules["transformers"].__version__}
 
     def to_state(self) -> State:
         """Return its class and settings."""
-        name = type(self.processor).__name__
-        known = type(self.processor).__module__.startswith("transformers.")
-        if name not in _SAVED_PROCESSORS or not known:
+        if not self._is_known or self._settings["class_name"] not in _SAVED_PROCESSORS:
             raise TypeError(
-                f"{name} is not saved: give inputs= to xfer.load again; saved are "
-                f"{', '.join(sorted(n for n in _SAVED_PROCESSORS if n.endswith('Processor')))}"
+                f"an image processor {type(self.processor).__name__} is not saved: give inputs= to "
+                "xfer.load again"
             )
-        return self._settings(), {}
+        return self._settings, {}
 
+    @property
+    def _is_known(self) -> bool:
+        return type(self.processor).__module__.startswith("transformers.")
+
+    @property
     def _settings(self) -> dict[str, Any]:
-        settings = json.loads(self.processor.to_json_string())
-        name = type(self.processor).__name__
-        return {"kind": "ProcessorInputs", "class_name": name, "settings": settings}
+        return {
+            "kind": "ProcessorInputs",
+            "class_name": type(self.processor).__name__,
+            "settings": json.loads(self.processor.to_json_string()),
+        }
 
     @classmethod
     def _from_state(cls, class_name: str, settings: dict[str, Any]) -> ProcessorInputs:
@@ -524,22 +525,24 @@ def _bands(index: int, example: Any, mode: str) -> list[Image]:
     """Return a picture as one image of bytes, or as one image of floats for each channel."""
     if not isinstance(example, np.ndarray):
         return [_read(index, example, mode)]
-    wanted = (
-        f"example {index} is {_shown(example)}; an array must be of shape (height, width) or "
-        "(height, width, 1, 3 or 4)"
-    )
     array = example[:, :, 0] if example.ndim == 3 and example.shape[2] == 1 else example
     n_channels = array.shape[2] if array.ndim == 3 else 1
-    if array.ndim not in (2, 3) or n_channels not in (1, 3, 4) or not array.size:
-        raise ValueError(wanted)
+    is_bytes, is_deep = array.dtype == np.uint8, array.dtype.str[1:] == "u2"  # of any byte order
+    if (
+        array.ndim not in (2, 3)
+        or not array.size
+        or n_channels not in ((1, 3, 4) if is_bytes else (1, 3))
+        or not (is_bytes or is_deep or array.dtype.kind == "f")
+    ):
+        raise ValueError(
+            f"example {index} is {_shown(example)}; an array must be uint8, uint16 or float and of "
+            "shape (height, width), (height, width, 1 or 3), or with alpha (height, width, 4) and "
+            "uint8"
+        )
     fromarray = _pillow().fromarray
-    if array.dtype == np.uint8:
+    if is_bytes:
         return [_read(index, fromarray(array), mode)]
-    if array.dtype != np.uint16 and array.dtype.kind != "f":
-        raise TypeError(f"{wanted} and of uint8, uint16 or floats")
-    if n_channels == 4:
-        raise ValueError(f"{wanted}; with alpha it must be of uint8")
-    array = array.astype(np.float32) / (257 if array.dtype == np.uint16 else 1)
+    array = array.astype(np.float32) / (257 if is_deep else 1)
     if n_channels == 3 and mode == "L":
         array = array @ _LUMA
     return [
