@@ -342,11 +342,11 @@ def test_one_example_is_not_a_list(examples):
         ({"layout": "CHW"}, "layout must be one of"),
         ({"crop": "random"}, "crop must be one of 'center', None"),
         ({"scale": 0}, "scale must be greater than 0"),
-        ({"scale": np.nan}, "scale must be finite"),
+        ({"scale": np.nan}, "scale must be a finite number"),
         ({"mean": [1, 2]}, r"mean must be one number, or 3 for channels='rgb', got \[1, 2\]"),
         ({"mean": [1, 2, 3], "channels": "gray"}, "mean must be one number, or 1 for"),
-        ({"mean": "low"}, "mean must be finite numbers"),
-        ({"mean": [1, np.inf, 1]}, "mean must be finite numbers"),
+        ({"mean": "low"}, "mean must be a finite number"),
+        ({"mean": [1, np.inf, 1]}, "mean must be a finite number"),
         ({"std": 0}, "std must be greater than 0"),
         ({"std": [1, 1, -1]}, "std must be greater than 0"),
     ],
@@ -570,6 +570,7 @@ def test_what_decides_a_tokenizers_output_is_its_identity(tokenizer):
         assert as_inputs(tokenizer).identity() != inputs.identity()
     finally:
         tokenizer.model_max_length = kept
+    assert len(repr(inputs)) < 200
     assert {name: array.shape for name, array in inputs([]).items()} == dict.fromkeys(
         inputs.names, (0, 0)
     )
@@ -630,6 +631,9 @@ def test_damaged_tokenizers_are_refused(tokenizer):
     with pytest.raises(ValueError, match="a tokenizer does not give"):
         from_state({**state, "names": ["__class__"]}, arrays)
     assert isinstance(from_state(state, arrays), TokenizerInputs)
+    unpadded = json.dumps({**json.loads(arrays["tokenizer"].tobytes()), "padding": None}).encode()
+    with pytest.raises(ValueError, match="its TokenizerInputs are damaged"):
+        from_state(state, {"tokenizer": np.frombuffer(unpadded, np.uint8)})
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,7 @@ import json
 import math
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import KW_ONLY, dataclass
+from dataclasses import KW_ONLY, dataclass, field
 from functools import cached_property
 from numbers import Integral, Real
 from os import PathLike
@@ -38,7 +38,7 @@ _SAVED_PROCESSORS = {
     for backend in ("", "Fast", "Pil")
 }
 
-
+#: JSON, and arrays for what is too long for it.
 State = tuple[dict[str, Any], dict[str, np.ndarray]]
 
 
@@ -88,8 +88,8 @@ class ImageInputs(Inputs):
     layout : {"NCHW", "NHWC"}, default="NCHW"
         Order of the axes: examples, channels, height and width.
     crop : {"center"} or None, default="center"
-        ``"center"`` keeps the proportions: the shorter side is resized and the middle cut out, like
-        torchvision's ``Resize(size)`` and ``CenterCrop(size)``. With None the whole picture is
+        ``"center"`` keeps the proportions: the shorter side is resized, then the middle is cropped,
+        like torchvision's ``Resize(size)`` and ``CenterCrop(size)``. With None the whole picture is
         resized to exactly ``size``.
 
     Raises
@@ -107,10 +107,15 @@ class ImageInputs(Inputs):
     Notes
     -----
     Examples are file paths, PIL images, and arrays of shape (height, width) or (height, width, 1, 3
-    or 4) in the order RGB or RGBA. Arrays are uint8, uint16, or floats without alpha, which are
-    taken as they are. Sixteen bits (uint16, Pillow's modes I and I;16) are divided by 257, to 0 to
-    255. Transparent parts are shown on white. The EXIF orientation of files and PIL images is
-    applied. Resizing is bilinear with antialiasing, as in Pillow.
+    or 4), in RGB or RGBA order.
+
+    - Arrays are uint8, uint16 or float. Only uint8 arrays may have an alpha channel. Floats are
+      used as they are.
+    - 16-bit pixels (uint16 arrays, Pillow's modes I and I;16) are divided by 257, which maps them
+      to 0 to 255.
+    - Transparent parts are shown on white.
+    - The EXIF orientation of files and PIL images is applied.
+    - Resizing is bilinear with antialiasing, as in Pillow.
 
     Examples
     --------
@@ -294,7 +299,8 @@ class TextInputs(Inputs):
 class TokenizerInputs(Inputs):
     """A fast tokenizer of transformers as data; runs on ``tokenizers`` alone."""
 
-    tokenizer: str  # JSON of `tokenizers`, which also says how texts are cut and padded
+    # JSON of `tokenizers`, which also says how texts are cut and padded.
+    tokenizer: str = field(repr=False)
     names: tuple[str, ...]
 
     @classmethod
@@ -614,7 +620,7 @@ def _is_positive_integer(value: Any) -> bool:
 
 def _number(name: str, value: Any, positive: bool) -> float:
     if isinstance(value, bool) or not isinstance(value, Real) or not math.isfinite(value):
-        raise ValueError(f"{name} must be finite numbers, got {value!r}")
+        raise ValueError(f"{name} must be a finite number, got {value!r}")
     if positive and value <= 0:
         raise ValueError(f"{name} must be greater than 0, got {value!r}")
     return float(value)
