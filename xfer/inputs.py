@@ -13,7 +13,7 @@ import json
 import math
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import KW_ONLY, dataclass
+from dataclasses import KW_ONLY, dataclass, field
 from functools import cached_property
 from numbers import Integral, Real
 from os import PathLike
@@ -38,7 +38,7 @@ _SAVED_PROCESSORS = {
     for backend in ("", "Fast", "Pil")
 }
 
-
+#: JSON, and arrays for what is too long for it.
 State = tuple[dict[str, Any], dict[str, np.ndarray]]
 
 
@@ -88,8 +88,8 @@ class ImageInputs(Inputs):
     layout : {"NCHW", "NHWC"}, default="NCHW"
         Order of the axes: examples, channels, height and width.
     crop : {"center"} or None, default="center"
-        ``"center"`` keeps the proportions: the shorter side is resized and the middle cut out, like
-        torchvision's ``Resize(size)`` and ``CenterCrop(size)``. With None the whole picture is
+        ``"center"`` keeps the proportions: the shorter side is resized, then the middle is cropped,
+        like torchvision's ``Resize(size)`` and ``CenterCrop(size)``. With None the whole picture is
         resized to exactly ``size``.
 
     Raises
@@ -107,10 +107,15 @@ class ImageInputs(Inputs):
     Notes
     -----
     Examples are file paths, PIL images, and arrays of shape (height, width) or (height, width, 1, 3
-    or 4) in the order RGB or RGBA. Arrays are uint8, uint16, or floats without alpha, which are
-    taken as they are. Sixteen bits (uint16, Pillow's modes I and I;16) are divided by 257, to 0 to
-    255. Transparent parts are shown on white. The EXIF orientation of files and PIL images is
-    applied. Resizing is bilinear with antialiasing, as in Pillow.
+    or 4), in RGB or RGBA order.
+
+    - Arrays are uint8, uint16 or float. Only uint8 arrays may have an alpha channel. Floats are
+      used as they are.
+    - 16-bit pixels (uint16 arrays, Pillow's modes I and I;16) are divided by 257, which maps them
+      to 0 to 255.
+    - Transparent parts are shown on white.
+    - The EXIF orientation of files and PIL images is applied.
+    - Resizing is bilinear with antialiasing, as in Pillow.
 
     Examples
     --------
@@ -294,7 +299,8 @@ class TextInputs(Inputs):
 class TokenizerInputs(Inputs):
     """A fast tokenizer of transformers as data; runs on ``tokenizers`` alone."""
 
-    tokenizer: str  # JSON of `tokenizers`, which also says how texts are cut and padded
+    # JSON of `tokenizers`, which also says how texts are cut and padded.
+    tokenizer: str = field(repr=False)
     names: tuple[str, ...]
 
     @classmethod
@@ -346,7 +352,7 @@ class TokenizerInputs(Inputs):
         if unknown := set(names) - set(_OF_ENCODING):
             raise ValueError(f"a tokenizer does not give {sorted(unknown)}")
         inputs = cls(tokenizer.tobytes().decode(), tuple(names))
-        _ = inputs._backend  # damaged JSON is found now
+        _ = inputs.padding_id  # damaged JSON is found now
         return inputs
 
     @cached_property
@@ -381,32 +387,33 @@ class ProcessorInputs(Inputs):
 
     def identity(self) -> dict[str, Any]:
         """Return its class and settings, and the version of transformers."""
-        kind = type(self.processor)
-        if not kind.__module__.startswith("transformers."):
+        if not self._is_known:
             raise ValueError(
-                f"{kind.__module__}.{kind.__qualname__} is code outside of transformers, which "
-                "cannot be known for certain: give a function that calls it, with cache_key=..."
+                f"{type(self.processor).__name__} is code outside of transformers, which cannot be "
+                "known for certain: give a function that calls it, with cache_key=..."
             )
-        return {
-            **self._settings(),
-            "transformers": sys.modules["transformers"].__version__,
-        }
+        return {**self._settings, "transformers": sys.modules["transformers"].__version__}
 
     def to_state(self) -> State:
         """Return its class and settings."""
-        name = type(self.processor).__name__
-        known = type(self.processor).__module__.startswith("transformers.")
-        if name not in _SAVED_PROCESSORS or not known:
+        if not self._is_known or self._settings["class_name"] not in _SAVED_PROCESSORS:
             raise TypeError(
-                f"{name} is not saved: give inputs= to xfer.load again; saved are "
-                f"{', '.join(sorted(n for n in _SAVED_PROCESSORS if n.endswith('Processor')))}"
+                f"an image processor {type(self.processor).__name__} is not saved: give inputs= to "
+                "xfer.load again"
             )
-        return self._settings(), {}
+        return self._settings, {}
 
+    @property
+    def _is_known(self) -> bool:
+        return type(self.processor).__module__.startswith("transformers.")
+
+    @property
     def _settings(self) -> dict[str, Any]:
-        settings = json.loads(self.processor.to_json_string())
-        name = type(self.processor).__name__
-        return {"kind": "ProcessorInputs", "class_name": name, "settings": settings}
+        return {
+            "kind": "ProcessorInputs",
+            "class_name": type(self.processor).__name__,
+            "settings": json.loads(self.processor.to_json_string()),
+        }
 
     @classmethod
     def _from_state(cls, class_name: str, settings: dict[str, Any]) -> ProcessorInputs:
@@ -524,22 +531,24 @@ def _bands(index: int, example: Any, mode: str) -> list[Image]:
     """Return a picture as one image of bytes, or as one image of floats for each channel."""
     if not isinstance(example, np.ndarray):
         return [_read(index, example, mode)]
-    wanted = (
-        f"example {index} is {_shown(example)}; an array must be of shape (height, width) or "
-        "(height, width, 1, 3 or 4)"
-    )
     array = example[:, :, 0] if example.ndim == 3 and example.shape[2] == 1 else example
     n_channels = array.shape[2] if array.ndim == 3 else 1
-    if array.ndim not in (2, 3) or n_channels not in (1, 3, 4) or not array.size:
-        raise ValueError(wanted)
+    is_bytes, is_deep = array.dtype == np.uint8, array.dtype.str[1:] == "u2"  # of any byte order
+    if (
+        array.ndim not in (2, 3)
+        or not array.size
+        or n_channels not in ((1, 3, 4) if is_bytes else (1, 3))
+        or not (is_bytes or is_deep or array.dtype.kind == "f")
+    ):
+        raise ValueError(
+            f"example {index} is {_shown(example)}; an array must be uint8, uint16 or float and of "
+            "shape (height, width), (height, width, 1 or 3), or with alpha (height, width, 4) and "
+            "uint8"
+        )
     fromarray = _pillow().fromarray
-    if array.dtype == np.uint8:
+    if is_bytes:
         return [_read(index, fromarray(array), mode)]
-    if array.dtype != np.uint16 and array.dtype.kind != "f":
-        raise TypeError(f"{wanted} and of uint8, uint16 or floats")
-    if n_channels == 4:
-        raise ValueError(f"{wanted}; with alpha it must be of uint8")
-    array = array.astype(np.float32) / (257 if array.dtype == np.uint16 else 1)
+    array = array.astype(np.float32) / (257 if is_deep else 1)
     if n_channels == 3 and mode == "L":
         array = array @ _LUMA
     return [
@@ -611,7 +620,7 @@ def _is_positive_integer(value: Any) -> bool:
 
 def _number(name: str, value: Any, positive: bool) -> float:
     if isinstance(value, bool) or not isinstance(value, Real) or not math.isfinite(value):
-        raise ValueError(f"{name} must be finite numbers, got {value!r}")
+        raise ValueError(f"{name} must be a finite number, got {value!r}")
     if positive and value <= 0:
         raise ValueError(f"{name} must be greater than 0, got {value!r}")
     return float(value)
