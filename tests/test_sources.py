@@ -299,14 +299,14 @@ def test_an_end_that_may_not_be_one_is_refused(mx, image_file):
         with pytest.raises(ValueError, match="last batch is full.*Set its num_data to the number"):
             extract(**options)
     for number in (25, 20):
-        with pytest.raises(ValueError, match=f"gave 21 examples where its num_data tells {number}"):
+        with pytest.raises(ValueError, match=f"gave 21 examples where its num_data says {number}"):
             extract(num_data=number)
-    with pytest.raises(ValueError, match="has more examples than the 8 that its num_data tells"):
+    with pytest.raises(ValueError, match="has more examples than its num_data says, 8"):
         extract(num_data=8, round_batch=False)
     used = image_iterator(mx, image_file)
     used.num_data = 21
     list(used)
-    with pytest.raises(ValueError, match="gave 18 examples where its num_data tells 21; .* anew"):
+    with pytest.raises(ValueError, match="gave 18 examples where its num_data says 21; .* new"):
         Centre().extract(used, "centre")
 
 
@@ -474,7 +474,7 @@ def test_one_bind_for_each_shape(mx, module, images, monkeypatch):
     for _ in range(3):
         source.extract(images, "dropout0")
         source.extract(iterator, "dropout0")
-    assert len(binds) == 2, "one for the array's batch, one for the iterator's"
+    assert len(binds) == 3, "for the array's batch, for the iterator's, and to see that no example depends on others"
 
 
 def test_arrays_are_read_in_batches_of_a_sensible_size(mx, module, images):
@@ -655,7 +655,7 @@ def test_examples_that_look_like_batches_are_refused_with_what_to_do(halves):
         ([(row, row[:2]) for row in rows], "a batch has 3 examples and labels of shape .2,."),
         ([{"vector": row} for row in rows], "the data are named vector; .* are numbers"),
     ):
-        with pytest.raises(ValueError, match=f"{error}.*read as batches: .* written as lists"):
+        with pytest.raises(ValueError, match=f"{error}.*read as batches; .* as lists"):
             halves.extract(examples, "same")
     batches = [([[row, 10] for row in rows], np.arange(20))]
     assert halves.extract(batches, "same").labels.tolist() == list(range(20))

@@ -216,8 +216,8 @@ class LayerFeatures(TransformerMixin, SharesNetwork):
 
 
 def _look_up(source: Any, names: str | Sequence[str]) -> tuple[Layer, ...]:
-    if hasattr(source, "find_layers"):
-        return source.find_layers(names)
+    if isinstance(source, SourceModel):
+        return source._look_up(names)
     return find_layers(names, lambda name: find_layer(name, source.layers))
 
 

@@ -470,8 +470,11 @@ class FunctionInputs(Inputs):
         return f"function {getattr(self.function, '__qualname__', repr(self.function)[:80])}"
 
 
-def as_inputs(given: Any) -> Inputs:
-    """Return what a user may give as ``inputs``, in a class that the cache and files can know."""
+def as_inputs(given: Any, cache_key: str | None = None) -> Inputs:
+    """Return what a user may give as ``inputs``, in a class that the cache and files can know.
+
+    ``cache_key`` names a function, whose content cannot be known.
+    """
     if isinstance(given, Inputs):
         return given
     kinds = type(given).__mro__
@@ -485,7 +488,7 @@ def as_inputs(given: Any) -> Inputs:
             f"cannot use {type(given).__name__} of transformers as inputs; allowed are a fast "
             "tokenizer, an image processor, and a function of a list of examples that calls it"
         )
-    return FunctionInputs(given)
+    return FunctionInputs(given, cache_key)
 
 
 def from_state(state: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> Inputs:

@@ -106,6 +106,10 @@ class SourceModel(ABC):
             If there is no name, a name occurs twice, or there is no such layer; the message lists
             the nearest names.
         """
+        return self._look_up(names)
+
+    def _look_up(self, names: str | Iterable[str]) -> tuple[Layer, ...]:
+        """Look layers up by name; their shapes may be left out where they take long to infer."""
         return find_layers(names, self._find_layer)
 
     def _find_layer(self, name: str) -> Layer:
@@ -157,7 +161,7 @@ class SourceModel(ABC):
             If a layer is unknown, the data do not fit the network, are empty, they or the features
             hold NaN or infinity, or a layer's features depend on the other examples in a batch.
         """
-        layers = self.find_layers(layer_names)
+        layers = self._look_up(layer_names)
         names = [layer.name for layer in layers]
         poolings = check_poolings(pooling, names)
         data = open_data(data)

@@ -1,7 +1,7 @@
 """MXNet networks as sources of features: converted to ONNX once, compared with MXNet once."""
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -133,6 +133,11 @@ class CheckpointSource(OnnxSource):
     def _checksums(self, names: tuple[str, ...]) -> dict[str, Any]:
         return self._network.fingerprint(names)
 
+    def find_layers(self, names: str | Iterable[str]) -> tuple[Layer, ...]:
+        """Look layers up by name; see :meth:`SourceModel.find_layers`."""
+        known = {layer.name: layer for layer in self.layers}
+        return tuple(known[layer.name] for layer in self._look_up(names))
+
     def _find_layer(self, name: str) -> Layer:
         if name.endswith("_output") and name not in self._network.positions:
             name = name.removesuffix("_output")
@@ -176,6 +181,8 @@ class CheckpointSource(OnnxSource):
             if self._engine != "auto" or not (self._compare or isinstance(error, Unsupported)):
                 raise
             outputs = self._run_mxnet(inputs, names, error)
+            for name, output in zip(names, outputs):
+                check_rows(name, output.shape, inputs)
             self._leave_to_mxnet(names, str(error))
             return outputs
         if self._engine == "auto" and self._compare and names not in self._compared:
@@ -233,10 +240,9 @@ class CheckpointSource(OnnxSource):
         self, inputs: dict[str, np.ndarray], names: tuple[str, ...], outputs: list[np.ndarray]
     ) -> Sequence[np.ndarray]:
         n = len(outputs[0]) if names in self._own_sizes else min(len(outputs[0]), _MOST_COMPARED)
-        for name, output in zip(names, outputs):
-            check_rows(name, output.shape, inputs)
         few = {name: array[:n] for name, array in inputs.items()}
         for name, found, expected in zip(names, outputs, self._run_mxnet(few, names)):
+            check_rows(name, expected.shape, few)
             scale = float(np.abs(expected).max(initial=0, where=np.isfinite(expected)))
             close = found[:n].shape == expected.shape and np.allclose(
                 found[:n], expected, rtol=0, atol=_COMPARE_TOLERANCE * scale, equal_nan=True

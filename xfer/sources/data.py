@@ -246,9 +246,17 @@ def checked_array(X: Any) -> Any:
     is_like_one = hasattr(X, "__array__") and not hasattr(X, "__len__")
     if not (is_array or is_like_one or issparse(X)):
         return X
-    return check_array(
-        X, ensure_2d=False, allow_nd=True, ensure_all_finite=False, ensure_min_samples=0
-    )
+    try:
+        return check_array(
+            X, ensure_2d=False, allow_nd=True, ensure_all_finite=False, ensure_min_samples=0
+        )
+    except ValueError as error:
+        if "setting an array element" not in str(error):
+            raise
+        raise ValueError(
+            f"data must be an array of numbers with one row per example, or a list of raw "
+            f"examples; got an array of objects such as {X.flat[0]!r:.80}"
+        ) from None
 
 
 def _given_labels(y: Any, n_examples: int) -> np.ndarray:

@@ -14,7 +14,7 @@ import numpy as np
 import onnx
 import onnxruntime
 
-from xfer.sources.base import Layer, SourceModel, example_shapes
+from xfer.sources.base import Layer, SourceModel, check_rows, example_shapes
 from xfer.sources.batches import Examples, check_ids, take
 from xfer.sources.onnx_model import OnnxGraph, parse, take_apart
 
@@ -126,7 +126,7 @@ class OnnxSource(SourceModel):
 
     def fingerprint(self, layer_names: str | Sequence[str]) -> dict[str, Any]:
         """Return checksums of the graph up to some layers, and of each parameter in it."""
-        names = tuple(layer.name for layer in self.find_layers(layer_names))
+        names = tuple(layer.name for layer in self._look_up(layer_names))
         if names not in self._fingerprint_memo:
             self._fingerprint_memo[names] = self._checksums(names)
         return self._fingerprint_memo[names]
@@ -239,12 +239,15 @@ class _Runner:
 
     def _run(self, inputs: Any) -> list[np.ndarray]:
         try:
-            return self.session.run(self.outputs, inputs)
+            outputs = self.session.run(self.outputs, inputs)
         except Exception as error:  # ONNX Runtime has no one class of errors
             raise ValueError(
                 f"data of shape {example_shapes(inputs)} for one example do not fit the network: "
                 f"{reason_of(error)}"
             ) from error
+        for name, output in zip(self.outputs, outputs):
+            check_rows(name, np.shape(output), inputs)
+        return outputs
 
 
 def open_session(graph: OnnxGraph) -> onnxruntime.InferenceSession:
