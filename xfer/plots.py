@@ -56,7 +56,7 @@ def class_probabilities(
             f"{probabilities.shape}"
         )
     if ax is None:
-        ax = _new_axes(6, 0.9 + 0.3 * len(names))
+        ax = _new_axes(5, 0.9 + 0.3 * len(names))
     positions = np.arange(len(names))
     colours = np.where(positions == probabilities.argmax(), _COLOURS[0], "#9ecae1").tolist()
     bars = ax.barh(positions, probabilities, color=colours)
@@ -275,7 +275,7 @@ def uncertainty_split(
     order = firsts.argsort()
     counts = np.bincount(inverse)
     if ax is None:
-        ax = _new_axes(6, 1.1 + 0.38 * len(found))
+        ax = _new_axes(5, 1.1 + 0.38 * len(found))
     positions, total = np.arange(len(found)), np.zeros(len(found))
     for name, part, colour in zip(names, parts, (_COLOURS[5], _COLOURS[1])):
         means = (np.bincount(inverse, part) / counts)[order]
@@ -323,7 +323,7 @@ def features_2d(features: ArrayLike, labels: ArrayLike, *, ax: "Axes | None" = N
     components = PCA(2, random_state=0)
     points = components.fit_transform(StandardScaler().fit_transform(matrix))
     if ax is None:
-        ax = _new_axes(6, 4)
+        ax = _new_axes(5, 3.6)
     classes = np.unique(labels)
     size = np.clip(6000 / len(points), 12, 40)
     for index, name in enumerate(classes):
@@ -378,7 +378,7 @@ def layer_comparison(search: Any, *, ax: "Axes | None" = None) -> "Axes":
     layers = _in_order(search, layer_key, [layer for layer, _ in scores])
     poolings = _in_order(search, pooling_key, [pooling for _, pooling in scores])
     if ax is None:
-        ax = _new_axes(6, 1 + len(layers) * (0.2 + 0.14 * len(poolings)))
+        ax = _new_axes(5, 1 + len(layers) * (0.2 + 0.14 * len(poolings)))
     for index, pooling in enumerate(poolings):
         rows = [row for row, layer in enumerate(layers) if (layer, pooling) in scores]
         x, error = np.transpose([scores[layers[row], pooling] for row in rows])
@@ -484,7 +484,7 @@ def learning_curve(
     order = x.argsort()
     x, mean, deviation = x[order], y.mean(axis=1)[order], y.std(axis=1)[order]
     if ax is None:
-        ax = _new_axes(6, 4)
+        ax = _new_axes(5, 3.6)
     curves = [line for line in ax.lines if line.get_gid() == "learning curve"]
     style, label = _style(len(curves)), None if name is None else _plain(name)
     curves += ax.plot(x, mean, markersize=5, label=label, gid="learning curve", **style)
@@ -537,7 +537,7 @@ def training_curves(history: "History", *, ax: "Axes | None" = None) -> "Axes":
             f"{len(history.loss)} and {len(history.accuracy)}"
         )
     if ax is None:
-        ax = _new_axes(6, 4)
+        ax = _new_axes(5, 3.6)
     right = ax.twinx()
     # The held-out examples are also scored before the first epoch.
     for label, colour, first, losses, accuracies in (
@@ -555,7 +555,9 @@ def training_curves(history: "History", *, ax: "Axes | None" = None) -> "Axes":
     ax.locator_params(axis="x", integer=True)
     right.set(ylabel="accuracy (dotted)", ylim=(0, 1.02))
     # There are few curves here: losses have fallen and accuracies risen.
-    right.legend(*ax.get_legend_handles_labels(), loc="center right", fontsize=_MEDIUM)
+    right.legend(
+        *ax.get_legend_handles_labels(), loc="center right", fontsize=_MEDIUM, framealpha=0.7
+    )
     ax.spines["top"].set_visible(False)
     right.spines["top"].set_visible(False)
     return ax
