@@ -168,7 +168,11 @@ MISTAKES = {
     ),
     "no labels": (
         lambda t: plots.learning_curve([0, 2], [0.5, 0.6]),
-        (ValueError, r"sizes must be positive, got \[0, 2\]"),
+        (ValueError, r"sizes must be positive numbers, got \[0, 2\]"),
+    ),
+    "infinitely many labels": (
+        lambda t: plots.learning_curve([1, np.inf], [0.5, 0.6]),
+        (ValueError, r"sizes must be positive numbers, got \[1.0, inf\]"),
     ),
     "NaN for a score": (
         lambda t: plots.learning_curve([1, 2], [0.5, np.nan]),
