@@ -168,7 +168,11 @@ MISTAKES = {
     ),
     "no labels": (
         lambda t: plots.learning_curve([0, 2], [0.5, 0.6]),
-        (ValueError, r"sizes must be positive, got \[0, 2\]"),
+        (ValueError, r"sizes must be positive numbers, got \[0, 2\]"),
+    ),
+    "infinitely many labels": (
+        lambda t: plots.learning_curve([1, np.inf], [0.5, 0.6]),
+        (ValueError, r"sizes must be positive numbers, got \[1.0, inf\]"),
     ),
     "NaN for a score": (
         lambda t: plots.learning_curve([1, 2], [0.5, np.nan]),
@@ -233,7 +237,9 @@ def test_a_mistake_is_named_before_a_figure_is_made(mistake, task):
 
 def test_a_missing_matplotlib_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib.pyplot", None)
-    with pytest.raises(ImportError, match=r"plots need matplotlib: pip install 'xfer-learn\[plots\]'"):
+    with pytest.raises(
+        ImportError, match=r"plots need matplotlib: pip install 'xfer-learn\[plots\]'"
+    ):
         plots.class_probabilities([1.0], ["a"])
 
 

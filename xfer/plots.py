@@ -8,6 +8,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import ArrayLike
+from sklearn import metrics
+from sklearn.base import is_classifier
+from sklearn.calibration import CalibrationDisplay
+from sklearn.decomposition import PCA
+from sklearn.model_selection import GridSearchCV, RandomizedSearchCV
+from sklearn.preprocessing import StandardScaler
+from sklearn.utils import check_array, check_consistent_length, column_or_1d
+from sklearn.utils.multiclass import unique_labels
+from sklearn.utils.validation import check_is_fitted
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -23,7 +32,7 @@ __all__ += ["learning_curve", "reliability", "training_curves", "uncertainty_spl
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 _MARKERS = "os^Dv"
 _GREY = "#999999"
-# Font sizes in points; smaller ones cannot be read in a notebook.
+# Font sizes in points; smaller text is hard to read in a notebook.
 _SMALL, _MEDIUM = 8, 9
 _LETTERS_PER_INCH = 13
 
@@ -56,7 +65,7 @@ def class_probabilities(
             f"{probabilities.shape}"
         )
     if ax is None:
-        ax = _new_axes(6, 0.9 + 0.3 * len(names))
+        ax = _new_axes(5, 0.9 + 0.3 * len(names))
     positions = np.arange(len(names))
     colours = np.where(positions == probabilities.argmax(), _COLOURS[0], "#9ecae1").tolist()
     bars = ax.barh(positions, probabilities, color=colours)
@@ -94,9 +103,6 @@ def confusion_matrix(
     >>> [text.get_text() for text in ax.texts]
     ['1', '0', '1', '1']
     """
-    from sklearn import metrics
-    from sklearn.utils.multiclass import unique_labels
-
     labels, predicted = _columns(labels, predicted)
     found = unique_labels(labels, predicted).tolist()
     classes = found if classes is None else np.asarray(classes).tolist()
@@ -173,13 +179,7 @@ def reliability(
     >>> ax.get_legend_handles_labels()[1]
     ['GP: 0.200']
     """
-    from sklearn.calibration import CalibrationDisplay
-
-    probabilities, classes, (labels,) = (
-        np.asarray(probabilities),
-        np.asarray(classes),
-        _columns(labels),
-    )
+    (labels,), probabilities, classes = _columns(labels), *map(np.asarray, (probabilities, classes))
     if probabilities.shape != (len(labels), len(classes)):
         raise ValueError(
             f"probabilities must have shape ({len(labels)}, {len(classes)}), a row for each label "
@@ -192,8 +192,8 @@ def reliability(
         )
     if bins < 1:
         raise ValueError(f"bins must be an integer >= 1, got {bins!r}")
-    sure = np.minimum(sure, 1)
     right = classes[probabilities.argmax(axis=1)] == labels
+    sure = np.minimum(sure, 1)  # float32 may round to slightly more
     if ax is None:
         ax = _new_axes(5, 6)
     counts_ax: Any = next((one for one in ax.child_axes if one.get_label() == "counts"), None)
@@ -209,7 +209,7 @@ def reliability(
     distances = np.abs(display.prob_true - display.prob_pred)
     error = np.average(distances, weights=counts[counts > 0])
     display.line_.set_label(f"{_plain(name)}: {error:.3f}" if name else f"{error:.3f}")
-    # Bars, and their outline once more for where other bars cover them.
+    # The outline is drawn once more, because bars of other lines may cover it.
     counts_ax.stairs(counts, edges, fill=True, color=style["color"], alpha=0.15)
     counts_ax.stairs(counts, edges, color=style["color"], linewidth=1.2)
     ax.set_xlabel("how sure")
@@ -262,7 +262,7 @@ def uncertainty_split(
     >>> [text.get_text() for text in ax.texts]
     ['0.30', '0.90']
     """
-    names = ("aleatoric", "epistemic")
+    names = "aleatoric", "epistemic"
     if missing := [name for name in names if not hasattr(uncertainty, name)]:
         raise TypeError(
             "uncertainty must be what predict_uncertainty returned, got "
@@ -284,7 +284,7 @@ def uncertainty_split(
     ax.bar_label(bars, [f"{value:.2f}" for value in total], padding=4, fontsize=_MEDIUM)
     ax.set_yticks(positions, [f"{_plain(found[k])} ({counts[k]:,})" for k in order])
     ax.set(xlabel="mean uncertainty, nats", ylabel="group (examples)")
-    ax.margins(x=0.12)
+    ax.margins(x=0.18)
     ax.set_xlim(left=0)
     ax.invert_yaxis()
     ax.spines[["top", "right"]].set_visible(False)
@@ -310,20 +310,16 @@ def features_2d(features: ArrayLike, labels: ArrayLike, *, ax: "Axes | None" = N
     >>> [text.get_text() for text in ax.get_legend().get_texts()]
     ['a', 'b']
     """
-    from sklearn.decomposition import PCA
-    from sklearn.preprocessing import StandardScaler
-    from sklearn.utils import check_array, check_consistent_length
-
     matrix: np.ndarray = check_array(features, ensure_min_samples=2, ensure_min_features=2)
     check_consistent_length(matrix, labels)
-    (labels,) = _columns(labels)
+    labels = column_or_1d(labels)
     n_varying = int((matrix != matrix[0]).any(axis=0).sum())
     if n_varying < 2:
         raise ValueError(f"at least 2 features must vary, got {n_varying} of {matrix.shape[1]}")
     components = PCA(2, random_state=0)
     points = components.fit_transform(StandardScaler().fit_transform(matrix))
     if ax is None:
-        ax = _new_axes(6, 4)
+        ax = _new_axes(5, 3.6)
     classes = np.unique(labels)
     size = np.clip(6000 / len(points), 12, 40)
     for index, name in enumerate(classes):
@@ -378,7 +374,7 @@ def layer_comparison(search: Any, *, ax: "Axes | None" = None) -> "Axes":
     layers = _in_order(search, layer_key, [layer for layer, _ in scores])
     poolings = _in_order(search, pooling_key, [pooling for _, pooling in scores])
     if ax is None:
-        ax = _new_axes(6, 1 + len(layers) * (0.2 + 0.14 * len(poolings)))
+        ax = _new_axes(5, 1 + len(layers) * (0.2 + 0.14 * len(poolings)))
     for index, pooling in enumerate(poolings):
         rows = [row for row, layer in enumerate(layers) if (layer, pooling) in scores]
         x, error = np.transpose([scores[layers[row], pooling] for row in rows])
@@ -399,9 +395,6 @@ def layer_comparison(search: Any, *, ax: "Axes | None" = None) -> "Axes":
 
 def _check_search(search: Any) -> tuple[str, str]:
     """Return the keys of layers and scores in the results of a search."""
-    from sklearn.model_selection import GridSearchCV, RandomizedSearchCV
-    from sklearn.utils.validation import check_is_fitted
-
     if not isinstance(search, (GridSearchCV, RandomizedSearchCV)):
         raise TypeError(
             "search must be a GridSearchCV or a RandomizedSearchCV, got "
@@ -442,8 +435,6 @@ def _join(value: Any) -> str:
 
 
 def _score_name(search: Any, score_key: str) -> str:
-    from sklearn.base import is_classifier
-
     if score_key == "score" and search.scoring is None:
         return "accuracy" if is_classifier(search.estimator) else "R²"
     name = search.scoring if isinstance(search.scoring, str) else score_key
@@ -474,17 +465,15 @@ def learning_curve(
     >>> ax.lines[0].get_ydata().round(2)
     array([0.45, 0.75])
     """
-    from sklearn.utils import check_array, check_consistent_length
-
     check_consistent_length(sizes, scores)
-    (x,) = _columns(sizes)
+    x = column_or_1d(sizes)
     y: np.ndarray = check_array(np.reshape(scores, (len(x), -1)))
-    if not (x > 0).all():
-        raise ValueError(f"sizes must be positive, got {x.tolist()}")
+    if not (np.isfinite(x) & (x > 0)).all():
+        raise ValueError(f"sizes must be positive numbers, got {x.tolist()}")
     order = x.argsort()
     x, mean, deviation = x[order], y.mean(axis=1)[order], y.std(axis=1)[order]
     if ax is None:
-        ax = _new_axes(6, 4)
+        ax = _new_axes(5, 3.6)
     curves = [line for line in ax.lines if line.get_gid() == "learning curve"]
     style, label = _style(len(curves)), None if name is None else _plain(name)
     curves += ax.plot(x, mean, markersize=5, label=label, gid="learning curve", **style)
@@ -537,7 +526,7 @@ def training_curves(history: "History", *, ax: "Axes | None" = None) -> "Axes":
             f"{len(history.loss)} and {len(history.accuracy)}"
         )
     if ax is None:
-        ax = _new_axes(6, 4)
+        ax = _new_axes(5, 3.6)
     right = ax.twinx()
     # The held-out examples are also scored before the first epoch.
     for label, colour, first, losses, accuracies in (
@@ -555,7 +544,9 @@ def training_curves(history: "History", *, ax: "Axes | None" = None) -> "Axes":
     ax.locator_params(axis="x", integer=True)
     right.set(ylabel="accuracy (dotted)", ylim=(0, 1.02))
     # There are few curves here: losses have fallen and accuracies risen.
-    right.legend(*ax.get_legend_handles_labels(), loc="center right", fontsize=_MEDIUM)
+    right.legend(
+        *ax.get_legend_handles_labels(), loc="center right", fontsize=_MEDIUM, framealpha=0.7
+    )
     ax.spines["top"].set_visible(False)
     right.spines["top"].set_visible(False)
     return ax
@@ -572,8 +563,6 @@ def _new_axes(width: float, height: float) -> "Axes":
 
 def _columns(*arrays: ArrayLike) -> list[np.ndarray]:
     """Check that arrays have one entry for each example, and that there are examples."""
-    from sklearn.utils import check_consistent_length, column_or_1d
-
     check_consistent_length(*arrays)
     columns = [column_or_1d(array) for array in arrays]
     if not columns[0].size:
