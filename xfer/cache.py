@@ -15,8 +15,8 @@ import time
 import warnings
 import weakref
 import zlib
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import suppress
 from functools import partial
 from numbers import Integral
 from pathlib import Path
@@ -39,7 +39,7 @@ COMMIT;
 """
 _ROWS_PER_QUERY = 500
 _WAIT_SECONDS = 60.0  # for other processes to finish writing
-_TOUCH_SECONDS = 1.0  # a key's last use is known this exactly
+_TOUCH_SECONDS = 1.0  # the last use of a key is noted at most this often
 _Found = tuple[np.ndarray, np.ndarray | None]
 
 # A SQLite connection must not be carried into a forked process, not even to close it there. So a
@@ -112,8 +112,7 @@ class FeatureCache:
         self._connection: sqlite3.Connection | None = None
         self._file: tuple[int, int] | None = None
         _caches.add(self)
-        with self._session():  # refuses a file that is not a cache
-            pass
+        self._use(_pragma, "user_version", default=0)  # refuses a file that is not a cache
 
     def read(self, key: dict[str, Any], digests: list[bytes]) -> _Found:
         """Read the features that are there.
@@ -133,10 +132,8 @@ class FeatureCache:
             Their features, in the order asked for. None if nothing is known of the key.
         """
         key_text = json.dumps(key, sort_keys=True)
-        with self._session() as connection:
-            if connection is not None:
-                return _read(connection, key_text, digests)
-        return np.zeros(len(digests), bool), None
+        nothing = np.zeros(len(digests), bool), None
+        return self._use(_read, key_text, digests, default=nothing)
 
     def write(self, key: dict[str, Any], digests: list[bytes], rows: np.ndarray) -> None:
         """Keep features, and warn once if ``max_bytes`` or the disk has no room for them.
@@ -163,35 +160,26 @@ class FeatureCache:
             raise ValueError(f"{len(digests)} digests came with features of shape {rows.shape}")
         if not digests:
             return
-        with self._session(writing=True) as connection:
-            if connection is None:
-                return
-            connection.execute("BEGIN IMMEDIATE")
-            key_id = _write(connection, key_text, digests, rows)
-            if _make_room(connection, key_id, self.max_bytes):
-                connection.execute("COMMIT")
-            else:
-                connection.execute("ROLLBACK")
-                self._writes = False
-                self._warn(f"max_bytes is {self.max_bytes:,}; give it a higher max_bytes")
+        work = _write, key_text, digests, rows, self.max_bytes
+        if not self._use(*work, default=True, writing=True):
+            self._writes = False
+            self._warn(f"max_bytes is {self.max_bytes:,}; give it a higher max_bytes")
 
     def clear(self) -> None:
         """Delete all features."""
         self._reads = self._writes = True
-        with self._session() as connection:
-            if connection is not None:
-                connection.executescript(
-                    "BEGIN IMMEDIATE; DELETE FROM features; DELETE FROM keys;"
-                    "PRAGMA incremental_vacuum; COMMIT; PRAGMA wal_checkpoint(TRUNCATE)"
-                )
+        self._use(
+            sqlite3.Connection.executescript,
+            "BEGIN IMMEDIATE; DELETE FROM features; DELETE FROM keys;"
+            "PRAGMA incremental_vacuum; COMMIT; PRAGMA wal_checkpoint(TRUNCATE)",
+            default=None,
+        )
 
     @property
     def nbytes(self) -> int:
         """Size of the file in bytes."""
-        with self._session() as connection:
-            if connection is not None:
-                return _pragma(connection, "page_count") * _pragma(connection, "page_size")
-        return 0
+        page_bytes = self._use(_pragma, "page_size", default=0)
+        return page_bytes * self._use(_pragma, "page_count", default=0)
 
     def __repr__(self) -> str:
         return f"FeatureCache({str(self.path)!r}, max_bytes={self.max_bytes})"
@@ -203,17 +191,21 @@ class FeatureCache:
         if hasattr(self, "_connection"):
             self._close()
 
-    @contextmanager
-    def _session(self, *, writing: bool = False) -> Iterator[sqlite3.Connection | None]:
-        """Yield an open connection, or None if there is none to use; explain SQLite's errors."""
+    def _use(
+        self, work: Callable[..., Any], *arguments: Any, default: Any, writing: bool = False
+    ) -> Any:
+        """Call `work` with a connection; return `default` if there is none, or SQLite fails."""
         with _lock:
             try:
-                yield self._connect(writing) if (self._writes if writing else self._reads) else None
+                is_used = self._writes if writing else self._reads
+                connection = self._connect(writing) if is_used else None
+                return default if connection is None else work(connection, *arguments)
             except BaseException as error:
                 self._close()  # which undoes what was not committed
                 if not isinstance(error, sqlite3.Error | OSError):
                     raise
                 self._explain(error, writing)
+                return default
 
     def _connect(self, writing: bool) -> sqlite3.Connection | None:
         """Open the file unless it is open; None if there is no file and none is needed."""
@@ -243,11 +235,12 @@ class FeatureCache:
             )
         # A commit survives a killed process; a power failure may cost the last commits.
         connection.executescript(
-            "PRAGMA trusted_schema = OFF; PRAGMA journal_mode = WAL; PRAGMA synchronous = NORMAL"
+            "PRAGMA trusted_schema = OFF; PRAGMA cell_size_check = ON;"
+            "PRAGMA journal_mode = WAL; PRAGMA synchronous = NORMAL"
         )
 
     def _close(self) -> None:
-        """Close the connection; the next session opens another."""
+        """Close the connection; the next use opens another."""
         connection, self._connection = self._connection, None
         if connection is not None:
             with suppress(sqlite3.Error):
@@ -255,9 +248,10 @@ class FeatureCache:
 
     def _explain(self, error: sqlite3.Error | OSError, writing: bool) -> None:
         """Raise an error that says what to do, or warn and go on without the file."""
-        if isinstance(error, sqlite3.Error) and not hasattr(error, "sqlite_errorcode"):
+        if isinstance(error, sqlite3.ProgrammingError | sqlite3.InterfaceError):
             raise error  # a wrong call, not a problem of the file
-        code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_CANTOPEN) & 0xFF
+        default = sqlite3.SQLITE_CANTOPEN if isinstance(error, OSError) else sqlite3.SQLITE_CORRUPT
+        code = getattr(error, "sqlite_errorcode", default) & 0xFF
         if code == sqlite3.SQLITE_NOTADB:
             raise ValueError(
                 f"{self.path} is not a SQLite database, so it is not a feature cache; "
@@ -269,46 +263,42 @@ class FeatureCache:
                 "a file that can be written"
             ) from error
         self._writes, self._reads = False, self._reads and writing
-        is_full = code == sqlite3.SQLITE_FULL
-        self._warn(f"{error}" if is_full else f"{error}; if the file is damaged, delete it")
+        advice = "" if code == sqlite3.SQLITE_FULL else "; if the file is damaged, delete it"
+        self._warn(f"{error}{advice}")
 
     def _warn(self, reason: str) -> None:
-        message = f"features are no longer kept, only computed: the feature cache {self.path}"
-        warnings.warn(f"{message} cannot be used further: {reason}", UserWarning, stacklevel=2)
+        message = f"the feature cache {self.path} keeps no more features"
+        warnings.warn(f"{message}, they are only computed: {reason}", UserWarning, stacklevel=2)
 
 
 def _read(connection: sqlite3.Connection, key_text: str, digests: list[bytes]) -> _Found:
     """Read rows; those that fail their checksum count as missing."""
-    found = np.zeros(len(digests), bool)
     known = _find_key(connection, key_text)
     if known is None:
-        return found, None
+        return np.zeros(len(digests), bool), None
     key_id, shape, seal = known
     _touch(connection, key_id)
-    size = math.prod(shape)
-    rows = np.empty((len(digests), size), np.float32)
-    indices: dict[bytes, list[int]] = {}
-    for index, digest in enumerate(digests):
-        indices.setdefault(digest, []).append(index)
-    asked = list(indices)
-    for start in range(0, len(asked), _ROWS_PER_QUERY):
-        some = asked[start : start + _ROWS_PER_QUERY]
-        places = f"key_id = ? AND digest IN ({', '.join('?' * len(some))})"
-        query = f"SELECT digest, checksum, row FROM features WHERE {places}"
-        for digest, checksum, row in connection.execute(query, [key_id, *some]):
-            is_whole = isinstance(row, bytes) and len(row) == 4 * size
-            if is_whole and checksum == _checksum(seal, digest, row):
-                found[indices[digest]] = True
-                rows[indices[digest]] = np.frombuffer(row, "<f4")
-    rows = rows if found.all() else rows[found]
-    return found, rows.reshape(len(rows), *shape)
+    size = 4 * math.prod(shape)
+    rows: dict[bytes, bytes] = {}
+    for digest, checksum, row in _select(connection, "digest, checksum, row", key_id, digests):
+        is_whole = isinstance(row, bytes) and len(row) == size
+        if is_whole and checksum == _checksum(seal, digest, row):
+            rows[digest] = row
+    found = [digest in rows for digest in digests]
+    content = bytearray().join([rows[digest] for digest in digests if digest in rows])
+    return np.array(found, bool), np.frombuffer(content, "<f4").reshape(sum(found), *shape)
 
 
 def _write(
-    connection: sqlite3.Connection, key_text: str, digests: list[bytes], rows: np.ndarray
-) -> int:
-    """Insert rows, in the transaction that is open, and return the id of their key."""
+    connection: sqlite3.Connection,
+    key_text: str,
+    digests: list[bytes],
+    rows: np.ndarray,
+    max_bytes: int,
+) -> bool:
+    """Write rows in one transaction; False if there is no room for them."""
     shape = rows.shape[1:]
+    connection.execute("BEGIN IMMEDIATE")
     known = _find_key(connection, key_text)
     if known is None:
         seal = _seal(key_text, json.dumps(shape).encode())
@@ -331,7 +321,27 @@ def _write(
         "INSERT OR REPLACE INTO features VALUES (?, ?, ?, ?)",
         ((key_id, digest, _checksum(seal, digest, row), row) for digest, row in contents),
     )
-    return key_id
+    n_found = sum(1 for _ in _select(connection, "1", key_id, digests))
+    if n_found < len(set(digests)):  # SQLite did not notice that its index is damaged
+        raise sqlite3.DatabaseError("rows just written cannot be found")
+    n_pages = max_bytes // _pragma(connection, "page_size")
+    has_room = _make_room(connection, key_id, n_pages)
+    connection.execute("COMMIT" if has_room else "ROLLBACK")
+    excess = _pragma(connection, "page_count") - n_pages
+    if has_room and excess > 0:
+        connection.executescript(f"PRAGMA incremental_vacuum({excess})")
+    return has_room
+
+
+def _select(
+    connection: sqlite3.Connection, columns: str, key_id: int, digests: list[bytes]
+) -> Iterator[tuple[Any, ...]]:
+    """Look up rows, in any order."""
+    for start in range(0, len(digests), _ROWS_PER_QUERY):
+        some = digests[start : start + _ROWS_PER_QUERY]
+        places = f"key_id = ? AND digest IN ({', '.join('?' * len(some))})"
+        query = f"SELECT {columns} FROM features WHERE {places}"
+        yield from connection.execute(query, [key_id, *some])
 
 
 def _find_key(
@@ -354,24 +364,16 @@ def _touch(connection: sqlite3.Connection, key_id: int) -> None:
             connection.execute("UPDATE keys SET used = ? WHERE id = ?", [now, key_id])
 
 
-def _make_room(connection: sqlite3.Connection, key_id: int, max_bytes: int) -> bool:
+def _make_room(connection: sqlite3.Connection, key_id: int, n_pages: int) -> bool:
     """Delete the keys least recently used; False if this one alone is too large."""
-    most = max_bytes // _pragma(connection, "page_size")
-    while _pragma(connection, "page_count") - _pragma(connection, "freelist_count") > most:
+    while _pragma(connection, "page_count") - _pragma(connection, "freelist_count") > n_pages:
         query = "SELECT id FROM keys WHERE id != ? ORDER BY used LIMIT 1"
         oldest = connection.execute(query, [key_id]).fetchone()
         if oldest is None:
             return False
-        _delete_key(connection, oldest[0])
-    excess = _pragma(connection, "page_count") - most
-    if excess > 0:
-        connection.execute(f"PRAGMA incremental_vacuum({excess})").fetchall()
+        connection.execute("DELETE FROM features WHERE key_id = ?", oldest)
+        connection.execute("DELETE FROM keys WHERE id = ?", oldest)
     return True
-
-
-def _delete_key(connection: sqlite3.Connection, key_id: int) -> None:
-    connection.execute("DELETE FROM features WHERE key_id = ?", [key_id])
-    connection.execute("DELETE FROM keys WHERE id = ?", [key_id])
 
 
 def _pragma(connection: sqlite3.Connection, name: str) -> int:
