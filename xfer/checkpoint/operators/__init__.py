@@ -3,7 +3,6 @@
 from xfer.checkpoint.operators import (  # noqa: F401
     arithmetic,
     creation,
-    deformable,
     detection,
     layers,
     maths,
@@ -14,7 +13,6 @@ from xfer.checkpoint.operators import (  # noqa: F401
     products,
     recurrent,
     reductions,
-    sampling,
     sequence,
     shapes,
 )

@@ -7,41 +7,50 @@ registers all its uses.
 """
 
 from functools import reduce
+from typing import Any
 
 import numpy as np
 
-from xfer.checkpoint.operators.registry import operator
+from xfer.checkpoint.onnx_builder import Tensor
+from xfer.checkpoint.operators.registry import Call, Formula, operator
 
 _FLOAT, _WHOLE = np.dtype(np.float32), np.dtype(np.int32)
 
 
-def widened(dtype):
+def widened(dtype: Any) -> np.dtype:
     """Return the type to calculate in: ONNX Runtime has no small whole numbers for most of it."""
     return dtype if dtype in (np.float32, np.int32, np.int64) else _WHOLE
 
 
-def _family(formula, same_shape="", broadcast="", number="", number_first="", result=None):
+def _family(
+    formula: Formula,
+    same_shape: str = "",
+    broadcast: str = "",
+    number: str = "",
+    number_first: str = "",
+    result: Any = None,
+) -> None:
     """Register a formula under the names of its uses; `result` is the type of what it gives."""
 
     @operator(*same_shape.split())
-    def on_one_shape(op, a, b):
+    def on_one_shape(op: Call, a: Tensor, b: Tensor) -> Tensor:
         _require_one_shape(a, b)
         return _calculate(op, formula, a, b, result)
 
     @operator(*broadcast.split())
-    def on_tensors(op, a, b):
+    def on_tensors(op: Call, a: Tensor, b: Tensor) -> Tensor:
         return _calculate(op, formula, a, b, result)
 
     @operator(*number.split())
-    def on_number(op, x):
+    def on_number(op: Call, x: Tensor) -> Tensor:
         return _calculate(op, formula, *_with_number(op, x, result), result)
 
     @operator(*number_first.split())
-    def on_number_first(op, x):
+    def on_number_first(op: Call, x: Tensor) -> Tensor:
         return _calculate(op, formula, *_with_number(op, x, result)[::-1], result)
 
 
-def _calculate(op, formula, a, b, result=None):
+def _calculate(op: Call, formula: Formula, a: Tensor, b: Tensor, result: Any = None) -> Tensor:
     # Only NumPy's operators mix types; float64 is no type here.
     mixed = _FLOAT if "f" in (a.dtype.kind, b.dtype.kind) else np.result_type(a.dtype, b.dtype)
     working = widened(mixed)
@@ -49,7 +58,7 @@ def _calculate(op, formula, a, b, result=None):
     return op.cast(found, mixed if result is None else result)
 
 
-def _require_one_shape(a, b):
+def _require_one_shape(a: Tensor, b: Tensor) -> None:
     # A state that MXNet would give as many rows as the data has may come with one.
     if None not in (a.dims, b.dims) and (
         len(a.dims) != len(b.dims)
@@ -58,7 +67,7 @@ def _require_one_shape(a, b):
         raise ValueError(f"shapes {a.dims} and {b.dims} are to be equal")
 
 
-def _with_number(op, x, result):
+def _with_number(op: Call, x: Tensor, result: Any) -> tuple[Tensor, Tensor]:
     """Return a tensor and the number of the operator, both of the type MXNet calculates in."""
     value, kind = op.float("scalar", 1.0), x.dtype
     if kind == result:  # truth values are compared with one, whatever the number is
@@ -75,16 +84,16 @@ def _with_number(op, x, result):
     return op.cast(x, kind), op.constant(value, kind)
 
 
-def _emit(kind):
+def _emit(kind: str) -> Formula:
     """Make the formula that is one operator of ONNX."""
     return lambda op, a, b: op(kind, a, b)
 
 
-def _divide(op, a, b):
+def _divide(op: Call, a: Tensor, b: Tensor) -> Tensor:
     return op("Div", a, b if a.dtype == np.float32 else _without_zeros(op, b))
 
 
-def _without_zeros(op, x):
+def _without_zeros(op: Call, x: Tensor) -> Tensor:
     """Replace zeros by ones: a whole number divided by zero ends the process."""
     if x.value is not None and x.value.all():
         return x
@@ -92,7 +101,7 @@ def _without_zeros(op, x):
     return op("Where", op("Equal", x, op.constant(0, x.dtype)), one, x)
 
 
-def _mod(op, a, b):
+def _mod(op: Call, a: Tensor, b: Tensor) -> Tensor:
     """Take the remainder that has the sign of the divisor; by zero it is zero."""
     if a.dtype != np.float32:
         return op("Mod", a, _without_zeros(op, b))
@@ -105,22 +114,22 @@ def _mod(op, a, b):
     return op("Where", op("Equal", b, zero), zero, found)
 
 
-def _power(op, a, b):
+def _power(op: Call, a: Tensor, b: Tensor) -> Tensor:
     if b.value is not None and b.value.ndim == 0 and b.value == 0.5:
         return op("Sqrt", a)
     return op("Pow", a, b)
 
 
-def _hypot(op, a, b):
+def _hypot(op: Call, a: Tensor, b: Tensor) -> Tensor:
     squares = [op("Mul", x, x) for x in (op.cast(a, np.float32), op.cast(b, np.float32))]
     return op("Sqrt", op("Add", *squares))
 
 
-def _not_equal(op, a, b):
+def _not_equal(op: Call, a: Tensor, b: Tensor) -> Tensor:
     return op("Not", op("Equal", a, b))
 
 
-def _logic(kind):
+def _logic(kind: str) -> Formula:
     """Make the formula of a connective, to which every number but zero is true."""
     return lambda op, a, b: op(kind, op.cast(a, bool), op.cast(b, bool))
 
@@ -202,25 +211,25 @@ for _formula, _name, _numpy in (
 
 
 @operator("_npi_true_divide")
-def true_divide(op, a, b):
+def true_divide(op: Call, a: Tensor, b: Tensor) -> Tensor:
     """Divide in floats, whatever the types are."""
     return op("Div", op.cast(a, np.float32), op.cast(b, np.float32))
 
 
 @operator("_npi_true_divide_scalar")
-def true_divide_by_number(op, x):
+def true_divide_by_number(op: Call, x: Tensor) -> Tensor:
     """Divide by a number, in floats."""
     return true_divide(op, x, op.constant(op.float("scalar", 1.0)))
 
 
 @operator("_npi_rtrue_divide_scalar")
-def true_divide_number(op, x):
+def true_divide_number(op: Call, x: Tensor) -> Tensor:
     """Divide a number, in floats."""
     return true_divide(op, op.constant(op.float("scalar", 1.0)), x)
 
 
 @operator("add_n", "_sparse_add_n", "_sparse_ElementWiseSum")
-def add_n(op, first, *others):
+def add_n(op: Call, first: Tensor, *others: Tensor) -> Tensor:
     """Add any number of tensors."""
     for other in others:
         _require_one_shape(first, other)
@@ -228,7 +237,7 @@ def add_n(op, first, *others):
 
 
 @operator("where", "_sparse_where")
-def where(op, condition, x, y):
+def where(op: Call, condition: Tensor, x: Tensor, y: Tensor) -> Tensor:
     """Choose by a condition of the same shape, or one for each row."""
     _require_one_shape(x, y)
     if condition.rank == 1 < x.rank:
@@ -240,36 +249,36 @@ def where(op, condition, x, y):
 
 
 @operator("_npi_where")
-def numpy_where(op, condition, x, y):
+def numpy_where(op: Call, condition: Tensor, x: Tensor, y: Tensor) -> Tensor:
     """Choose between tensors that broadcast."""
     return _choose(op, condition, x, y)
 
 
 @operator("_npi_where_lscalar")
-def where_number_first(op, condition, y):
+def where_number_first(op: Call, condition: Tensor, y: Tensor) -> Tensor:
     """Choose a number where the condition holds."""
     return _choose(op, condition, op.constant(op.float("scalar"), y.dtype), y)
 
 
 @operator("_npi_where_rscalar")
-def where_number_second(op, condition, x):
+def where_number_second(op: Call, condition: Tensor, x: Tensor) -> Tensor:
     """Choose a number where the condition does not hold."""
     return _choose(op, condition, x, op.constant(op.float("scalar"), x.dtype))
 
 
 @operator("_npi_where_scalar2")
-def where_numbers(op, condition):
+def where_numbers(op: Call, condition: Tensor) -> Tensor:
     """Choose between two numbers."""
     return _choose(op, condition, op.constant(op.float("x")), op.constant(op.float("y")))
 
 
-def _choose(op, condition, x, y):
+def _choose(op: Call, condition: Tensor, x: Tensor, y: Tensor) -> Tensor:
     chosen = op.cast(condition, bool)
     return _calculate(op, lambda op, x, y: op("Where", chosen, x, y), x, y)
 
 
 @operator("clip", "_sparse_clip", "_npi_clip")
-def clip(op, x):
+def clip(op: Call, x: Tensor) -> Tensor:
     """Limit numbers to a range."""
     low, high = op.float("a_min"), op.float("a_max")
     if x.dtype == np.float32:

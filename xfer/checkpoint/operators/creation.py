@@ -1,12 +1,13 @@
 """Tensors made of nothing, or of no more than the shape of another."""
 
 import math
+from typing import Any
 
 import numpy as np
 from onnx import numpy_helper
 
-from xfer.checkpoint.onnx_builder import follows_batch
-from xfer.checkpoint.operators.registry import operator
+from xfer.checkpoint.onnx_builder import Tensor, follows_batch
+from xfer.checkpoint.operators.registry import Call, operator
 from xfer.checkpoint.operators.shapes import sizes_of
 
 # How MXNet numbers the kinds of numbers; networks run in single precision.
@@ -15,7 +16,7 @@ _KINDS = ("float32", "float64", "float16", "uint8", "int32", "int8", "int64", "b
 _MOST_WRITTEN_OUT = 2**20
 
 
-def _dtype(op, default="float32"):
+def _dtype(op: Call, default: str = "float32") -> np.dtype:
     text = op.text("dtype", None) or default
     if text in ("bfloat16", "-1"):
         text = "float32"
@@ -23,7 +24,7 @@ def _dtype(op, default="float32"):
     return np.dtype(np.float32) if dtype.kind == "f" else dtype
 
 
-def _filled(op, sizes, value, dtype):
+def _filled(op: Call, sizes: Any, value: float, dtype: np.dtype) -> Tensor:
     """Return a tensor of one number; ``sizes`` are those of its shape, or a Tensor of them."""
     if isinstance(sizes, (tuple, list)):
         if not any(map(follows_batch, sizes)) and math.prod(sizes) <= _MOST_WRITTEN_OUT:
@@ -35,24 +36,24 @@ def _filled(op, sizes, value, dtype):
 
 
 @operator("_zeros", "_zeros_without_dtype")
-def zeros(op):
+def zeros(op: Call) -> Tensor:
     """Return zeros. A size of 0 is MXNet's to infer: that of a batch, in the state of an RNN."""
     return _filled(op, _sizes(op), 0, _dtype(op))
 
 
 @operator("_ones")
-def ones(op):
+def ones(op: Call) -> Tensor:
     """Return ones."""
     return _filled(op, _sizes(op), 1, _dtype(op))
 
 
 @operator("_full")
-def full(op):
+def full(op: Call) -> Tensor:
     """Return one number, over and over."""
     return _filled(op, _sizes(op), op.float("value"), _dtype(op))
 
 
-def _sizes(op):
+def _sizes(op: Call) -> list[int]:
     sizes = op.ints("shape", None)
     if not sizes:
         raise op.unsupported("no shape")
@@ -63,7 +64,7 @@ _NUMPY_NUMBERS = {"_npi_zeros": 0, "_npi_ones": 1, "_npi_full": None}
 
 
 @operator(*_NUMPY_NUMBERS)
-def full_numpy(op):
+def full_numpy(op: Call) -> Tensor:
     """Return one number, over and over; a shape without sizes is a scalar's."""
     value = _NUMPY_NUMBERS[op.node.operator]
     return _filled(
@@ -72,30 +73,30 @@ def full_numpy(op):
 
 
 @operator("zeros_like", "_sparse_zeros_like")
-def zeros_like(op, x):
+def zeros_like(op: Call, x: Tensor) -> Tensor:
     """Return zeros in the shape of a tensor."""
     return _filled_like(op, x, 0, x.dtype)
 
 
 @operator("ones_like")
-def ones_like(op, x):
+def ones_like(op: Call, x: Tensor) -> Tensor:
     """Return ones in the shape of a tensor."""
     return _filled_like(op, x, 1, x.dtype)
 
 
 @operator("_npi_full_like")
-def full_like(op, x):
+def full_like(op: Call, x: Tensor) -> Tensor:
     """Return one number, over and over, in the shape of a tensor."""
     return _filled_like(op, x, op.float("fill_value"), _dtype(op, x.dtype.name))
 
 
-def _filled_like(op, x, value, dtype):
+def _filled_like(op: Call, x: Tensor, value: float, dtype: np.dtype) -> Tensor:
     known = x.dims is not None and None not in x.dims
     return _filled(op, x.dims if known else op("Shape", x), value, dtype)
 
 
 @operator("_arange", "_npi_arange")
-def arange(op):
+def arange(op: Call) -> Tensor:
     """Count from one number to before another, each so many times."""
     start, stop, step = op.float("start", 0.0), op.float("stop", None), op.float("step", 1.0)
     if stop is None:
@@ -110,9 +111,10 @@ def arange(op):
 
 
 @operator("_contrib_arange_like", "_npx_arange_like")
-def arange_like(op, x):
+def arange_like(op: Call, x: Tensor) -> Tensor:
     """Count as far as there are numbers in a tensor, or along one axis of it."""
     axis, repeats = op.int("axis", None), op.int("repeat", 1)
+    count: Any
     if axis is None:
         count = math.prod(x.shape)
     else:
@@ -129,7 +131,7 @@ def arange_like(op, x):
     return values if axis is not None else op.reshape(values, x.shape)
 
 
-def _count(op, size):
+def _count(op: Call, size: Any) -> Tensor:
     """Return the whole numbers from 0 to before a size, given as `sizes_of` takes it."""
     if isinstance(size, int) and not follows_batch(size):
         return op.constant(np.arange(size))
@@ -139,7 +141,7 @@ def _count(op, size):
 
 
 @operator("_linspace", "_npi_linspace")
-def linspace(op):
+def linspace(op: Call) -> Tensor:
     """Return so many numbers, evenly spaced."""
     start, stop, count = op.float("start"), op.float("stop"), op.int("num")
     values = np.linspace(start, stop, count, op.flag("endpoint", True))
@@ -147,7 +149,7 @@ def linspace(op):
 
 
 @operator("_eye", "_npi_eye")
-def eye(op):
+def eye(op: Call) -> Tensor:
     """Return a matrix with ones on a diagonal."""
     rows = op.int("N")
     columns = op.int("M", 0) or rows
@@ -155,19 +157,19 @@ def eye(op):
 
 
 @operator("_npi_identity")
-def identity(op):
+def identity(op: Call) -> Tensor:
     """Return a square matrix with ones on the diagonal."""
     return op.constant(np.eye(*op.ints("shape"), dtype=_dtype(op)))
 
 
 @operator("_npi_indices")
-def indices(op):
+def indices(op: Call) -> Tensor:
     """Return the place of each number of a tensor of some shape, axis by axis."""
     return op.constant(np.indices(op.ints("dimensions"), dtype=_dtype(op, "int32")))
 
 
 @operator("_contrib_index_array")
-def index_array(op, x):
+def index_array(op: Call, x: Tensor) -> Tensor:
     """Return the place of each number of a tensor, along all axes or some."""
     axes = op.ints("axes", None)
     axes = range(x.rank) if axes is None else [axis % x.rank for axis in axes]
@@ -181,7 +183,7 @@ def index_array(op, x):
 
 
 @operator("_contrib_MultiBoxPrior", "_npx_multibox_prior")
-def anchor_boxes(op, x):
+def anchor_boxes(op: Call, x: Tensor) -> Tensor:
     """Return the anchor boxes of a feature map: around each pixel, of some sizes and ratios.
 
     The boxes are (left, top, right, bottom) as fractions of the picture. All sizes are used with

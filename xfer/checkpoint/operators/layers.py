@@ -1,21 +1,26 @@
 """Layers of neural networks: convolution, dense layers, activations."""
 
-from xfer.checkpoint.onnx_builder import describe_shape
-from xfer.checkpoint.operators.registry import operator
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from xfer.checkpoint.onnx_builder import Tensor, describe_shape
+from xfer.checkpoint.operators.registry import Attributes, Call, operator
 
 
 @operator("Convolution", "Convolution_v1", "_npx_convolution")
-def convolution(op, x, weight, *bias):
+def convolution(op: Call, x: Tensor, weight: Tensor, *bias: Tensor) -> Tensor:
     """Slide filters over one, two or three axes."""
     kernel, settings = read_filters(op, weight)
     agree(x, 1, weight, 1, settings["group"])
-    _fits(op, x, kernel, settings)
+    _check_fit(x, kernel, settings)
     pads = [*settings.pop("pads")] * 2
     return op("Conv", x, weight, *bias, pads=pads, **settings)
 
 
 @operator("Deconvolution", "_npx_deconvolution")
-def deconvolution(op, x, weight, *bias):
+def deconvolution(op: Call, x: Tensor, weight: Tensor, *bias: Tensor) -> Tensor:
     """Spread each number through filters: the transpose of a convolution."""
     kernel, settings = read_filters(op, weight)
     agree(x, 1, weight, 0)
@@ -35,7 +40,7 @@ def deconvolution(op, x, weight, *bias):
     return op("ConvTranspose", x, weight, *bias, pads=pads, output_padding=extra, **settings)
 
 
-def read_filters(op, weight):
+def read_filters(op: Call, weight: Tensor) -> tuple[tuple[int, ...], dict[str, Any]]:
     """Read what convolutions are told: the kernel, and the attributes of ONNX."""
     layout = op.text("layout", None)
     if layout and layout[1] != "C":
@@ -56,7 +61,7 @@ def read_filters(op, weight):
     }
 
 
-def agree(x, axis, parameter, place=0, times=1):
+def agree(x: Tensor, axis: int, parameter: Tensor, place: int = 0, times: int = 1) -> None:
     """Refuse data of another size than a parameter is for; inference of ONNX lets it pass."""
     if x.dims is None or parameter.dims is None:
         return
@@ -64,18 +69,80 @@ def agree(x, axis, parameter, place=0, times=1):
     if None in (*found, *meant):
         return
     if not found or tuple(found) != tuple(size * times for size in meant):
-        shapes = f"{describe_shape(x.dims)} does not go with a parameter of {describe_shape(parameter.dims)}"
-        raise ValueError(f"data of {shapes}")
+        data, shape = describe_shape(x.dims), describe_shape(parameter.dims)
+        raise ValueError(f"data of {data} does not go with a parameter of {shape}")
 
 
-def _fits(op, x, kernel, settings):
+def _check_fit(x: Tensor, kernel: tuple[int, ...], settings: dict[str, Any]) -> None:
     for size, k, p, d in zip((x.dims or ())[2:], kernel, settings["pads"], settings["dilations"]):
         if size is not None and size + 2 * p < d * (k - 1) + 1:
             raise ValueError(f"kernel={kernel} is larger than data of {describe_shape(x.dims)}")
 
 
+@operator("_contrib_DeformableConvolution")
+def deformable_convolution(
+    op: Call, x: Tensor, offset: Tensor, weight: Tensor, *bias: Tensor
+) -> Tensor:
+    """Slide filters whose points are moved, each by an offset of its own.
+
+    What lies before the first pixel is nothing at all to MXNet, and what lies up to a pixel behind
+    the last is the last. To ONNX both are between a pixel and nothing; so points are moved there.
+    """
+    kernel, settings = read_filters(op, weight)
+    agree(x, 1, weight, 1, settings["group"])
+    groups = op.int("num_deformable_group", 1)
+    grid = _grid(offset.shape, kernel, settings, groups)
+    limits = np.tile(np.array(x.shape[2:], np.float32), groups * kernel[0] * kernel[1])
+    size = op.constant(limits[:, np.newaxis, np.newaxis])
+    place = op("Add", offset, op.constant(grid))
+    outside = op("Or", op("Less", place, op.constant(0.0)), op("GreaterOrEqual", place, size))
+    place = op("Min", place, op("Sub", size, op.constant(1.0)))
+    place = op("Where", outside, op.constant(-2.0), place)
+    offset = op("Sub", place, op.constant(grid))
+    return _convolve(op, x, weight, offset, bias)
+
+
+@operator("_contrib_ModulatedDeformableConvolution")
+def modulated_deformable_convolution(
+    op: Call, x: Tensor, offset: Tensor, mask: Tensor, weight: Tensor, *bias: Tensor
+) -> Tensor:
+    """Slide filters whose points are moved, and each weighed by the mask."""
+    return _convolve(op, x, weight, offset, bias, mask)
+
+
+def _grid(
+    shape: tuple[int, ...], kernel: tuple[int, ...], settings: dict[str, Any], groups: int
+) -> np.ndarray:
+    """Return the rows and columns where the points are if they are not moved."""
+    axes = []
+    for axis in (0, 1):
+        stride, step, pad = (settings[name][axis] for name in ("strides", "dilations", "pads"))
+        starts = np.arange(shape[2 + axis]) * stride - pad
+        axes.append(np.arange(kernel[axis])[:, np.newaxis] * step + starts)
+    rows = axes[0][:, np.newaxis, :, np.newaxis]
+    columns = axes[1][np.newaxis, :, np.newaxis, :]
+    both = np.stack(np.broadcast_arrays(rows, columns), axis=2)
+    points = both.reshape(2 * kernel[0] * kernel[1], *shape[2:])
+    return np.tile(points, (groups, 1, 1)).astype(np.float32)
+
+
+def _convolve(
+    op: Call,
+    x: Tensor,
+    weight: Tensor,
+    offset: Tensor,
+    bias: Sequence[Tensor],
+    mask: Tensor | None = None,
+) -> Tensor:
+    _, settings = read_filters(op, weight)
+    agree(x, 1, weight, 1, settings["group"])
+    pads, groups = [*settings.pop("pads")] * 2, op.int("num_deformable_group", 1)
+    parts = [offset, *(bias or (None,)), *([mask] if mask else [])]
+    return op("DeformConv", x, weight, *parts, pads=pads, offset_group=groups, **settings)
+
+
 @operator("FullyConnected", "_npx_fully_connected", "_sparse_FullyConnected")
-def fully_connected(op, x, weight, *bias):
+def fully_connected(op: Call, x: Tensor, weight: Tensor, *bias: Tensor) -> Tensor:
     """Multiply with a matrix and add a vector."""
     flatten = op.flag("flatten", True)
     if flatten or x.rank == 2:
@@ -86,7 +153,7 @@ def fully_connected(op, x, weight, *bias):
 
 
 @operator("Activation", "_npx_activation")
-def activation(op, x):
+def activation(op: Call, x: Tensor) -> Tensor:
     """Apply the named function to every number."""
     kind = op.text("act_type")
     if kind == "softrelu":
@@ -99,14 +166,14 @@ def activation(op, x):
     return op(kinds[kind], x)
 
 
-def _with_mask(attributes):
+def _with_mask(attributes: Attributes) -> tuple[str, ...]:
     """Name the outputs: where slopes are random there is one more, unset in inference."""
     random = attributes.text("act_type", "leaky") == "rrelu"
     return ("output", "mask") if random else ("output",)
 
 
 @operator("LeakyReLU", "_npx_leaky_relu", outputs=_with_mask)
-def leaky_relu(op, x, *gamma):
+def leaky_relu(op: Call, x: Tensor, *gamma: Tensor) -> Tensor:
     """Let some of what is below zero through."""
     kind = op.text("act_type", "leaky")
     if kind == "leaky":
@@ -125,7 +192,7 @@ def leaky_relu(op, x, *gamma):
     return op(kinds[kind], x)
 
 
-def _prelu(op, x, gamma):
+def _prelu(op: Call, x: Tensor, gamma: Tensor) -> Tensor:
     if gamma.value is not None and gamma.value.size == 1:
         return op("LeakyRelu", x, alpha=gamma.value.item())
     # The last axis of the slopes is the channel, whatever follows that in the data.

@@ -1,21 +1,23 @@
 """Functions of one number: rounding, powers, logarithms, trigonometry, and casts."""
 
 import math
+from typing import Any
 
 import numpy as np
 
+from xfer.checkpoint.onnx_builder import Tensor
 from xfer.checkpoint.operators.arithmetic import widened
-from xfer.checkpoint.operators.registry import numbered_outputs, operator
+from xfer.checkpoint.operators.registry import Call, Formula, Result, numbered_outputs, operator
 
 
-def _function(names, formula, whole=None):
+def _function(names: str, formula: Formula, whole: Formula | None = None) -> None:
     """Register a formula on floats; `whole` is that on whole numbers, where it is another one.
 
     Otherwise the formula is calculated in floats and the fraction cut off, as MXNet does.
     """
 
     @operator(*names.split())
-    def convert(op, x):
+    def convert(op: Call, x: Tensor) -> Tensor:
         if x.dtype == np.float32:
             return formula(op, x)
         if whole is None:
@@ -23,41 +25,41 @@ def _function(names, formula, whole=None):
         return op.cast(whole(op, op.cast(x, widened(x.dtype))), x.dtype)
 
 
-def _emit(kind):
+def _emit(kind: str) -> Formula:
     """Make the formula that is one operator of ONNX."""
     return lambda op, x: op(kind, x)
 
 
-def _times(factor):
+def _times(factor: float) -> Formula:
     """Make the formula of a product with a number."""
     return lambda op, x: op("Mul", x, op.constant(factor))
 
 
-def _same(op, x):
+def _same(op: Call, x: Tensor) -> Tensor:
     return x
 
 
-def _square(op, x):
+def _square(op: Call, x: Tensor) -> Tensor:
     return op("Mul", x, x)
 
 
-def _relu(op, x):
+def _relu(op: Call, x: Tensor) -> Tensor:
     return op("Max", x, op.constant(0, x.dtype))
 
 
-def _logarithm(base):
+def _logarithm(base: float) -> Formula:
     return lambda op, x: op("Mul", op("Log", x), op.constant(1 / math.log(base)))
 
 
-def _then_reciprocal(formula):
+def _then_reciprocal(formula: Formula) -> Formula:
     return lambda op, x: op("Reciprocal", formula(op, x))
 
 
-def _cbrt(op, x):
+def _cbrt(op: Call, x: Tensor) -> Tensor:
     return op("Mul", op("Sign", x), op("Pow", op("Abs", x), op.constant(1 / 3)))
 
 
-def _log1p(op, x):
+def _log1p(op: Call, x: Tensor) -> Tensor:
     # The second form is exact where 1 + x loses the digits of x.
     near = op("Less", op("Abs", x), op.constant(0.5))
     small = op("Atanh", op("Div", x, op("Add", x, op.constant(2.0))))
@@ -65,34 +67,34 @@ def _log1p(op, x):
     return op("Where", near, op("Mul", small, op.constant(2.0)), plain)
 
 
-def _expm1(op, x):
+def _expm1(op: Call, x: Tensor) -> Tensor:
     # exp(x) - 1 = 2 sinh(x/2) exp(x/2) loses no digits of a small x. It is -1 long before -80.
     half = op("Mul", op("Max", x, op.constant(-80.0)), op.constant(0.5))
     return op("Mul", op("Mul", op("Sinh", half), op("Exp", half)), op.constant(2.0))
 
 
-def _truncate(op, x):
+def _truncate(op: Call, x: Tensor) -> Tensor:
     negative = op("Less", x, op.constant(0.0))
     return op("Where", negative, op("Ceil", x), op("Floor", x))
 
 
-def _round(op, x):
+def _round(op: Call, x: Tensor) -> Tensor:
     # Halves go away from zero. Adding 0.5 before the floor would be wrong just below 0.5.
     size = op("Abs", x)
     up = _round_up(op, size, op("GreaterOrEqual", *_fraction(op, size)))
     return op("Where", op("Less", x, op.constant(0.0)), op("Neg", up), up)
 
 
-def _rint(op, x):
+def _rint(op: Call, x: Tensor) -> Tensor:
     # Halves go down, in MXNet's rint as in its numpy.rint.
     return _round_up(op, x, op("Greater", *_fraction(op, x)))
 
 
-def _fraction(op, x):
+def _fraction(op: Call, x: Tensor) -> tuple[Tensor, Tensor]:
     return op("Sub", x, op("Floor", x)), op.constant(0.5)
 
 
-def _round_up(op, x, where):
+def _round_up(op: Call, x: Tensor, where: Tensor) -> Tensor:
     return op("Where", where, op("Ceil", x), op("Floor", x))
 
 
@@ -145,13 +147,13 @@ _function("erf _npx_erf", _emit("Erf"))
 
 
 @operator("hard_sigmoid")
-def hard_sigmoid(op, x):
+def hard_sigmoid(op: Call, x: Tensor) -> Tensor:
     """Approximate the sigmoid by a line between 0 and 1."""
     return op("HardSigmoid", x, alpha=op.float("alpha", 0.2), beta=op.float("beta", 0.5))
 
 
 @operator("smooth_l1", "_npx_smooth_l1")
-def smooth_l1(op, x):
+def smooth_l1(op: Call, x: Tensor) -> Tensor:
     """Square small numbers, and go on in a line from there."""
     if x.dtype != np.float32:
         raise op.unsupported(str(x.dtype))
@@ -165,13 +167,13 @@ def smooth_l1(op, x):
 
 
 @operator("_contrib_div_sqrt_dim")
-def div_sqrt_dim(op, x):
+def div_sqrt_dim(op: Call, x: Tensor) -> Tensor:
     """Divide by the root of the last size."""
     return op("Div", x, op.constant(math.sqrt(x.shape[-1])))
 
 
 @operator("_npi_around")
-def around(op, x):
+def around(op: Call, x: Tensor) -> Tensor:
     """Round to some decimals, halves to even."""
     if x.dtype != np.float32:
         raise op.unsupported(str(x.dtype))
@@ -183,43 +185,43 @@ def around(op, x):
 
 
 @operator("logical_not")
-def logical_not(op, x):
+def logical_not(op: Call, x: Tensor) -> Tensor:
     """Tell what is zero, in numbers."""
     return op.cast(numpy_logical_not(op, x), x.dtype)
 
 
 @operator("_npi_logical_not")
-def numpy_logical_not(op, x):
+def numpy_logical_not(op: Call, x: Tensor) -> Tensor:
     """Tell what is zero."""
     return op("Not", op.cast(x, bool))
 
 
 @operator("_npi_isnan")
-def isnan(op, x):
+def isnan(op: Call, x: Tensor) -> Tensor:
     """Tell what is no number."""
     return op("IsNaN", op.cast(x, np.float32))
 
 
 @operator("_npi_isinf")
-def isinf(op, x):
+def isinf(op: Call, x: Tensor) -> Tensor:
     """Tell what is infinite."""
     return op("IsInf", op.cast(x, np.float32))
 
 
 @operator("_npi_isposinf")
-def isposinf(op, x):
+def isposinf(op: Call, x: Tensor) -> Tensor:
     """Tell what is infinite and positive."""
     return op("IsInf", op.cast(x, np.float32), detect_negative=0)
 
 
 @operator("_npi_isneginf")
-def isneginf(op, x):
+def isneginf(op: Call, x: Tensor) -> Tensor:
     """Tell what is infinite and negative."""
     return op("IsInf", op.cast(x, np.float32), detect_positive=0)
 
 
 @operator("_npi_isfinite")
-def isfinite(op, x):
+def isfinite(op: Call, x: Tensor) -> Tensor:
     """Tell what is finite."""
     x = op.cast(x, np.float32)
     return op("Not", op("IsNaN", op("Sub", x, x)))
@@ -231,7 +233,7 @@ _KINDS = {
 }
 
 
-def read_dtype(op, default, name="dtype"):
+def read_dtype(op: Call, default: Any, name: str = "dtype") -> np.dtype:
     """Return the type an operator names (numpy.dtype), or the default where it names none."""
     text = op.text(name, None)
     if text is None:
@@ -242,7 +244,7 @@ def read_dtype(op, default, name="dtype"):
 
 
 @operator("Cast", "_npi_cast", "_npx_cast")
-def cast(op, x):
+def cast(op: Call, x: Tensor) -> Tensor:
     """Convert to another type; fractions are cut off."""
     dtype = read_dtype(op, np.float32)
     if x.dtype == np.float32 and dtype.itemsize == 1 and dtype.kind in "iu":
@@ -252,7 +254,7 @@ def cast(op, x):
 
 
 @operator("amp_cast")
-def amp_cast(op, x):
+def amp_cast(op: Call, x: Tensor) -> Tensor:
     """Convert between sizes of floats, which are all one here; leave whole numbers alone."""
     if read_dtype(op, np.float32) != np.float32:
         raise op.unsupported(f"dtype={op.text('dtype')!r}")
@@ -260,6 +262,6 @@ def amp_cast(op, x):
 
 
 @operator("amp_multicast", outputs=numbered_outputs("num_outputs"))
-def amp_multicast(op, *inputs):
+def amp_multicast(op: Call, *inputs: Tensor) -> Result:
     """Convert to the largest size of floats, which are all one here."""
     return inputs

@@ -2,11 +2,12 @@
 
 import numpy as np
 
-from xfer.checkpoint.operators.registry import operator
+from xfer.checkpoint.onnx_builder import Tensor
+from xfer.checkpoint.operators.registry import Call, operator
 
 
 @operator("softmax", "_npx_softmax")
-def softmax(op, x, length=None):
+def softmax(op: Call, x: Tensor, length: Tensor | None = None) -> Tensor:
     """Turn scores into probabilities along an axis, of which rows may use a part only."""
     x = _cooled(op, x)
     axis = op.int("axis", -1) % x.rank
@@ -20,13 +21,13 @@ def softmax(op, x, length=None):
 
 
 @operator("softmin")
-def softmin(op, x):
+def softmin(op: Call, x: Tensor) -> Tensor:
     """Turn costs into probabilities along an axis."""
     return _softmax(op, op("Neg", _cooled(op, x)), [op.int("axis", -1) % x.rank])
 
 
 @operator("log_softmax", "_npx_log_softmax")
-def log_softmax(op, x):
+def log_softmax(op: Call, x: Tensor) -> Tensor:
     """Turn scores into logarithms of probabilities along an axis."""
     x = _cooled(op, x)
     axis = op.int("axis", -1) % x.rank
@@ -37,30 +38,30 @@ def log_softmax(op, x):
     return op("Sub", shifted, op("Log", op("ReduceSum", op("Exp", shifted), axes)))
 
 
-def _cooled(op, x):
+def _cooled(op: Call, x: Tensor) -> Tensor:
     if op.flag("use_length", False) and op.node.operator not in ("softmax", "_npx_softmax"):
         raise op.unsupported("use_length=True")
     temperature = op.float("temperature", None)
     return x if temperature is None else op("Div", x, op.constant(temperature))
 
 
-def _softmax(op, x, axes):
+def _softmax(op: Call, x: Tensor, axes: list[int]) -> Tensor:
     if axes == [x.rank - 1]:
         return op("Softmax", x, axis=-1)
     # Ten times as fast in ONNX Runtime, whose Softmax would bring the axis to the end and back.
-    axes = op.constant(axes)
-    powers = op("Exp", op("Sub", x, op("ReduceMax", x, axes)))
-    return op("Div", powers, op("ReduceSum", powers, axes))
+    along = op.constant(axes)
+    powers = op("Exp", op("Sub", x, op("ReduceMax", x, along)))
+    return op("Div", powers, op("ReduceSum", powers, along))
 
 
 @operator("SoftmaxActivation")
-def softmax_activation(op, x):
+def softmax_activation(op: Call, x: Tensor) -> Tensor:
     """Turn scores into probabilities, along the last axis or the channels."""
     return _softmax(op, x, [1 if op.text("mode", "instance") == "channel" else x.rank - 1])
 
 
 @operator("SoftmaxOutput", idle=(1,))
-def softmax_output(op, x, label=None):
+def softmax_output(op: Call, x: Tensor, label: Tensor | None = None) -> Tensor:
     """Turn scores into probabilities: those of an example, of a position or of a last axis."""
     if op.flag("multi_output", False):
         return _softmax(op, x, [1])
@@ -71,13 +72,13 @@ def softmax_output(op, x, label=None):
 
 
 @operator("LogisticRegressionOutput", "_sparse_LogisticRegressionOutput", idle=(1,))
-def logistic_regression_output(op, x, label=None):
+def logistic_regression_output(op: Call, x: Tensor, label: Tensor | None = None) -> Tensor:
     """Turn log-odds into probabilities."""
     return op("Sigmoid", x)
 
 
 @operator("Dropout", "_npx_dropout")
-def dropout(op, x):
+def dropout(op: Call, x: Tensor) -> Tensor:
     """Do nothing, as in inference nothing is dropped."""
     if op.text("mode", "training") == "always":
         raise op.unsupported("mode='always'")
@@ -92,6 +93,6 @@ def dropout(op, x):
     *("_copy", "_np_copy", "_CrossDeviceCopy"),
     idle=(1,),
 )
-def identity(op, x, other=None):
+def identity(op: Call, x: Tensor, other: Tensor | None = None) -> Tensor:
     """Do nothing: only gradients know these from one another."""
     return x

@@ -2,11 +2,12 @@
 
 import itertools
 import re
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 
-from xfer.checkpoint.onnx_builder import describe_shape, follows_batch
-from xfer.checkpoint.operators.registry import numbered_outputs, operator
+from xfer.checkpoint.onnx_builder import Tensor, describe_shape, follows_batch
+from xfer.checkpoint.operators.registry import Attributes, Call, Result, numbered_outputs, operator
 from xfer.checkpoint.operators.shapes import sizes_of
 
 # Beyond either end of every axis.
@@ -14,7 +15,7 @@ _FIRST, _LAST = np.iinfo(np.int64).min, np.iinfo(np.int64).max
 
 
 @operator("slice", "_npi_slice", "_npx_slice", "_sparse_slice")
-def slice_axes(op, x):
+def slice_axes(op: Call, x: Tensor) -> Tensor:
     """Cut out a range of each of the first axes."""
     begins, ends, steps = op.ints("begin"), op.ints("end"), op.ints("step", ())
     ranges = {}
@@ -28,26 +29,33 @@ def slice_axes(op, x):
 
 
 @operator("slice_axis")
-def slice_axis(op, x):
+def slice_axis(op: Call, x: Tensor) -> Tensor:
     """Cut a range out of an axis."""
     end = op.int("end")
     return _slice(op, x, {op.int("axis"): (op.int("begin"), _LAST if end is None else end, 1)})
 
 
 @operator("reverse", "_npi_flip")
-def reverse(op, x):
+def reverse(op: Call, x: Tensor) -> Tensor:
     """Turn axes round."""
     return _slice(op, x, dict.fromkeys(op.ints("axis"), (_LAST, _FIRST, -1)))
 
 
-def _slice(op, x, ranges):
+def _slice(op: Call, x: Tensor, ranges: dict[int, tuple[int, int, int]]) -> Tensor:
     if not ranges:
         return x
     begins, ends, steps = (op.constant(values, np.int64) for values in zip(*ranges.values()))
     return _slice_to(op, x, begins, ends, list(ranges), steps)
 
 
-def _slice_to(op, x, begins, ends, axes, steps=None):
+def _slice_to(
+    op: Call,
+    x: Tensor,
+    begins: Tensor,
+    ends: Tensor,
+    axes: list[int],
+    steps: Tensor | None = None,
+) -> Tensor:
     result = op("Slice", x, begins, ends, op.constant(axes, np.int64), steps)
     for axis in axes if result.dims is not None else ():
         if follows_batch(x.dims[axis]) and not follows_batch(result.dims[axis]):
@@ -56,7 +64,7 @@ def _slice_to(op, x, begins, ends, axes, steps=None):
 
 
 @operator("slice_like")
-def slice_like(op, x, like):
+def slice_like(op: Call, x: Tensor, like: Tensor) -> Tensor:
     """Cut the beginning out of axes, as long as they are in another tensor."""
     axes = [axis % x.rank for axis in op.ints("axes", ())] or list(range(x.rank))
     if max(axes) >= like.rank:
@@ -71,25 +79,25 @@ def slice_like(op, x, like):
 
 
 @operator("SliceChannel", outputs=numbered_outputs("num_outputs"))
-def split(op, x):
+def split(op: Call, x: Tensor) -> Result:
     """Cut an axis into equal parts."""
     axis, count = op.int("axis", 1), op.int("num_outputs")
     size = x.dims[axis] if x.dims is not None else None
     if size is None:
         parts = op("Split", x, outputs=count, axis=axis, num_outputs=count)
-        return _finish_split(op, [parts] if count == 1 else parts, axis)
+        return _squeezed(op, [parts] if count == 1 else parts, axis)
     if size % count:
         raise ValueError(f"axis {axis} of {describe_shape(x.dims)} cannot be cut into {count}")
     return _split(op, x, [size // count] * count, axis)
 
 
-def _outputs_of_split(attributes):
+def _outputs_of_split(attributes: Attributes) -> tuple[str, ...]:
     count = attributes.int("sections", 0) or len(attributes.ints("indices", ()))
     return tuple(f"output{k}" for k in range(count)) if count > 1 else ("output",)
 
 
 @operator("_split_v2", "_npi_split", "_npi_hsplit", "_npi_dsplit", outputs=_outputs_of_split)
-def split_at(op, x):
+def split_at(op: Call, x: Tensor) -> Result:
     """Cut an axis before given places (the first is zero), or into parts as equal as can be."""
     # NumPy's horizontal split takes the one axis there is.
     axis = 0 if op.node.operator == "_npi_hsplit" and x.rank == 1 else op.int("axis", 1)
@@ -103,16 +111,16 @@ def split_at(op, x):
     return _split(op, x, sizes, axis)
 
 
-def _split(op, x, sizes, axis):
+def _split(op: Call, x: Tensor, sizes: list[int], axis: int) -> list[Tensor]:
     if follows_batch(sum(sizes)) and not all(map(follows_batch, sizes)):
         raise ValueError("cuts the examples up, whose number is not known")
     if len(sizes) == 1:
-        return _finish_split(op, [x], axis)
+        return _squeezed(op, [x], axis)
     parts = op("Split", x, op.sizes(sizes), outputs=len(sizes), axis=axis)
-    return _finish_split(op, parts, axis)
+    return _squeezed(op, parts, axis)
 
 
-def _finish_split(op, parts, axis):
+def _squeezed(op: Call, parts: list[Tensor], axis: int) -> list[Tensor]:
     if not op.flag("squeeze_axis", False):
         return parts
     axes = op.constant([axis], np.int64)
@@ -120,34 +128,34 @@ def _finish_split(op, parts, axis):
 
 
 @operator("Concat", "_sparse_concat", "_rnn_param_concat", "_npi_rnn_param_concat")
-def concat(op, *parts):
+def concat(op: Call, *parts: Tensor) -> Tensor:
     """Put tensors together along an axis."""
     return _concat(op, parts, op.int("dim", 1))
 
 
 @operator("_npi_concatenate")
-def concatenate(op, *parts):
+def concatenate(op: Call, *parts: Tensor) -> Tensor:
     """Put tensors together along an axis, or all their numbers in a row."""
     axis = op.int("axis", 0)
     if axis is None:
         row = op.constant([-1], np.int64)
-        parts, axis = [op("Reshape", part, row) for part in parts], 0
+        return _concat(op, [op("Reshape", part, row) for part in parts], 0)
     return _concat(op, parts, axis)
 
 
-def _concat(op, parts, axis):
+def _concat(op: Call, parts: Sequence[Tensor], axis: int) -> Tensor:
     return op("Concat", *parts, axis=axis) if len(parts) > 1 else parts[0]
 
 
 @operator("stack", "_npi_stack")
-def stack(op, *parts):
+def stack(op: Call, *parts: Tensor) -> Tensor:
     """Put tensors together along a new axis."""
     axis = op.int("axis", 0)
     return _concat(op, [_add_axes(op, part, [axis]) for part in parts], axis)
 
 
 # The axes that NumPy adds to a tensor of few axes, and that along which it puts them together.
-_STACKS = {
+_STACKS: dict[str, tuple[list[tuple[int, ...]], int]] = {
     "_npi_hstack": ([(0,)], 1),
     "_npi_vstack": ([(0, 1), (0,)], 0),
     "_npi_dstack": ([(0, 1, 2), (0, 2), (2,)], 2),
@@ -156,22 +164,22 @@ _STACKS = {
 
 
 @operator(*_STACKS)
-def stack_numpy(op, *parts):
+def stack_numpy(op: Call, *parts: Tensor) -> Tensor:
     """Put tensors together along an axis that those of few axes are given."""
     missing, axis = _STACKS[op.node.operator]
-    parts = [
+    larger = [
         _add_axes(op, part, missing[part.rank]) if part.rank < len(missing) else part
         for part in parts
     ]
-    return _concat(op, parts, min(axis, parts[0].rank - 1))
+    return _concat(op, larger, min(axis, larger[0].rank - 1))
 
 
-def _add_axes(op, x, axes):
+def _add_axes(op: Call, x: Tensor, axes: Iterable[int]) -> Tensor:
     return op("Unsqueeze", x, op.constant(axes, np.int64))
 
 
 @operator("tile", "_npi_tile")
-def tile(op, x):
+def tile(op: Call, x: Tensor) -> Tensor:
     """Repeat the whole tensor along its axes; the last of the repeats is for the last axis."""
     repeats = op.ints("reps")
     if len(repeats) > x.rank:
@@ -180,7 +188,7 @@ def tile(op, x):
 
 
 @operator("repeat", "_np_repeat")
-def repeat(op, x):
+def repeat(op: Call, x: Tensor) -> Tensor:
     """Repeat each number, along an axis or of all there are."""
     axis, repeats = op.int("axis", None), op.int("repeats")
     if axis is None:
@@ -197,7 +205,7 @@ def repeat(op, x):
 
 
 @operator("Pad", "_npi_pad")
-def pad(op, x):
+def pad(op: Call, x: Tensor) -> Tensor:
     """Add numbers around each axis."""
     mode = op.text("mode", "constant")
     if mode not in ("constant", "edge", "reflect") or op.text("reflect_type", "even") != "even":
@@ -217,7 +225,7 @@ def pad(op, x):
 
 
 @operator("diag", "_np_diag", "_np_diagonal")
-def diagonal(op, x):
+def diagonal(op: Call, x: Tensor) -> Tensor:
     """Take the diagonal of two axes, or make a matrix of it."""
     offset = op.int("offset", op.int("k", 0))
     if x.rank == 1:
@@ -234,7 +242,7 @@ def diagonal(op, x):
     return op("Gather", flat, op.constant(row * columns + row + offset), axis=len(others))
 
 
-def _matrix_of(op, x, offset):
+def _matrix_of(op: Call, x: Tensor, offset: int) -> Tensor:
     (size,) = x.shape
     if follows_batch(size):
         raise ValueError("makes a matrix of the examples, whose number is not known")

@@ -1,16 +1,17 @@
-"""Layers that change how large a map is: pooling, resizing, cropping."""
+"""Layers that change the size of a map: pooling, resizing, cropping, sampling through a grid."""
 
 import math
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from xfer.checkpoint.onnx_builder import describe_shape
-from xfer.checkpoint.operators.registry import operator
+from xfer.checkpoint.onnx_builder import Tensor, describe_shape
+from xfer.checkpoint.operators.registry import Call, operator
 
 
 @operator("Pooling", "Pooling_v1", "_npx_pooling")
-def pooling(op, x):
+def pooling(op: Call, x: Tensor) -> Tensor:
     """Take the maximum, the mean, the sum or a norm of windows, or of whole maps."""
     layout = op.text("layout", None)
     pool = _pool_maps if op.flag("global_pool", False) else _pool_windows
@@ -21,7 +22,7 @@ def pooling(op, x):
     return op("Transpose", y, perm=[0, *(axis + 1 for axis in axes), 1])
 
 
-def _pool_maps(op, x):
+def _pool_maps(op: Call, x: Tensor) -> Tensor:
     kind = op.text("pool_type", "max")
     kinds = {"max": "GlobalMaxPool", "avg": "GlobalAveragePool"}
     if kind in kinds:
@@ -30,7 +31,7 @@ def _pool_maps(op, x):
     return _sums(op, x, lambda powers: op("ReduceSum", powers, axes))
 
 
-def _sums(op, x, add):
+def _sums(op: Call, x: Tensor, add: Callable[[Tensor], Tensor]) -> Tensor:
     """Add numbers, or take the root of a sum of their powers."""
     kind = op.text("pool_type")
     if kind == "sum":
@@ -46,7 +47,7 @@ def _sums(op, x, add):
     return op("Mul", op("Sign", total), op("Pow", op("Abs", total), op.constant(1 / 3)))
 
 
-def _pool_windows(op, x):
+def _pool_windows(op: Call, x: Tensor) -> Tensor:
     kind, legacy = op.text("pool_type", "max"), op.node.operator == "Pooling_v1"
     windows = _read_windows(op, x)
     if kind == "max":
@@ -61,7 +62,7 @@ def _pool_windows(op, x):
     if windows.full:
         x, windows = _padded(op, x, windows, _overhang(x, windows))
 
-    def mean(x):
+    def mean(x: Tensor) -> Tensor:
         return _slide(op, "AveragePool", x, windows, count_include_pad=1)
 
     if kind == "avg":
@@ -71,13 +72,13 @@ def _pool_windows(op, x):
 
 
 class _Windows(NamedTuple):
-    kernel: tuple
-    strides: tuple
-    pads: tuple
+    kernel: tuple[int, ...]
+    strides: tuple[int, ...]
+    pads: tuple[int, ...]
     full: bool  # whether the last window may reach over the end
 
 
-def _read_windows(op, x):
+def _read_windows(op: Call, x: Tensor) -> _Windows:
     convention = op.text("pooling_convention", "valid")
     if convention not in ("valid", "full"):
         # MXNet 1.9 refuses "same" wherever it offers it.
@@ -91,13 +92,15 @@ def _read_windows(op, x):
     return _Windows(kernel, strides, pads, convention == "full")
 
 
-def _overhang(x, windows):
+def _overhang(x: Tensor, windows: _Windows) -> tuple[int, ...]:
     """Tell how far the last windows reach over the padding."""
     sizes = zip(x.shape[2:], windows.kernel, windows.strides, windows.pads)
     return tuple((k - size - 2 * p) % s for size, k, s, p in sizes)
 
 
-def _padded(op, x, windows, overhang=None):
+def _padded(
+    op: Call, x: Tensor, windows: _Windows, overhang: tuple[int, ...] | None = None
+) -> tuple[Tensor, _Windows]:
     """Pad with zeros that count as data; return what is left to do to the result."""
     ends = windows.pads
     if overhang:
@@ -107,7 +110,7 @@ def _padded(op, x, windows, overhang=None):
     return x, windows._replace(pads=(0,) * len(ends))
 
 
-def _slide(op, kind, x, windows, **attributes):
+def _slide(op: Call, kind: str, x: Tensor, windows: _Windows, **attributes: Any) -> Tensor:
     kernel, strides, pads, full = windows
     ends = pads
     if full and any(s > k - p for k, s, p in zip(kernel, strides, pads)):
@@ -128,10 +131,10 @@ def _slide(op, kind, x, windows, **attributes):
 
 
 @operator("_contrib_AdaptiveAvgPooling2D")
-def adaptive_average_pooling(op, x):
+def adaptive_average_pooling(op: Call, x: Tensor) -> Tensor:
     """Take the mean of as many windows as asked for, of about the same size."""
-    sizes = op.ints("output_size", None) or (1,)
-    sizes = sizes * 2 if len(sizes) == 1 else sizes
+    sizes = op.ints("output_size", None) or [1]
+    sizes = tuple(sizes) * 2 if len(sizes) == 1 else sizes
     if sizes == (1, 1):
         return op("GlobalAveragePool", x)
     height, width = x.shape[2:]
@@ -143,14 +146,14 @@ def adaptive_average_pooling(op, x):
     return op("MatMul", op.constant(rows), op("MatMul", x, op.constant(columns.T)))
 
 
-def _shares(size, count):
+def _shares(size: int, count: int) -> np.ndarray:
     window, place = np.arange(count)[:, None], np.arange(size)
     inside = (window * size // count <= place) & (place < -(-(window + 1) * size // count))
     return inside / inside.sum(axis=1, keepdims=True)
 
 
 @operator("UpSampling")
-def upsampling(op, x, *others):
+def upsampling(op: Call, x: Tensor, *others: Tensor) -> Tensor:
     """Make maps larger by a whole number of times, and bring several to the size of the first."""
     scale = op.int("scale")
     if op.text("sample_type") == "bilinear":
@@ -177,7 +180,7 @@ def upsampling(op, x, *others):
     return op("Concat", *scaled, axis=1)
 
 
-def _repeat(op, x, times):
+def _repeat(op: Call, x: Tensor, times: int) -> Tensor:
     if times == 1:
         return x
     how = {"coordinate_transformation_mode": "asymmetric", "nearest_mode": "floor"}
@@ -185,7 +188,7 @@ def _repeat(op, x, times):
 
 
 @operator("_contrib_BilinearResize2D")
-def bilinear_resize(op, x, like=None):
+def bilinear_resize(op: Call, x: Tensor, like: Tensor | None = None) -> Tensor:
     """Resize maps, with numbers between their pixels."""
     corners = op.flag("align_corners", True)
     sizes = op.constant(_resized(op, x, like))
@@ -202,7 +205,7 @@ def bilinear_resize(op, x, like=None):
     )
 
 
-def _resized(op, x, like):
+def _resized(op: Call, x: Tensor, like: Any) -> Sequence[int]:
     mode = op.text("mode", "size")
     if mode == "like":
         return like.shape[2:]
@@ -228,7 +231,7 @@ def _resized(op, x, like):
 
 
 @operator("Crop")
-def crop(op, x, like=None):
+def crop(op: Call, x: Tensor, like: Tensor | None = None) -> Tensor:
     """Cut maps to a size, or to that of other maps."""
     sizes = op.ints("h_w") if like is None else like.shape[2:]
     starts = op.ints("offset", None) or (0, 0)
@@ -241,3 +244,46 @@ def crop(op, x, like=None):
             f"{tuple(sizes)} from {tuple(starts)} on is not in {describe_shape(x.dims)}"
         )
     return op("Slice", x, *map(op.constant, (list(starts), ends, [2, 3])))
+
+
+@operator("GridGenerator")
+def grid_generator(op: Call, x: Tensor) -> Tensor:
+    """Return where each pixel comes from: by an affine map, or moved by a flow of pixels."""
+    if op.text("transform_type") == "affine":
+        return _affine_grid(op, x)
+    height, width = x.shape[2:]
+    if min(height, width) < 2:
+        raise op.unsupported("an image of one pixel")
+    halves = np.array([width - 1, height - 1]).reshape(1, 2, 1, 1) / 2
+    moved = op("Add", x, op.constant(_pixels(height, width)[np.newaxis], np.float32))
+    return op("Sub", op("Div", moved, op.constant(halves)), op.constant(1.0))
+
+
+@operator("BilinearSampler")
+def bilinear_sampler(op: Call, x: Tensor, grid: Tensor) -> Tensor:
+    """Take the pixels at given places between those there are; beyond the edges all is zero."""
+    places = op("Transpose", grid, perm=(0, 2, 3, 1))
+    return op("GridSample", x, places, mode="linear", padding_mode="zeros", align_corners=1)
+
+
+@operator("SpatialTransformer")
+def spatial_transformer(op: Call, x: Tensor, matrix: Tensor) -> Tensor:
+    """Look at an image through an affine map."""
+    return bilinear_sampler(op, x, _affine_grid(op, matrix))
+
+
+def _affine_grid(op: Call, matrix: Tensor) -> Tensor:
+    height, width = op.ints("target_shape")
+    if min(height, width) < 2:
+        raise op.unsupported(f"target_shape={height, width}")
+    # From -1 to 1, whose third coordinate is 1.
+    ends = np.array([width - 1, height - 1]).reshape(2, 1, 1)
+    places = _pixels(height, width) * (2 / ends) - 1
+    places = np.concatenate([places, np.ones((1, height, width))]).reshape(3, -1)
+    matrices = op("Reshape", matrix, op.constant([-1, 2, 3], np.int64))
+    grid = op("MatMul", matrices, op.constant(places))
+    return op("Reshape", grid, op.constant([0, 2, height, width], np.int64))
+
+
+def _pixels(height: int, width: int) -> np.ndarray:
+    return np.stack(np.meshgrid(np.arange(width), np.arange(height)))
