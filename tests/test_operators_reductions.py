@@ -342,4 +342,4 @@ def test_interleaved_attention_on_examples_first(mx):
 def test_ways_that_are_refused():
     refused("norm", normal(3, 4), out_dtype="complex", match="out_dtype='complex'")
     refused("norm", normal(3, 4), ord=3, match="ord=3")
-    refused("_npi_var", normal(3, 4), dtype="int32", match="whole numbers")
+    refused("_npi_var", normal(3, 4), dtype="int32", match="integers")

@@ -1,4 +1,4 @@
-"""How MXNet's operators are said in ONNX: one small function for each, a file for each family."""
+"""Conversions of MXNet's operators to ONNX: a small function for each, a file for each family."""
 
 from xfer.checkpoint.operators import (  # noqa: F401
     arithmetic,

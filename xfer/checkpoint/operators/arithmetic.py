@@ -18,7 +18,7 @@ _FLOAT, _WHOLE = np.dtype(np.float32), np.dtype(np.int32)
 
 
 def widened(dtype: Any) -> np.dtype:
-    """Return the type to calculate in: ONNX Runtime has no small whole numbers for most of it."""
+    """Return the type to compute in: ONNX Runtime lacks most operators for small integers."""
     return dtype if dtype in (np.float32, np.int32, np.int64) else _WHOLE
 
 
@@ -30,7 +30,7 @@ def _family(
     number_first: str = "",
     result: Any = None,
 ) -> None:
-    """Register a formula under the names of its uses; `result` is the type of what it gives."""
+    """Register a formula under the names of its uses; `result` is the type of its output."""
 
     @operator(*same_shape.split())
     def on_one_shape(op: Call, a: Tensor, b: Tensor) -> Tensor:
@@ -51,7 +51,7 @@ def _family(
 
 
 def _calculate(op: Call, formula: Formula, a: Tensor, b: Tensor, result: Any = None) -> Tensor:
-    # Only NumPy's operators mix types; float64 is no type here.
+    # Only NumPy's operators mix types, and floats are float32.
     mixed = _FLOAT if "f" in (a.dtype.kind, b.dtype.kind) else np.result_type(a.dtype, b.dtype)
     working = widened(mixed)
     found = formula(op, op.cast(a, working), op.cast(b, working))
@@ -59,7 +59,7 @@ def _calculate(op: Call, formula: Formula, a: Tensor, b: Tensor, result: Any = N
 
 
 def _require_one_shape(a: Tensor, b: Tensor) -> None:
-    # A state that MXNet would give as many rows as the data has may come with one.
+    # A state may have one row where MXNet would give it as many as the data.
     if None not in (a.dims, b.dims) and (
         len(a.dims) != len(b.dims)
         or any(p != q and None not in (p, q) for p, q in zip(a.dims[1:], b.dims[1:]))
@@ -68,9 +68,9 @@ def _require_one_shape(a: Tensor, b: Tensor) -> None:
 
 
 def _with_number(op: Call, x: Tensor, result: Any) -> tuple[Tensor, Tensor]:
-    """Return a tensor and the number of the operator, both of the type MXNet calculates in."""
+    """Return a tensor and the scalar of the operator, both of the type that MXNet computes in."""
     value, kind = op.float("scalar", 1.0), x.dtype
-    if kind == result:  # truth values are compared with one, whatever the number is
+    if kind == result:  # booleans are compared with True for any scalar but 0
         return x, op.constant(value != 0)
     if kind != np.float32 and not op.flag("is_int", True):
         kind = _FLOAT
@@ -79,13 +79,13 @@ def _with_number(op: Call, x: Tensor, result: Any) -> tuple[Tensor, Tensor]:
     if kind.kind != "f":
         if not abs(value) < 2 ** (8 * widened(kind).itemsize - 1):
             raise op.unsupported(f"scalar={value} on {kind}")
-        # Modulo its size where it is of another kind, as in C.
+        # Wraps around, as in C.
         value = np.array(int(value), widened(kind)).astype(kind)
     return op.cast(x, kind), op.constant(value, kind)
 
 
 def _emit(kind: str) -> Formula:
-    """Make the formula that is one operator of ONNX."""
+    """Make the formula that is a single ONNX operator."""
     return lambda op, a, b: op(kind, a, b)
 
 
@@ -94,7 +94,7 @@ def _divide(op: Call, a: Tensor, b: Tensor) -> Tensor:
 
 
 def _without_zeros(op: Call, x: Tensor) -> Tensor:
-    """Replace zeros by ones: a whole number divided by zero ends the process."""
+    """Replace zeros by ones: dividing an integer by zero ends the process."""
     if x.value is not None and x.value.all():
         return x
     one = op.constant(1, x.dtype)
@@ -102,11 +102,11 @@ def _without_zeros(op: Call, x: Tensor) -> Tensor:
 
 
 def _mod(op: Call, a: Tensor, b: Tensor) -> Tensor:
-    """Take the remainder that has the sign of the divisor; by zero it is zero."""
+    """Compute the remainder with the sign of the divisor; it is zero if the divisor is."""
     if a.dtype != np.float32:
         return op("Mod", a, _without_zeros(op, b))
     zero = op.constant(0.0)
-    rest = op("Mod", a, b, fmod=1)  # that of C, which has the sign of the dividend
+    rest = op("Mod", a, b, fmod=1)  # as in C, with the sign of the dividend
     opposite = op("Equal", op("Add", op("Sign", rest), op("Sign", b)), zero)
     found = op("Where", opposite, op("Add", rest, b), rest)
     if b.value is not None and b.value.all():
@@ -130,7 +130,7 @@ def _not_equal(op: Call, a: Tensor, b: Tensor) -> Tensor:
 
 
 def _logic(kind: str) -> Formula:
-    """Make the formula of a connective, to which every number but zero is true."""
+    """Make the formula of a logical operator, for which every value but zero is true."""
     return lambda op, a, b: op(kind, op.cast(a, bool), op.cast(b, bool))
 
 
@@ -160,40 +160,17 @@ _family(
     "_div_scalar",
     "_rdiv_scalar",
 )
-_family(
-    _mod,
-    "_mod",
-    "broadcast_mod _npi_mod",
-    "_mod_scalar _npi_mod_scalar",
-    "_rmod_scalar _npi_rmod_scalar",
-)
-_family(
-    _power,
-    "_power",
-    "broadcast_power _npi_power",
-    "_power_scalar _npi_power_scalar",
-    "_rpower_scalar _npi_rpower_scalar",
-)
-_family(
-    _emit("Max"),
-    "_maximum",
-    "broadcast_maximum _npi_maximum",
-    "_maximum_scalar _npi_maximum_scalar",
-)
-_family(
-    _emit("Min"),
-    "_minimum",
-    "broadcast_minimum _npi_minimum",
-    "_minimum_scalar _npi_minimum_scalar",
-)
-_family(
-    _hypot,
-    "_hypot",
-    "broadcast_hypot _npi_hypot",
-    "_hypot_scalar _npi_hypot_scalar",
-)
+for _formula, _name, _first in (
+    (_mod, "mod", "_rmod_scalar _npi_rmod_scalar"),
+    (_power, "power", "_rpower_scalar _npi_rpower_scalar"),
+    (_emit("Max"), "maximum", ""),
+    (_emit("Min"), "minimum", ""),
+    (_hypot, "hypot", ""),
+):
+    _uses = f"_{_name}", f"broadcast_{_name} _npi_{_name}", f"_{_name}_scalar _npi_{_name}_scalar"
+    _family(_formula, *_uses, _first)
 
-# The name in the old operators, and in NumPy's.
+# The name of the old operator, and that of NumPy's.
 for _formula, _name, _numpy in (
     (_emit("Equal"), "equal", "equal"),
     (_not_equal, "not_equal", "not_equal"),
@@ -212,25 +189,21 @@ for _formula, _name, _numpy in (
 
 @operator("_npi_true_divide")
 def true_divide(op: Call, a: Tensor, b: Tensor) -> Tensor:
-    """Divide in floats, whatever the types are."""
+    """Divide as floats, whatever the types are."""
     return op("Div", op.cast(a, np.float32), op.cast(b, np.float32))
 
 
-@operator("_npi_true_divide_scalar")
-def true_divide_by_number(op: Call, x: Tensor) -> Tensor:
-    """Divide by a number, in floats."""
-    return true_divide(op, x, op.constant(op.float("scalar", 1.0)))
+def _scalar(op: Call) -> Tensor:
+    return op.constant(op.float("scalar", 1.0))
 
 
-@operator("_npi_rtrue_divide_scalar")
-def true_divide_number(op: Call, x: Tensor) -> Tensor:
-    """Divide a number, in floats."""
-    return true_divide(op, op.constant(op.float("scalar", 1.0)), x)
+operator("_npi_true_divide_scalar")(lambda op, x: true_divide(op, x, _scalar(op)))
+operator("_npi_rtrue_divide_scalar")(lambda op, x: true_divide(op, _scalar(op), x))
 
 
 @operator("add_n", "_sparse_add_n", "_sparse_ElementWiseSum")
 def add_n(op: Call, first: Tensor, *others: Tensor) -> Tensor:
-    """Add any number of tensors."""
+    """Add several tensors."""
     for other in others:
         _require_one_shape(first, other)
     return reduce(lambda a, b: _calculate(op, _emit("Add"), a, b), others, first)
@@ -238,7 +211,7 @@ def add_n(op: Call, first: Tensor, *others: Tensor) -> Tensor:
 
 @operator("where", "_sparse_where")
 def where(op: Call, condition: Tensor, x: Tensor, y: Tensor) -> Tensor:
-    """Choose by a condition of the same shape, or one for each row."""
+    """Choose by a condition of the same shape, or by one value for each row."""
     _require_one_shape(x, y)
     if condition.rank == 1 < x.rank:
         others = op.constant(range(1, x.rank), np.int64)
@@ -249,37 +222,28 @@ def where(op: Call, condition: Tensor, x: Tensor, y: Tensor) -> Tensor:
 
 
 @operator("_npi_where")
-def numpy_where(op: Call, condition: Tensor, x: Tensor, y: Tensor) -> Tensor:
-    """Choose between tensors that broadcast."""
-    return _choose(op, condition, x, y)
-
-
-@operator("_npi_where_lscalar")
-def where_number_first(op: Call, condition: Tensor, y: Tensor) -> Tensor:
-    """Choose a number where the condition holds."""
-    return _choose(op, condition, op.constant(op.float("scalar"), y.dtype), y)
-
-
-@operator("_npi_where_rscalar")
-def where_number_second(op: Call, condition: Tensor, x: Tensor) -> Tensor:
-    """Choose a number where the condition does not hold."""
-    return _choose(op, condition, x, op.constant(op.float("scalar"), x.dtype))
-
-
-@operator("_npi_where_scalar2")
-def where_numbers(op: Call, condition: Tensor) -> Tensor:
-    """Choose between two numbers."""
-    return _choose(op, condition, op.constant(op.float("x")), op.constant(op.float("y")))
-
-
 def _choose(op: Call, condition: Tensor, x: Tensor, y: Tensor) -> Tensor:
+    """Choose between tensors that broadcast."""
     chosen = op.cast(condition, bool)
     return _calculate(op, lambda op, x, y: op("Where", chosen, x, y), x, y)
 
 
+operator("_npi_where_lscalar")(
+    lambda op, condition, y: _choose(op, condition, op.constant(op.float("scalar"), y.dtype), y)
+)
+operator("_npi_where_rscalar")(
+    lambda op, condition, x: _choose(op, condition, x, op.constant(op.float("scalar"), x.dtype))
+)
+operator("_npi_where_scalar2")(
+    lambda op, condition: _choose(
+        op, condition, op.constant(op.float("x")), op.constant(op.float("y"))
+    )
+)
+
+
 @operator("clip", "_sparse_clip", "_npi_clip")
 def clip(op: Call, x: Tensor) -> Tensor:
-    """Limit numbers to a range."""
+    """Limit values to a range."""
     low, high = op.float("a_min"), op.float("a_max")
     if x.dtype == np.float32:
         return op("Clip", x, op.constant(low), op.constant(high))

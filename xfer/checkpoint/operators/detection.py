@@ -1,7 +1,7 @@
-"""Detection of objects: features of regions, and the arithmetic of boxes.
+"""Object detection: features of regions, and arithmetic of boxes.
 
-What picks boxes one after the other, such as ``box_nms``, is left out: its layers come after those
-whose features are of use, and ONNX breaks ties in another way.
+Operators that select boxes, such as ``box_nms``, are left out: they come after the layers with
+useful features, and ONNX breaks ties differently.
 """
 
 import numpy as np
@@ -12,7 +12,7 @@ from xfer.checkpoint.operators.registry import Call, operator
 
 @operator("ROIPooling", "_npx_roi_pooling")
 def roi_pooling(op: Call, x: Tensor, regions: Tensor) -> Tensor:
-    """Take the maxima over a grid in each region (number of the image, then its corners)."""
+    """Compute the maxima over a grid in each region (index of the image, then its corners)."""
     return op(
         "MaxRoiPool",
         x,
@@ -24,7 +24,7 @@ def roi_pooling(op: Call, x: Tensor, regions: Tensor) -> Tensor:
 
 @operator("_contrib_ROIAlign")
 def roi_align(op: Call, x: Tensor, regions: Tensor) -> Tensor:
-    """Take means, from interpolation, over a grid in each region."""
+    """Compute interpolated means over a grid in each region."""
     if op.flag("position_sensitive", False):
         raise op.unsupported("position_sensitive=True")
     images, boxes = op("Split", regions, op.constant([1, 4], np.int64), axis=1, outputs=2)
@@ -48,7 +48,7 @@ def roi_align(op: Call, x: Tensor, regions: Tensor) -> Tensor:
 
 @operator("_contrib_box_iou")
 def box_iou(op: Call, one: Tensor, other: Tensor) -> Tensor:
-    """Divide the intersection of each two boxes by their union."""
+    """Compute intersection over union of all pairs of boxes."""
     others = [one.rank - 1 + place for place in range(other.rank - 1)]
     one = op("Unsqueeze", one, op.constant(others, np.int64)) if others else one
     corners, areas = [], []
@@ -70,7 +70,7 @@ def box_iou(op: Call, one: Tensor, other: Tensor) -> Tensor:
 
 @operator("_contrib_box_decode")
 def box_decode(op: Call, x: Tensor, anchors: Tensor) -> Tensor:
-    """Return the corners of boxes that are given by their differences from anchors."""
+    """Return the corners of boxes, given their offsets from anchors."""
     scales = [op.float(f"std{place}", 1.0) for place in range(4)]
     centre, size = _halves(op, anchors)
     if op.text("format", "center") == "corner":

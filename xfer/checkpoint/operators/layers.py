@@ -1,4 +1,4 @@
-"""Layers of neural networks: convolution, dense layers, activations."""
+"""Convolutions, dense layers and activations."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -11,7 +11,7 @@ from xfer.checkpoint.operators.registry import Attributes, Call, operator
 
 @operator("Convolution", "Convolution_v1", "_npx_convolution")
 def convolution(op: Call, x: Tensor, weight: Tensor, *bias: Tensor) -> Tensor:
-    """Slide filters over one, two or three axes."""
+    """Convolve along one, two or three axes."""
     kernel, settings = read_filters(op, weight)
     agree(x, 1, weight, 1, settings["group"])
     _check_fit(x, kernel, settings)
@@ -21,7 +21,7 @@ def convolution(op: Call, x: Tensor, weight: Tensor, *bias: Tensor) -> Tensor:
 
 @operator("Deconvolution", "_npx_deconvolution")
 def deconvolution(op: Call, x: Tensor, weight: Tensor, *bias: Tensor) -> Tensor:
-    """Spread each number through filters: the transpose of a convolution."""
+    """Compute the transpose of a convolution."""
     kernel, settings = read_filters(op, weight)
     agree(x, 1, weight, 0)
     begins = ends = settings.pop("pads")
@@ -30,7 +30,7 @@ def deconvolution(op: Call, x: Tensor, weight: Tensor, *bias: Tensor) -> Tensor:
     if any(target):
         if not all(target):
             raise op.unsupported(f"target_shape={target}")
-        # The target says how much to cut off, and the larger half of it goes from the front.
+        # What exceeds the target is cut off, the larger half at the front.
         sizes = zip(x.shape[2:], target, kernel, settings["strides"], settings["dilations"])
         cuts = [s * (size - 1) + d * (k - 1) + 1 - aim for size, aim, k, s, d in sizes]
         if min(cuts) < 0:
@@ -41,10 +41,10 @@ def deconvolution(op: Call, x: Tensor, weight: Tensor, *bias: Tensor) -> Tensor:
 
 
 def read_filters(op: Call, weight: Tensor) -> tuple[tuple[int, ...], dict[str, Any]]:
-    """Read what convolutions are told: the kernel, and the attributes of ONNX."""
+    """Return the kernel of a convolution, and its attributes in ONNX."""
     layout = op.text("layout", None)
     if layout and layout[1] != "C":
-        # MXNet itself runs these on GPUs alone.
+        # MXNet itself runs these only on GPUs.
         raise op.unsupported(f"layout={layout!r}")
     kernel = op.ints("kernel")
     if weight.dims is not None and tuple(weight.dims[2:]) != kernel:
@@ -62,7 +62,7 @@ def read_filters(op: Call, weight: Tensor) -> tuple[tuple[int, ...], dict[str, A
 
 
 def agree(x: Tensor, axis: int, parameter: Tensor, place: int = 0, times: int = 1) -> None:
-    """Refuse data of another size than a parameter is for; inference of ONNX lets it pass."""
+    """Refuse data whose size does not match a parameter; ONNX's inference does not check it."""
     if x.dims is None or parameter.dims is None:
         return
     found, meant = x.dims[axis : axis + 1], parameter.dims[place : place + 1]
@@ -83,10 +83,10 @@ def _check_fit(x: Tensor, kernel: tuple[int, ...], settings: dict[str, Any]) -> 
 def deformable_convolution(
     op: Call, x: Tensor, offset: Tensor, weight: Tensor, *bias: Tensor
 ) -> Tensor:
-    """Slide filters whose points are moved, each by an offset of its own.
+    """Convolve with filters whose points are moved by offsets.
 
-    What lies before the first pixel is nothing at all to MXNet, and what lies up to a pixel behind
-    the last is the last. To ONNX both are between a pixel and nothing; so points are moved there.
+    A point before the first pixel counts as zero in MXNet, and one up to a pixel behind the last
+    counts as the last. ONNX interpolates both with zero, so such points are moved.
     """
     kernel, settings = read_filters(op, weight)
     agree(x, 1, weight, 1, settings["group"])
@@ -106,14 +106,14 @@ def deformable_convolution(
 def modulated_deformable_convolution(
     op: Call, x: Tensor, offset: Tensor, mask: Tensor, weight: Tensor, *bias: Tensor
 ) -> Tensor:
-    """Slide filters whose points are moved, and each weighed by the mask."""
+    """Convolve with filters whose points are moved by offsets and weighted by a mask."""
     return _convolve(op, x, weight, offset, bias, mask)
 
 
 def _grid(
     shape: tuple[int, ...], kernel: tuple[int, ...], settings: dict[str, Any], groups: int
 ) -> np.ndarray:
-    """Return the rows and columns where the points are if they are not moved."""
+    """Return the rows and columns of the points before they are moved."""
     axes = []
     for axis in (0, 1):
         stride, step, pad = (settings[name][axis] for name in ("strides", "dilations", "pads"))
@@ -143,7 +143,7 @@ def _convolve(
 
 @operator("FullyConnected", "_npx_fully_connected", "_sparse_FullyConnected")
 def fully_connected(op: Call, x: Tensor, weight: Tensor, *bias: Tensor) -> Tensor:
-    """Multiply with a matrix and add a vector."""
+    """Multiply by a matrix and add a vector."""
     flatten = op.flag("flatten", True)
     if flatten or x.rank == 2:
         rows = x if x.rank == 2 else op("Flatten", x, axis=1)
@@ -154,10 +154,10 @@ def fully_connected(op: Call, x: Tensor, weight: Tensor, *bias: Tensor) -> Tenso
 
 @operator("Activation", "_npx_activation")
 def activation(op: Call, x: Tensor) -> Tensor:
-    """Apply the named function to every number."""
+    """Apply the named function to every element."""
     kind = op.text("act_type")
     if kind == "softrelu":
-        # ONNX Runtime's Softplus takes four times as long.
+        # Four times faster than ONNX Runtime's Softplus.
         small = op("Exp", op("Neg", op("Abs", x)))
         return op("Add", op("Relu", x), op("Log", op("Add", small, op.constant(1.0))))
     kinds = {"relu": "Relu", "sigmoid": "Sigmoid", "tanh": "Tanh", "softsign": "Softsign"}
@@ -167,19 +167,19 @@ def activation(op: Call, x: Tensor) -> Tensor:
 
 
 def _with_mask(attributes: Attributes) -> tuple[str, ...]:
-    """Name the outputs: where slopes are random there is one more, unset in inference."""
+    """Name the outputs; with random slopes there is a second one, unset in inference."""
     random = attributes.text("act_type", "leaky") == "rrelu"
     return ("output", "mask") if random else ("output",)
 
 
 @operator("LeakyReLU", "_npx_leaky_relu", outputs=_with_mask)
 def leaky_relu(op: Call, x: Tensor, *gamma: Tensor) -> Tensor:
-    """Let some of what is below zero through."""
+    """Scale negative values instead of cutting them off."""
     kind = op.text("act_type", "leaky")
     if kind == "leaky":
         return op("LeakyRelu", x, alpha=op.float("slope", 0.25))
     if kind == "rrelu":
-        # The slope is random in training alone.
+        # The slope is random only in training.
         mean = (op.float("lower_bound", 0.125) + op.float("upper_bound", 0.334)) / 2
         return op("LeakyRelu", x, alpha=mean)
     if kind == "elu":
@@ -195,7 +195,7 @@ def leaky_relu(op: Call, x: Tensor, *gamma: Tensor) -> Tensor:
 def _prelu(op: Call, x: Tensor, gamma: Tensor) -> Tensor:
     if gamma.value is not None and gamma.value.size == 1:
         return op("LeakyRelu", x, alpha=gamma.value.item())
-    # The last axis of the slopes is the channel, whatever follows that in the data.
+    # The last axis of the slopes is the channel, the second axis of the data.
     leading = min(x.rank, 2)
     pairs = zip(reversed(gamma.shape), reversed(x.dims[:leading]))
     if len(gamma.shape) > leading or any(size not in (1, meant) for size, meant in pairs):
@@ -204,4 +204,4 @@ def _prelu(op: Call, x: Tensor, gamma: Tensor) -> Tensor:
     slopes = op.reshape(gamma, [*gamma.shape, *[1] * (x.rank - leading)])
     if gamma.value is None or (gamma.value > 1).any():
         return op("PRelu", x, slopes)
-    return op("Max", x, op("Mul", x, slopes))  # eight times as fast in ONNX Runtime
+    return op("Max", x, op("Mul", x, slopes))  # eight times faster in ONNX Runtime

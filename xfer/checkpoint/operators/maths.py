@@ -1,4 +1,4 @@
-"""Functions of one number: rounding, powers, logarithms, trigonometry, and casts."""
+"""Elementwise functions: rounding, powers, logarithms, trigonometry, and casts."""
 
 import math
 from typing import Any
@@ -11,9 +11,9 @@ from xfer.checkpoint.operators.registry import Call, Formula, Result, numbered_o
 
 
 def _function(names: str, formula: Formula, whole: Formula | None = None) -> None:
-    """Register a formula on floats; `whole` is that on whole numbers, where it is another one.
+    """Register a formula for floats; `whole` is the formula for integers, if it is another one.
 
-    Otherwise the formula is calculated in floats and the fraction cut off, as MXNet does.
+    Otherwise integers are computed as floats and the fraction is cut off, as in MXNet.
     """
 
     @operator(*names.split())
@@ -26,12 +26,12 @@ def _function(names: str, formula: Formula, whole: Formula | None = None) -> Non
 
 
 def _emit(kind: str) -> Formula:
-    """Make the formula that is one operator of ONNX."""
+    """Make the formula that is a single ONNX operator."""
     return lambda op, x: op(kind, x)
 
 
 def _times(factor: float) -> Formula:
-    """Make the formula of a product with a number."""
+    """Make the formula of a product with a constant."""
     return lambda op, x: op("Mul", x, op.constant(factor))
 
 
@@ -79,14 +79,14 @@ def _truncate(op: Call, x: Tensor) -> Tensor:
 
 
 def _round(op: Call, x: Tensor) -> Tensor:
-    # Halves go away from zero. Adding 0.5 before the floor would be wrong just below 0.5.
+    # Halves are rounded away from zero. Floor(x + 0.5) would be wrong just below 0.5.
     size = op("Abs", x)
     up = _round_up(op, size, op("GreaterOrEqual", *_fraction(op, size)))
     return op("Where", op("Less", x, op.constant(0.0)), op("Neg", up), up)
 
 
 def _rint(op: Call, x: Tensor) -> Tensor:
-    # Halves go down, in MXNet's rint as in its numpy.rint.
+    # Halves are rounded down, in both of MXNet's rints.
     return _round_up(op, x, op("Greater", *_fraction(op, x)))
 
 
@@ -148,13 +148,13 @@ _function("erf _npx_erf", _emit("Erf"))
 
 @operator("hard_sigmoid")
 def hard_sigmoid(op: Call, x: Tensor) -> Tensor:
-    """Approximate the sigmoid by a line between 0 and 1."""
+    """Approximate the sigmoid by a line from 0 to 1."""
     return op("HardSigmoid", x, alpha=op.float("alpha", 0.2), beta=op.float("beta", 0.5))
 
 
 @operator("smooth_l1", "_npx_smooth_l1")
 def smooth_l1(op: Call, x: Tensor) -> Tensor:
-    """Square small numbers, and go on in a line from there."""
+    """Square values near zero, and continue linearly."""
     if x.dtype != np.float32:
         raise op.unsupported(str(x.dtype))
     squared_sigma = op.float("scalar", 1.0) ** 2
@@ -166,10 +166,7 @@ def smooth_l1(op: Call, x: Tensor) -> Tensor:
     return op("Where", near, square, op("Sub", size, op.constant(0.5 / squared_sigma)))
 
 
-@operator("_contrib_div_sqrt_dim")
-def div_sqrt_dim(op: Call, x: Tensor) -> Tensor:
-    """Divide by the root of the last size."""
-    return op("Div", x, op.constant(math.sqrt(x.shape[-1])))
+operator("_contrib_div_sqrt_dim")(lambda op, x: op("Div", x, op.constant(math.sqrt(x.shape[-1]))))
 
 
 @operator("_npi_around")
@@ -184,45 +181,17 @@ def around(op: Call, x: Tensor) -> Tensor:
     return op("Div", op("Round", op("Mul", x, scale)), scale)
 
 
-@operator("logical_not")
-def logical_not(op: Call, x: Tensor) -> Tensor:
-    """Tell what is zero, in numbers."""
-    return op.cast(numpy_logical_not(op, x), x.dtype)
-
-
-@operator("_npi_logical_not")
-def numpy_logical_not(op: Call, x: Tensor) -> Tensor:
-    """Tell what is zero."""
-    return op("Not", op.cast(x, bool))
-
-
-@operator("_npi_isnan")
-def isnan(op: Call, x: Tensor) -> Tensor:
-    """Tell what is no number."""
-    return op("IsNaN", op.cast(x, np.float32))
-
-
-@operator("_npi_isinf")
-def isinf(op: Call, x: Tensor) -> Tensor:
-    """Tell what is infinite."""
-    return op("IsInf", op.cast(x, np.float32))
-
-
-@operator("_npi_isposinf")
-def isposinf(op: Call, x: Tensor) -> Tensor:
-    """Tell what is infinite and positive."""
-    return op("IsInf", op.cast(x, np.float32), detect_negative=0)
-
-
-@operator("_npi_isneginf")
-def isneginf(op: Call, x: Tensor) -> Tensor:
-    """Tell what is infinite and negative."""
-    return op("IsInf", op.cast(x, np.float32), detect_positive=0)
+operator("logical_not")(lambda op, x: op.cast(op("Not", op.cast(x, bool)), x.dtype))
+operator("_npi_logical_not")(lambda op, x: op("Not", op.cast(x, bool)))
+operator("_npi_isnan")(lambda op, x: op("IsNaN", op.cast(x, np.float32)))
+operator("_npi_isinf")(lambda op, x: op("IsInf", op.cast(x, np.float32)))
+operator("_npi_isposinf")(lambda op, x: op("IsInf", op.cast(x, np.float32), detect_negative=0))
+operator("_npi_isneginf")(lambda op, x: op("IsInf", op.cast(x, np.float32), detect_positive=0))
 
 
 @operator("_npi_isfinite")
 def isfinite(op: Call, x: Tensor) -> Tensor:
-    """Tell what is finite."""
+    """Return whether values are finite."""
     x = op.cast(x, np.float32)
     return op("Not", op("IsNaN", op("Sub", x, x)))
 
@@ -234,7 +203,7 @@ _KINDS = {
 
 
 def read_dtype(op: Call, default: Any, name: str = "dtype") -> np.dtype:
-    """Return the type an operator names (numpy.dtype), or the default where it names none."""
+    """Return the type that an attribute names, or the default."""
     text = op.text(name, None)
     if text is None:
         return np.dtype(default)
@@ -248,14 +217,14 @@ def cast(op: Call, x: Tensor) -> Tensor:
     """Convert to another type; fractions are cut off."""
     dtype = read_dtype(op, np.float32)
     if x.dtype == np.float32 and dtype.itemsize == 1 and dtype.kind in "iu":
-        # What is out of range wraps around, which C leaves open from floats.
+        # Values out of range wrap around, which C does not define for floats.
         x = op.cast(x, np.int32)
     return op.cast(x, dtype)
 
 
 @operator("amp_cast")
 def amp_cast(op: Call, x: Tensor) -> Tensor:
-    """Convert between sizes of floats, which are all one here; leave whole numbers alone."""
+    """Return the input: all floats are float32 here."""
     if read_dtype(op, np.float32) != np.float32:
         raise op.unsupported(f"dtype={op.text('dtype')!r}")
     return x
@@ -263,5 +232,5 @@ def amp_cast(op: Call, x: Tensor) -> Tensor:
 
 @operator("amp_multicast", outputs=numbered_outputs("num_outputs"))
 def amp_multicast(op: Call, *inputs: Tensor) -> Result:
-    """Convert to the largest size of floats, which are all one here."""
+    """Return the inputs: all floats are float32 here."""
     return inputs

@@ -1,4 +1,4 @@
-"""Layers that bring numbers to a common scale."""
+"""Normalization layers."""
 
 from collections.abc import Callable
 
@@ -22,7 +22,7 @@ def _with_statistics(*names: str) -> Callable[[Attributes], tuple[str, ...]]:
 def batch_norm(
     op: Call, x: Tensor, gamma: Tensor, beta: Tensor, mean: Tensor, variance: Tensor
 ) -> Result:
-    """Normalise channels by statistics of the training data."""
+    """Normalise channels by running statistics."""
     axis = op.int("axis", 1)
     axis = axis if axis == 1 else axis % x.rank
     for parameter in (beta, mean, variance):
@@ -33,7 +33,7 @@ def batch_norm(
     if axis == 1:
         y = op("BatchNormalization", x, gamma, beta, mean, variance, epsilon=epsilon)
     else:
-        # ONNX Runtime works these out once, where the parameters are constant.
+        # ONNX Runtime folds these where the parameters are constant.
         shape = [*beta.shape, *[1] * (x.rank - axis - 1)]
         scale = op("Mul", gamma, _inverse_deviation(op, variance, epsilon))
         shift = op("Sub", beta, op("Mul", mean, scale))
@@ -42,7 +42,7 @@ def batch_norm(
     if not op.flag("output_mean_var", False):
         return y
     if op.node.operator == "_contrib_SyncBatchNorm":
-        # MXNet leaves them unset.
+        # MXNet leaves these outputs unset.
         raise op.unsupported("output_mean_var=True")
     if op.node.operator == "BatchNorm_v1":
         return y, mean, variance
@@ -51,7 +51,7 @@ def batch_norm(
 
 @operator("_contrib_BatchNormWithReLU", outputs=_with_statistics("mean", "var"))
 def batch_norm_with_relu(op: Call, x: Tensor, *parameters: Tensor) -> Result:
-    """Normalise channels by statistics of the training data, and cut off what is below zero."""
+    """Normalise channels by running statistics, and apply ReLU."""
     y = batch_norm(op, x, *parameters)
     return op("Relu", y) if isinstance(y, Tensor) else (op("Relu", y[0]), *y[1:])
 
@@ -90,7 +90,7 @@ def instance_norm(op: Call, x: Tensor, gamma: Tensor, beta: Tensor) -> Tensor:
 
 @operator("GroupNorm", outputs=_with_statistics("mean", "std"))
 def group_norm(op: Call, x: Tensor, gamma: Tensor, beta: Tensor) -> Result:
-    """Normalise groups of channels of each example; scale and shift are one for each group."""
+    """Normalise groups of channels of each example, with a scale and a shift for each group."""
     groups, epsilon = op.int("num_groups", 1), op.float("eps", 1e-5)
     if gamma.shape != (groups,) or beta.shape != (groups,):
         raise ValueError(f"parameters of {describe_shape(gamma.dims)} for {groups} groups")
@@ -109,7 +109,7 @@ def group_norm(op: Call, x: Tensor, gamma: Tensor, beta: Tensor) -> Result:
 
 @operator("L2Normalization")
 def l2_normalization(op: Call, x: Tensor) -> Tensor:
-    """Divide by the Euclidean length of an example, of a position or of a channel."""
+    """Divide by the Euclidean norm of an example, a position or a channel."""
     mode = op.text("mode", "instance")
     axes = {"instance": range(1, x.rank), "channel": [1], "spatial": range(2, x.rank)}
     if mode not in axes:
@@ -128,7 +128,7 @@ def local_response_norm(op: Call, x: Tensor) -> Tensor:
     channels = x.dims[1]
     if channels is None:
         return op("LRN", x, size=size, alpha=alpha, beta=beta, bias=op.float("knorm", 2.0))
-    # A convolution over channels with roots for the power, five times as fast in ONNX Runtime.
+    # A convolution over channels, and roots as the power: five times faster in ONNX Runtime.
     place = np.arange(channels)
     near = np.abs(place[:, None] - place) <= size // 2
     band = (near * alpha / size).reshape(channels, channels, *[1] * (x.rank - 2))

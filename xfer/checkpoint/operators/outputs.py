@@ -1,4 +1,4 @@
-"""Ends of neural networks: softmax, losses, and what does nothing once a network is trained."""
+"""Output layers: softmax, losses, and operators that do nothing in inference."""
 
 import numpy as np
 
@@ -8,7 +8,7 @@ from xfer.checkpoint.operators.registry import Call, operator
 
 @operator("softmax", "_npx_softmax")
 def softmax(op: Call, x: Tensor, length: Tensor | None = None) -> Tensor:
-    """Turn scores into probabilities along an axis, of which rows may use a part only."""
+    """Compute softmax along an axis; with lengths, over the beginning of each row."""
     x = _cooled(op, x)
     axis = op.int("axis", -1) % x.rank
     if length is None:
@@ -22,13 +22,13 @@ def softmax(op: Call, x: Tensor, length: Tensor | None = None) -> Tensor:
 
 @operator("softmin")
 def softmin(op: Call, x: Tensor) -> Tensor:
-    """Turn costs into probabilities along an axis."""
+    """Compute softmax of the negative along an axis."""
     return _softmax(op, op("Neg", _cooled(op, x)), [op.int("axis", -1) % x.rank])
 
 
 @operator("log_softmax", "_npx_log_softmax")
 def log_softmax(op: Call, x: Tensor) -> Tensor:
-    """Turn scores into logarithms of probabilities along an axis."""
+    """Compute the logarithm of softmax along an axis."""
     x = _cooled(op, x)
     axis = op.int("axis", -1) % x.rank
     if axis == x.rank - 1:
@@ -48,7 +48,7 @@ def _cooled(op: Call, x: Tensor) -> Tensor:
 def _softmax(op: Call, x: Tensor, axes: list[int]) -> Tensor:
     if axes == [x.rank - 1]:
         return op("Softmax", x, axis=-1)
-    # Ten times as fast in ONNX Runtime, whose Softmax would bring the axis to the end and back.
+    # Ten times faster than ONNX Runtime's Softmax, which transposes the axis to the end and back.
     along = op.constant(axes)
     powers = op("Exp", op("Sub", x, op("ReduceMax", x, along)))
     return op("Div", powers, op("ReduceSum", powers, along))
@@ -56,30 +56,30 @@ def _softmax(op: Call, x: Tensor, axes: list[int]) -> Tensor:
 
 @operator("SoftmaxActivation")
 def softmax_activation(op: Call, x: Tensor) -> Tensor:
-    """Turn scores into probabilities, along the last axis or the channels."""
+    """Compute softmax along the last axis or the channels."""
     return _softmax(op, x, [1 if op.text("mode", "instance") == "channel" else x.rank - 1])
 
 
 @operator("SoftmaxOutput", idle=(1,))
 def softmax_output(op: Call, x: Tensor, label: Tensor | None = None) -> Tensor:
-    """Turn scores into probabilities: those of an example, of a position or of a last axis."""
+    """Compute softmax over an example, a position or the last axis."""
     if op.flag("multi_output", False):
         return _softmax(op, x, [1])
     if op.flag("preserve_shape", False) or x.rank == 1:
         return _softmax(op, x, [x.rank - 1])
-    # All of an example, as documented; MXNet's MKL-DNN takes the last of four axes instead.
+    # Over the whole example, as documented; MXNet's MKL-DNN takes the last of four axes.
     return _softmax(op, x, list(range(1, x.rank)))
 
 
 @operator("LogisticRegressionOutput", "_sparse_LogisticRegressionOutput", idle=(1,))
 def logistic_regression_output(op: Call, x: Tensor, label: Tensor | None = None) -> Tensor:
-    """Turn log-odds into probabilities."""
+    """Compute the sigmoid."""
     return op("Sigmoid", x)
 
 
 @operator("Dropout", "_npx_dropout")
 def dropout(op: Call, x: Tensor) -> Tensor:
-    """Do nothing, as in inference nothing is dropped."""
+    """Do nothing: inference drops nothing."""
     if op.text("mode", "training") == "always":
         raise op.unsupported("mode='always'")
     return x
@@ -94,5 +94,5 @@ def dropout(op: Call, x: Tensor) -> Tensor:
     idle=(1,),
 )
 def identity(op: Call, x: Tensor, other: Tensor | None = None) -> Tensor:
-    """Do nothing: only gradients know these from one another."""
+    """Do nothing: these differ only in their gradients."""
     return x

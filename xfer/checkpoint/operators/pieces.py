@@ -1,4 +1,4 @@
-"""Pieces: tensors cut up, put together, repeated and padded."""
+"""Slicing, splitting, joining, repeating and padding."""
 
 import itertools
 import re
@@ -10,13 +10,13 @@ from xfer.checkpoint.onnx_builder import Tensor, describe_shape, follows_batch
 from xfer.checkpoint.operators.registry import Attributes, Call, Result, numbered_outputs, operator
 from xfer.checkpoint.operators.shapes import sizes_of
 
-# Beyond either end of every axis.
+# Beyond the ends of every axis.
 _FIRST, _LAST = np.iinfo(np.int64).min, np.iinfo(np.int64).max
 
 
 @operator("slice", "_npi_slice", "_npx_slice", "_sparse_slice")
 def slice_axes(op: Call, x: Tensor) -> Tensor:
-    """Cut out a range of each of the first axes."""
+    """Slice the first axes."""
     begins, ends, steps = op.ints("begin"), op.ints("end"), op.ints("step", ())
     ranges = {}
     for axis, (begin, end, step) in enumerate(itertools.zip_longest(begins, ends, steps)):
@@ -30,14 +30,14 @@ def slice_axes(op: Call, x: Tensor) -> Tensor:
 
 @operator("slice_axis")
 def slice_axis(op: Call, x: Tensor) -> Tensor:
-    """Cut a range out of an axis."""
+    """Slice an axis."""
     end = op.int("end")
     return _slice(op, x, {op.int("axis"): (op.int("begin"), _LAST if end is None else end, 1)})
 
 
 @operator("reverse", "_npi_flip")
 def reverse(op: Call, x: Tensor) -> Tensor:
-    """Turn axes round."""
+    """Reverse axes."""
     return _slice(op, x, dict.fromkeys(op.ints("axis"), (_LAST, _FIRST, -1)))
 
 
@@ -65,7 +65,7 @@ def _slice_to(
 
 @operator("slice_like")
 def slice_like(op: Call, x: Tensor, like: Tensor) -> Tensor:
-    """Cut the beginning out of axes, as long as they are in another tensor."""
+    """Slice the beginning of axes, to the sizes of another tensor."""
     axes = [axis % x.rank for axis in op.ints("axes", ())] or list(range(x.rank))
     if max(axes) >= like.rank:
         raise ValueError(f"{describe_shape(like.dims)} has no axis {max(axes)}")
@@ -80,7 +80,7 @@ def slice_like(op: Call, x: Tensor, like: Tensor) -> Tensor:
 
 @operator("SliceChannel", outputs=numbered_outputs("num_outputs"))
 def split(op: Call, x: Tensor) -> Result:
-    """Cut an axis into equal parts."""
+    """Split an axis into equal parts."""
     axis, count = op.int("axis", 1), op.int("num_outputs")
     size = x.dims[axis] if x.dims is not None else None
     if size is None:
@@ -98,8 +98,8 @@ def _outputs_of_split(attributes: Attributes) -> tuple[str, ...]:
 
 @operator("_split_v2", "_npi_split", "_npi_hsplit", "_npi_dsplit", outputs=_outputs_of_split)
 def split_at(op: Call, x: Tensor) -> Result:
-    """Cut an axis before given places (the first is zero), or into parts as equal as can be."""
-    # NumPy's horizontal split takes the one axis there is.
+    """Split an axis at given indices (the first is 0), or into parts as equal as possible."""
+    # NumPy's horizontal split takes the only axis of a vector.
     axis = 0 if op.node.operator == "_npi_hsplit" and x.rank == 1 else op.int("axis", 1)
     size, count = x.shape[axis], op.int("sections", 0)
     if count:
@@ -129,13 +129,13 @@ def _squeezed(op: Call, parts: list[Tensor], axis: int) -> list[Tensor]:
 
 @operator("Concat", "_sparse_concat", "_rnn_param_concat", "_npi_rnn_param_concat")
 def concat(op: Call, *parts: Tensor) -> Tensor:
-    """Put tensors together along an axis."""
+    """Concatenate tensors along an axis."""
     return _concat(op, parts, op.int("dim", 1))
 
 
 @operator("_npi_concatenate")
 def concatenate(op: Call, *parts: Tensor) -> Tensor:
-    """Put tensors together along an axis, or all their numbers in a row."""
+    """Concatenate tensors along an axis, or flattened."""
     axis = op.int("axis", 0)
     if axis is None:
         row = op.constant([-1], np.int64)
@@ -149,12 +149,12 @@ def _concat(op: Call, parts: Sequence[Tensor], axis: int) -> Tensor:
 
 @operator("stack", "_npi_stack")
 def stack(op: Call, *parts: Tensor) -> Tensor:
-    """Put tensors together along a new axis."""
+    """Stack tensors along a new axis."""
     axis = op.int("axis", 0)
     return _concat(op, [_add_axes(op, part, [axis]) for part in parts], axis)
 
 
-# The axes that NumPy adds to a tensor of few axes, and that along which it puts them together.
+# The axes that NumPy adds to a tensor of rank 0, 1, ..., and the axis along which it joins them.
 _STACKS: dict[str, tuple[list[tuple[int, ...]], int]] = {
     "_npi_hstack": ([(0,)], 1),
     "_npi_vstack": ([(0, 1), (0,)], 0),
@@ -165,7 +165,7 @@ _STACKS: dict[str, tuple[list[tuple[int, ...]], int]] = {
 
 @operator(*_STACKS)
 def stack_numpy(op: Call, *parts: Tensor) -> Tensor:
-    """Put tensors together along an axis that those of few axes are given."""
+    """Stack tensors as NumPy does, after adding axes to those that have few."""
     missing, axis = _STACKS[op.node.operator]
     larger = [
         _add_axes(op, part, missing[part.rank]) if part.rank < len(missing) else part
@@ -180,7 +180,7 @@ def _add_axes(op: Call, x: Tensor, axes: Iterable[int]) -> Tensor:
 
 @operator("tile", "_npi_tile")
 def tile(op: Call, x: Tensor) -> Tensor:
-    """Repeat the whole tensor along its axes; the last of the repeats is for the last axis."""
+    """Repeat the tensor along its axes; the last of the repeats is for the last axis."""
     repeats = op.ints("reps")
     if len(repeats) > x.rank:
         x = _add_axes(op, x, range(len(repeats) - x.rank))
@@ -189,7 +189,7 @@ def tile(op: Call, x: Tensor) -> Tensor:
 
 @operator("repeat", "_np_repeat")
 def repeat(op: Call, x: Tensor) -> Tensor:
-    """Repeat each number, along an axis or of all there are."""
+    """Repeat each element, along an axis or flattened."""
     axis, repeats = op.int("axis", None), op.int("repeats")
     if axis is None:
         x, axis = op("Reshape", x, op.constant([-1], np.int64)), 0
@@ -206,11 +206,11 @@ def repeat(op: Call, x: Tensor) -> Tensor:
 
 @operator("Pad", "_npi_pad")
 def pad(op: Call, x: Tensor) -> Tensor:
-    """Add numbers around each axis."""
+    """Pad each axis."""
     mode = op.text("mode", "constant")
     if mode not in ("constant", "edge", "reflect") or op.text("reflect_type", "even") != "even":
         raise op.unsupported(f"mode={mode!r}, reflect_type={op.text('reflect_type', 'even')!r}")
-    # Written flat by the one operator, in pairs by the other.
+    # One operator writes them flat, the other in pairs.
     widths = [int(width) for width in re.findall(r"-?\d+", op.text("pad_width"))]
     before, after = widths[::2], widths[1::2]
     if len(before) != x.rank or len(after) != x.rank:
@@ -226,7 +226,7 @@ def pad(op: Call, x: Tensor) -> Tensor:
 
 @operator("diag", "_np_diag", "_np_diagonal")
 def diagonal(op: Call, x: Tensor) -> Tensor:
-    """Take the diagonal of two axes, or make a matrix of it."""
+    """Return the diagonal of two axes, or a matrix with a vector as its diagonal."""
     offset = op.int("offset", op.int("k", 0))
     if x.rank == 1:
         return _matrix_of(op, x, offset)
@@ -236,7 +236,7 @@ def diagonal(op: Call, x: Tensor) -> Tensor:
     if follows_batch(rows) or follows_batch(columns):
         raise ValueError("takes a diagonal across the examples, whose number is not known")
     row = np.arange(max(0, -offset), min(rows, columns - offset))
-    # Each matrix as one row, of which the places of the diagonal are taken.
+    # Each matrix becomes a row, and the indices of the diagonal are gathered.
     matrices = op("Transpose", x, perm=others + axes)
     flat = op.reshape(matrices, [*(x.shape[axis] for axis in others), rows * columns])
     return op("Gather", flat, op.constant(row * columns + row + offset), axis=len(others))

@@ -1,4 +1,4 @@
-"""Products of matrices, and of tensors along any axes."""
+"""Matrix products, and products along any axes."""
 
 import math
 from collections.abc import Callable, Iterable, Sequence
@@ -12,8 +12,8 @@ from xfer.checkpoint.operators.registry import Call, operator
 
 @operator("dot", "_sparse_dot")
 def dot(op: Call, a: Tensor, b: Tensor) -> Tensor:
-    """Sum over the last axis of one and the first of the other; or first and last, if told so."""
-    # Transposing turns the axes round by one: all but the one summed over keep their order.
+    """Sum over the last axis of one and the first of the other, or as the attributes say."""
+    # Transposing rotates the axes by one; those that are not summed over keep their order.
     first, last = op.flag("transpose_a", False), op.flag("transpose_b", False)
     if max(a.rank, b.rank) <= 2:
         found = op("MatMul", _transposed(op, a, first), _transposed(op, b, last))
@@ -24,7 +24,7 @@ def dot(op: Call, a: Tensor, b: Tensor) -> Tensor:
 
 @operator("_np_dot")
 def numpy_dot(op: Call, a: Tensor, b: Tensor) -> Tensor:
-    """Sum over the last axis of one and the last but one of the other; numbers scale."""
+    """Sum over the last axis of one and the last but one of the other; multiply scalars."""
     if not a.rank or not b.rank:
         return op("Mul", a, b)
     if b.rank <= 2:
@@ -32,10 +32,7 @@ def numpy_dot(op: Call, a: Tensor, b: Tensor) -> Tensor:
     return _tensordot(op, a, b, [a.rank - 1], [b.rank - 2])
 
 
-@operator("_npi_matmul")
-def matmul(op: Call, a: Tensor, b: Tensor) -> Tensor:
-    """Multiply stacks of matrices."""
-    return op("MatMul", a, b)
+operator("_npi_matmul")(lambda op, a, b: op("MatMul", a, b))
 
 
 @operator("_npi_tensordot")
@@ -71,26 +68,19 @@ def _permuted(op: Call, x: Tensor, order: Sequence[int]) -> Tensor:
     return x if list(order) == sorted(order) else op("Transpose", x, perm=order)
 
 
-@operator("_npi_einsum")
-def einsum(op: Call, *inputs: Tensor) -> Tensor:
-    """Sum over what Einstein's notation names."""
-    return op("Einsum", *inputs, equation=op.text("subscripts"))
+operator("_npi_einsum")(lambda op, *inputs: op("Einsum", *inputs, equation=op.text("subscripts")))
 
 
 @operator("batch_dot", "_npx_batch_dot")
 def batch_dot(op: Call, a: Tensor, b: Tensor) -> Tensor:
     """Multiply the matrices of two stacks, any of them transposed."""
-    return _product(op, a, b)
-
-
-def _product(op: Call, a: Tensor, b: Tensor) -> Tensor:
     a = _transposed(op, a, op.flag("transpose_a", False))
     b = _transposed(op, b, op.flag("transpose_b", False))
     return op("MatMul", a, b)
 
 
 def _transposed(op: Call, x: Tensor, wanted: bool = True) -> Tensor:
-    """Return the matrices transposed; vectors stay as they are."""
+    """Transpose matrices; vectors stay as they are."""
     return _with_axis_moved(op, x, x.rank - 2, x.rank - 1) if wanted and x.rank > 1 else x
 
 
@@ -102,16 +92,16 @@ def _with_axis_moved(op: Call, x: Tensor, source: int, target: int) -> Tensor:
 
 @operator("linalg_gemm2", "_linalg_gemm2")
 def gemm2(op: Call, a: Tensor, b: Tensor) -> Tensor:
-    """Multiply matrices, and by a number."""
-    return _on_matrices(op, lambda a, b: _scaled(op, _product(op, a, b), "alpha"), a, b)
+    """Multiply matrices and a factor."""
+    return _on_matrices(op, lambda a, b: _scaled(op, batch_dot(op, a, b), "alpha"), a, b)
 
 
 @operator("linalg_gemm", "_linalg_gemm")
 def gemm(op: Call, a: Tensor, b: Tensor, c: Tensor) -> Tensor:
-    """Multiply matrices, and by a number, and add a multiple of a third one."""
+    """Multiply matrices and a factor, and add a multiple of a third matrix."""
 
     def convert(a: Tensor, b: Tensor, c: Tensor) -> Tensor:
-        product = _scaled(op, _product(op, a, b), "alpha")
+        product = _scaled(op, batch_dot(op, a, b), "alpha")
         return op("Add", product, _scaled(op, c, "beta"))
 
     return _on_matrices(op, convert, a, b, c)
@@ -119,7 +109,7 @@ def gemm(op: Call, a: Tensor, b: Tensor, c: Tensor) -> Tensor:
 
 @operator("linalg_syrk", "_linalg_syrk")
 def syrk(op: Call, a: Tensor) -> Tensor:
-    """Multiply matrices with their own transposes, and by a number."""
+    """Multiply matrices, their own transposes and a factor."""
     pair = a, _transposed(op, a)
     product = op("MatMul", *(pair[::-1] if op.flag("transpose", False) else pair))
     return _scaled(op, product, "alpha")
@@ -131,7 +121,7 @@ def _scaled(op: Call, x: Tensor, name: str) -> Tensor:
 
 
 def _on_matrices(op: Call, convert: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
-    """Convert with the axis of the rows where it is to be, before that of the columns."""
+    """Convert with the axis of the rows moved before that of the columns."""
     rank = inputs[0].rank
     (axis,) = checked_axes((op.int("axis", -2),), rank)
     found = convert(*(_with_axis_moved(op, x, axis, rank - 2) for x in inputs))
@@ -146,7 +136,7 @@ def self_attention_scores(op: Call, joined: Tensor) -> Tensor:
 
 @operator("_contrib_interleaved_matmul_selfatt_valatt")
 def self_attention_values(op: Call, joined: Tensor, attention: Tensor) -> Tensor:
-    """Weigh the values, which come as (length, n, heads * 3 * d) with queries and keys."""
+    """Weight the values, which come as (length, n, heads * 3 * d) with queries and keys."""
     return _weighed(op, _heads(op, joined, 3, 2), attention)
 
 
@@ -158,18 +148,18 @@ def attention_scores(op: Call, queries: Tensor, joined: Tensor) -> Tensor:
 
 @operator("_contrib_interleaved_matmul_encdec_valatt")
 def attention_values(op: Call, joined: Tensor, attention: Tensor) -> Tensor:
-    """Weigh the values, which come as (length, n, heads * 2 * d) with the keys."""
+    """Weight the values, which come as (length, n, heads * 2 * d) with the keys."""
     return _weighed(op, _heads(op, joined, 2, 1), attention)
 
 
-# Where the axes of (length, n, heads, d) go: the matrices in rows, or in columns.
+# The order of the axes of (length, n, heads, d), as matrices and transposed.
 _FIRST, _LAST = (1, 2, 0, 3), (1, 2, 3, 0)
 
 
 def _heads(
     op: Call, joined: Tensor, count: int, index: int, order: tuple[int, ...] = _FIRST
 ) -> Tensor:
-    """Return one of the tensors that are interleaved in one of shape (length, n, width)."""
+    """Return one of several tensors interleaved in one of shape (length, n, width)."""
     heads = op.int("heads")
     length, rows, width = joined.shape
     if width % (heads * count):

@@ -7,7 +7,7 @@ import numpy as np
 from xfer.checkpoint.onnx_builder import Tensor, describe_shape
 from xfer.checkpoint.operators.registry import Attributes, Call, Result, operator
 
-# ONNX's operator, the order in which it takes MXNet's gates, and its attributes.
+# ONNX's operator, the order of MXNet's gates in it, and its attributes.
 _MODES: dict[str, tuple[str, list[int], dict[str, Any]]] = {
     "lstm": ("LSTM", [0, 3, 1, 2], {}),
     "gru": ("GRU", [1, 0, 2], {"linear_before_reset": 1}),
@@ -65,7 +65,7 @@ def rnn(op: Call, x: Tensor, parameters: Tensor, *states: Tensor) -> Result:
 def _split_parameters(
     parameters: Tensor, x: Tensor, layers: int, directions: int, hidden: int, gates: list[int]
 ) -> list[tuple[np.ndarray, ...]]:
-    """Return what ONNX calls W, R and B of each layer.
+    """Return W, R and B of ONNX for each layer.
 
     MXNet has one vector: first the matrices for the input and for the state, layer by layer and
     direction by direction; then, in the same order, the biases of both.
@@ -101,7 +101,7 @@ def _split_parameters(
 def _split_state(
     op: Call, state: Tensor, shape: tuple[Any, ...], layers: int
 ) -> list[Tensor | None]:
-    """Return the state that each layer begins with; None where it is zeros."""
+    """Return the initial state of each layer; None where it is zeros."""
     if state.value is not None and not state.value.any():
         return [None] * layers
     found = state.dims or shape

@@ -1,4 +1,4 @@
-"""Looking things up by number, and sequences of different lengths."""
+"""Lookups by index, and sequences of different lengths."""
 
 from typing import Any
 
@@ -11,7 +11,7 @@ from xfer.checkpoint.operators.registry import Call, operator
 
 @operator("Embedding", "_npx_embedding", "_sparse_Embedding", "_contrib_SparseEmbedding")
 def embedding(op: Call, ids: Tensor, weight: Tensor) -> Tensor:
-    """Look rows up in a table; numbers beyond it mean its first or last row."""
+    """Look rows up in a table; ids out of range mean its first or last row."""
     rows = op.int("input_dim")
     if weight.dims is not None and weight.dims[0] not in (None, rows):
         raise ValueError(f"input_dim={rows}, and the table is {weight.dims}")
@@ -23,14 +23,14 @@ def take(op: Call, x: Tensor, ids: Tensor) -> Tensor:
     """Look entries up along an axis."""
     mode, axis = op.text("mode", "clip"), op.int("axis", 0)
     if mode == "raise":
-        # ONNX counts negative numbers from the end, where MXNet stops.
+        # ONNX counts negative ids from the end, where MXNet raises an error.
         return op("Gather", x, op.cast(ids, np.int64), axis=axis)
     return op("Gather", x, _within(op, x, axis, ids, mode), axis=axis)
 
 
 @operator("pick", "_npx_pick")
 def pick(op: Call, x: Tensor, ids: Tensor) -> Tensor:
-    """Take one entry along an axis, for each place on the other axes."""
+    """Look up one entry along an axis for each position on the other axes."""
     axis = op.int("axis", -1)
     if axis is None:
         raise op.unsupported("axis=None")
@@ -38,31 +38,28 @@ def pick(op: Call, x: Tensor, ids: Tensor) -> Tensor:
     return _pick(op, x, ids, axis % x.rank, op.flag("keepdims", False))
 
 
-@operator("batch_take")
-def batch_take(op: Call, x: Tensor, ids: Tensor) -> Tensor:
-    """Take one column for each row."""
-    return _pick(op, x, _within(op, x, 1, ids, "clip"), 1, False)
+operator("batch_take")(lambda op, x, ids: _pick(op, x, _within(op, x, 1, ids, "clip"), 1, False))
 
 
 @operator("gather_nd", "_npi_gather_nd", "_npx_gather_nd")
 def gather_nd(op: Call, x: Tensor, ids: Tensor) -> Tensor:
-    """Look entries up by their places on the leading axes, which are in the first axis of ids."""
+    """Look entries up by their indices on the leading axes, which are on the first axis of ids."""
     return op("GatherND", x, _places(op, ids))
 
 
 @operator("scatter_nd")
 def scatter_nd(op: Call, x: Tensor, ids: Tensor) -> Tensor:
-    """Write entries into zeros, at places as in `gather_nd`."""
+    """Write entries into zeros, at indices as in `gather_nd`."""
     return op("ScatterND", op.constant(np.zeros(op.ints("shape"), x.dtype)), _places(op, ids), x)
 
 
 @operator("one_hot", "_npx_one_hot")
 def one_hot(op: Call, ids: Tensor) -> Tensor:
-    """Mark the place of each number on a new last axis; numbers beyond it mark nothing."""
+    """Encode ids one-hot on a new last axis; ids out of range mark nothing."""
     dtype = read_dtype(op, np.float32)
     on, off = op.float("on_value", 1.0), op.float("off_value", 0.0)
     if dtype.kind in "iu":
-        # As C does it: fractions are cut off, and then what is out of range wraps around.
+        # As in C: fractions are cut off, then values out of range wrap around.
         on, off = (np.asarray(int(value)).astype(dtype) for value in (on, off))
     ids = op("Unsqueeze", op.cast(ids, np.int64), _whole(op, [-1]))
     marked = op("Equal", ids, _whole(op, np.arange(op.int("depth"))))
@@ -71,7 +68,7 @@ def one_hot(op: Call, ids: Tensor) -> Tensor:
 
 @operator("SequenceMask", "_npx_sequence_mask")
 def sequence_mask(op: Call, x: Tensor, lengths: Any = None) -> Tensor:
-    """Overwrite what comes after the end of each sequence."""
+    """Overwrite the steps after the end of each sequence."""
     axis = op.int("axis", 0)
     if not op.flag("use_sequence_length", False):
         return x
@@ -83,7 +80,7 @@ def sequence_mask(op: Call, x: Tensor, lengths: Any = None) -> Tensor:
 
 @operator("SequenceLast")
 def sequence_last(op: Call, x: Tensor, lengths: Any = None) -> Tensor:
-    """Take the last step of each sequence."""
+    """Return the last step of each sequence."""
     axis = op.int("axis", 0)
     if not op.flag("use_sequence_length", False):
         return op("Gather", x, _whole(op, -1), axis=axis)
@@ -95,7 +92,7 @@ def sequence_last(op: Call, x: Tensor, lengths: Any = None) -> Tensor:
 
 @operator("SequenceReverse")
 def sequence_reverse(op: Call, x: Tensor, lengths: Any = None) -> Tensor:
-    """Turn each sequence round, and leave what comes after its end."""
+    """Reverse each sequence, and keep the steps after its end."""
     if op.flag("use_sequence_length", False):
         lengths = op.cast(lengths, np.int64)
         return op("ReverseSequence", x, lengths, time_axis=0, batch_axis=1)
@@ -112,7 +109,7 @@ def _clip(op: Call, ids: Tensor, last: Tensor) -> Tensor:
 
 
 def _within(op: Call, x: Tensor, axis: int, ids: Tensor, mode: str) -> Tensor:
-    """Return ids as whole numbers that are on an axis."""
+    """Return ids as integers within an axis."""
     size = _size(op, x, axis)
     if mode == "clip":
         return _clip(op, ids, op("Sub", size, _whole(op, 1)))

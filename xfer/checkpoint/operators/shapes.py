@@ -1,4 +1,4 @@
-"""Shapes: the same numbers with other axes, or repeated along an axis that had only one."""
+"""Reshaping, transposing and broadcasting."""
 
 import math
 from collections.abc import Sequence
@@ -9,14 +9,14 @@ import numpy as np
 from xfer.checkpoint.onnx_builder import Tensor, UnknownShape, describe_shape, follows_batch
 from xfer.checkpoint.operators.registry import Call, operator
 
-# What the special sizes of a reshape mean: MXNet's own, and those of its NumPy look-alike.
+# The special sizes of a reshape in MXNet, and in its NumPy interface.
 _CODES = {0: "keep", -1: "infer", -2: "rest", -3: "merge", -4: "split"}
 _NUMPY_CODES = {-1: "infer", -2: "keep", -3: "drop", -4: "rest", -5: "merge", -6: "split"}
 
 
 @operator("Flatten", "_npx_batch_flatten")
 def flatten(op: Call, x: Tensor) -> Tensor:
-    """Make one row of numbers of each example."""
+    """Flatten each example to a row."""
     return x if x.dims is not None and len(x.dims) == 2 else op("Flatten", x, axis=1)
 
 
@@ -25,7 +25,7 @@ def reshape(op: Call, x: Tensor) -> Tensor:
     """Reshape, with MXNet's codes for sizes."""
     codes = list(op.ints("shape", ()))
     if not codes:
-        # As MXNet 0.8 said it: zero is what is to be inferred.
+        # The form of MXNet 0.8, in which 0 is the size to be inferred.
         codes = [size or -1 for size in op.ints("target_shape", ())]
         if codes and op.flag("keep_highest", False):
             codes[0] = 0
@@ -54,7 +54,7 @@ def _reshape(op: Call, x: Tensor, codes: list[int], meanings: dict[int, str]) ->
         return op.reshape(x, shape)
     if shape.count(-1) > 1:
         raise UnknownShape(f"needs the shape of {x.name!r}")
-    # ONNX infers one size as well, and takes zero for the size that was in the same place.
+    # ONNX infers one size, too, and 0 keeps the size at the same index.
     old = [*x.dims, *[None] * len(shape)]
     shape = [0 if size == before else size for size, before in zip(shape, old)]
     return op("Reshape", x, op.sizes(shape))
@@ -80,7 +80,7 @@ def _apply_codes(codes: list[int], dims: Any, meanings: dict[int, str]) -> list[
         elif meaning == "infer" or (not meaning and code >= 0):
             shape.append(code)
         elif taken != (1,):
-            raise ValueError(f"there is no way to read {code} for {describe_shape(taken)}")
+            raise ValueError(f"cannot read {code} for {describe_shape(taken)}")
         place += count
     return shape
 
@@ -129,14 +129,14 @@ def sizes_of(op: Call, places: Sequence[Any]) -> Tensor:
 
 @operator("transpose", "_np_transpose")
 def transpose(op: Call, x: Tensor) -> Tensor:
-    """Put the axes in another order; turn them round if none is given."""
+    """Permute the axes; reverse them if no order is given."""
     axes = [axis % x.rank for axis in op.ints("axes", None) or ()]
     return op("Transpose", x, perm=axes or None)
 
 
 @operator("SwapAxis", "_npi_swapaxes")
 def swap_axes(op: Call, x: Tensor) -> Tensor:
-    """Exchange two axes."""
+    """Swap two axes."""
     one, other = op.int("dim1", 0), op.int("dim2", 0)
     axes = list(range(x.rank))
     axes[one], axes[other] = axes[other], axes[one]
@@ -145,7 +145,7 @@ def swap_axes(op: Call, x: Tensor) -> Tensor:
 
 @operator("_np_moveaxis")
 def move_axes(op: Call, x: Tensor) -> Tensor:
-    """Move axes to other places, and keep the others in order."""
+    """Move axes, and keep the others in order."""
     sources = [axis % x.rank for axis in op.ints("source")]
     destinations = [axis % x.rank for axis in op.ints("destination")]
     axes = [axis for axis in range(x.rank) if axis not in sources]
@@ -162,12 +162,12 @@ def expand_dims(op: Call, x: Tensor) -> Tensor:
 
 @operator("squeeze", "_np_squeeze")
 def squeeze(op: Call, x: Tensor) -> Tensor:
-    """Take axes of size one away: those given, or all."""
+    """Remove axes of size one: those given, or all."""
     axes = op.ints("axis", None)
     if axes is None:
         axes = [axis for axis, size in enumerate(x.shape) if size == 1]
     if len(axes) == x.rank and op.node.operator == "squeeze":
-        # MXNet has no scalars, but for its NumPy interface.
+        # MXNet has scalars only in its NumPy interface.
         return op.reshape(x, [1])
     return op("Squeeze", x, op.constant(axes, np.int64)) if len(axes) else x
 
@@ -202,13 +202,13 @@ def broadcast_like(op: Call, x: Tensor, like: Tensor) -> Tensor:
 
 @operator("_identity_with_attr_like_rhs", idle=(1,))
 def identity_like(op: Call, x: Tensor, like: Tensor | None = None) -> Tensor:
-    """Return the first of two tensors, which are of one shape."""
+    """Return the first of two tensors of the same shape."""
     return x
 
 
 @operator("depth_to_space")
 def depth_to_space(op: Call, x: Tensor) -> Tensor:
-    """Make blocks of pixels of channels."""
+    """Move channels into blocks of pixels."""
     block = op.int("block_size")
     _check_divisible(x, (1,), block * block)
     return op("DepthToSpace", x, blocksize=block, mode="DCR")
@@ -216,7 +216,7 @@ def depth_to_space(op: Call, x: Tensor) -> Tensor:
 
 @operator("space_to_depth")
 def space_to_depth(op: Call, x: Tensor) -> Tensor:
-    """Make channels of blocks of pixels."""
+    """Move blocks of pixels into channels."""
     block = op.int("block_size")
     _check_divisible(x, (2, 3), block)
     return op("SpaceToDepth", x, blocksize=block)
@@ -231,13 +231,10 @@ def _check_divisible(x: Tensor, axes: tuple[int, ...], divisor: int) -> None:
 
 @operator("shape_array", "_npx_shape_array")
 def shape_array(op: Call, x: Tensor) -> Tensor:
-    """Return the shape, as whole numbers."""
+    """Return the shape as integers."""
     if x.dims is None or None in x.dims or any(map(follows_batch, x.dims)):
         return op("Shape", x)
     return op.constant(x.dims, np.int64)
 
 
-@operator("size_array")
-def size_array(op: Call, x: Tensor) -> Tensor:
-    """Return how many numbers there are, as an array of one whole number."""
-    return op.reshape(op("Size", x), [1])
+operator("size_array")(lambda op, x: op.reshape(op("Size", x), [1]))
