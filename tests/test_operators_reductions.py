@@ -95,7 +95,7 @@ def test_spread(mx):
             check_operator(mx, name, x, axis="(1, 2)", ddof=ddof)
             check_operator(mx, name, x, axis=-1, ddof=ddof, keepdims=True)
         check_operator(mx, name, x, ddof=1, free_batch=False)
-        with pytest.raises(ValueError, match="number of rows"):
+        with pytest.raises(ValueError, match="needs the size of the axes"):
             check_operator(mx, name, x, axis=0, ddof=1)
 
 
@@ -335,7 +335,7 @@ def test_interleaved_attention_on_examples_first(mx):
     found = mx.sym.contrib.interleaved_matmul_selfatt_valatt(turned, weights, heads=2)
     check(mx, mx.sym.transpose(found, axes=(1, 0, 2)), {"x": normal(3, 5, 24)})
     refused(
-        "_contrib_interleaved_matmul_selfatt_qk", normal(5, 3, 24), heads=5, match="no multiple"
+        "_contrib_interleaved_matmul_selfatt_qk", normal(5, 3, 24), heads=5, match="not a multiple"
     )
 
 

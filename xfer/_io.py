@@ -1,22 +1,22 @@
-"""Writing files whole or not at all, and showing progress."""
+"""Files written whole or not at all, and progress bars."""
 
 import os
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import IO, Any
 
 with warnings.catch_warnings():
-    # In a notebook without ipywidgets tqdm warns that it falls back to text bars.
+    # In a notebook without ipywidgets, tqdm warns that it falls back to text bars, which are fine.
     warnings.simplefilter("ignore")
     from tqdm.auto import tqdm
 
 
 @contextmanager
-def atomic_write(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
-    """Open a binary file that replaces the file of that name in one step, once all is written."""
+def atomic_write(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
+    """Open a binary file that replaces `path` in one step once it is complete."""
     path = Path(path)
     unfinished = path.with_name(f"{path.name}.{os.getpid()}.part")
     try:
@@ -30,13 +30,13 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
 
 
 def progress_bar(
-    iterable: Any,
+    iterable: Iterable[Any] | None,
     wanted: bool | None,
     total: int | None,
     what: str = "features",
     unit: str = "batch",
-) -> tqdm:
-    """Make a bar that shows after a second; `wanted=None` is only in an interactive session."""
+) -> Any:
+    """Make a tqdm bar that appears after a second; `wanted=None` means in interactive sessions."""
     if wanted is None:
         wanted = hasattr(sys, "ps1") or "ipykernel" in sys.modules
     return tqdm(iterable, total=total, disable=not wanted, delay=1, desc=what, unit=unit)

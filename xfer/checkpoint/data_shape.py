@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from xfer.checkpoint.convert import convert, inputs_that_are_read
-from xfer.checkpoint.onnx_builder import BATCH, Tensor
+from xfer.checkpoint.onnx_builder import BATCH
 from xfer.checkpoint.operators import Unsupported
 from xfer.checkpoint.operators.registry import Attributes
 
@@ -56,16 +56,21 @@ def guess_sizes(network: "Network", shapes: Mapping[str, Shape]) -> dict[str, Sh
 
 
 def _goes_through(network: "Network", shapes: Mapping[str, Shape]) -> bool:
-    """Tell whether nothing fails to convert but what has no conversion, and what reads that."""
-    conversion = convert(network.graph, network.parameters, network.typed(shapes))
-    return all(
-        isinstance(error, Unsupported)
-        or any(
-            not isinstance(conversion.values.get(source), Tensor)
-            for source in inputs_that_are_read(network.graph.nodes[node_id])
-        )
-        for node_id, error in conversion.problems.items()
-    )
+    """Tell whether all converts but what reads labels or has no conversion, whatever the sizes."""
+    problems = convert(network.graph, network.parameters, network.typed(shapes)).problems
+    known = {*network.parameters, *network.input_names}
+    excused: set[int] = set()
+    for node_id, node in enumerate(network.graph.nodes):
+        if node.is_variable:
+            excuse = node.name not in known
+        else:
+            read_excused = any(source in excused for source, _ in inputs_that_are_read(node))
+            excuse = read_excused or isinstance(problems.get(node_id), Unsupported)
+        if excuse:
+            excused.add(node_id)
+        elif node_id in problems:
+            return False
+    return True
 
 
 def _filled(shapes: Mapping[str, Shape], size: int) -> dict[str, Shape]:
