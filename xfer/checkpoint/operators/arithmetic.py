@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from xfer.checkpoint.onnx_builder import Tensor
-from xfer.checkpoint.operators.registry import Call, Formula, operator
+from xfer.checkpoint.operators.registry import Call, Formula, emit, operator
 
 _FLOAT, _WHOLE = np.dtype(np.float32), np.dtype(np.int32)
 
@@ -84,11 +84,6 @@ def _with_number(op: Call, x: Tensor, result: Any) -> tuple[Tensor, Tensor]:
     return op.cast(x, kind), op.constant(value, kind)
 
 
-def _emit(kind: str) -> Formula:
-    """Make the formula that is a single ONNX operator."""
-    return lambda op, a, b: op(kind, a, b)
-
-
 def _divide(op: Call, a: Tensor, b: Tensor) -> Tensor:
     return op("Div", a, b if a.dtype == np.float32 else _without_zeros(op, b))
 
@@ -135,20 +130,20 @@ def _logic(kind: str) -> Formula:
 
 
 _family(
-    _emit("Add"),
+    emit("Add"),
     "elemwise_add _grad_add _sparse_elemwise_add",
     "broadcast_add _sparse_broadcast_add _sparse_broadcast_plus _npi_add",
     "_plus_scalar _scatter_plus_scalar _npi_add_scalar",
 )
 _family(
-    _emit("Sub"),
+    emit("Sub"),
     "elemwise_sub _sparse_elemwise_sub",
     "broadcast_sub _sparse_broadcast_sub _sparse_broadcast_minus _npi_subtract",
     "_minus_scalar _scatter_minus_scalar _npi_subtract_scalar",
     "_rminus_scalar _npi_rsubtract_scalar",
 )
 _family(
-    _emit("Mul"),
+    emit("Mul"),
     "elemwise_mul _sparse_elemwise_mul",
     "broadcast_mul _sparse_broadcast_mul _npi_multiply",
     "_mul_scalar _npi_multiply_scalar",
@@ -163,8 +158,8 @@ _family(
 for _formula, _name, _first in (
     (_mod, "mod", "_rmod_scalar _npi_rmod_scalar"),
     (_power, "power", "_rpower_scalar _npi_rpower_scalar"),
-    (_emit("Max"), "maximum", ""),
-    (_emit("Min"), "minimum", ""),
+    (emit("Max"), "maximum", ""),
+    (emit("Min"), "minimum", ""),
     (_hypot, "hypot", ""),
 ):
     _uses = f"_{_name}", f"broadcast_{_name} _npi_{_name}", f"_{_name}_scalar _npi_{_name}_scalar"
@@ -172,12 +167,12 @@ for _formula, _name, _first in (
 
 # The name of the old operator, and that of NumPy's.
 for _formula, _name, _numpy in (
-    (_emit("Equal"), "equal", "equal"),
+    (emit("Equal"), "equal", "equal"),
     (_not_equal, "not_equal", "not_equal"),
-    (_emit("Greater"), "greater", "greater"),
-    (_emit("GreaterOrEqual"), "greater_equal", "greater_equal"),
-    (_emit("Less"), "lesser", "less"),
-    (_emit("LessOrEqual"), "lesser_equal", "less_equal"),
+    (emit("Greater"), "greater", "greater"),
+    (emit("GreaterOrEqual"), "greater_equal", "greater_equal"),
+    (emit("Less"), "lesser", "less"),
+    (emit("LessOrEqual"), "lesser_equal", "less_equal"),
     (_logic("And"), "logical_and", None),
     (_logic("Or"), "logical_or", None),
     (_logic("Xor"), "logical_xor", None),
@@ -206,7 +201,7 @@ def add_n(op: Call, first: Tensor, *others: Tensor) -> Tensor:
     """Add several tensors."""
     for other in others:
         _require_one_shape(first, other)
-    return reduce(lambda a, b: _calculate(op, _emit("Add"), a, b), others, first)
+    return reduce(lambda a, b: _calculate(op, emit("Add"), a, b), others, first)
 
 
 @operator("where", "_sparse_where")

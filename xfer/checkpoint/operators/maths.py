@@ -7,7 +7,14 @@ import numpy as np
 
 from xfer.checkpoint.onnx_builder import Tensor
 from xfer.checkpoint.operators.arithmetic import widened
-from xfer.checkpoint.operators.registry import Call, Formula, Result, numbered_outputs, operator
+from xfer.checkpoint.operators.registry import (
+    Call,
+    Formula,
+    Result,
+    emit,
+    numbered_outputs,
+    operator,
+)
 
 
 def _function(names: str, formula: Formula, whole: Formula | None = None) -> None:
@@ -23,11 +30,6 @@ def _function(names: str, formula: Formula, whole: Formula | None = None) -> Non
         if whole is None:
             return op.cast(formula(op, op.cast(x, np.float32)), x.dtype)
         return op.cast(whole(op, op.cast(x, widened(x.dtype))), x.dtype)
-
-
-def _emit(kind: str) -> Formula:
-    """Make the formula that is a single ONNX operator."""
-    return lambda op, x: op(kind, x)
 
 
 def _times(factor: float) -> Formula:
@@ -49,10 +51,6 @@ def _relu(op: Call, x: Tensor) -> Tensor:
 
 def _logarithm(base: float) -> Formula:
     return lambda op, x: op("Mul", op("Log", x), op.constant(1 / math.log(base)))
-
-
-def _then_reciprocal(formula: Formula) -> Formula:
-    return lambda op, x: op("Reciprocal", formula(op, x))
 
 
 def _cbrt(op: Call, x: Tensor) -> Tensor:
@@ -98,52 +96,52 @@ def _round_up(op: Call, x: Tensor, where: Tensor) -> Tensor:
     return op("Where", where, op("Ceil", x), op("Floor", x))
 
 
-_function("abs _npi_abs _npi_absolute _sparse_abs", _emit("Abs"), _emit("Abs"))
+_function("abs _npi_abs _npi_absolute _sparse_abs", emit("Abs"), emit("Abs"))
 _function(
     "sign _npi_sign _sparse_sign _contrib_sign_ste _sparse__contrib_sign_ste",
-    _emit("Sign"),
-    _emit("Sign"),
+    emit("Sign"),
+    emit("Sign"),
 )
-_function("negative _npi_negative _sparse_negative", _emit("Neg"), _emit("Neg"))
+_function("negative _npi_negative _sparse_negative", emit("Neg"), emit("Neg"))
 _function("square _npi_square _sparse_square", _square, _square)
-_function("relu _npx_relu _sparse_relu", _emit("Relu"), _relu)
+_function("relu _npx_relu _sparse_relu", emit("Relu"), _relu)
 
-_function("floor _npi_floor _sparse_floor", _emit("Floor"), _same)
-_function("ceil _npi_ceil _sparse_ceil", _emit("Ceil"), _same)
+_function("floor _npi_floor _sparse_floor", emit("Floor"), _same)
+_function("ceil _npi_ceil _sparse_ceil", emit("Ceil"), _same)
 _function("round _sparse_round _contrib_round_ste _sparse__contrib_round_ste", _round, _same)
 _function("rint _npi_rint _sparse_rint", _rint, _same)
 _function("trunc _npi_trunc _sparse_trunc fix _npi_fix _sparse_fix", _truncate, _same)
 
-_function("reciprocal _npi_reciprocal", _emit("Reciprocal"))
-_function("sqrt _npi_sqrt _sparse_sqrt", _emit("Sqrt"))
-_function("rsqrt _sparse_rsqrt", _then_reciprocal(_emit("Sqrt")))
+_function("reciprocal _npi_reciprocal", emit("Reciprocal"))
+_function("sqrt _npi_sqrt _sparse_sqrt", emit("Sqrt"))
+_function("rsqrt _sparse_rsqrt", lambda op, x: op("Reciprocal", op("Sqrt", x)))
 _function("cbrt _npi_cbrt _sparse_cbrt", _cbrt)
-_function("rcbrt", _then_reciprocal(_cbrt))
-_function("exp _npi_exp _sparse_exp", _emit("Exp"))
+_function("rcbrt", lambda op, x: op("Reciprocal", _cbrt(op, x)))
+_function("exp _npi_exp _sparse_exp", emit("Exp"))
 _function("expm1 _npi_expm1 _sparse_expm1", _expm1)
-_function("log _npi_log _sparse_log", _emit("Log"))
+_function("log _npi_log _sparse_log", emit("Log"))
 _function("log2 _npi_log2 _sparse_log2", _logarithm(2))
 _function("log10 _npi_log10 _sparse_log10", _logarithm(10))
 _function("log1p _npi_log1p _sparse_log1p", _log1p)
 
-_function("sin _npi_sin _sparse_sin", _emit("Sin"))
-_function("cos _npi_cos _sparse_cos", _emit("Cos"))
-_function("tan _npi_tan _sparse_tan", _emit("Tan"))
-_function("arcsin _npi_arcsin _sparse_arcsin", _emit("Asin"))
-_function("arccos _npi_arccos _sparse_arccos", _emit("Acos"))
-_function("arctan _npi_arctan _sparse_arctan", _emit("Atan"))
-_function("sinh _npi_sinh _sparse_sinh", _emit("Sinh"))
-_function("cosh _npi_cosh _sparse_cosh", _emit("Cosh"))
-_function("tanh _npi_tanh _sparse_tanh", _emit("Tanh"))
-_function("arcsinh _npi_arcsinh _sparse_arcsinh", _emit("Asinh"))
-_function("arccosh _npi_arccosh _sparse_arccosh", _emit("Acosh"))
-_function("arctanh _npi_arctanh _sparse_arctanh", _emit("Atanh"))
+_function("sin _npi_sin _sparse_sin", emit("Sin"))
+_function("cos _npi_cos _sparse_cos", emit("Cos"))
+_function("tan _npi_tan _sparse_tan", emit("Tan"))
+_function("arcsin _npi_arcsin _sparse_arcsin", emit("Asin"))
+_function("arccos _npi_arccos _sparse_arccos", emit("Acos"))
+_function("arctan _npi_arctan _sparse_arctan", emit("Atan"))
+_function("sinh _npi_sinh _sparse_sinh", emit("Sinh"))
+_function("cosh _npi_cosh _sparse_cosh", emit("Cosh"))
+_function("tanh _npi_tanh _sparse_tanh", emit("Tanh"))
+_function("arcsinh _npi_arcsinh _sparse_arcsinh", emit("Asinh"))
+_function("arccosh _npi_arccosh _sparse_arccosh", emit("Acosh"))
+_function("arctanh _npi_arctanh _sparse_arctanh", emit("Atanh"))
 _function("degrees _npi_degrees _sparse_degrees", _times(180 / math.pi))
 _function("radians _npi_radians _sparse_radians", _times(math.pi / 180))
 
-_function("sigmoid _npx_sigmoid _sparse_sigmoid", _emit("Sigmoid"))
-_function("softsign", _emit("Softsign"))
-_function("erf _npx_erf", _emit("Erf"))
+_function("sigmoid _npx_sigmoid _sparse_sigmoid", emit("Sigmoid"))
+_function("softsign", emit("Softsign"))
+_function("erf _npx_erf", emit("Erf"))
 
 
 @operator("hard_sigmoid")

@@ -83,6 +83,11 @@ def numbered_outputs(attribute: str) -> "Callable[[Attributes], tuple[str, ...]]
     return outputs
 
 
+def emit(kind: str) -> Formula:
+    """Make the formula that is a single ONNX operator."""
+    return lambda op, *inputs: op(kind, *inputs)
+
+
 _REQUIRED = object()
 
 
