@@ -86,8 +86,9 @@ class Network:
     def from_state(cls, state: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> "Network":
         """Make a network of what :meth:`to_state` returned."""
         graph = MxGraph.from_json(json.dumps(state["graph"]))
+        arguments, auxiliary = split_params(arrays)
         inputs, idle = list(state["input_names"]), list(state["idle_names"])
-        return cls(graph, *split_params(arrays), inputs, idle)
+        return cls(graph, arguments, auxiliary, inputs, idle)
 
     def to_state(self) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
         """Return what goes into JSON, and the parameters as ``arg:name`` and ``aux:name``."""
@@ -187,8 +188,9 @@ class Network:
             count = sum(self.arguments[name].size for name in owned & self.arguments.keys())
             for i, name in enumerate(output_names(node)):
                 tensor = conversion.values.get((node_id, i)) if conversion else None
+                dims = None if tensor is None else tensor.dims
                 # The parameters of an operator with several outputs are counted with the first.
-                found.append((name, node.operator, tensor and tensor.dims, 0 if i else count))
+                found.append((name, node.operator, dims, 0 if i else count))
         return found
 
     def id_limits(self) -> Iterator[tuple[str, str, int]]:

@@ -122,7 +122,7 @@ class MxGraph:
             {
                 "op": node.operator,
                 "name": node.name,
-                "attrs": {**node.attributes, **node.training},
+                "attrs": dict(node.attributes) | dict(node.training),
                 "inputs": [[*source, 0] for source in node.inputs],
             }
             for node in self.nodes
@@ -186,7 +186,7 @@ class MxGraph:
 
 
 def write_json(graph: dict[str, Any]) -> str:
-    """Write a graph as JSON that MXNet reads: it knows no escapes by number, as of control codes."""
+    """Write a graph as JSON without numeric escapes, which MXNet cannot read."""
     return _ESCAPE.sub(_unescaped, json.dumps(graph, ensure_ascii=False))
 
 
