@@ -21,7 +21,7 @@ from xfer.checkpoint.params import read_params, split_params
 from xfer.checkpoint.symbol import Entry, MxGraph
 
 # The endings of MXNet's names of parameters; any other variable without values is data.
-ENDINGS_OF_PARAMETERS = ("_weight", "_bias", "_gamma", "_beta", "_mean", "_var", "_parameters")
+_ENDINGS_OF_PARAMETERS = ("_weight", "_bias", "_gamma", "_beta", "_mean", "_var", "_parameters")
 # The index of the first input that is an auxiliary parameter.
 _FIRST_AUXILIARY = {
     "BatchNorm": 3,
@@ -73,7 +73,7 @@ class Network:
         names = [name for name in _variables(graph) if name not in known]
         read = _variables_that_are_read(graph)
         inputs = [name for name in names if name in read and not name.endswith("label")]
-        missing = [name for name in inputs if name.endswith(ENDINGS_OF_PARAMETERS)]
+        missing = [name for name in inputs if name.endswith(_ENDINGS_OF_PARAMETERS)]
         if missing:
             raise ValueError(
                 f"{parameter_path} has no {', '.join(missing[:5])}; it holds "

@@ -5,7 +5,6 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
-from typing import Any
 
 from xfer.checkpoint.legacy import upgrade
 
@@ -128,14 +127,14 @@ class MxGraph:
             for node in self.nodes
         ]
         variables = [node_id for node_id, node in enumerate(self.nodes) if node.is_variable]
-        return write_json(
-            {
-                "nodes": nodes,
-                "arg_nodes": variables,
-                "heads": [[*head, 0] for head in self.heads],
-                "attrs": {"mxnet_version": ["int", 10901]},
-            }
-        )
+        graph = {
+            "nodes": nodes,
+            "arg_nodes": variables,
+            "heads": [[*head, 0] for head in self.heads],
+            "attrs": {"mxnet_version": ["int", 10901]},
+        }
+        # MXNet cannot read numeric escapes, as json writes for control characters.
+        return _ESCAPE.sub(_unescaped, json.dumps(graph, ensure_ascii=False))
 
     def prune(self, heads: Iterable[Entry]) -> "MxGraph":
         """Keep the nodes that some outputs depend on.
@@ -183,11 +182,6 @@ class MxGraph:
     def __repr__(self) -> str:
         operators = sum(not node.is_variable for node in self.nodes)
         return f"MxGraph({operators} operators, {len(self.nodes) - operators} variables)"
-
-
-def write_json(graph: dict[str, Any]) -> str:
-    """Write a graph as JSON without numeric escapes, which MXNet cannot read."""
-    return _ESCAPE.sub(_unescaped, json.dumps(graph, ensure_ascii=False))
 
 
 # Whole escapes: an escaped backslash begins no other escape.
