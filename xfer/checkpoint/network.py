@@ -205,7 +205,7 @@ class Network:
         """Return checksums of the graph up to some layers, and of each parameter in it."""
         graph = self.prune(layer_names)
         nodes = [
-            (node.operator, node.name, sorted(node.attributes.items()), node.inputs)
+            (node.operator, node.name, sorted(node.attributes.items()), node.inputs, node.subgraphs)
             for node in graph.nodes
         ]
         used = [node.name for node in graph.nodes if node.name in self.parameters]
