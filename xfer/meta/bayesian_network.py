@@ -255,8 +255,10 @@ class BayesianNetwork(BayesianClassifier):
             bar.update()
             if verbose and epoch % _EPOCHS_PER_REPORT == 0:
                 print(f"epoch {epoch}: bound {bound:.4f} per example")
-            if epoch > self.end_annealing + _PATIENCE and _has_settled(smoothed):
-                break
+            if epoch > self.end_annealing + _PATIENCE:
+                rise = smoothed[-1] - smoothed[-1 - _PATIENCE]
+                if rise < _TOLERANCE * abs(smoothed[-1]):
+                    break
         bar.update(self.num_epochs - epoch)
         means, log_deviations = adam.average
         posterior = _layers(means, shapes), _layers(np.exp(log_deviations), shapes)
@@ -273,10 +275,6 @@ class BayesianNetwork(BayesianClassifier):
             scores.append(self._sample(inputs[part], *posterior))
         labels = np.concatenate([y[part] for part in parts])
         return _largest_temperature(np.concatenate(scores), labels)
-
-
-def _has_settled(smoothed: list[float]) -> bool:
-    return smoothed[-1] - smoothed[-1 - _PATIENCE] < _TOLERANCE * abs(smoothed[-1])
 
 
 def _generator(seed: int) -> np.random.Generator:

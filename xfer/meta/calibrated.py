@@ -36,6 +36,8 @@ class CalibratedClassifier(MetaClassifier):
 
     c: float
     random_state: int
+    n_jobs: int | None = None
+    probability: bool = True
     #: Mean of the prior on the logarithm of the inverse temperature.
     _expected_log_scale: float
     #: Weight of the ridge on the matrix and the shift.
@@ -52,9 +54,6 @@ class CalibratedClassifier(MetaClassifier):
     def _basis(self, new: np.ndarray, Z: np.ndarray) -> np.ndarray:
         """Return what the weights multiply for new examples, of shape (m, k)."""
 
-    def _calibrates(self) -> bool:
-        return True
-
     def check_parameters(self) -> Self:
         """Raise ValueError, naming the parameter, if one is out of range; return self."""
         check_positive("c", self.c, finite=False)
@@ -65,7 +64,7 @@ class CalibratedClassifier(MetaClassifier):
         mean, components = partial_whitening(X)
         Z = (X - mean) @ components
         weights, intercept = self._fit_scores(Z, y)
-        if self._calibrates():
+        if self.probability:
             fold = assign_folds(X, y, self.random_state)
             held_out = np.flatnonzero(fold >= 0)
             scores = self._held_out_scores(Z, y, fold)[held_out]
@@ -83,7 +82,7 @@ class CalibratedClassifier(MetaClassifier):
             return test, self._basis(Z[test], Z[train]) @ weights.T + intercept
 
         scores = np.zeros((len(y), y.max() + 1))
-        parallel = Parallel(n_jobs=getattr(self, "n_jobs", None), prefer="threads")
+        parallel = Parallel(n_jobs=self.n_jobs, prefer="threads")
         for test, result in parallel(delayed(score)(i) for i in np.unique(fold[fold >= 0])):
             scores[test] = result
         return scores
@@ -105,23 +104,11 @@ class CalibratedClassifier(MetaClassifier):
 
 
 class ScaledScores(ClassifierMixin, BaseEstimator):
-    r"""Probabilities from the class scores of a network: temperature scaling [1]_.
+    """Probabilities from the class scores of a network: softmax(inverse_temperature * scores).
 
-    :math:`p = \mathrm{softmax}(a s)` with an inverse temperature :math:`a`, which does not change
-    labels.
+    The temperature is learned on held-out scores (Guo et al. 2017, On Calibration of Modern Neural
+    Networks, eq. 9), and does not change labels.
 
-    Parameters
-    ----------
-    classes : ndarray of shape (n_classes,)
-        The class of each column of the scores.
-    inverse_temperature : float, default=1.0
-
-    References
-    ----------
-    .. [1] Guo et al. (2017), On Calibration of Modern Neural Networks, eq. 9.
-
-    Examples
-    --------
     >>> ScaledScores(np.array(["bike", "car"])).predict_proba([[0.0, 2.0]]).round(2)
     array([[0.12, 0.88]])
     """

@@ -33,6 +33,8 @@ _LENGTH_SCALE, _LENGTH_SCALE_DEVIATION = np.log(2.5), 1.0
 _VARIANCE, _VARIANCE_DEVIATION = np.log(10.0), 1.5
 _CONCENTRATION, _CONCENTRATION_RATE = np.log(0.01), 4.5
 
+Layers = list[np.ndarray]
+
 
 class DirichletGaussianProcess(BayesianClassifier):
     r"""Gaussian processes over the class scores, with one RBF kernel for each layer.
@@ -143,21 +145,28 @@ class DirichletGaussianProcess(BayesianClassifier):
         rows = _rows_to_learn_from(X, y, random)
         self._learn([layer[rows] for layer in layers], one_hot[rows])
         if len(y) <= _EXACT_ROWS:
-            self._condition(layers, one_hot)
+            self.sign_ = -1.0
+            posterior = self._condition(layers, one_hot)
         else:
-            self._condition_on_inducing_points(layers, one_hot, random)
+            self.sign_ = 1.0
+            candidates = random.permutation(len(y))[:_CANDIDATES]
+            posterior = self._condition_on_inducing_points(layers, one_hot, candidates)
+        self.basis_, self.root_, weights, class_roots = posterior
+        self.weights_ = self.root_ @ np.column_stack(weights)
+        self.class_roots_ = np.concatenate(class_roots, axis=1)
+        self.class_ends_ = np.cumsum([class_root.shape[1] for class_root in class_roots])
 
     def _layer(self, X: np.ndarray, columns: np.ndarray) -> np.ndarray:
         return _of_length_one(X[:, columns]) if self.apply_l2_norm else X[:, columns]
 
-    def _whitened(self, X: np.ndarray) -> list[np.ndarray]:
+    def _whitened(self, X: np.ndarray) -> Layers:
         """Return the features of each layer, of shape (n, rank)."""
         return [
             squash((self._layer(X, columns) - mean) @ components)
             for columns, mean, components in zip(self.columns_, self.means_, self.components_)
         ]
 
-    def _learn(self, layers: list[np.ndarray], one_hot: np.ndarray) -> None:
+    def _learn(self, layers: Layers, one_hot: np.ndarray) -> None:
         """Learn the parameters of kernels and likelihood, then the inverse temperature."""
         distances = [euclidean_distances(layer, squared=True) for layer in layers]
         n_layers = len(layers)
@@ -179,12 +188,12 @@ class DirichletGaussianProcess(BayesianClassifier):
         scores = LeftOut(K, one_hot, dirichlet_targets(result.x[-1])).scores(self.points_)
         self.inverse_temperature_ = choose_inverse_temperature(scores, one_hot.argmax(axis=1))
 
-    def _covariance(self, layers: list[np.ndarray], others: list[np.ndarray]) -> np.ndarray:
+    def _covariance(self, layers: Layers, others: Layers) -> np.ndarray:
         distances = (euclidean_distances(a, b, squared=True) for a, b in zip(layers, others))
         return _sum(_kernels(distances, self.length_scales_, self.variances_))
 
-    def _condition(self, layers: list[np.ndarray], one_hot: np.ndarray) -> None:
-        """Store the exact posterior."""
+    def _condition(self, layers: Layers, one_hot: np.ndarray) -> tuple:
+        """Return basis, root, weights and roots of each class of the exact posterior."""
         targets = dirichlet_targets(np.log(self.concentration_))
         K = self._covariance(layers, layers)
         K[np.diag_indices(len(K))] += targets.noise[1]
@@ -196,14 +205,13 @@ class DirichletGaussianProcess(BayesianClassifier):
             S = np.eye(len(rows)) / (targets.noise[1] - targets.noise[0]) - rows @ rows.T
             class_roots.append(rows.T @ _inverse_root(S))
             weights.append(y[:, c] + class_roots[-1] @ (class_roots[-1].T @ y[:, c]))
-        self._store(layers, root, weights, class_roots, sign=-1.0)
+        return layers, root, weights, class_roots
 
     def _condition_on_inducing_points(
-        self, layers: list[np.ndarray], one_hot: np.ndarray, random: np.random.RandomState
-    ) -> None:
-        """Store the best posterior given the scores of some points (Titsias 2009, eq. 10)."""
+        self, layers: Layers, one_hot: np.ndarray, candidates: np.ndarray
+    ) -> tuple:
+        """Return the same of the best posterior given some points (Titsias 2009, eq. 10)."""
         targets = dirichlet_targets(np.log(self.concentration_))
-        candidates = random.permutation(len(one_hot))[:_CANDIDATES]
         chosen = self._choose_inducing_points([layer[candidates] for layer in layers])
         inducing = [layer[candidates[chosen]] for layer in layers]
         K = self._covariance(inducing, inducing)
@@ -228,9 +236,9 @@ class DirichletGaussianProcess(BayesianClassifier):
             pull = (1 - 1 / n_classes) / own_noise * of_class
             pull -= (total - of_class) / (n_classes * other_noise)
             weights.append(class_roots[-1] @ (class_roots[-1].T @ (targets.gap * pull)))
-        self._store(inducing, root, weights, class_roots, sign=1.0)
+        return inducing, root, weights, class_roots
 
-    def _choose_inducing_points(self, layers: list[np.ndarray]) -> np.ndarray:
+    def _choose_inducing_points(self, layers: Layers) -> np.ndarray:
         """Return row indices, each chosen where those before leave the most variance."""
         n = len(layers[0])
         left = np.full(n, self.variances_.sum())
@@ -245,20 +253,6 @@ class DirichletGaussianProcess(BayesianClassifier):
             left[point] = 0
             chosen.append(point)
         return np.array(chosen)
-
-    def _store(
-        self,
-        layers: list[np.ndarray],
-        root: np.ndarray,
-        weights: list[np.ndarray],
-        class_roots: list[np.ndarray],
-        sign: float,
-    ) -> None:
-        self.basis_ = layers
-        self.root_, self.weights_ = root, root @ np.column_stack(weights)
-        self.class_roots_ = np.concatenate(class_roots, axis=1)
-        self.class_ends_ = np.cumsum([class_root.shape[1] for class_root in class_roots])
-        self.sign_ = sign
 
     @property
     def _floats_per_row(self) -> int:
@@ -280,7 +274,7 @@ class DirichletGaussianProcess(BayesianClassifier):
 
 def _negative_objective(
     parameters: np.ndarray,
-    distances: list[np.ndarray],
+    distances: Layers,
     one_hot: np.ndarray,
     points: np.ndarray,
     prior_mean: np.ndarray,
@@ -308,18 +302,18 @@ def _negative_objective(
 
 def _kernels(
     distances: Iterable[np.ndarray], length_scales: np.ndarray, variances: np.ndarray
-) -> list[np.ndarray]:
+) -> Layers:
     return [
         variance * np.exp(squares / (-2 * length_scale**2))
         for squares, length_scale, variance in zip(distances, length_scales, variances)
     ]
 
 
-def _sum(arrays: list[np.ndarray]) -> np.ndarray:
+def _sum(arrays: Layers) -> np.ndarray:
     return sum(arrays[1:], arrays[0])
 
 
-def _columns(columns: Sequence[ArrayLike] | None, n_columns: int) -> list[np.ndarray]:
+def _columns(columns: Sequence[ArrayLike] | None, n_columns: int) -> Layers:
     """Return the column indices of each layer."""
     if columns is None:
         return [np.arange(n_columns)]

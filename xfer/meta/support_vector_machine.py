@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from numbers import Real
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Self
 
 import numpy as np
 from sklearn.metrics.pairwise import pairwise_kernels
@@ -12,9 +12,6 @@ from sklearn.utils import gen_batches
 from sklearn.utils.metaestimators import available_if
 
 from xfer.meta.calibrated import CalibratedClassifier
-
-if TYPE_CHECKING:
-    from xfer.meta.base import Matrix
 
 _KERNELS = ("linear", "poly", "rbf", "sigmoid")
 _BATCH_SIZE = 4096
@@ -101,23 +98,7 @@ class CalibratedSvm(CalibratedClassifier):
             )
         return super().check_parameters()
 
-    @available_if(_has_probabilities)
-    def predict_proba(self, X: Matrix) -> np.ndarray:
-        """Predict the probability of each class; only with ``probability=True``.
-
-        Parameters
-        ----------
-        X : array-like or sparse matrix of shape (m, d)
-
-        Returns
-        -------
-        ndarray of shape (m, n_classes)
-            Columns follow ``classes_``; rows sum to 1.
-        """
-        return super().predict_proba(X)
-
-    def _calibrates(self) -> bool:
-        return self.probability
+    predict_proba = available_if(_has_probabilities)(CalibratedClassifier.predict_proba)
 
     def _fit(self, X: np.ndarray, y: np.ndarray) -> None:
         self.mean_, self.components_, Z, weights, intercept = self._fit_and_calibrate(X, y)
