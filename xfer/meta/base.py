@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     Matrix: TypeAlias = ArrayLike | sparray | spmatrix
 
 _FOLDS = 5
-_SMALL = 1_000_000
+_SMALL = 1_000_000  # entries of X up to which one BLAS thread is at least as fast as two
 _limit = threading.Lock()  # held while BLAS is limited to one thread
 
 
@@ -165,9 +165,10 @@ def _threadpools() -> ThreadpoolController:
 
 @contextmanager
 def small_fit_threads(n_rows: int, n_columns: int) -> Iterator[None]:
-    """Run small work on one BLAS thread: two would mostly wait for each other.
+    """Run a fit or a prediction on one BLAS thread if its matrix is small.
 
-    The size was measured: ``benchmarks/meta_models.py --threads``.
+    On small matrices two threads mostly wait for each other. The limit comes from the measurement
+    ``benchmarks/meta_models.py --threads``.
     """
     # The limit holds for the whole process. Only the thread that set it may lift it again: if two
     # fits that overlap both did, the one that ends last would restore the limit of the other.

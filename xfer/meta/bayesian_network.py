@@ -117,8 +117,8 @@ class BayesianNetwork(BayesianClassifier):
     .. [4] Kingma, Salimans and Welling (2015), Variational Dropout and the Local
        Reparameterization Trick, eq. 6.
     .. [5] Wenzel et al. (2020), How Good is the Bayes Posterior in Deep Neural Networks Really?
-    .. [6] Breiman et al. (1984), Classification and Regression Trees, section 3.4.3 (with one
-       standard error).
+    .. [6] Breiman et al. (1984), Classification and Regression Trees, section 3.4.3, which uses one
+       standard error.
 
     Examples
     --------
