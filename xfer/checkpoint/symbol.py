@@ -9,6 +9,9 @@ from typing import Any
 
 from xfer.checkpoint.legacy import upgrade
 
+# The operators that hold graphs of their own.
+_LOOPS = ("_foreach", "_while_loop", "_cond")
+
 #: The index of a node, and the index of one of its outputs.
 Entry = tuple[int, int]
 
@@ -99,7 +102,10 @@ class MxGraph:
             raise ValueError(f"the graph is not JSON: {error}") from None
         nodes, heads = upgrade(found)
         # Files of 0.8, which had no loops, list fewer nodes than there are.
-        bodies = [tuple(node.get("subgraphs", ())) for node in found["nodes"]]
+        bodies = [
+            tuple(node["subgraphs"]) if node["op"] in _LOOPS and "subgraphs" in node else ()
+            for node in found["nodes"]
+        ]
         bodies = bodies if len(bodies) == len(nodes) else [()] * len(nodes)
         return cls(tuple(Node(*node, body) for node, body in zip(nodes, bodies)), heads)
 
