@@ -164,12 +164,12 @@ class Network:
     def data_types(self) -> dict[str, np.dtype]:
         """The type that each input is converted to: as declared, or float32."""
         variables = {node.name: node for node in self.graph.nodes if node.is_variable}
-        declared = {
+        declared: dict[str, Any] = {
             name: Attributes(variables[name].attributes).int("__dtype__", None) or 0
             for name in self.input_names
             if name in variables
         }
-        return {name: TYPES.get(flag, TYPES[0]) for name, flag in declared.items()}
+        return {name: np.dtype(TYPES.get(flag, TYPES[0])) for name, flag in declared.items()}
 
     def typed(self, shapes: Mapping[str, Dims]) -> dict[str, Input]:
         """Return type and shape of every input, as :func:`convert` takes them."""

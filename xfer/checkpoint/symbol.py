@@ -21,8 +21,8 @@ class Node:
     """A variable (whose operator is ``"null"``) or an operator; its mappings cannot be changed.
 
     Operators go by the names of MXNet 1.9. ``training`` holds hints that only training needs, such
-    as ``__lr_mult__``; nodes that differ only in them are equal. ``subgraphs`` are the bodies of loops
-    and conditions, as in the file.
+    as ``__lr_mult__``; nodes that differ only in them are equal. ``subgraphs`` are the bodies of
+    loops and conditions, as in the file.
     """
 
     operator: str
