@@ -10,7 +10,7 @@ from conftest import cifar_input, load_module
 from test_edit import SEEDS, random_network
 
 import xfer
-from xfer.checkpoint.symbol import Graph, Node
+from xfer.checkpoint.symbol import MxGraph, Node
 from xfer.model_handler import ModelError, ModelHandler
 from xfer.sources.checkpoint import CheckpointSource
 
@@ -41,7 +41,7 @@ def examples(shape, number=6):
 
 def layer(operator, name, **attributes):
     """A layer without its data, made without MXNet."""
-    return Graph(
+    return MxGraph(
         (Node("null", f"{name}_data"), Node(operator, name, attributes, ((0, 0),))), ((1, 0),)
     )
 
@@ -146,7 +146,7 @@ class TestWithoutMXNet:
         lenet.drop_layer_top(2)
         new = ("FullyConnected", "new", {"num_hidden": "2"}, ((0, 0), (1, 0), (2, 0)))
         names = ("new_data", "new_weight", "new_bias")
-        lenet.add_layer_top(Graph((*(Node("null", n) for n in names), Node(*new)), ((3, 0),)))
+        lenet.add_layer_top(MxGraph((*(Node("null", n) for n in names), Node(*new)), ((3, 0),)))
         data = examples((1, 28, 28))
         assert lenet.get_layer_parameters(["new"]) == ["new_weight", "new_bias"]
         assert lenet.get_layer_output(data, ["flatten0"])[0]["flatten0"].shape == (6, 800)
@@ -169,7 +169,7 @@ class TestWithoutMXNet:
         path = lenet.save_symbol(tmp_path / "small")
         assert path == str(tmp_path / "small-symbol.json")
         text = (tmp_path / "small-symbol.json").read_text()
-        assert Graph.from_json(text) == lenet.network.graph
+        assert MxGraph.from_json(text) == lenet.network.graph
         assert [one.name for one in tmp_path.iterdir()] == ["small-symbol.json"]
 
     def test_import_is_light(self):
@@ -321,7 +321,7 @@ class TestModules:
     @pytest.mark.parametrize("seed", SEEDS[:12])
     def test_symbols_are_the_graph(self, mx, seed):
         handler = ModelHandler(CheckpointSource(random_network(seed)))
-        again = Graph.from_json(handler.symbol.tojson())
+        again = MxGraph.from_json(handler.symbol.tojson())
         assert again.prune(again.heads) == handler.network.graph
         module = mx.mod.Module(handler.symbol, label_names=None)
         assert ModelHandler(module).layer_names == handler.layer_names
@@ -488,7 +488,7 @@ class TestGetModule:
             Node(n.operator, n.name, n.attributes, tuple((k + 2, out) for k, out in n.inputs))
             for n in graph.nodes
         ]
-        handler.update_sym(Graph((*dead, *shifted), ((graph.heads[0][0] + 2, 0),)))
+        handler.update_sym(MxGraph((*dead, *shifted), ((graph.heads[0][0] + 2, 0),)))
         assert "dead" in handler.layer_names
         made = handler.get_module(iterator)
         assert {*values(made)} == {*values(module)}

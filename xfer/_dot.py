@@ -8,11 +8,10 @@ from functools import cached_property
 from os import PathLike
 from pathlib import Path
 
-from xfer._files import written_whole
 from xfer._html import table
+from xfer._io import atomic_write
 from xfer.checkpoint.convert import output_names
-from xfer.checkpoint.symbol import Graph as MxGraph
-from xfer.checkpoint.symbol import Node as MxNode
+from xfer.checkpoint.symbol import MxGraph, Node
 
 # The colour of a layer is that of the first word found in its operator. The shades are of the
 # palette of Okabe and Ito (2008), so that colour-blind readers can tell them apart.
@@ -116,7 +115,7 @@ class Diagram:
         if kind not in ("dot", "svg", "pdf", "png"):
             raise ValueError(f"path must end in .dot, .svg, .pdf or .png, got {str(path)!r}")
         content = self.dot.encode() if kind == "dot" else self._render(kind)
-        with written_whole(path) as file:
+        with atomic_write(path) as file:
             file.write(content)
 
     def _render(self, kind: str) -> bytes:
@@ -143,20 +142,20 @@ class Diagram:
         return f"Diagram({n_layers} layer{'s' * (n_layers != 1)})"
 
 
-def _settings(node: MxNode) -> str:
+def _settings(node: Node) -> str:
     """Name the settings of an operator that matter most."""
     told = ((key, node.attributes.get(key)) for key in _SETTINGS.split())
     return ", ".join(f"{key} {value}" for key, value in told if value)
 
 
-def _output_shapes(node: MxNode, shapes: Mapping[str, tuple]) -> str:
+def _output_shapes(node: Node, shapes: Mapping[str, tuple]) -> str:
     """Write the shapes of one example of the outputs, each different one once."""
     names = [node.name] if node.is_variable else output_names(node)
     found = dict.fromkeys(str(shapes[name]) for name in names if shapes.get(name) is not None)
     return ", ".join(found).replace("None", "?")
 
 
-def _colour(node: MxNode) -> str:
+def _colour(node: Node) -> str:
     return next(colour for word, colour in _COLOURS.items() if word in node.operator.lower())
 
 
