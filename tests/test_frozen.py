@@ -7,7 +7,7 @@ import pytest
 from operator_checks import bind, run_network
 
 from xfer.checkpoint.edit import data_dependent_nodes
-from xfer.checkpoint.frozen import find_fixed_outputs, freeze_statistics, start_at
+from xfer.training.frozen import find_fixed_outputs, freeze_statistics, start_at
 from xfer.checkpoint.network import Network
 from xfer.checkpoint.symbol import MxGraph, Node
 

@@ -1,5 +1,6 @@
 """ModelHandler: what it tells of a network, and what it makes of it."""
 
+import shutil
 import subprocess
 import sys
 from collections import OrderedDict
@@ -75,7 +76,7 @@ class TestWithoutMXNet:
             np.testing.assert_array_equal(before[layer], expected[layer].reshape(len(data), -1))
             np.testing.assert_allclose(after[layer], before[layer], rtol=1e-5, atol=1e-6)
         kept = {**handler.arg_params, **handler.aux_params}
-        assert {*kept} == {name.partition(":")[2] for name in source.parts()[1]} - {*owned}
+        assert {*kept} == {name.partition(":")[2] for name in source.to_state()[1]} - {*owned}
 
     def test_parameters_that_belong_to_no_layer_are_dropped(self, lenet):
         before = lenet.arg_params
@@ -94,7 +95,7 @@ class TestWithoutMXNet:
         found, _ = lenet.get_layer_output(features["pooling0"], ["softmax"])
         np.testing.assert_allclose(found["softmax"], features["softmax"], rtol=1e-5, atol=1e-7)
 
-    def test_layers_are_put_on_top(self, lenet):
+    def test_layers_are_added_at_the_top(self, lenet):
         data = examples((1, 28, 28))
         before = lenet.source.extract(data, ["flatten0"]).matrix
         lenet.drop_layer_top(4)
@@ -104,7 +105,7 @@ class TestWithoutMXNet:
         np.testing.assert_allclose(found["flatten0"], before, rtol=1e-6)
         np.testing.assert_allclose(found["b"], 2 * np.tanh(before), rtol=1e-4, atol=1e-6)
 
-    def test_layers_are_put_underneath_from_the_data_upwards(self, lenet):
+    def test_layers_are_added_at_the_bottom_in_the_order_of_the_data(self, lenet):
         data = examples((1, 28, 28))
         expected = lenet.source.extract((data + 1) * 2, ["softmax"]).matrix
         lenet.add_layer_bottom(
@@ -129,7 +130,7 @@ class TestWithoutMXNet:
     @pytest.mark.parametrize("names", ["softmax", 3, None])
     def test_names_are_a_list(self, lenet, names):
         for ask in (lenet.get_layer_parameters, lambda n: lenet.get_layer_output([], n)):
-            with pytest.raises(TypeError, match="layer names are given as a list, got"):
+            with pytest.raises(TypeError, match="layer names must be a list, got"):
                 ask(names)
 
     def test_as_a_source_of_a_repurposer(self, lenet):
@@ -159,10 +160,29 @@ class TestWithoutMXNet:
         assert lines[0] == repr(lenet)
         assert lines[2].split()[:2] == ["convolution0", "Convolution"]
 
-    def test_picture(self, lenet):
-        picture = lenet.visualize_net()._repr_svg_()
-        for name in lenet.layer_names:
-            assert name in picture
+    def test_diagram(self, lenet, tmp_path):
+        lenet.get_layer_output(examples((1, 28, 28)), ["flatten0"])  # shapes are known from here on
+        diagram = lenet.visualize_net()
+        assert repr(diagram) == "Diagram(11 layers)"
+        for name in ["data", *lenet.layer_names]:
+            assert name in diagram.dot and name in diagram._repr_html_()
+        assert "(20, 12, 12)" in diagram.dot, "the shape of pooling0"
+        diagram.save(tmp_path / "net.dot")
+        assert (tmp_path / "net.dot").read_text() == diagram.dot
+        with pytest.raises(ValueError, match=r"must end in \.dot, \.svg, \.pdf or \.png, got"):
+            diagram.save(tmp_path / "net.jpg")
+
+    def test_diagram_as_a_picture(self, lenet, tmp_path):
+        diagram, path = lenet.visualize_net(), tmp_path / "net.svg"
+        if shutil.which("dot"):
+            diagram.save(path)
+            assert all(name in path.read_text() for name in lenet.layer_names)
+            assert diagram._repr_svg_().startswith("<svg")
+        else:
+            assert diagram._repr_svg_() is None
+            with pytest.raises(RuntimeError, match="needs Graphviz"):
+                diagram.save(path)
+            assert not path.exists()
 
     def test_save_symbol(self, lenet, tmp_path):
         lenet.drop_layer_top()
@@ -183,7 +203,7 @@ class TestWithoutMXNet:
         for wrong in (3, None, "network.json", {"layers": 1}):
             with pytest.raises(TypeError, match="cannot"):
                 ModelHandler(wrong)
-        with pytest.raises(ValueError, match="num_devices must be a positive integer, got 0"):
+        with pytest.raises(ValueError, match="num_devices must be an integer >= 1, got 0"):
             ModelHandler("mnist_lenet-0010.params", num_devices=0)
         with pytest.raises(FileNotFoundError, match="no file"):
             ModelHandler(shared / "models" / "none-0000.params")
@@ -195,11 +215,11 @@ class TestRefused:
     @pytest.fixture
     def same(self, handler):
         network, source = handler.network, handler.source
-        text = network.json
+        text = network.graph.to_json()
         yield handler
         assert handler.network is network
         assert handler.source is source
-        assert handler.network.json == text
+        assert handler.network.graph.to_json() == text
 
     @pytest.mark.parametrize(
         ("change", "message"),
@@ -237,7 +257,9 @@ class TestRefused:
     @pytest.mark.parametrize("wrong", ["fc", None, [3], [["fc"]]])
     def test_what_is_no_layer(self, same, wrong):
         for change in (same.add_layer_top, same.add_layer_bottom, same.update_sym):
-            with pytest.raises(TypeError, match="a layer must be an mxnet Symbol or a Graph, got"):
+            with pytest.raises(
+                TypeError, match="a layer must be an mxnet Symbol or an MxGraph, got"
+            ):
                 change(wrong)
 
     def test_another_name_for_the_data(self, module):
@@ -428,7 +450,7 @@ class TestGetModule:
             hidden = mx.sym.FullyConnected(hidden, weight, num_hidden=3, name="fc")
             return mx.mod.Module(hidden, label_names=None)
 
-        with pytest.raises(ModelError, match="do not tell the shape of odd"):
+        with pytest.raises(ModelError, match="do not determine the shape of odd"):
             ModelHandler(network()).get_module(iterator)
         handler = ModelHandler(network(shape=(1, 72)))
         handler.add_layer_top(mx.sym.SoftmaxOutput(name="softmax"))
@@ -527,7 +549,7 @@ class TestGetModule:
             (
                 lambda h, i: h.get_module(i, ["bn1_moving_mean"]),
                 ModelError,
-                "'bn1_moving_mean' is observed by layer 'bn1' \\(BatchNorm\\), not learned",
+                "'bn1_moving_mean' is a running statistic of layer 'bn1' \\(BatchNorm\\)",
             ),
         ],
     )
@@ -542,7 +564,7 @@ class TestGetModule:
                 (3, 6, 6),
                 True,
                 "'conv1_weight' has shape \\(4, 2, 3, 3\\), and data of shapes .* need "
-                "\\(4, 3, 3, 3\\); to have it drawn anew, name it in random_layer_parameters",
+                "\\(4, 3, 3, 3\\); to initialise it again, name it in random_layer_parameters",
             ),
             ((2,), True, "such shapes do not fit the network, {'data': \\(7, 2\\)"),
             (
@@ -557,7 +579,7 @@ class TestGetModule:
         with pytest.raises(ModelError, match=message):
             handler.get_module(mx.io.NDArrayIter(np.zeros((21, *shape)), labels, 7))
 
-    def test_a_parameter_that_does_not_fit_is_drawn_where_asked(self, mx, handler):
+    def test_a_parameter_that_does_not_fit_is_initialised_where_asked(self, mx, handler):
         iterator = mx.io.NDArrayIter(np.zeros((21, 3, 6, 6)), np.zeros(21), 7)
         module = handler.get_module(iterator, random_layer_parameters=["conv1_weight"])
         assert values(module)["conv1_weight"].shape == (4, 3, 3, 3)

@@ -59,7 +59,7 @@ class Diagram:
     def __init__(
         self,
         graph: MxGraph,
-        shapes: Mapping[str, tuple],
+        shapes: Mapping[str, tuple | None],
         input_names: Collection[str],
         label_names: Collection[str],
     ) -> None:
@@ -148,7 +148,7 @@ def _settings(node: Node) -> str:
     return ", ".join(f"{key} {value}" for key, value in told if value)
 
 
-def _output_shapes(node: Node, shapes: Mapping[str, tuple]) -> str:
+def _output_shapes(node: Node, shapes: Mapping[str, tuple | None]) -> str:
     """Write the shapes of one example of the outputs, each different one once."""
     names = [node.name] if node.is_variable else output_names(node)
     found = dict.fromkeys(str(shapes[name]) for name in names if shapes.get(name) is not None)

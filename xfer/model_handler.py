@@ -1,7 +1,7 @@
 """An MXNet network whose layers can be listed, dropped and added."""
 
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from os import PathLike
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +22,7 @@ from xfer.checkpoint.edit import (
 )
 from xfer.checkpoint.legacy import own_name
 from xfer.checkpoint.network import Network
+from xfer.checkpoint.onnx_builder import Dims
 from xfer.checkpoint.symbol import MxGraph, Node
 from xfer.sources import open_source
 from xfer.sources.checkpoint import CheckpointSource
@@ -84,7 +85,7 @@ class ModelHandler:
         self.context_function = context_function
         self.num_devices = num_devices
         self.data_name = data_name
-        self._data_shapes: dict[str, tuple] = {}
+        self._data_shapes: dict[str, Dims] = {}
         self._data_types: dict[str, np.dtype] = {}
         self._batch_size: int | None = None
         self._is_module = "mxnet" in {
@@ -257,8 +258,8 @@ class ModelHandler:
     def get_module(
         self,
         iterator: "mxnet.io.DataIter",
-        fixed_layer_parameters: Iterable[str] | None = None,
-        random_layer_parameters: Iterable[str] | None = None,
+        fixed_layer_parameters: Collection[str] | None = None,
+        random_layer_parameters: Collection[str] | None = None,
         random_state: int | np.random.RandomState | None = 0,
     ) -> "mxnet.mod.Module":
         """Make a Module of the network, bound for training.
@@ -297,8 +298,8 @@ class ModelHandler:
         """Draw the network; a notebook shows the result, and ``.save("net.svg")`` writes it."""
         network = self._network
         shapes = {layer.name: layer.shape for layer in self.source.layers}
-        inputs = {**network.data_shapes, **self._data_shapes}
-        shapes.update({name: batch[1:] for name, batch in inputs.items()})
+        inputs: dict[str, Dims] = {**network.data_shapes, **self._data_shapes}
+        shapes.update({name: batch and batch[1:] for name, batch in inputs.items()})
         return Diagram(network.graph, shapes, network.input_names, network.label_names)
 
     def save_symbol(self, model_name: str | PathLike) -> str:
@@ -395,7 +396,9 @@ def _graphs(symbols: Any) -> list[MxGraph]:
     found = list(symbols) if isinstance(symbols, (list, tuple)) else [symbols]
     for one in found:
         if not isinstance(one, MxGraph) and not hasattr(one, "tojson"):
-            raise TypeError(f"a layer must be an mxnet Symbol or a Graph, got {type(one).__name__}")
+            raise TypeError(
+                f"a layer must be an mxnet Symbol or an MxGraph, got {type(one).__name__}"
+            )
     if not found:
         raise ValueError("no layer was given: the list is empty")
     return [one if isinstance(one, MxGraph) else MxGraph.from_json(one.tojson()) for one in found]

@@ -1,17 +1,41 @@
-"""What a graph computes again and again, step by step, while only some of it is trained."""
+"""What of a network is fixed in training, and the part that need not be computed in every step."""
 
 import re
 from collections.abc import Collection, Mapping
 from dataclasses import replace
 
 from xfer.checkpoint.convert import output_names
-from xfer.checkpoint.edit import data_dependent_nodes
+from xfer.checkpoint.edit import data_dependent_nodes, find_parameters
+from xfer.checkpoint.network import Network
 from xfer.checkpoint.operators import OPERATORS
 from xfer.checkpoint.symbol import Entry, MxGraph, Node
 
 _NORMALIZES_BATCHES = re.compile(r"(_contrib_(Sync)?|_npx_)?batch_?norm(_v1|WithReLU)?", re.I)
 # In training, their output differs from one step to the next.
 _RANDOM = re.compile(r"dropout|RNN|LeakyReLU|leaky_relu|random|sample|shuffle|KLSparseReg", re.I)
+
+
+def find_stages(
+    network: Network, fixed: set[str], transferred: set[str], epochs: int
+) -> dict[int, set[str]]:
+    """Return the fixed parameters by the epoch from which they apply, in gradual unfreezing.
+
+    Every so many `epochs` one more layer with transferred parameters is trained, from the top.
+    """
+    if not epochs:
+        return {0: fixed}
+    layers: list[set[str]] = []
+    dependent = data_dependent_nodes(network.graph, network.input_names)
+    for node_id in sorted(dependent):
+        if network.graph.nodes[node_id].is_variable:
+            continue
+        names = {*find_parameters(network.graph, node_id, dependent)} & transferred - fixed
+        if layers and all(network.arguments[name].ndim < 2 for name in names):
+            layers[-1] |= names  # a batch norm goes with the weights below it
+        else:
+            layers.append(names)
+    layers = [names for names in reversed(layers) if names]
+    return {i * epochs: fixed.union(*layers[i:]) for i in range(len(layers) + 1)}
 
 
 def freeze_statistics(graph: MxGraph, fixed: Collection[str]) -> MxGraph:

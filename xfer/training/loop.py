@@ -4,15 +4,18 @@ import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
+from numbers import Integral, Real
+from types import NoneType
 from typing import Any
 
 import numpy as np
+from numpy.random import RandomState
 from scipy.special import log_softmax, softmax
 
 from xfer._io import progress_bar
 from xfer.checkpoint.network import Network
 from xfer.sources.checkpoint import CheckpointSource
-from xfer.training.frozen import find_fixed_outputs, freeze_statistics, start_at
+from xfer.training.frozen import find_fixed_outputs, find_stages, freeze_statistics, start_at
 
 #: Factor of the learning rate when a share of the steps has been done.
 SCHEDULES: dict[str, Callable[[float], float]] = {
@@ -20,6 +23,8 @@ SCHEDULES: dict[str, Callable[[float], float]] = {
     "linear": lambda done: 1 - done,
     "constant": lambda done: 1.0,
 }
+# By default, the epochs that give so many steps, within these limits.
+_STEPS, _FEWEST_EPOCHS, _MOST_EPOCHS = 400, 6, 30
 # A loss beyond this means probabilities that round to 0: exp(-745) is the smallest double.
 _MOST_LOSS = 745
 # The most bytes of fixed layers' outputs that are kept instead of computed in every epoch.
@@ -107,9 +112,7 @@ class Examples:
         inputs = {name: array[index] for name, array in self.inputs.items()}
         return replace(self, inputs=inputs, targets=self.targets[index])
 
-    def split(
-        self, fraction: float, random: np.random.RandomState
-    ) -> tuple["Examples", "Examples | None"]:
+    def split(self, fraction: float, random: RandomState) -> tuple["Examples", "Examples | None"]:
         """Hold out a fraction of the examples of each class, but never the last one."""
         if not fraction:
             return self, None
@@ -146,56 +149,105 @@ class Examples:
         return gradient * (weights / weights.mean())[:, None].astype(np.float32)
 
 
-@dataclass(frozen=True)
+@dataclass(kw_only=True)
 class Trainer:
-    """Options of a training; `open_network` makes a source of a network, as `run` needs it."""
+    """The options of a training, which are explained where users give them, and the loop."""
 
-    num_epochs: int
-    batch_size: int
-    optimizer: str
-    optimizer_params: dict[str, Any]
-    schedule: Callable[[float], float]
-    patience: int
-    augment: Callable[[Any, np.random.RandomState], Any] | None
-    random: np.random.RandomState
-    contexts: list[Any] | None
-    open_network: Callable[[Network], CheckpointSource]
-    progress: bool | None
+    batch_size: int = 32
+    num_epochs: int | None = None
+    optimizer: str = "adam"
+    optimizer_params: Mapping[str, Any] | None = None
+    learning_rate_schedule: str = "cosine"
+    transferred_rate: float = 1.0
+    unfreeze_epochs: int = 0
+    validation_fraction: float = 0.0
+    patience: int = 10
+    class_weight: Mapping[Any, float] | str | None = None
+    augment: Callable[[Any, RandomState], Any] | None = None
+    random_state: int = 0
+    context_function: Callable[[int], Any] | None = None
+    num_devices: int = 1
+    progress: bool | None = None
+
+    def __post_init__(self) -> None:
+        for name, least in {"batch_size": 1, "patience": 1, "unfreeze_epochs": 0}.items():
+            check_number(name, getattr(self, name), Integral, least)
+        if self.num_epochs is not None:
+            check_number("num_epochs", self.num_epochs, Integral, 1)
+        check_number("transferred_rate", self.transferred_rate, Real, 0)
+        check_number("validation_fraction", self.validation_fraction, Real, 0, 1)
+        schedules = ", ".join(SCHEDULES)
+        if self.learning_rate_schedule not in [*SCHEDULES]:
+            raise ValueError(
+                f"learning_rate_schedule must be one of {schedules}, got "
+                f"{self.learning_rate_schedule!r}"
+            )
+        if self.augment is not None and not callable(self.augment):
+            raise TypeError(f"augment must be callable, got {type(self.augment).__name__}")
+        given = self.optimizer_params
+        if not isinstance(given, (Mapping, NoneType)):
+            raise TypeError(f"optimizer_params must be a dict or None, got {type(given).__name__}")
+        params = self._optimizer_params = {"learning_rate": 0.001, **(given or {})}
+        self._first_rate = params["learning_rate"]
+        check_number("the learning_rate in optimizer_params", self._first_rate, Real, 0)
+        if "lr_scheduler" in params:
+            raise ValueError(
+                "optimizer_params may not have an lr_scheduler: give learning_rate_schedule, one "
+                f"of {schedules}"
+            )
+        try:
+            from xfer.training.mxnet import check_optimizer
+        except ImportError as error:
+            raise ImportError(
+                "training a network needs MXNet, which prediction does not: pip install "
+                f"'xfer-learn[mxnet]', on Python 3.11 ({error})"
+            ) from error
+        check_optimizer(self.optimizer, params)
+        self.random = RandomState(self.random_state)
 
     def run(
         self,
+        source: CheckpointSource,
         network: Network,
         examples: Examples,
         held_out: Examples | None,
-        stages: Mapping[int, set[str]],
-        rates: Mapping[str, float],
+        fixed: set[str],
+        transferred: set[str],
     ) -> tuple[Network, History]:
         """Train a network with one output, the scores; return it with the best weights.
 
-        Without held-out examples these are the last ones. `stages` has the fixed parameters by the
-        epoch from which they apply, and `rates` the factors of the learning rate by parameter.
+        Without held-out examples these are the last ones. `source` is what the network was made
+        from, with the `transferred` parameters; those that are `fixed` are not trained.
         """
-        from xfer.training.mxnet import TrainingModule, seeded
+        from xfer.training.mxnet import TrainingModule, make_contexts, seeded
 
+        contexts = source.contexts
+        if self.context_function is not None or self.num_devices > 1:
+            contexts = make_contexts(self.context_function, self.num_devices)
         size = min(self.batch_size, len(examples))
         steps = -(-len(examples) // size)
-        total = self.num_epochs * steps
+        few_enough = int(np.clip(_STEPS // steps, _FEWEST_EPOCHS, _MOST_EPOCHS))
+        num_epochs = self.num_epochs or few_enough
+        total = num_epochs * steps
         order = _batches(len(examples), size, self.random)
+        stages = find_stages(network, fixed, transferred, self.unfreeze_epochs)
         history, best = History(), network
         bar = progress_bar(None, self.progress, total, "training")
         with bar, seeded(self.random.randint(1 << 31)):
-            for epoch in range(self.num_epochs):
+            for epoch in range(num_epochs):
                 if epoch in stages:
                     fixed = stages[epoch]
-                    part, seen, unseen = self._without_fixed(network, fixed, examples, held_out)
+                    part, seen, unseen = self._without_fixed(
+                        source, network, fixed, examples, held_out
+                    )
                     module = TrainingModule(
                         part,
                         {name: (size, *array.shape[1:]) for name, array in seen.inputs.items()},
-                        contexts=self.contexts,
+                        contexts=contexts,
                         fixed=fixed,
-                        rates=rates,
+                        rates=dict.fromkeys(transferred, self.transferred_rate),
                         optimizer=self.optimizer,
-                        optimizer_params=self.optimizer_params,
+                        optimizer_params=self._optimizer_params,
                         rate=partial(self._rate, total, epoch * steps),
                     )
                     # Where nothing is held out, one batch shows whether the weights are sound.
@@ -212,7 +264,7 @@ class Trainer:
                     raise TrainingDiverged(
                         f"training diverged in epoch {epoch + 1}: {error}; the weights of epoch "
                         f"{history.best_epoch} are kept. Try a smaller learning rate than "
-                        f"{self.optimizer_params['learning_rate']:g}",
+                        f"{self._first_rate:g}",
                         best,
                         history,
                     ) from None
@@ -260,10 +312,15 @@ class Trainer:
         return {name: found[name] for name in inputs}
 
     def _rate(self, total: int, done: int, step: int = 0) -> float:
-        return self.optimizer_params["learning_rate"] * self.schedule((done + step) / total)
+        return self._first_rate * SCHEDULES[self.learning_rate_schedule]((done + step) / total)
 
     def _without_fixed(
-        self, network: Network, fixed: set[str], examples: Examples, held_out: Examples | None
+        self,
+        source: CheckpointSource,
+        network: Network,
+        fixed: set[str],
+        examples: Examples,
+        held_out: Examples | None,
     ) -> tuple[Network, Examples, Examples | None]:
         """Compute the outputs of fixed layers once, and leave the rest of the network to train."""
         graph = freeze_statistics(network.graph, fixed)
@@ -273,7 +330,7 @@ class Trainer:
         taken = {*network.parameters, *network.input_names}
         if self.augment is not None or not entries or taken & entries.keys():
             return whole
-        source, names = self.open_network(network), list(entries)
+        source, names = source.with_network(network), list(entries)
         try:
             first = source.extract(examples.take(slice(1)).inputs, names, progress=False)
         except ValueError:  # a layer that has no row for each example
@@ -301,7 +358,7 @@ def _with_values(network: Network, part: Network) -> Network:
     return replace(network, arguments=arguments, auxiliary={**network.auxiliary, **part.auxiliary})
 
 
-def _batches(n_examples: int, size: int, random: np.random.RandomState) -> Iterator[np.ndarray]:
+def _batches(n_examples: int, size: int, random: RandomState) -> Iterator[np.ndarray]:
     """Yield batches of indices without end: all in a random order, then all in another."""
     indices = np.empty(0, dtype=int)
     while True:
@@ -309,3 +366,12 @@ def _batches(n_examples: int, size: int, random: np.random.RandomState) -> Itera
             indices = np.concatenate([indices, random.permutation(n_examples)])
         yield indices[:size]
         indices = indices[size:]
+
+
+def check_number(name: str, value: Any, kind: type, least: float, below: float = math.inf) -> None:
+    """Refuse what is not an integer, or not a number, >= `least` and < `below`."""
+    is_of_kind = isinstance(value, kind) and not isinstance(value, bool)
+    if not is_of_kind or not least <= value < below:
+        what = "an integer" if kind is Integral else "a number"
+        end = "" if below == math.inf else f" and < {below}"
+        raise ValueError(f"{name} must be {what} >= {least}{end}, got {value!r}")

@@ -4,11 +4,12 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from functools import partial
-from numbers import Integral, Real
-from types import NoneType
+from inspect import signature
+from numbers import Integral
 from typing import Any, ClassVar, TypedDict, TypeVar, Unpack
 
 import numpy as np
+from numpy.random import RandomState
 from sklearn.utils.class_weight import compute_class_weight
 
 from xfer._estimators import stores_parameters
@@ -31,16 +32,13 @@ from xfer.sources.batches import check_ids
 from xfer.sources.checkpoint import CheckpointSource
 from xfer.sources.data import open_data, read_all
 from xfer.targets import checked_labels
-from xfer.training.loop import SCHEDULES, Examples, History, Trainer, TrainingDiverged
+from xfer.training.loop import Examples, History, Trainer, TrainingDiverged, check_number
 
 __all__ = [
     "NeuralNetworkFineTuneRepurposer",
     "NeuralNetworkRandomFreezeRepurposer",
     "NeuralNetworkRepurposer",
 ]
-
-# By default, the epochs that give so many steps, within these limits.
-_STEPS, _FEWEST_EPOCHS, _MOST_EPOCHS = 400, 6, 30
 
 _Self = TypeVar("_Self", bound="NeuralNetworkRepurposer")
 
@@ -58,7 +56,7 @@ class TrainingOptions(TypedDict, total=False):
     validation_fraction: float
     patience: int
     class_weight: Mapping[Any, float] | str | None
-    augment: Callable[[Any, np.random.RandomState], Any] | None
+    augment: Callable[[Any, RandomState], Any] | None
     random_state: int
     context_function: Callable[[int], Any] | None
     num_devices: int
@@ -131,51 +129,20 @@ class NeuralNetworkRepurposer(Repurposer, ABC):
     trains_network = True
     _not_saved: ClassVar[tuple[str, ...]] = ("source_model", "context_function", "augment")
 
+    target_class_count: int | None
+    progress: bool | None
     history_: History
 
+    @stores_parameters(Trainer)
     def __init__(
         self,
         source_model: Any,
         target_class_count: int | None = None,
-        *,
-        batch_size: int = 32,
-        num_epochs: int | None = None,
-        optimizer: str = "adam",
-        optimizer_params: Mapping[str, Any] | None = None,
-        learning_rate_schedule: str = "cosine",
-        transferred_rate: float = 1.0,
-        unfreeze_epochs: int = 0,
-        validation_fraction: float = 0.0,
-        patience: int = 10,
-        class_weight: Mapping[Any, float] | str | None = None,
-        augment: Callable[[Any, np.random.RandomState], Any] | None = None,
-        random_state: int = 0,
-        context_function: Callable[[int], Any] | None = None,
-        num_devices: int = 1,
-        progress: bool | None = None,
-    ) -> None:
-        self.source_model = source_model
-        self.target_class_count = target_class_count
-        self.batch_size = batch_size
-        self.num_epochs = num_epochs
-        self.optimizer = optimizer
-        self.optimizer_params = optimizer_params
-        self.learning_rate_schedule = learning_rate_schedule
-        self.transferred_rate = transferred_rate
-        self.unfreeze_epochs = unfreeze_epochs
-        self.validation_fraction = validation_fraction
-        self.patience = patience
-        self.class_weight = class_weight
-        self.augment = augment
-        self.random_state = random_state
-        self.context_function = context_function
-        self.num_devices = num_devices
-        self.progress = progress
+        **options: Unpack[TrainingOptions],
+    ) -> None: ...
 
     @abstractmethod
-    def _body(
-        self, source: CheckpointSource, random: np.random.RandomState
-    ) -> tuple[Network, set[str]]:
+    def _body(self, source: CheckpointSource, random: RandomState) -> tuple[Network, set[str]]:
         """Make the network below the new last layer, and name its fixed parameters.
 
         This is what a subclass overrides. The network has one output and all of its parameters.
@@ -207,10 +174,9 @@ class NeuralNetworkRepurposer(Repurposer, ABC):
         ImportError
             If MXNet is not installed.
         """
-        self._check_options()
+        trainer = Trainer(**{name: getattr(self, name) for name in signature(Trainer).parameters})
         source = self._open_checkpoint()
-        random = np.random.RandomState(self.random_state)
-        body, fixed = self._body(source, random)
+        body, fixed = self._body(source, trainer.random)
         inputs, labels = _read(open_data(X, y, checked_labels), source, body)
         classes, targets = np.unique(labels, return_inverse=True)
         if self.target_class_count not in (None, len(classes)):
@@ -218,60 +184,28 @@ class NeuralNetworkRepurposer(Repurposer, ABC):
                 f"target_class_count is {self.target_class_count!r}, and the labels have "
                 f"{len(classes)} classes: {', '.join(map(repr, classes.tolist()[:10]))}"
             )
-        examples = Examples(inputs, targets, _class_weights(self.class_weight, classes, labels))
-        examples, held_out = examples.split(self.validation_fraction, random)
-        trainer = self._trainer(source, len(examples), random)
+        weights = _class_weights(trainer.class_weight, classes, labels)
+        examples = Examples(inputs, targets, weights)
+        examples, held_out = examples.split(trainer.validation_fraction, trainer.random)
+        size = min(trainer.batch_size, len(examples))
+        if size < trainer.num_devices:
+            raise ValueError(
+                f"num_devices={trainer.num_devices} cannot share batches of {size} examples"
+            )
         known = source.network.arguments
         transferred = {name for name, array in body.arguments.items() if array is known.get(name)}
-        is_trained = transferred == body.arguments.keys()
-        head_source = source.with_network(body)
-        network = _with_head(head_source, examples, len(classes), None if is_trained else random)
-        stages = self._stages(network, fixed, transferred)
-        rates = dict.fromkeys(transferred, self.transferred_rate)
+        # On layers that still have to learn, the new layer starts at random too.
+        random = trainer.random if transferred < body.arguments.keys() else None
+        network = _with_head(source.with_network(body), examples, len(classes), random)
         try:
-            network, history = trainer.run(network, examples, held_out, stages, rates)
+            network, history = trainer.run(source, network, examples, held_out, fixed, transferred)
         except TrainingDiverged as error:
             self._set_trained(source.with_network(error.network), error.history, classes, held_out)
             raise
         return self._set_trained(source.with_network(network), history, classes, held_out)
 
-    def _check_options(self) -> None:
-        for name, least in {"batch_size": 1, "patience": 1, "unfreeze_epochs": 0}.items():
-            _check_number(name, getattr(self, name), Integral, least)
-        if self.num_epochs is not None:
-            _check_number("num_epochs", self.num_epochs, Integral, 1)
-        _check_number("transferred_rate", self.transferred_rate, Real, 0)
-        _check_number("validation_fraction", self.validation_fraction, Real, 0, 1)
-        if self.learning_rate_schedule not in [*SCHEDULES]:
-            raise ValueError(
-                f"learning_rate_schedule must be one of {', '.join(SCHEDULES)}, got "
-                f"{self.learning_rate_schedule!r}"
-            )
-        if self.augment is not None and not callable(self.augment):
-            raise TypeError(f"augment must be callable, got {type(self.augment).__name__}")
-        if not isinstance(self.optimizer_params, (Mapping, NoneType)):
-            raise TypeError(
-                "optimizer_params must be a dict or None, got "
-                f"{type(self.optimizer_params).__name__}"
-            )
-        params = self._optimizer_params()
-        _check_number("the learning_rate in optimizer_params", params["learning_rate"], Real, 0)
-        if "lr_scheduler" in params:
-            raise ValueError(
-                "optimizer_params may not have an lr_scheduler: give learning_rate_schedule, one "
-                f"of {', '.join(SCHEDULES)}"
-            )
-
     def _open_checkpoint(self) -> CheckpointSource:
-        """Open the source model, if it and the optimizer are something that MXNet can train."""
-        try:
-            from xfer.training.mxnet import check_optimizer
-        except ImportError as error:
-            raise ImportError(
-                "training a network needs MXNet, which prediction does not: pip install "
-                f"'xfer-learn[mxnet]', on Python 3.11 ({error})"
-            ) from error
-        check_optimizer(self.optimizer, self._optimizer_params())
+        """Open the source model, if it is a network that can be trained."""
         if self.source_model is None:
             raise ValueError(
                 "this repurposer was loaded without its source model, which training starts from: "
@@ -284,58 +218,6 @@ class NeuralNetworkRepurposer(Repurposer, ABC):
                 " allowed are an mxnet.mod.Module and the path of a checkpoint's .params file"
             )
         return source
-
-    def _trainer(
-        self, source: CheckpointSource, n_examples: int, random: np.random.RandomState
-    ) -> Trainer:
-        from xfer.training.mxnet import make_contexts
-
-        size = min(self.batch_size, n_examples)
-        if size < self.num_devices:
-            raise ValueError(
-                f"num_devices={self.num_devices} cannot share batches of {size} examples"
-            )
-        steps = -(-n_examples // self.batch_size)
-        enough = int(np.clip(_STEPS // steps, _FEWEST_EPOCHS, _MOST_EPOCHS))
-        own = self.context_function is None and self.num_devices == 1
-        return Trainer(
-            num_epochs=enough if self.num_epochs is None else self.num_epochs,
-            batch_size=self.batch_size,
-            optimizer=self.optimizer,
-            optimizer_params=self._optimizer_params(),
-            schedule=SCHEDULES[self.learning_rate_schedule],
-            patience=self.patience,
-            augment=self.augment,
-            random=random,
-            contexts=source.contexts
-            if own
-            else make_contexts(self.context_function, self.num_devices),
-            open_network=source.with_network,
-            progress=self.progress,
-        )
-
-    def _optimizer_params(self) -> dict[str, Any]:
-        return {"learning_rate": 0.001, **(self.optimizer_params or {})}
-
-    def _stages(
-        self, network: Network, fixed: set[str], transferred: set[str]
-    ) -> dict[int, set[str]]:
-        """Return the fixed parameters by the epoch from which they apply."""
-        if not self.unfreeze_epochs:
-            return {0: fixed}
-        graph = network.graph
-        layers: list[set[str]] = []
-        dependent = data_dependent_nodes(graph, network.input_names)
-        for node_id in sorted(dependent):
-            if graph.nodes[node_id].is_variable:
-                continue
-            names = {*find_parameters(graph, node_id, dependent)} & transferred - fixed
-            if layers and all(network.arguments[name].ndim < 2 for name in names):
-                layers[-1] |= names  # a batch norm goes with the weights below it
-            else:
-                layers.append(names)
-        layers = [names for names in reversed(layers) if names]
-        return {i * self.unfreeze_epochs: fixed.union(*layers[i:]) for i in range(len(layers) + 1)}
 
     def _set_trained(
         self: _Self,
@@ -407,9 +289,7 @@ class NeuralNetworkFineTuneRepurposer(NeuralNetworkRepurposer):
         **options: Unpack[TrainingOptions],
     ) -> None: ...
 
-    def _body(
-        self, source: CheckpointSource, random: np.random.RandomState
-    ) -> tuple[Network, set[str]]:
+    def _body(self, source: CheckpointSource, random: RandomState) -> tuple[Network, set[str]]:
         if not isinstance(self.transfer_layer_name, str):
             raise TypeError(
                 f"transfer_layer_name must be the name of a layer, got {self.transfer_layer_name!r}"
@@ -463,12 +343,10 @@ class NeuralNetworkRandomFreezeRepurposer(NeuralNetworkRepurposer):
         **options: Unpack[TrainingOptions],
     ) -> None: ...
 
-    def _body(
-        self, source: CheckpointSource, random: np.random.RandomState
-    ) -> tuple[Network, set[str]]:
+    def _body(self, source: CheckpointSource, random: RandomState) -> tuple[Network, set[str]]:
         from xfer.training.mxnet import initial_values
 
-        _check_number("num_layers_to_drop", self.num_layers_to_drop, Integral, 1)
+        check_number("num_layers_to_drop", self.num_layers_to_drop, Integral, 1)
         network, count = source.network, int(self.num_layers_to_drop)
         body = network.with_graph(drop_top(network.graph, count, network.input_names))
         fixed = _parameters_of(body, "fixed_layers", self.fixed_layers)
@@ -506,7 +384,7 @@ def _class_weights(given: Any, classes: np.ndarray, labels: np.ndarray) -> np.nd
                 f"class_weight has {label!r}, which is none of the labels: "
                 f"{', '.join(map(repr, known[:10]))}"
             )
-        if not isinstance(weight, Real) or not 0 < weight < np.inf:
+        if not isinstance(weight, (int, float, np.number)) or not 0 < weight < np.inf:
             raise ValueError(f"class_weight must be positive numbers, got {weight!r} for {label!r}")
     return compute_class_weight(given, classes=classes, y=labels)
 
@@ -515,12 +393,11 @@ def _with_head(
     source: CheckpointSource,
     examples: Examples,
     n_classes: int,
-    random: np.random.RandomState | None,
+    random: RandomState | None,
 ) -> Network:
     """Put a layer with a score for each class on a network.
 
-    It starts as a logistic regression on the network's output; or at random, if there is a
-    generator, because the network has parameters that are still random.
+    It starts as a logistic regression on the network's output, or at random by a given generator.
     """
     from xfer.training.mxnet import initial_values
 
@@ -557,11 +434,3 @@ def _parameters_of(network: Network, option: str, layer_names: Iterable[str]) ->
     dependent = data_dependent_nodes(graph, network.input_names)
     node_ids = [find_layer(graph, name) for name in layer_names]
     return {name for node_id in node_ids for name in find_parameters(graph, node_id, dependent)}
-
-
-def _check_number(name: str, value: Any, kind: type, least: float, below: float = np.inf) -> None:
-    """Refuse what is not an integer or a number >= `least` and < `below`."""
-    if isinstance(value, bool) or not isinstance(value, kind) or not least <= value < below:
-        what = "an integer" if kind is Integral else "a number"
-        end = "" if below == np.inf else f" and < {below}"
-        raise ValueError(f"{name} must be {what} >= {least}{end}, got {value!r}")
