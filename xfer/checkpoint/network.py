@@ -169,7 +169,7 @@ class Network:
             for name in self.input_names
             if name in variables
         }
-        return {name: np.dtype(TYPES.get(flag, TYPES[0])) for name, flag in declared.items()}
+        return {name: TYPES.get(flag, TYPES[0]) for name, flag in declared.items()}
 
     def typed(self, shapes: Mapping[str, Dims]) -> dict[str, Input]:
         """Return type and shape of every input, as :func:`convert` takes them."""
