@@ -26,7 +26,7 @@ from xfer.checkpoint.network import Network
 from xfer.checkpoint.symbol import MxGraph, Node
 from xfer.features import LayerFeatures
 from xfer.meta import CalibratedLogisticRegression
-from xfer.meta.scores import ScaledScores
+from xfer.meta.calibrated import ScaledScores
 from xfer.repurposers import Repurposer
 from xfer.sources.batches import check_ids
 from xfer.sources.checkpoint import CheckpointSource
