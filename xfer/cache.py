@@ -50,7 +50,7 @@ _caches: "weakref.WeakSet[FeatureCache]" = weakref.WeakSet()
 
 def _close_before_fork() -> None:
     _lock.acquire()
-    for cache in _caches:
+    for cache in list(_caches):
         cache._close()
 
 
@@ -63,25 +63,17 @@ if hasattr(os, "register_at_fork"):
 class FeatureCache:
     """Features kept on disk by example, in one SQLite file.
 
-    Features are found by a key (network, layer, pooling, shape of the inputs) and the content of
-    the example, whatever the order and the batches. Many processes and threads may share the file.
-
-    A killed process loses only what it was writing, and a damaged row counts as missing. If the
-    disk is full or the file is damaged, one warning says so and work goes on without the cache.
+    Many processes and threads may share the file. A killed process loses only what it was writing,
+    and a damaged row counts as missing. If the disk is full or the file is damaged, one warning
+    says so and work goes on without the cache.
 
     Parameters
     ----------
     path : str or path-like
-        The file, made by the first ``write``. For an existing folder, or a path that ends with a
-        separator, it is ``features.sqlite`` in that folder.
+        The file, made by the first ``write``; ``features.sqlite`` in it if this is a folder. A
+        ValueError if the file is something else.
     max_bytes : int, default=10 GiB
         Largest size of the file. When it is reached, the least recently used keys are deleted.
-
-    Raises
-    ------
-    ValueError
-        If the file is not a feature cache of this format (it is left as it was), or ``max_bytes``
-        is not an integer >= 1.
 
     Examples
     --------
@@ -94,16 +86,16 @@ class FeatureCache:
     (array([ True, False]), array([[3., 4.]], dtype=float32))
     """
 
+    _connection: sqlite3.Connection | None = None
+    _reads: bool = True
+    _writes: bool = True
+
     def __init__(self, path: str | os.PathLike[str], *, max_bytes: int = 10 * 2**30) -> None:
         if isinstance(max_bytes, bool) or not isinstance(max_bytes, Integral) or max_bytes < 1:
             raise ValueError(f"max_bytes must be an integer >= 1, got {max_bytes!r}")
-        is_folder = os.fspath(path).endswith((os.sep, os.altsep or os.sep))
         path = Path(path).expanduser().absolute()
-        self.path: Path = path / "features.sqlite" if is_folder or path.is_dir() else path
+        self.path: Path = path / "features.sqlite" if path.is_dir() else path
         self.max_bytes: int = int(max_bytes)
-        self._reads: bool = True
-        self._writes: bool = True
-        self._connection: sqlite3.Connection | None = None
         _caches.add(self)
         self._use(_pragma, "user_version")  # refuses a file that is not a cache
 
@@ -118,11 +110,7 @@ class FeatureCache:
         return self._use(_read, json.dumps(key, sort_keys=True), digests) or nothing
 
     def write(self, key: dict[str, Any], digests: list[bytes], rows: np.ndarray) -> None:
-        """Keep features, an array of shape (n, ...); the other parameters are those of ``read``.
-
-        ValueError if there are not as many rows as digests, or the key has features of another
-        shape; OSError if the file cannot be written.
-        """
+        """Keep features, an array of shape (n, ...); OSError if the file cannot be written."""
         key_text = json.dumps(key, sort_keys=True)
         rows = np.asarray(rows, "<f4")
         if rows.shape[:1] != (len(digests),):
@@ -134,11 +122,9 @@ class FeatureCache:
     def clear(self) -> None:
         """Delete all features."""
         self._reads = self._writes = True
-        statements = (
-            "BEGIN IMMEDIATE; DELETE FROM features; DELETE FROM keys;"
-            "PRAGMA incremental_vacuum; COMMIT; PRAGMA wal_checkpoint(TRUNCATE)"
-        )
-        self._use(sqlite3.Connection.executescript, statements)
+        delete = "BEGIN IMMEDIATE; DELETE FROM features; DELETE FROM keys;"
+        shrink = "PRAGMA incremental_vacuum; COMMIT; PRAGMA wal_checkpoint(TRUNCATE)"
+        self._use(sqlite3.Connection.executescript, delete + shrink)
 
     @property
     def nbytes(self) -> int:
@@ -150,6 +136,9 @@ class FeatureCache:
 
     def __reduce__(self) -> tuple[Any, ...]:
         return partial(FeatureCache, max_bytes=self.max_bytes), (str(self.path),)
+
+    def __del__(self) -> None:
+        self._close()
 
     def _use(self, work: Callable[..., Any], *arguments: Any, writing: bool = False) -> Any:
         """Call `work` with a connection; return None if there is none, or SQLite fails."""
@@ -166,15 +155,14 @@ class FeatureCache:
                 self._close()  # which undoes what was not committed
                 code = getattr(error, "sqlite_errorcode", 0)
                 if isinstance(error, OSError) or code & 0xFF in _CANNOT_OPEN:
-                    raise OSError(
-                        f"cannot open or write the feature cache {self.path}: {error}; give "
-                        "FeatureCache a file that can be written"
-                    ) from error
+                    message = f"cannot open or write the feature cache {self.path}: {error}"
+                    raise OSError(message) from error
+                if code == sqlite3.SQLITE_NOTADB:
+                    raise ValueError(f"{self.path} is not a feature cache") from error
                 if not isinstance(error, sqlite3.DatabaseError):
                     raise
                 self._reads = self._reads and writing
-                is_full = code == sqlite3.SQLITE_FULL
-                self._give_up(f"{error}{'' if is_full else '; if the file is damaged, delete it'}")
+                self._give_up(f"{error}; if the file is damaged, delete it")
 
     def _connect(self) -> None:
         """Open the file, and make the tables of a new one; refuse other files unchanged."""
@@ -183,19 +171,10 @@ class FeatureCache:
             self.path, timeout=_WAIT_SECONDS, isolation_level=None, check_same_thread=False
         )
         connection.text_factory = bytes  # damaged text need not be UTF-8
-        header = None
-        try:
-            if _pragma(connection, "page_count") == 0:
-                connection.executescript(_SCHEMA)
-            header = _pragma(connection, "application_id"), _pragma(connection, "user_version")
-        except sqlite3.DatabaseError as error:
-            if error.sqlite_errorcode != sqlite3.SQLITE_NOTADB:
-                raise
-        if header != _HEADER:
-            raise ValueError(
-                f"{self.path} is not a feature cache that this version of xfer can use; give "
-                "FeatureCache another file"
-            )
+        if _pragma(connection, "page_count") == 0:
+            connection.executescript(_SCHEMA)
+        if (_pragma(connection, "application_id"), _pragma(connection, "user_version")) != _HEADER:
+            raise ValueError(f"{self.path} is not a feature cache of this version of xfer")
         # A commit survives a killed process; a power failure may cost the last commits.
         connection.executescript(
             "PRAGMA trusted_schema = OFF; PRAGMA cell_size_check = ON;"
@@ -204,13 +183,14 @@ class FeatureCache:
 
     def _close(self) -> None:
         connection, self._connection = self._connection, None
-        with suppress(sqlite3.Error, AttributeError):  # there may be none
-            connection.close()
+        with suppress(sqlite3.Error):
+            if connection is not None:
+                connection.close()
 
     def _give_up(self, reason: str) -> None:
         self._writes = False
-        message = f"the feature cache {self.path} keeps no more features, they are only computed"
-        warnings.warn(f"{message}: {reason}", UserWarning, stacklevel=2)
+        message = f"the feature cache {self.path} keeps no more features: {reason}"
+        warnings.warn(message, UserWarning, stacklevel=2)
 
 
 def _read(connection: sqlite3.Connection, key_text: str, digests: list[bytes]) -> _Found:
@@ -233,37 +213,28 @@ def _read(connection: sqlite3.Connection, key_text: str, digests: list[bytes]) -
 
 
 def _write(
-    connection: sqlite3.Connection,
-    key_text: str,
-    digests: list[bytes],
-    rows: np.ndarray,
-    max_bytes: int,
+    connection: sqlite3.Connection, key_text: str, digests: list[bytes], rows: Any, max_bytes: int
 ) -> bool:
     """Write rows in one transaction; False if there is no room for them."""
     connection.execute("BEGIN IMMEDIATE")
     if (known := _find_key(connection, key_text)) is None:
         shape_text = json.dumps(rows.shape[1:])
         # A key that is there, but damaged, is written anew under its id.
-        insert = (
-            "INSERT OR REPLACE INTO keys (id, key, shape, seal) "
-            "VALUES ((SELECT id FROM keys WHERE key = ?1), ?1, ?2, ?3)"
-        )
+        old = "(SELECT id FROM keys WHERE key = ?1)"
+        insert = f"INSERT OR REPLACE INTO keys (id, key, shape, seal) VALUES ({old}, ?1, ?2, ?3)"
         connection.execute(insert, [key_text, shape_text, _seal(key_text, shape_text.encode())])
         known = _find_key(connection, key_text)
     key_id, shape, seal, _ = known
     if shape != rows.shape[1:]:
-        raise ValueError(
-            f"the features of one example have shape {rows.shape[1:]}, those in the cache {shape}: "
-            "the key must name everything that decides the shape"
-        )
+        raise ValueError(f"features have shape {rows.shape[1:]}, but {shape} in the cache")
     connection.execute("UPDATE keys SET used = ? WHERE id = ?", [time.time(), key_id])
     contents = ((digest, row.tobytes()) for digest, row in zip(digests, rows))
     connection.executemany(
         "INSERT OR REPLACE INTO features VALUES (?, ?, ?, ?)",
         ((key_id, digest, _checksum(seal, digest, row), row) for digest, row in contents),
     )
-    n_found = sum(1 for _ in _select(connection, "1", key_id, digests))
-    if n_found < len(set(digests)):  # SQLite did not notice that its index is damaged
+    # SQLite does not always notice that its index is damaged.
+    if len(list(_select(connection, "1", key_id, digests))) < len(set(digests)):
         raise sqlite3.DatabaseError("rows just written cannot be found")
     n_pages = max_bytes // _pragma(connection, "page_size")
     has_room = _make_room(connection, key_id, n_pages)
@@ -280,29 +251,26 @@ def _select(
     """Look up rows, in any order."""
     for start in range(0, len(digests), _ROWS_PER_QUERY):
         some = digests[start : start + _ROWS_PER_QUERY]
-        places = f"key_id = ? AND digest IN ({', '.join('?' * len(some))})"
-        yield from connection.execute(
-            f"SELECT {columns} FROM features WHERE {places}", [key_id, *some]
-        )
+        places = ", ".join("?" * len(some))
+        query = f"SELECT {columns} FROM features WHERE key_id = ? AND digest IN ({places})"
+        yield from connection.execute(query, [key_id, *some])
 
 
 def _find_key(connection: sqlite3.Connection, key_text: str) -> Any:
     """Look up id, shape, seal, and whether it was used just now; None if missing or damaged."""
     query = "SELECT id, shape, seal, used > ? FROM keys WHERE key = ?"
-    for key_id, shape, seal, is_fresh in connection.execute(
-        query, [time.time() - _TOUCH_SECONDS, key_text]
-    ).fetchall():
-        if seal == _seal(key_text, shape):
-            return key_id, tuple(json.loads(shape)), seal, is_fresh
-    return None
+    found = connection.execute(query, [time.time() - _TOUCH_SECONDS, key_text]).fetchone()
+    if found is None or found[2] != _seal(key_text, found[1]):
+        return None
+    key_id, shape, seal, is_fresh = found
+    return key_id, tuple(json.loads(shape)), seal, is_fresh
 
 
 def _make_room(connection: sqlite3.Connection, key_id: int, n_pages: int) -> bool:
     """Delete the keys least recently used; False if this one alone is too large."""
     while _pragma(connection, "page_count") - _pragma(connection, "freelist_count") > n_pages:
         query = "SELECT id FROM keys WHERE id != ? ORDER BY used LIMIT 1"
-        oldest = connection.execute(query, [key_id]).fetchone()
-        if oldest is None:
+        if (oldest := connection.execute(query, [key_id]).fetchone()) is None:
             return False
         connection.execute("DELETE FROM features WHERE key_id = ?", oldest)
         connection.execute("DELETE FROM keys WHERE id = ?", oldest)
@@ -344,12 +312,12 @@ def example_digests(examples: Mapping[str, np.ndarray] | Iterable[Any]) -> list[
     (True, False)
     """
     if not isinstance(examples, Mapping):
-        return [_digest(example) for example in examples]
+        return list(map(_digest, examples))
     arrays = {name: _plain(array) for name, array in examples.items()}
-    lengths = {name: array.shape[:1] for name, array in arrays.items()}
-    if len(set(lengths.values())) != 1 or () in lengths.values():
+    lengths = {array.shape[:1] for array in arrays.values()}
+    if len(lengths) != 1 or () in lengths:
         raise ValueError(f"the arrays must be of one length, got {lengths}")
-    (n_examples,) = next(iter(lengths.values()))
+    ((n_examples,),) = lengths
     return [_digest({name: a[i] for name, a in arrays.items()}) for i in range(n_examples)]
 
 
@@ -392,7 +360,13 @@ def _feed(digest: Any, value: Any) -> None:
         _feed_bytes(digest, "image", repr((value.mode, value.size, value.getpalette())).encode())
         _feed(digest, (pixels, info))
     elif hasattr(value, "dtype") and (hasattr(value, "__array__") or hasattr(value, "asnumpy")):
-        _feed_tensor(digest, value)
+        name = f"{kind.__module__}.{kind.__qualname__} {value.dtype}"
+        if hasattr(value, "cpu"):
+            value = value.detach().cpu()
+        # NumPy has no bfloat16, whose values float32 has too.
+        value = value.float() if "bfloat16" in str(value.dtype) else value
+        array = value.asnumpy() if hasattr(value, "asnumpy") else np.asarray(value)
+        _feed_array(digest, name, array)
     else:
         raise TypeError(
             f"an example of type {kind.__module__}.{kind.__qualname__} cannot be cached; allowed "
@@ -421,16 +395,6 @@ def _feed_array(digest: Any, kind: str, array: np.ndarray) -> None:
         _feed_bytes(digest, f"{kind} {dtype.str} {array.shape}", array.astype(dtype).tobytes())
     else:
         raise TypeError(f"arrays must be of numbers, times or text, got dtype {dtype}")
-
-
-def _feed_tensor(digest: Any, tensor: Any) -> None:
-    kind = f"{type(tensor).__module__}.{type(tensor).__qualname__} {tensor.dtype}"
-    if hasattr(tensor, "detach"):
-        tensor = tensor.detach().cpu()
-    if "bfloat16" in kind and hasattr(tensor, "float"):
-        tensor = tensor.float()  # exact; NumPy has no such type
-    array = tensor.asnumpy() if hasattr(tensor, "asnumpy") else np.asarray(tensor)
-    _feed_array(digest, kind, array)
 
 
 def _plain(array: Any) -> np.ndarray:
