@@ -100,11 +100,10 @@ class FeatureCache:
         self._use(_pragma, "user_version")  # refuses a file that is not a cache
 
     def read(self, key: dict[str, Any], digests: list[bytes]) -> _Found:
-        """Read the features that are there.
+        """Return which examples have features here, and their features: (found, rows).
 
-        ``key`` is what decides them beside the example, as JSON can hold it. ``digests`` are those
-        of :func:`example_digests`. Returns a bool array that tells which examples have features
-        here, and their features as float32; None in their place if nothing is known of the key.
+        ``key``, for JSON, is what decides them beside the example. ``digests`` are those of
+        :func:`example_digests`. ``rows`` is None if nothing is known of the key.
         """
         nothing = np.zeros(len(digests), bool), None
         return self._use(_read, json.dumps(key, sort_keys=True), digests) or nothing
@@ -155,8 +154,7 @@ class FeatureCache:
                 self._close()  # which undoes what was not committed
                 code = getattr(error, "sqlite_errorcode", 0)
                 if isinstance(error, OSError) or code & 0xFF in _CANNOT_OPEN:
-                    message = f"cannot open or write the feature cache {self.path}: {error}"
-                    raise OSError(message) from error
+                    raise OSError(f"cannot open or write {self.path}: {error}") from error
                 if code == sqlite3.SQLITE_NOTADB:
                     raise ValueError(f"{self.path} is not a feature cache") from error
                 if not isinstance(error, sqlite3.DatabaseError):
@@ -189,8 +187,7 @@ class FeatureCache:
 
     def _give_up(self, reason: str) -> None:
         self._writes = False
-        message = f"the feature cache {self.path} keeps no more features: {reason}"
-        warnings.warn(message, UserWarning, stacklevel=2)
+        warnings.warn(f"the cache {self.path} keeps no more features: {reason}", stacklevel=2)
 
 
 def _read(connection: sqlite3.Connection, key_text: str, digests: list[bytes]) -> _Found:
@@ -224,6 +221,8 @@ def _write(
         insert = f"INSERT OR REPLACE INTO keys (id, key, shape, seal) VALUES ({old}, ?1, ?2, ?3)"
         connection.execute(insert, [key_text, shape_text, _seal(key_text, shape_text.encode())])
         known = _find_key(connection, key_text)
+        if known is None:  # SQLite does not always notice that its index is damaged
+            raise sqlite3.DatabaseError("a key just written cannot be found")
     key_id, shape, seal, _ = known
     if shape != rows.shape[1:]:
         raise ValueError(f"features have shape {rows.shape[1:]}, but {shape} in the cache")
@@ -233,7 +232,6 @@ def _write(
         "INSERT OR REPLACE INTO features VALUES (?, ?, ?, ?)",
         ((key_id, digest, _checksum(seal, digest, row), row) for digest, row in contents),
     )
-    # SQLite does not always notice that its index is damaged.
     if len(list(_select(connection, "1", key_id, digests))) < len(set(digests)):
         raise sqlite3.DatabaseError("rows just written cannot be found")
     n_pages = max_bytes // _pragma(connection, "page_size")
@@ -298,12 +296,9 @@ _hash = partial(hashlib.sha256, usedforsecurity=False)
 def example_digests(examples: Mapping[str, np.ndarray] | Iterable[Any]) -> list[bytes]:
     """Return 16 bytes for each example, equal where the content is, in any process and batch.
 
-    Parameters
-    ----------
-    examples : dict of str to ndarray of shape (n, ...), or list
-        Inputs of a network, or raw examples: str, bytes, numbers, arrays, tensors, PIL images,
-        paths, and tuples, lists and dicts of these; a TypeError for others. A path, and a str that
-        names an existing file, count with the content of the file.
+    ``examples`` are a dict of arrays of shape (n, ...), or a list of str, bytes, numbers, arrays,
+    tensors, PIL images, paths, and tuples, lists and dicts of these. A path, and a str that names
+    an existing file, count with the content of the file.
 
     Examples
     --------

@@ -1,8 +1,7 @@
 """What makes a network's inputs of raw examples, as data and not code.
 
-A function cannot be compared with another one, nor written to a file that is safe to load. The size
-of a picture, a mean or a vocabulary can: these classes hold such data, so that the cache knows them
-and a loaded repurposer takes files or texts as the fitted one did.
+A function cannot be compared with another one, nor saved in a file that is safe to load. The size
+of a picture or a vocabulary can: so the cache and a loaded repurposer know what makes the inputs.
 """
 
 import copy
@@ -19,11 +18,12 @@ from typing import Any, Literal, Self, cast
 
 import numpy as np
 
-from xfer.text import Corpus, Vocabulary, _check_type, _positive_integer
+from xfer.text import _SETTINGS, Corpus, Vocabulary, _check_type, _positive_integer
 
 _LUMA = np.array([0.299, 0.587, 0.114], np.float32)  # ITU-R 601-2, as Pillow converts to gray
 # The attribute of an encoding of `tokenizers` for each input name of transformers.
 _ENCODED = {"input_ids": "ids", "token_type_ids": "type_ids", "attention_mask": "attention_mask"}
+_USE_FUNCTION = "give a function of a list of examples that calls it, with cache_key=..."
 
 #: JSON, and arrays of bytes for long texts.
 State = tuple[dict[str, Any], dict[str, np.ndarray]]
@@ -106,24 +106,22 @@ class ImageInputs(Inputs):
     crop: Literal["center"] | None = "center"
 
     def __post_init__(self) -> None:
-        channels, layouts, crops = ("rgb", "bgr", "gray"), ("NCHW", "NHWC"), ("center", None)
-        choices = {"channels": channels, "layout": layouts, "crop": crops}
-        for name, allowed in choices.items():
+        colors, layouts, crops = ("rgb", "bgr", "gray"), ("NCHW", "NHWC"), ("center", None)
+        for name, allowed in (("channels", colors), ("layout", layouts), ("crop", crops)):
             if getattr(self, name) not in allowed:
                 raise ValueError(f"{name} must be one of {allowed}, got {getattr(self, name)!r}")
-        size = self.size
+        size: Any = self.size
         sides = size if isinstance(size, Sequence) else (size, size)
         if len(sides) != 2:
             raise ValueError(f"size must be an integer, (height, width) or None, got {size!r}")
         # Plain numbers and tuples can be compared and saved.
-        if size is not None:
-            vars(self).update(size=tuple(_positive_integer(side, "size") for side in sides))
-        vars(self).update({name: self._checked(name) for name in ("mean", "std", "scale")})
+        sizes = None if size is None else tuple(_positive_integer(side, "size") for side in sides)
+        numbers = {name: self._checked(name) for name in ("mean", "std", "scale")}
+        vars(self).update(numbers, size=sizes)
 
     def __call__(self, examples: Sequence[Any]) -> np.ndarray:
         """Return the pictures in the layout asked for."""
-        examples = _listed(examples, *_picture_kinds())
-        pictures = [self._pixels(index, example) for index, example in enumerate(examples)]
+        pictures = [self._pixels(i, example) for i, example in enumerate(_listed(examples))]
         shapes = sorted({picture.shape for picture in pictures})
         if self.size is None and len(shapes) != 1:
             raise ValueError(f"pictures must have one shape, got {shapes}: set size to resize them")
@@ -191,12 +189,6 @@ class TextInputs(Inputs):
     length : int
         Longer texts are cut to their first ``length`` words; shorter ones are padded at the end.
 
-    Raises
-    ------
-    TypeError, ValueError
-        If a parameter is not allowed, an example is not a str, or a word is unknown to a
-        vocabulary without an unknown word.
-
     Examples
     --------
     >>> vocabulary = Vocabulary.from_words(["</s>", "</ukw>", "a", "car"])
@@ -223,8 +215,7 @@ class TextInputs(Inputs):
 
     def to_state(self) -> State:
         """Return the length, and the words as JSON."""
-        names = ("padding_word", "unknown_word", "collapse_whitespace")
-        settings = {name: getattr(self.vocabulary, name) for name in names}
+        settings = {name: getattr(self.vocabulary, name) for name in _SETTINGS}
         words = json.dumps({"words": self.vocabulary.id2word, **settings}).encode()
         state = {"kind": "TextInputs", "length": self.length}
         return state, {"vocabulary": np.frombuffer(words, np.uint8)}
@@ -242,8 +233,8 @@ class TokenizerInputs(Inputs):
         if unknown := set(self.names) - set(_ENCODED):
             raise ValueError(f"a tokenizer does not give {sorted(unknown)}")
         backend = _package("tokenizers").Tokenizer.from_str(self.tokenizer)
-        padding_id = backend.padding["pad_id"]
-        vars(self).update(names=tuple(self.names), _backend=backend, padding_id=padding_id)
+        made = {"_backend": backend, "padding_id": backend.padding["pad_id"]}
+        vars(self).update(made, names=tuple(self.names))
 
     @classmethod
     def of_tokenizer(cls, tokenizer: Any) -> Self:
@@ -254,10 +245,7 @@ class TokenizerInputs(Inputs):
         expected = tokenizer(texts, padding=True, truncation=True, return_tensors="np")
         inputs = cls(tokenizer.backend_tokenizer.to_str(), tuple(expected))
         if not all(map(np.array_equal, expected.values(), inputs(texts).values())):
-            raise ValueError(
-                f"{type(tokenizer).__name__} does more than its backend_tokenizer, which is all "
-                "that can be saved: give a function that calls it, with cache_key=..."
-            )
+            raise ValueError(f"{type(tokenizer).__name__} does more than its data: {_USE_FUNCTION}")
         return inputs
 
     def __call__(self, examples: Sequence[str]) -> dict[str, np.ndarray]:
@@ -282,9 +270,7 @@ class FunctionInputs(Inputs):
 
     def __post_init__(self) -> None:
         if not callable(self.function) or isinstance(self.function, type):
-            raise TypeError(
-                f"inputs must be a function of a list of examples, got {_shown(self.function)}"
-            )
+            raise TypeError(f"inputs must be a function of examples, got {_shown(self.function)}")
 
     def __call__(self, examples: Sequence[Any]) -> Any:
         """Return what the function makes of the examples."""
@@ -296,10 +282,8 @@ class FunctionInputs(Inputs):
     def identity(self) -> dict[str, Any]:
         """Return the key; ValueError without one."""
         if not self.cache_key:
-            raise ValueError(
-                f"what {self} does cannot be known for certain: give it a cache_key=..., a text "
-                "that you change whenever the function changes"
-            )
+            advice = "give a cache_key=..., a text that you change whenever the function changes"
+            raise ValueError(f"what {self} does cannot be known for certain: {advice}")
         return {"kind": "FunctionInputs", "cache_key": self.cache_key}
 
 
@@ -313,7 +297,7 @@ def as_inputs(given: Any, cache_key: str | None = None) -> Inputs:
         return TokenizerInputs.of_tokenizer(given)
     name = type(given).__name__
     if not hasattr(given, "preprocess"):
-        raise TypeError(f"inputs cannot be a {name}: give a function of examples that calls it")
+        raise TypeError(f"inputs cannot be a {name}: {_USE_FUNCTION}")
     if cache_key is None and type(given).__module__.startswith("transformers."):
         version = sys.modules["transformers"].__version__
         cache_key = f"{name} of transformers {version}: {given.to_json_string()}"
@@ -322,8 +306,7 @@ def as_inputs(given: Any, cache_key: str | None = None) -> Inputs:
 
 def from_state(state: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> Inputs:
     """Return the inputs that ``to_state`` wrote; ValueError where the state is damaged."""
-    classes: tuple[Any, ...] = ImageInputs, TextInputs, TokenizerInputs
-    kinds = {kind.__name__: kind for kind in classes}
+    kinds: dict[str, Any] = {k.__name__: k for k in (ImageInputs, TextInputs, TokenizerInputs)}
     try:
         settings = {**state, **{name: a.tobytes().decode() for name, a in arrays.items()}}
         kind = kinds[settings.pop("kind")]
@@ -338,10 +321,11 @@ def from_state(state: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> In
 
 
 def _listed(examples: Sequence[Any], *kinds: type) -> list[Any]:
-    """Return a list of examples that are each of one of these kinds."""
+    """Return a list of examples that are each of one of these kinds, by default pictures."""
+    kinds = kinds or (str, PathLike, _package("PIL.Image").Image, np.ndarray)
     is_picture = isinstance(examples, np.ndarray) and examples.shape[2:] in ((1,), (3,), (4,))
-    is_single = is_picture or isinstance(examples, (str, bytes, PathLike, Mapping))
-    if is_single or not hasattr(examples, "__len__"):
+    is_one = is_picture or isinstance(examples, (str, bytes, PathLike, Mapping))
+    if is_one or not hasattr(examples, "__len__"):
         raise TypeError(f"examples must be a list, got only {_shown(examples)}")
     for index, example in enumerate(examples):
         if not isinstance(example, kinds):
@@ -350,15 +334,11 @@ def _listed(examples: Sequence[Any], *kinds: type) -> list[Any]:
     return list(examples)
 
 
-def _picture_kinds() -> tuple[type, ...]:
-    return str, PathLike, _package("PIL.Image").Image, np.ndarray
-
-
 def _process(processor: Any, examples: Sequence[Any]) -> dict[str, np.ndarray]:
     """Call an image processor of transformers with files opened as by :class:`ImageInputs`."""
     pictures = [
         example if isinstance(example, np.ndarray) else _read(index, example, "RGB")
-        for index, example in enumerate(_listed(examples, *_picture_kinds()))
+        for index, example in enumerate(_listed(examples))
     ]
     return dict(processor(images=pictures, return_tensors="np"))
 
@@ -415,6 +395,6 @@ def _package(name: str) -> Any:
 
 def _shown(value: Any) -> str:
     """Return what a value is, short enough for a message."""
-    is_array = isinstance(value, np.ndarray)
-    content = f"{value.dtype} of shape {value.shape}" if is_array else f"{value!r:.80}"
-    return f"{type(value).__name__}: {content}"
+    if isinstance(value, np.ndarray):
+        return f"an array: {value.dtype} of shape {value.shape}"
+    return f"{type(value).__name__}: {value!r:.80}"

@@ -53,11 +53,6 @@ class Vocabulary:
     word_counts, max_length : collections.Counter, int
         How often each word occurs, and the words in the longest text; empty after `from_words`.
 
-    Raises
-    ------
-    TypeError, ValueError
-        If ``sentences`` are not one or more strings, or a reserved word occurs in them.
-
     Examples
     --------
     >>> vocabulary = Vocabulary(["A car, a bike!", "It isn't a car"])
@@ -206,7 +201,7 @@ class Vocabulary:
 
 
 class Corpus:
-    """Texts as a matrix of word ids, with their labels.
+    """Texts as ``x``, an int32 matrix of word ids padded at the end, and their labels ``y``.
 
     Parameters
     ----------
@@ -221,11 +216,6 @@ class Corpus:
         Longer texts are cut to this many words. The matrix is as wide as the longest text left.
     fix_length : int, optional
         Every text is cut or padded to exactly this many words; ``max_length`` is then ignored.
-
-    Attributes
-    ----------
-    x, y : ndarray of shape (n, length), int32, and ndarray of shape (n,) or None
-        Word ids, padded at the end, and the labels.
 
     Raises
     ------
