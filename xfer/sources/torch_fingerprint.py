@@ -75,6 +75,10 @@ _CLASS_NOTES = {
 }
 # With these a function can use what its text does not name.
 _DYNAMIC = {"eval", "exec", "compile", "globals", "__import__", "open"}
+_GENERATED = {
+    *("__init__", "__repr__", "__eq__", "__hash__", "__lt__", "__le__", "__gt__", "__ge__"),
+    *("__setattr__", "__delattr__", "__replace__"),
+}
 _FUTURE = sum(getattr(__future__, name).compiler_flag for name in __future__.all_feature_names)
 
 
@@ -154,9 +158,13 @@ class _Description:
 
     def _tell(self, value: Any, where: str) -> Any:
         kind = type(value)
-        if kind in _PARTS:
-            parts = (getattr(value, part, None) for part in _PARTS[kind])
-            return kind.__name__, [self.describe(part, where) for part in parts]
+        parts = next((_PARTS[base] for base in kind.__mro__ if base in _PARTS), None)
+        if parts is not None:
+            held = {part: getattr(value, part, None) for part in parts}
+            held.update(getattr(value, "__dict__", {}))
+            return kind.__name__ if kind in _PARTS else self.describe(kind, where), self._state(
+                held, where
+            )
         if isinstance(value, torch.Tensor):
             return self._tensor(value, where)
         if isinstance(value, torch.nn.Module):
@@ -198,8 +206,6 @@ class _Description:
         """Describe an object by its class, its attributes, and its items if it is a container."""
         kind = type(value)
         items: list[Any] = []
-        slots = copyreg._slotnames(kind)  # type: ignore[attr-defined]
-        places = len(slots) + bool(kind.__dictoffset__) + bool(kind.__weakrefoffset__)
         if isinstance(value, dict):
             items = list((OrderedDict if isinstance(value, OrderedDict) else dict).items(value))
             items.append(getattr(value, "default_factory", None))
@@ -207,8 +213,9 @@ class _Description:
             items = list(value)
         elif isinstance(value, (set, frozenset)):
             items = sorted(self.describe(item, where) for item in value)
-        elif kind.__basicsize__ > object.__basicsize__ + 8 * places:
+        elif _has_hidden_content(kind):
             return self.report(where, f"is {_name(kind)}, whose content cannot be read")
+        slots = copyreg._slotnames(kind)  # type: ignore[attr-defined]
         state = {slot: getattr(value, slot) for slot in slots if hasattr(value, slot)}
         state.update(getattr(value, "__dict__", {}))
         return self.describe(kind, where), self._items(items, where), self._state(state, where)
@@ -225,7 +232,7 @@ class _Description:
         return [
             (name, self.describe(state[name], _join(where, name)))
             for name in sorted(state)
-            if name not in _NOTES
+            if name not in _NOTES and name not in _CLASS_NOTES
         ]
 
     def _module(self, module: torch.nn.Module, where: str) -> Any:
@@ -275,9 +282,8 @@ class _Description:
         members = {n: v for n, v in vars(kind).items() if n not in _CLASS_NOTES}
         fields = members.pop("__dataclass_fields__", {})
         members.update({f"{n} made by": f.default_factory for n, f in fields.items()})
-        if fields or "_fields" in members:
-            # What dataclasses and named tuples write for themselves follows from the fields.
-            members = {n: v for n, v in members.items() if not _is_generated(n, v)}
+        # What a dataclass writes for itself follows from its fields.
+        members = {n: v for n, v in members.items() if not (fields and _is_generated(v))}
         if package is None:
             return kind.__qualname__, bases, self._state(members, f"{where}: {kind.__qualname__}")
         if kind.__module__ not in self.installed[package]:
@@ -292,17 +298,21 @@ class _Description:
         kind = type(value)
         if isinstance(value, _C_DESCRIPTORS):
             return value.__name__
+        if isinstance(value, type) or _is_generated(value):
+            return _name(value)
         if kind in (list, tuple, dict):
             items = value.items() if kind is dict else value
             return [self._part(item, where) for item in items]
         if kind in (set, frozenset):
             return sorted(str(self._part(item, where)) for item in value)
-        if isinstance(value, type):
-            return _name(value)
-        is_data = kind not in _PARTS and not callable(value) and not hasattr(kind, "__get__")
-        if is_data and kind not in _PLAIN and self._package_of_module(kind.__module__):
+        if kind in _PLAIN or kind in _PARTS or not _installed(_file_of(kind.__module__)):
+            return self.describe(value, where)
+        if not callable(value) and not hasattr(kind, "__get__"):
             return _name(kind)
-        return self.describe(value, where)
+        if isinstance(value, types.FunctionType) or _has_hidden_content(kind):
+            return self.describe(value, where)
+        self._seen[id(value)] = value, _name(kind)
+        return _name(kind), [self._part(item, where) for item in sorted(vars(value).items())]
 
     def _function(self, function: types.FunctionType, where: str) -> Any:
         code = function.__code__
@@ -455,9 +465,17 @@ def _nested(code: types.CodeType) -> Iterator[types.CodeType]:
             yield from _nested(constant)
 
 
-def _is_generated(name: str, value: Any) -> bool:
+def _is_generated(value: Any) -> bool:
+    """Return whether this is a method that a dataclass has written for itself."""
     code = getattr(value, "__code__", None)
-    return code is not None and code.co_filename == "<string>" and name.startswith("__")
+    return code is not None and code.co_filename == "<string>" and code.co_name in _GENERATED
+
+
+def _has_hidden_content(kind: type) -> bool:
+    """Return whether objects of a class hold more than their attributes, as compiled ones do."""
+    slots = copyreg._slotnames(kind)  # type: ignore[attr-defined]
+    places = len(slots) + bool(kind.__dictoffset__) + bool(kind.__weakrefoffset__)
+    return kind.__basicsize__ > object.__basicsize__ + 8 * places
 
 
 def _content(tensor: torch.Tensor) -> str:
