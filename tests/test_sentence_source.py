@@ -114,7 +114,7 @@ def test_tokens_as_they_are_make_no_columns(source, texts):
     for some in (texts, texts[:1], texts[:3]):
         with pytest.raises(ValueError, match="layer 'tokens' gives tokens, .* 'masked_mean'"):
             source.extract(some, "tokens")
-    with pytest.raises(ValueError, match="pooling 'mean' is of maps"):
+    with pytest.raises(ValueError, match="pooling 'mean' is for maps"):
         source.extract(texts, "tokens", pooling="mean")
     sdpa = "0.model.encoder.layer.0.attention.self"
     with pytest.raises(ValueError, match="gives tokens"):
@@ -206,7 +206,6 @@ def test_a_fingerprint_tells_tokenizers_and_networks_apart(source, texts):
     before = fingerprint()
     source.extract(texts, "sentence")
     source.module.tokenizer(texts, padding="max_length", max_length=99, truncation=True)
-    source.preprocess._kept = None, None
     assert fingerprint() == before, "how the last batch was padded and cut does not count"
     assert pickle.loads(pickle.dumps(source)).fingerprint(["sentence"]) == before
     model = source.module

@@ -130,7 +130,7 @@ class _Tokenizer:
     def __init__(self, model: SentenceTransformer) -> None:
         self.model = model
 
-    def __call__(self, texts: list[str]) -> dict[str, torch.Tensor]:
+    def __call__(self, texts: list[Any]) -> dict[str, torch.Tensor]:
         features = self.model.preprocess(texts, prompt=self._prompt)
         return {
             # What is said of a batch holds for each of its examples.
@@ -155,7 +155,8 @@ class _Tokenizer:
 
     @property
     def _prompt(self) -> str | None:
-        return self.model.prompts.get(self.model.default_prompt_name)
+        name = self.model.default_prompt_name
+        return None if name is None else self.model.prompts.get(name)
 
 
 def _is_note(module: torch.nn.Module, name: str) -> bool:
@@ -174,7 +175,8 @@ def _content_of(tokenizer: Any) -> Any:
     # How the last batch was padded and cut is noted there too.
     steps = {key: value for key, value in whole.items() if key not in ("padding", "truncation")}
     kind = type(tokenizer)
-    patched = {n: v for n, v in getattr(tokenizer, "__dict__", {}).items() if hasattr(kind, n)}
+    own = getattr(tokenizer, "__dict__", {})
+    patched = {name: own[name] for name in own if callable(getattr(kind, name, None))}
     sides = [getattr(tokenizer, side, None) for side in ("truncation_side", "padding_side")]
     return kind, json.dumps(steps), sides, patched
 

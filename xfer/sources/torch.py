@@ -301,13 +301,14 @@ def _pool(
 
 def unwrap(module: torch.nn.Module) -> torch.nn.Module:
     """Return the network in a wrapper that distributes or compiles it, which hides its layers."""
+    inner: Any = module
     while True:
-        if isinstance(module, (torch.nn.DataParallel, torch.nn.parallel.DistributedDataParallel)):
-            module = module.module
-        elif hasattr(module, "_orig_mod"):
-            module = module._orig_mod
+        if isinstance(inner, (torch.nn.DataParallel, torch.nn.parallel.DistributedDataParallel)):
+            inner = inner.module
+        elif hasattr(inner, "_orig_mod"):
+            inner = inner._orig_mod
         else:
-            return module
+            return inner
 
 
 @contextmanager

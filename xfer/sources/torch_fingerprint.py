@@ -251,7 +251,7 @@ class _Description:
             name
             for name in state.keys() - _IN_EVERY_MODULE
             # What hides a method is never a note.
-            if self.is_note(module, name) and not hasattr(type(module), name)
+            if self.is_note(module, name) and not callable(getattr(type(module), name, None))
         }
         own = {n: v for n, v in state.items() if n not in _IN_EVERY_MODULE | notes}
         parts = module._modules.items()
