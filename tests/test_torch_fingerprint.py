@@ -12,6 +12,7 @@ import subprocess
 import sys
 import types
 import warnings
+import weakref
 from pathlib import Path
 
 import numpy as np
@@ -181,6 +182,7 @@ CHANGES = {
     "patched method of a layer": lambda n: setattr(n.act, "forward", torch.tanh),
     "closure": lambda n: setattr(n, "forward", closure(3.0)),
     "class": lambda n: setattr(n, "__class__", OtherNet),
+    "weak reference": lambda n: setattr(n, "ref", weakref.ref(n.act)),
     "tensor with an attribute": lambda n: setattr(n.conv.weight, "scale", 3),
     "parametrization": lambda n: nn.utils.parametrizations.weight_norm(n.head[1]),
 }
@@ -253,7 +255,7 @@ PATCHES = {
     "static method": (Net, "helper", staticmethod(times)),
     "method of an object's class": (Scale, "__call__", double),
     "attribute of a class": (Net, "factor", 3.0),
-    "new method": (Net, "__getattr__", double),
+    "new method": (Net, "extra_repr", double),
     "global": (sys.modules[__name__], "SCALE", 3.0),
     "function that a global function uses": (sys.modules[__name__], "times", by_global),
     "defaults": (times, "__defaults__", (5.0,)),
@@ -314,6 +316,12 @@ def test_a_mode_is_refused(network):
         fingerprint(network)
 
 
+def test_a_module_put_in_the_place_of_torchs_is_refused(network, monkeypatch):
+    monkeypatch.setattr(nn.modules.activation, "F", types.ModuleType("mine"))
+    with pytest.raises(ValueError, match=r"activation.F is mine, a module that is not installed"):
+        fingerprint(network)
+
+
 def script(kind):
     torch.manual_seed(kind)
     network = nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 4)).eval()
@@ -359,9 +367,8 @@ def test_quantised_networks_are_told_apart():
     "make_layer",
     [
         lambda: nn.LSTM(4, 5, num_layers=2, bidirectional=True),
-        lambda: nn.TransformerEncoder(nn.TransformerEncoderLayer(8, 2, 12), 2),
+        lambda: nn.TransformerEncoder(nn.TransformerEncoderLayer(8, 2, 12, batch_first=True), 2),
         lambda: nn.MultiheadAttention(8, 2),
-        lambda: nn.utils.parametrizations.weight_norm(nn.Linear(3, 3)),
         lambda: nn.ParameterList([torch.ones(2)]),
         lambda: nn.ModuleDict({"a": nn.Embedding(5, 3, padding_idx=0), "b": nn.Identity()}),
     ],
@@ -373,6 +380,18 @@ def test_layers_of_torch_are_known(make_layer):
     found = fingerprint(layer)
     assert found == fingerprint(make_layer()) == fingerprint(copy.deepcopy(layer))
     next(layer.parameters()).data.view(-1)[0] += 1
+    assert fingerprint(layer) != found
+
+
+def test_parametrized_layers_are_known():
+    def make_layer():
+        torch.manual_seed(0)
+        return nn.utils.parametrizations.weight_norm(nn.Linear(3, 3))
+
+    layer = make_layer()
+    found = fingerprint(layer)
+    assert found == fingerprint(make_layer())
+    layer.parametrizations.weight.original0.data.add_(1)
     assert fingerprint(layer) != found
 
 

@@ -30,7 +30,10 @@ import numpy as np
 import torch
 
 _PLAIN = (type(None), bool, int, float, complex, str, bytes, type(...))
-_BY_REPR = (torch.dtype, torch.device, torch.layout, torch.memory_format, np.dtype, range, slice)
+_BY_REPR = (
+    *(torch.dtype, torch.device, torch.layout, torch.memory_format, np.dtype, range, slice),
+    types.MemberDescriptorType,
+)
 # Attributes that decide what these objects do.
 _PARTS: dict[type, tuple[str, ...]] = {
     types.MethodType: ("__func__", "__self__"),
@@ -60,13 +63,7 @@ _HOOKS = (
     "_backward_hooks",
 )
 # Where transformers note where a network came from and what they have seen; not what it computes.
-_NOTES = {
-    "_is_hf_initialized",
-    "_name_or_path",
-    "name_or_path",
-    "warnings_issued",
-    "transformers_version",
-}
+_NOTES = {"_name_or_path", "name_or_path", "warnings_issued", "transformers_version"}
 _CLASS_NOTES = {
     *("__module__", "__qualname__", "__doc__", "__dict__", "__weakref__", "__annotations__"),
     *("__firstlineno__", "__static_attributes__", "__annotate_func__", "__annotations_cache__"),
@@ -93,7 +90,7 @@ def fingerprint(
     With a `cache_key`, what cannot be known is left out. `is_note` knows attributes of modules that
     do not decide what these compute. Further `parts` are described beside the network.
     """
-    known = _Description(is_note)
+    known = _Description(is_note, {id(part): name for name, part in module.named_modules()})
     for name in _HOOKS[:2] + _HOOKS[3:]:
         if getattr(torch.nn.modules.module, f"_global{name}"):
             known.report("torch.nn.modules.module", "has hooks for all networks")
@@ -126,8 +123,10 @@ def fingerprint(
 class _Description:
     """Describes values so that equal ones have one description in every process."""
 
-    def __init__(self, is_note: Callable[[torch.nn.Module, str], bool]) -> None:
-        self.is_note = is_note
+    def __init__(
+        self, is_note: Callable[[torch.nn.Module, str], bool], names: Mapping[int, str]
+    ) -> None:
+        self.is_note, self.names = is_note, names
         self.unknown: list[str] = []
         self.code: list[tuple[str, str]] = []
         self.parameters: dict[str, str] = {}
@@ -137,6 +136,8 @@ class _Description:
         self._seen: dict[int, tuple[Any, str]] = {}
         self._depth = 0
         self._modules_read: set[tuple[int, frozenset[str]]] = set()
+        # Objects that packages' own code holds.
+        self._held: dict[int, Any] = {}
 
     def report(self, where: str, why: str) -> str:
         """Note what cannot be known."""
@@ -158,8 +159,8 @@ class _Description:
 
     def _tell(self, value: Any, where: str) -> Any:
         kind = type(value)
-        parts = next((_PARTS[base] for base in kind.__mro__ if base in _PARTS), None)
-        if parts is not None:
+        parts = next((_PARTS[base] for base in kind.__mro__ if base in _PARTS), ())
+        if parts:
             held = {part: getattr(value, part, None) for part in parts}
             held.update(getattr(value, "__dict__", {}))
             return kind.__name__ if kind in _PARTS else self.describe(kind, where), self._state(
@@ -176,7 +177,7 @@ class _Description:
         if isinstance(value, types.BuiltinFunctionType):
             return self._builtin(value, where)
         if isinstance(value, types.ModuleType):
-            if self._package(getattr(value, "__file__", None) or "<frozen>"):
+            if self._package(_file_of(value)):
                 return value.__name__
             return self.report(where, f"is {value.__name__}, a module that is not installed")
         if isinstance(value, Enum):
@@ -190,16 +191,18 @@ class _Description:
             return str(value.dtype), value.shape, self.describe(content, where)
         if isinstance(value, np.generic) and not value.dtype.hasobject:
             return str(value.dtype), value.tobytes()
-        if isinstance(value, np.ufunc) and getattr(np, value.__name__, None) is value:
-            return f"numpy.{value.__name__}"
-        if isinstance(value, torch.ScriptObject) and "torch.classes.quantized" in str(
-            value._type()
-        ):
+        if isinstance(value, np.ufunc) and vars(np).get(str(value)[8:-2]) is value:
+            return str(value)
+        if isinstance(value, torch.ScriptObject) and "classes.quantized." in str(value._type()):
             return str(value._type()), self.describe(value.__getstate__(), where)
         if kind in _BY_REPR or isinstance(value, (Path, logging.Logger)):
             return kind.__name__, str(value)
         if kind is weakref.ref:
-            return "reference"
+            return "reference", self.describe(value(), where)
+        if isinstance(value, (torch._ops.OpOverload, torch._ops.OpOverloadPacket)):
+            if str(value).startswith(("aten.", "prims.", "quantized.")):
+                return str(value)
+            return self.report(where, f"is {value}, an operator that is not torch's own")
         return self._object(value, where)
 
     def _object(self, value: Any, where: str) -> Any:
@@ -218,7 +221,11 @@ class _Description:
         slots = copyreg._slotnames(kind)  # type: ignore[attr-defined]
         state = {slot: getattr(value, slot) for slot in slots if hasattr(value, slot)}
         state.update(getattr(value, "__dict__", {}))
-        return self.describe(kind, where), self._items(items, where), self._state(state, where)
+        return (
+            self.describe(kind, where),
+            self._items(items, where),
+            self._state(state, where, kind),
+        )
 
     def _items(self, items: Iterable[Any], where: str) -> list[Any]:
         return [
@@ -228,11 +235,16 @@ class _Description:
             for index, item in enumerate(items)
         ]
 
-    def _state(self, state: Mapping[str, Any], where: str) -> list[tuple[str, str]]:
+    def _state(
+        self, state: Mapping[str, Any], where: str, kind: type = object
+    ) -> list[tuple[str, str]]:
+        notes = {"_is_hf_initialized"}
+        if any(base.__module__.startswith("transformers.") for base in kind.__mro__):
+            notes |= _NOTES
         return [
             (name, self.describe(state[name], _join(where, name)))
             for name in sorted(state)
-            if name not in _NOTES and name not in _CLASS_NOTES
+            if name not in notes and name not in _CLASS_NOTES
         ]
 
     def _module(self, module: torch.nn.Module, where: str) -> Any:
@@ -245,21 +257,30 @@ class _Description:
             self.report(where, "has hooks")
         if module._compiled_call_impl is not None or "_orig_mod" in module._modules:
             self.report(where, "is compiled")
-        for name, tensor in {**module._parameters, **module._buffers}.items():
-            self.parameters[_join(where, name)] = self.describe(tensor, _join(where, name))
+        tensors = {
+            name: self.describe(tensor, _join(where, name))
+            for name, tensor in {**module._parameters, **module._buffers}.items()
+        }
+        if id(module) in self.names:
+            where = self.names[id(module)]
+            self.parameters.update({_join(where, name): tensors[name] for name in tensors})
+            tensors = dict.fromkeys(tensors, "")
         notes = {
             name
             for name in state.keys() - _IN_EVERY_MODULE
             # What hides a method is never a note.
             if self.is_note(module, name) and not callable(getattr(type(module), name, None))
         }
+        if isinstance(module, torch.nn.RNNBase):
+            # Not what it computes with, and not the same after copying.
+            notes.add("_flat_weight_refs")
         own = {n: v for n, v in state.items() if n not in _IN_EVERY_MODULE | notes}
         parts = module._modules.items()
         return (
-            self.describe(type(module), where),
-            self._state(own, where),
+            tensors,
             [(name, self.describe(part, _join(where, name))) for name, part in parts],
-            [*module._parameters, *module._buffers],
+            self._state(own, where, type(module)),
+            self.describe(type(module), where),
         )
 
     def _tensor(self, tensor: torch.Tensor, where: str) -> Any:
@@ -309,9 +330,10 @@ class _Description:
             return self.describe(value, where)
         if not callable(value) and not hasattr(kind, "__get__"):
             return _name(kind)
-        if isinstance(value, types.FunctionType) or _has_hidden_content(kind):
+        described = (*_FUNCTIONS, torch.nn.Module, torch.Tensor)
+        if isinstance(value, described) or _has_hidden_content(kind) or id(value) in self._held:
             return self.describe(value, where)
-        self._seen[id(value)] = value, _name(kind)
+        self._held[id(value)] = value
         return _name(kind), [self._part(item, where) for item in sorted(vars(value).items())]
 
     def _function(self, function: types.FunctionType, where: str) -> Any:
@@ -378,10 +400,12 @@ class _Description:
             is_table = not isinstance(value, type) and isinstance(value, MutableMapping)
             members = value.items() if is_table else [("", value)]
             for key, one in members:
-                if isinstance(one, _FUNCTIONS):
-                    installed = _is_installed(one)
-                    where = f"{module}.{name}"
-                    found[f"{name} {key}"] = _name(one) if installed else self.describe(one, where)
+                if isinstance(one, _FUNCTIONS) and _is_installed(one):
+                    found[f"{name} {key}"] = _name(one)
+                elif isinstance(one, _FUNCTIONS) or (
+                    isinstance(one, types.ModuleType) and not _installed(_file_of(one))
+                ):
+                    found[f"{name} {key}"] = self.describe(one, f"{module}.{name}")
         package = self._package_of_module(module)
         assert package is not None
         self.installed[package][module] = _digest(sorted(found.items()))
@@ -400,9 +424,14 @@ class _Description:
 
 
 def _file_of(module: Any) -> str:
-    """Return the file of a module; those that are part of Python itself have none."""
-    found = sys.modules.get(module) if isinstance(module, str) else None
-    return "" if found is None else getattr(found, "__file__", None) or "<frozen>"
+    """Return the file of a module, or of the package around one that is compiled into it."""
+    name = module.__name__ if isinstance(module, types.ModuleType) else str(module)
+    top = name.partition(".")[0]
+    for found in (module, sys.modules.get(name), sys.modules.get(top)):
+        file = getattr(found, "__file__", None)
+        if file and Path(file).is_absolute():
+            return file
+    return "<frozen>" if top in sys.stdlib_module_names else ""
 
 
 @functools.cache
