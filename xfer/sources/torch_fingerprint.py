@@ -20,7 +20,7 @@ import sysconfig
 import types
 import weakref
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping, Sequence
 from enum import Enum
 from importlib import metadata
 from pathlib import Path
@@ -47,6 +47,8 @@ _PARTS: dict[type, tuple[str, ...]] = {
     type(functools.lru_cache(len)): ("__wrapped__",),
     types.CellType: ("cell_contents",),
 }
+if not isinstance(np.mean, types.FunctionType):
+    _PARTS[type(np.mean)] = ("_implementation",)
 _C_DESCRIPTORS = (
     types.WrapperDescriptorType,
     types.MethodDescriptorType,
@@ -135,7 +137,6 @@ class _Description:
         # Values are kept beside their descriptions, so that no other gets the id of one.
         self._seen: dict[int, tuple[Any, str]] = {}
         self._depth = 0
-        self._modules_read: set[tuple[int, frozenset[str]]] = set()
         # Objects that packages' own code holds.
         self._held: dict[int, Any] = {}
 
@@ -252,6 +253,8 @@ class _Description:
             for name, tensor in module.state_dict().items():
                 self.parameters[_join(where, name)] = self.describe(tensor, where)
             return self.report(where, "is TorchScript, which can hold numbers that do not show")
+        if isinstance(module, torch.fx.GraphModule):
+            return self.report(where, "is a traced graph, which can call any function")
         state = vars(module)
         if any(state.get(name) for name in _HOOKS):
             self.report(where, "has hooks")
@@ -306,7 +309,7 @@ class _Description:
         # What a dataclass writes for itself follows from its fields.
         members = {n: v for n, v in members.items() if not (fields and _is_generated(v))}
         if package is None:
-            return kind.__qualname__, bases, self._state(members, f"{where}: {kind.__qualname__}")
+            return kind.__qualname__, bases, self._state(members, kind.__qualname__)
         if kind.__module__ not in self.installed[package]:
             self._check_names(kind.__module__, vars(sys.modules[kind.__module__]))
         self.installed[package][name] = _digest(
@@ -337,42 +340,42 @@ class _Description:
         return _name(kind), [self._part(item, where) for item in sorted(vars(value).items())]
 
     def _function(self, function: types.FunctionType, where: str) -> Any:
-        code = function.__code__
+        code, name = function.__code__, function.__qualname__
         cells = dict(zip(code.co_freevars, function.__closure__ or ()))
         values = {name: getattr(cell, "cell_contents", None) for name, cell in cells.items()}
         held = [function.__defaults__, function.__kwdefaults__, values, vars(function)]
         if self._package(code.co_filename):
             return _name(function), [self._part(part, where) for part in held]
-        where = f"{where}: {function.__qualname__}" if where else function.__qualname__
-        found = _source_of(function)
-        if found is None:
+        if code.co_filename == "<__array_function__ internals>":  # NumPy before 1.25
+            return self.describe(vars(function).get("__wrapped__"), where)
+        where = where if not where or where.endswith(name) else f"{where}: "
+        where = where if where.endswith(name) else where + name
+        source, node = _source_of(function) or ("", None)
+        if node is None:
             return self.report(where, "is a function whose source text cannot be known")
-        source, node = found
-        self.code.append((function.__qualname__, _hash(source.encode())))
+        self.code.append((name, _hash(source.encode())))
         names = {name for one in _nested(code) for name in one.co_names}
-        written = {one.id for one in ast.walk(node) if isinstance(one, ast.Name)}
-        # Names of attributes do not count; Python spells private names in another way.
-        uses = {name for name in names if name in written or name.startswith("_")}
-        dynamic = any(
-            isinstance(one, (ast.Import, ast.ImportFrom, ast.Global)) for one in ast.walk(node)
-        )
-        if dynamic or uses & _DYNAMIC or "import_module" in names:
+        paths = {path for path in _paths(node) if path[0] in names}
+        # Python spells private names of globals in another way inside classes.
+        paths |= {(name,) for name in names if name.startswith("_")}
+        changing = (ast.Import, ast.ImportFrom, ast.Global)
+        if (
+            any(isinstance(part, changing) for part in ast.walk(node))
+            or {path[0] for path in paths} & _DYNAMIC
+            or "import_module" in names
+        ):
             return self.report(where, "imports, reads or changes what it uses while it runs")
         space = {**vars(builtins), **function.__globals__}
-        return self.describe(held, where), self._uses(space, uses, names, where)
+        used = [self._global(space, path, where) for path in sorted(paths) if path[0] in space]
+        return self.describe(held, where), used
 
-    def _uses(self, space: Mapping[str, Any], uses: set[str], names: set[str], where: str) -> Any:
-        """Describe the globals that a function uses; of modules, only what it can name."""
-        found: list[Any] = []
-        for name in sorted(uses & space.keys()):
-            value, place = space[name], f"{where} uses {name}, which"
-            if not isinstance(value, types.ModuleType):
-                found.append((name, self.describe(value, place)))
-            elif (id(value), frozenset(names)) not in self._modules_read:
-                self._modules_read.add((id(value), frozenset(names)))
-                found.append((name, self.describe(value, place)))
-                found.append(self._uses(vars(value), names, names, where))
-        return found
+    def _global(self, space: Mapping[str, Any], path: Sequence[str], where: str) -> Any:
+        """Describe a global that a function uses; of a module, what the function takes of it."""
+        value, *attributes = space[path[0]], *path[1:]
+        while attributes and isinstance(value, types.ModuleType) and attributes[0] in vars(value):
+            self.describe(value, f"{where} uses {path[0]}, which")
+            value = vars(value)[attributes.pop(0)]
+        return path, self.describe(value, f"{where} uses {'.'.join(path)}, which")
 
     def _builtin(self, function: types.BuiltinFunctionType, where: str) -> Any:
         owner = function.__self__
@@ -485,6 +488,19 @@ def _read(text: str, flags: int) -> tuple[dict[tuple[int, str], Any], frozenset[
     }
     compiled = compile(text, "<fingerprint>", "exec", flags, dont_inherit=True)
     return nodes, frozenset(_nested(compiled))
+
+
+def _paths(node: ast.AST) -> set[tuple[str, ...]]:
+    """Return the names that a function's text uses, with the attributes that it takes of them."""
+    found = set()
+    for part in ast.walk(node):
+        path: list[str] = []
+        while isinstance(part, ast.Attribute):
+            path.insert(0, part.attr)
+            part = part.value
+        if isinstance(part, ast.Name):
+            found.add((part.id, *path))
+    return found
 
 
 def _nested(code: types.CodeType) -> Iterator[types.CodeType]:
