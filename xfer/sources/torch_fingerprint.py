@@ -58,12 +58,7 @@ _C_DESCRIPTORS = (
 )
 _FUNCTIONS = (types.FunctionType, types.BuiltinFunctionType)
 _IN_EVERY_MODULE = vars(torch.nn.Module()).keys() | {"_compiled_call_impl"}
-_HOOKS = (
-    "_forward_pre_hooks",
-    "_forward_hooks",
-    "_backward_pre_hooks",
-    "_backward_hooks",
-)
+_HOOKS = ("_forward_pre_hooks", "_forward_hooks", "_backward_hooks", "_backward_pre_hooks")
 # Where transformers note where a network came from and what they have seen; not what it computes.
 _NOTES = {"_name_or_path", "name_or_path", "warnings_issued", "transformers_version"}
 _CLASS_NOTES = {
@@ -72,6 +67,8 @@ _CLASS_NOTES = {
     *("__orig_bases__", "__parameters__", "__abstractmethods__", "_abc_impl", "__match_args__"),
     *("__dataclass_params__", "__slotnames__", "__signature__", "__text_signature__"),
 }
+# What torch's compiler replaces in the class of all modules, once anything is compiled.
+_COMPILER_NOTES = {"__init__", "__setstate__", "___needs_generation_tag_patch"}
 # With these a function can use what its text does not name.
 _DYNAMIC = {"eval", "exec", "compile", "globals", "__import__", "open"}
 _GENERATED = {
@@ -93,9 +90,8 @@ def fingerprint(
     do not decide what these compute. Further `parts` are described beside the network.
     """
     known = _Description(is_note, {id(part): name for name, part in module.named_modules()})
-    for name in _HOOKS[:2] + _HOOKS[3:]:
-        if getattr(torch.nn.modules.module, f"_global{name}"):
-            known.report("torch.nn.modules.module", "has hooks for all networks")
+    if any(getattr(torch.nn.modules.module, f"_global{name}") for name in _HOOKS):
+        known.report("torch.nn.modules.module", "has hooks for all networks")
     for mode in torch.overrides._get_current_function_mode_stack():
         if type(mode) is not torch.utils._device.DeviceContext:
             known.report(type(mode).__name__, "is a mode that changes what torch computes")
@@ -303,7 +299,8 @@ class _Description:
         name, package = _name(kind), self._package_of_module(kind.__module__)
         above = [base for base in (*kind.__bases__, type(kind)) if base not in (object, type)]
         bases = [self.describe(base, where) for base in above]
-        members = {n: v for n, v in vars(kind).items() if n not in _CLASS_NOTES}
+        notes = _CLASS_NOTES | _COMPILER_NOTES if kind is torch.nn.Module else _CLASS_NOTES
+        members = {n: v for n, v in vars(kind).items() if n not in notes}
         fields = members.pop("__dataclass_fields__", {})
         members.update({f"{n} made by": f.default_factory for n, f in fields.items()})
         # What a dataclass writes for itself follows from its fields.
