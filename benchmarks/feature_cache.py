@@ -1,7 +1,7 @@
-"""What keeping features saves: the first and the second of two fits, and what is left of overhead.
+"""What keeping features saves: the first and the second of two fits, and the overhead that is left.
 
-Run with ``python benchmarks/feature_cache.py``. What a user would pick instead is joblib.Memory
-around the extraction, which knows whole calls and not examples.
+Run with ``python benchmarks/feature_cache.py``. The usual alternative is joblib.Memory around the
+extraction, which keeps whole calls and not examples.
 """
 
 import os
@@ -33,11 +33,11 @@ def main():
         ("newsgroups_cnn", cnn, "dropout0", ids.astype(np.float32)),
         ("all-MiniLM-L6-v2", sentences, "sentence", texts),
     ):
-        for number in (100, 1000):
-            first, second = fits(source, layer, data[:number], names[:number])
-            other = with_memory(source, layer, data[:number], names[:number])
+        for n_posts in (100, 1000):
+            first, second = fits(source, layer, data[:n_posts], names[:n_posts])
+            other = with_memory(source, layer, data[:n_posts], names[:n_posts])
             print(
-                f"| {what}, LrRepurposer, {number:,} posts | {first:.3f} | {second:.3f} | "
+                f"| {what}, LrRepurposer, {n_posts:,} posts | {first:.3f} | {second:.3f} | "
                 f"{first / second:.0f} | {other:.3f} |",
                 flush=True,
             )

@@ -16,9 +16,10 @@ import numpy as np
 
 from xfer.checkpoint.convert import convert
 from xfer.checkpoint.network import Network
-from xfer.checkpoint.onnx_graph import BATCH, UnknownShape
+from xfer.checkpoint.onnx_builder import BATCH, UnknownShape
 from xfer.checkpoint.operators import Unsupported
 from xfer.checkpoint.params import read_params, split_params
+from xfer.checkpoint.symbol import MxGraph
 
 FOLDER = Path(os.environ.get("XFER_TEST_DATA") or Path(__file__).parents[2] / "shared")
 
@@ -115,10 +116,10 @@ def graph(path):
     """Read a ``-symbol.json`` beside its own parameters, list its layers, and convert it."""
     text = path.read_bytes().decode("utf-8", errors="replace")
     arrays = split_params(parameters_beside(path.name))
-    network = Network(text, *arrays, ["data"], ["softmax_label"])
-    network.layers(network.typed(network.data_shapes))
+    network = Network(MxGraph.from_json(text), *arrays, ["data"], ["softmax_label"])
+    network.layers(convert(network.graph, network.parameters, network.typed(network.data_shapes)))
     shapes = {"data": (BATCH, *SHAPES[path.name.partition("-")[0]])}
-    convert(network.graph, network.parameters, network.typed(shapes))
+    convert(network.graph, network.parameters, network.typed(shapes)).check(network.graph.heads)
 
 
 @cache

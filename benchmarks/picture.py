@@ -1,7 +1,7 @@
-"""Draw docs/accuracy.png: what a pre-trained network is worth when labels are few.
+"""Draw docs/accuracy.png: the accuracy with and without a pre-trained network on few labels.
 
-Run with ``python benchmarks/picture.py``. The figures are of the draws that
-``examples/features_or_fine_tuning.py`` kept in ``benchmarks/features_or_fine_tuning/``.
+Run with ``python benchmarks/picture.py``. The scores are those that
+``examples/features_or_fine_tuning.py`` wrote to ``benchmarks/features_or_fine_tuning/``.
 """
 
 import json
@@ -13,17 +13,19 @@ from xfer.plots import learning_curve
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
 FOLDER = Path(__file__).parent / "features_or_fine_tuning"
 PICTURE = Path(__file__).parents[1] / "docs" / "accuracy.png"
-MOST = 100  # labels a class
+MOST = 100  # labels per class
 
-# What starts from a pre-trained network is solid, what does without one is dashed.
+# Lines of methods that use a pre-trained network are solid, the others dashed.
 PRETRAINED = {"linestyle": "-", "linewidth": 2.6}
 WITHOUT = {"linestyle": "--", "linewidth": 1.6}
 
-# For each task a title, and for each way its name and style. What is alike comes at the same place
-# in both, and so has the same colour.
+# The title of each task, and the name and style of each method. Similar methods have the same
+# position in both tasks, and so the same colour.
 PANELS = {
     "newsgroups": (
         "7 newsgroups",
@@ -47,7 +49,7 @@ PANELS = {
 }
 
 
-def main(path=PICTURE):
+def main(path: Path = PICTURE) -> None:
     """Draw the picture."""
     with plt.rc_context({"font.size": 12, "axes.titlesize": 14}):
         figure = draw()
@@ -55,7 +57,7 @@ def main(path=PICTURE):
     plt.close(figure)
 
 
-def draw():
+def draw() -> Figure:
     """Return the figure."""
     figure, panels = plt.subplots(1, 2, figsize=(8, 3.8), sharey=True, layout="constrained")
     for axes, (task, (title, ways)) in zip(panels, PANELS.items()):
@@ -65,15 +67,16 @@ def draw():
             learning_curve(sizes, scores, name=name, ax=axes)
             axes.lines[-1].set(**style)
         axes.set_title(title, loc="left")
-        axes.set(xlabel="labels a class", ylabel="", ylim=(0.1, 1), yticks=[0.2, 0.4, 0.6, 0.8, 1])
+        axes.set(xlabel="labels per class", ylabel="", ylim=(0.1, 1))
+        axes.set_yticks([0.2, 0.4, 0.6, 0.8, 1])
         axes.grid(axis="y", color="#dddddd", linewidth=0.7)
         legend(axes)
     panels[0].set_ylabel("accuracy on new examples")
     return figure
 
 
-def read(path):
-    """Return the accuracies of the draws, by way and labels a class."""
+def read(path: Path) -> dict[str, dict[int, list[float]]]:
+    """Return the accuracies by method and number of labels per class."""
     found = {}
     for row in json.loads(path.read_text(encoding="utf-8")):
         if row["labels"] <= MOST:
@@ -82,8 +85,8 @@ def read(path):
     return found
 
 
-def legend(axes):
-    """Name the lines in the order in which they start, from the top."""
+def legend(axes: Axes) -> None:
+    """List the lines from top to bottom, as they start on the left."""
     lines = sorted(axes.lines, key=lambda line: -line.get_ydata()[0])
     axes.legend(
         handles=lines,

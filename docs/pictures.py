@@ -1,7 +1,7 @@
-"""Draw the pictures of the pages that work with the example's digits.
+"""Draw the pictures of the pages that use the example's digits.
 
-Run with ``python docs/pictures.py``. Most are what the code of a page saves; the two that no page
-has the code of are drawn here.
+Run with ``python docs/pictures.py``. Most pictures are saved by the code of a page; the two others
+are drawn here.
 """
 
 import contextlib
@@ -9,6 +9,7 @@ import re
 import shutil
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 
@@ -16,6 +17,8 @@ matplotlib.use("Agg")
 
 import matplotlib.pyplot as plt
 import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from matplotlib.patches import FancyArrowPatch
 
 import xfer
@@ -25,16 +28,16 @@ PAGES = ("tutorial.md", "choosing_a_layer.md", "trusting_a_probability.md")
 BLUE, GREY = "#0072B2", "#666666"
 
 
-def main():
-    """Draw all of them."""
+def main() -> None:
+    """Draw all pictures."""
     data_flow()
     ten_digits()
     for page in PAGES:
-        drawn_by(FOLDER / page)
+        run_page(FOLDER / page)
 
 
-def drawn_by(page):
-    """Run the code of a page, and keep the pictures that it saves."""
+def run_page(page: Path) -> None:
+    """Run the code of a page, and copy the pictures that it saves."""
     blocks = re.findall(r"^```python\n(.*?)^```", page.read_text(encoding="utf-8"), re.M | re.S)
     with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):
         exec(compile("\n".join(blocks), str(page), "exec"), {"__name__": "__page__"})
@@ -43,7 +46,7 @@ def drawn_by(page):
     plt.close("all")
 
 
-def ten_digits():
+def ten_digits() -> None:
     """Draw the first ten images."""
     images, digits = xfer.example.digits()
     figure, axes = plt.subplots(1, 10, figsize=(9, 1.25), layout="constrained")
@@ -53,8 +56,8 @@ def ten_digits():
     save(figure, "tutorial_digits.png")
 
 
-def data_flow():
-    """Draw what becomes of one image on its way to probabilities."""
+def data_flow() -> None:
+    """Draw the steps from one image to its probabilities."""
     images, digits = xfer.example.digits()
     source = xfer.load_checkpoint(xfer.example.checkpoint())
     order = np.random.RandomState(0).permutation(np.flatnonzero(digits >= 5))
@@ -95,14 +98,14 @@ def data_flow():
     save(figure, "data_flow.png")
 
 
-def tiled(maps, columns):
+def tiled(maps: np.ndarray, columns: int) -> np.ndarray:
     """Put maps (n, height, width) side by side, with a gap between."""
     padded = np.pad(maps, ((0, 0), (0, 1), (0, 1)), constant_values=np.nan)
     rows = padded.reshape(-1, columns, *padded.shape[1:])
     return np.concatenate([np.concatenate(list(row), axis=1) for row in rows])[:-1, :-1]
 
 
-def arrow(figure, left, right, name):
+def arrow(figure: Figure, left: float, right: float, name: str) -> None:
     """Draw an arrow between two panels, with a name above it."""
     ends = (left + 0.012, 0.48), (right - 0.03, 0.48)
     style = {"arrowstyle": "-|>", "mutation_scale": 16, "color": BLUE, "linewidth": 1.5}
@@ -111,13 +114,13 @@ def arrow(figure, left, right, name):
     figure.text(middle, 0.53, name, ha="center", color=BLUE, fontsize=9)
 
 
-def show(ax, image, cmap="gray_r", **options):
+def show(ax: Axes, image: np.ndarray, cmap: Any = "gray_r", **options: Any) -> None:
     """Show one image without ticks."""
     ax.imshow(image, cmap=cmap, **options)
     ax.set(xticks=[], yticks=[])
 
 
-def save(figure, name):
+def save(figure: Figure, name: str) -> None:
     """Write a picture beside the pages."""
     figure.savefig(FOLDER / name, dpi=120)
     plt.close(figure)

@@ -2,19 +2,18 @@
 Looking into a network
 ======================
 
-What layers a network has, how they hang together, what is left when some are dropped, and what each
-of them makes of an image. None of it needs the framework that the network comes from.
+Which layers a network has, how they are connected, what is left when some are dropped, and what
+each layer makes of an image. None of this needs the framework that the network comes from.
 """
 
 import matplotlib.pyplot as plt
 import numpy as np
 
 import xfer
-from xfer import plots
 
 # %%
-# The table of layers is what ``print`` shows of a source. Sizes that the network takes from its
-# data are known once it has seen some: here a seven, a digit that it was not trained on.
+# ``print`` shows the layers of a source as a table. Sizes that depend on the data are known once
+# the network has seen some: here a seven, a digit that it was not trained on.
 
 images, digits = xfer.example.digits()
 seven = images[np.flatnonzero(digits == 7)[:1]]
@@ -24,11 +23,12 @@ extracted = source.extract(seven, ["relu1", "pool1", "relu2", "pool2", "relu3"])
 print(source)
 
 # %%
-# ``plots.network`` draws the same with matplotlib. ``ModelHandler.visualize_net`` draws it as SVG,
-# for notebooks, with more of each layer where the mouse rests.
+# ``visualize_net`` draws the network where Graphviz is installed, and is a table of what each layer
+# reads otherwise. To look around in a large network, open its ``-symbol.json`` in
+# `Netron <https://netron.app>`_.
 
-plots.network(source)
-plt.show()
+handler = xfer.ModelHandler(source)
+handler.visualize_net()
 
 # %%
 # Dropping layers
@@ -36,7 +36,6 @@ plt.show()
 #
 # ``ModelHandler`` works on a copy. Without its last three layers the network ends in ``relu3``.
 
-handler = xfer.ModelHandler(source)
 handler.drop_layer_top(3)
 print(handler.layer_names)
 print(handler.get_layer_parameters(["conv3"]))
@@ -52,9 +51,8 @@ for name, matrix in features.items():
 # What a layer sees
 # -----------------
 #
-# ``extract`` keeps the shape of what a layer puts out: for each image a map for each of the layer's
-# filters. Those of the seven show first where it has strokes and edges; further up they are more,
-# and coarser.
+# ``extract`` keeps the shape of a layer's output: one map per filter for each image. The first maps
+# of the seven show its strokes and edges. Later layers have more maps, and coarser ones.
 
 
 def mosaic(maps):
@@ -64,7 +62,6 @@ def mosaic(maps):
     return np.vstack([np.hstack(line) for line in np.split(maps, side)])[:-1, :-1]
 
 
-# sphinx_gallery_thumbnail_number = 2
 figure, panels = plt.subplots(2, 3, figsize=(9, 6.3), layout="constrained")
 panels.flat[0].imshow(seven[0, 0], cmap="magma")
 panels.flat[0].set_title("data")

@@ -8,21 +8,36 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-# What cannot be imported without torch; tests skip by themselves.
+# It imports torch; the tests that need torch skip by themselves.
 collect_ignore = [] if find_spec("torch") else ["torch_resnet.py"]
 
 
 def pytest_collection_modifyitems(items):
-    """Skip the examples in docstrings that need MXNet where there is none."""
-    for item in items if find_spec("mxnet") is None else ():
+    """Mark what needs MXNet, and skip it where there is none."""
+    for item in items:
         examples = item.dtest.examples if isinstance(item, pytest.DoctestItem) else ()
-        if any("import mxnet" in example.source for example in examples):
+        if "mx" in getattr(item, "fixturenames", ()) or any(
+            "import mxnet" in example.source for example in examples
+        ):
+            item.add_marker(pytest.mark.mxnet)
+        if item.get_closest_marker("mxnet") and find_spec("mxnet") is None:
             item.add_marker(pytest.mark.skip(reason="needs MXNet"))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item, call):
+    """With XFER_NO_SKIPS, fail tests of real models and data that were skipped for any reason."""
+    report = yield
+    strict = os.environ.get("XFER_NO_SKIPS") and "shared" in getattr(item, "fixturenames", ())
+    if strict and report.skipped and not hasattr(report, "wasxfail"):
+        report.outcome = "failed"
+        report.longrepr = f"skipped, which XFER_NO_SKIPS forbids: {report.longrepr}"
+    return report
 
 
 @pytest.fixture(scope="session")
 def shared():
-    """Folder of real models and data; a test that needs it is skipped where there is none."""
+    """Folder of real models and data; without one, the tests that need it are skipped."""
     named = os.environ.get("XFER_TEST_DATA")
     folder = Path(named or Path(__file__).parents[1] / ".." / "shared")
     if not (folder / "models").is_dir():

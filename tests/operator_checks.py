@@ -1,13 +1,15 @@
 """Every conversion is held against MXNet itself, bound without the fusion that is wrong."""
 
 import json
+import os
+from unittest import mock
 
 import numpy as np
+import onnxruntime
 
 from xfer.checkpoint.convert import convert
-from xfer.checkpoint.onnx_graph import BATCH
-from xfer.checkpoint.symbol import Graph
-from xfer.sources.onnx_session import open_session
+from xfer.checkpoint.onnx_builder import BATCH
+from xfer.checkpoint.symbol import MxGraph
 
 
 def check(mx, symbol, data, *, parameters=None, tolerance=1e-5, free_batch=True, seed=0):
@@ -32,21 +34,21 @@ def check(mx, symbol, data, *, parameters=None, tolerance=1e-5, free_batch=True,
     batches = [data]
     if free_batch:
         batches.append({name: array[:-1] for name, array in data.items()})
-    graph = Graph.from_json(symbol.tojson())
+    graph = MxGraph.from_json(symbol.tojson())
     shapes = {
         name: (array.dtype, (BATCH, *array.shape[1:]) if free_batch else array.shape)
         for name, array in data.items()
     }
-    made, values = convert(graph, parameters, shapes)
-    for place, head in enumerate(graph.heads):
-        made.add_output(f"out{place}", values[head])
-    session = open_session(*made.finish())
+    builder, values = convert_all(graph, parameters, shapes)
+    for i, head in enumerate(graph.heads):
+        builder.add_output(f"out{i}", values[head])
+    session = open_session(builder)
     given = {entry.name for entry in session.get_inputs()}
     for batch in batches:
         expected = run_mxnet(mx, symbol, {**parameters, **batch})
         found = session.run(None, {name: batch[name] for name in given})
         assert len(found) == len(expected)
-        for tensor, one, other in zip(made.outputs, found, expected):
+        for tensor, one, other in zip(builder.outputs, found, expected):
             rows = len(next(iter(batch.values())))
             told = tuple(d * rows // BATCH if d and d % BATCH == 0 else d for d in tensor.dims)
             assert told == one.shape or not free_batch, (told, one.shape)
@@ -83,14 +85,12 @@ def draw_parameters(symbol, data, seed=0):
 
 def run_mxnet(mx, symbol, arrays):
     """Run a symbol on MXNet in inference mode; return its outputs as arrays."""
-    from xfer.sources.mxnet_binding import bind_for_inference
 
     def on_mxnet(names):
         return {name: mx.nd.array(arrays[name], dtype=arrays[name].dtype) for name in names}
 
     arguments = on_mxnet(symbol.list_arguments())
-    statistics = on_mxnet(symbol.list_auxiliary_states())
-    executor = bind_for_inference(symbol, mx.cpu(), arguments, statistics)
+    executor = bind(mx, symbol, arguments, on_mxnet(symbol.list_auxiliary_states()))
     return [output.asnumpy() for output in executor.forward(is_train=False)]
 
 
@@ -120,8 +120,43 @@ def run_converted(text, data, dims=None):
 
     Its inputs have the shapes of the data, or `dims`, in which sizes may be None for unknown.
     """
-    graph = Graph.from_json(text)
+    graph = MxGraph.from_json(text)
     shapes = {name: (array.dtype, dims or array.shape) for name, array in data.items()}
-    made, values = convert(graph, {}, shapes)
-    made.add_output("out", values[graph.heads[0]])
-    return open_session(*made.finish()).run(None, data)[0]
+    builder, values = convert_all(graph, {}, shapes)
+    builder.add_output("out", values[graph.heads[0]])
+    return open_session(builder).run(None, data)[0]
+
+
+def convert_all(graph, parameters, inputs):
+    """Convert a graph, all of whose heads have to convert; return the builder and the values."""
+    conversion = convert(graph, parameters, inputs)
+    conversion.check(graph.heads)
+    return conversion.builder, conversion.values
+
+
+def open_session(builder):
+    """Open a session of ONNX Runtime on one core."""
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    options.log_severity_level = 4
+    model = builder.to_model().SerializeToString()
+    return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+
+
+def run_network(network, inputs, layer_names):
+    """Run a network on ONNX Runtime, cut at layers; return their outputs."""
+    graph = network.prune(layer_names)
+    shapes = {name: array.shape for name, array in inputs.items()}
+    builder, values = convert_all(graph, network.parameters, network.typed(shapes))
+    for name, head in zip(layer_names, graph.heads):
+        builder.add_output(name, values[head])
+    session = open_session(builder)
+    return session.run(None, {entry.name: inputs[entry.name] for entry in session.get_inputs()})
+
+
+def bind(mx, symbol, arrays, auxiliary, gradients="null"):
+    """Bind a symbol to MXNet arrays, without the fusion that is wrong."""
+    with mock.patch.dict(os.environ, MXNET_SUBGRAPH_BACKEND="NONE"):
+        if gradients == "null":
+            return symbol.bind(mx.cpu(), arrays, grad_req="null", aux_states=auxiliary)
+        return symbol.bind(mx.cpu(), arrays, gradients, aux_states=auxiliary)

@@ -1,21 +1,27 @@
-"""The store of features: what it gives back is right, whatever happens to its files."""
+"""The store of features: what it gives back is right, whatever happens to its file."""
 
+import copy
 import functools
-import json
 import os
 import pickle
 import random
 import shutil
 import signal
+import sqlite3
 import subprocess
 import sys
+import tempfile
+import threading
 import time
+import warnings
 import zlib
+from pathlib import Path
 
 import numpy as np
 import pytest
 
-from xfer.cache import FeatureCache, store
+from xfer import cache as cache_module
+from xfer.cache import FeatureCache, example_digests
 
 WORDS = [f"text {i}" for i in range(200)]
 SHAPE = (7, 3)
@@ -24,7 +30,7 @@ KEY = {"network": "f3a9", "layer": "pooled", "pooling": ["mean", "max"]}
 
 def features_of(texts, shape=SHAPE):
     """Features that tell to which text they belong: nothing else gives these numbers."""
-    return np.array([one_of(text, shape) for text in texts], np.float32).reshape(-1, *shape)
+    return np.array([one_of(text, shape) for text in texts], np.float32).reshape(len(texts), *shape)
 
 
 @functools.cache
@@ -34,27 +40,27 @@ def one_of(text, shape):
 
 @pytest.fixture
 def cache(tmp_path):
-    return FeatureCache(tmp_path / "features")
+    return FeatureCache(tmp_path / "features.sqlite")
 
 
-def keep(cache, texts, key=KEY, batch=32):
-    with cache.entry(key) as entry:
-        for i in range(0, len(texts), batch):
-            batch_of = texts[i : i + batch]
-            entry.append(cache.digests(batch_of), features_of(batch_of))
+def keep(cache, texts, key=KEY, batch=32, shape=SHAPE):
+    for i in range(0, len(texts), batch):
+        some = texts[i : i + batch]
+        cache.write(key, example_digests(some), features_of(some, shape))
 
 
-def check(cache, texts, key=KEY, entry=None):
-    """Read; every row said to be there is right, and no other row is touched."""
-    out = np.full((len(texts), np.prod(SHAPE)), -1, np.float32)
-    found = (entry or cache.entry(key)).read(cache.digests(texts), out)
-    expected = features_of(texts).reshape(out.shape)
-    np.testing.assert_array_equal(out, np.where(found[:, None], expected, -1))
+def check(cache, texts, key=KEY):
+    """Read; every row said to be there must be right."""
+    found, rows = cache.read(key, example_digests(texts))
+    assert found.shape == (len(texts),)
+    assert found.dtype == bool
+    if rows is None:
+        assert not found.any()
+    else:
+        assert rows.dtype == np.float32
+        expected = features_of([text for text, is_found in zip(texts, found) if is_found])
+        np.testing.assert_array_equal(rows, expected)
     return found
-
-
-def files_of(cache, ending=""):
-    return sorted(path for path in cache.path.rglob("*" + ending) if path.is_file())
 
 
 def run(code, *arguments, **options):
@@ -63,165 +69,192 @@ def run(code, *arguments, **options):
     )
 
 
+def sql(cache, statement, *values):
+    """Change the file behind the cache's back."""
+    connection = sqlite3.connect(cache.path)
+    changed = connection.execute(statement, values).rowcount
+    connection.commit()
+    connection.close()
+    return changed
+
+
 def test_features_come_back_in_the_order_asked_for(cache):
     assert not check(cache, WORDS).any()
-    assert not cache.path.exists()  # reading makes no folder
+    assert not cache.path.exists()  # reading makes no file
     keep(cache, WORDS[:120])
     assert check(cache, WORDS).tolist() == [True] * 120 + [False] * 80
     assert check(cache, WORDS[119:20:-7] * 3).all()
     assert check(cache, []).tolist() == []
     other = {**KEY, "pooling": ["mean"]}
-    assert not check(cache, WORDS, other).any()
-    assert cache.entry(dict(reversed(KEY.items()))).shape == SHAPE
-    assert cache.entry(other).shape is None
+    assert cache.read(other, example_digests(WORDS))[1] is None
+    assert cache.read(KEY, example_digests(["none"]))[1].shape == (0, *SHAPE)
+    assert check(cache, WORDS, dict(reversed(KEY.items()))).sum() == 120
+    keep(cache, WORDS[:50], other)
+    assert check(cache, WORDS).sum() == 120
 
 
-def test_it_writes_into_columns_of_a_larger_matrix(cache):
-    keep(cache, WORDS)
-    matrix = np.zeros((50, 30), np.float32)
-    assert cache.entry(KEY).read(cache.digests(WORDS[:50]), matrix[:, 4:25]).all()
-    np.testing.assert_array_equal(matrix[:, 4:25], features_of(WORDS[:50]).reshape(50, 21))
-    assert not matrix[:, :4].any() and not matrix[:, 25:].any()
-    shaped = np.zeros((50, *SHAPE), np.float32)
-    assert cache.entry(KEY).read(cache.digests(WORDS[:50]), shaped).all()
-    np.testing.assert_array_equal(shaped, features_of(WORDS[:50]))
-
-
-@pytest.mark.parametrize("shape", [(), (1,), (5,), (2, 3, 4), (70_000,)])
+@pytest.mark.parametrize("shape", [(), (1,), (5,), (2, 3, 4), (70_000,), (0,)])
 def test_any_shape(cache, shape):
     values = features_of(WORDS[:9], shape)
-    with cache.entry(KEY) as entry:
-        entry.append(cache.digests(WORDS[:9]), values[::-1][::-1].astype(">f4"))
-        out = np.zeros_like(values)
-        assert entry.read(cache.digests(WORDS[:9]), out).all()
-    np.testing.assert_array_equal(out, values)
-    assert cache.entry(KEY).shape == shape
+    cache.write(KEY, example_digests(WORDS[:9]), values[::-1].astype(">f4")[::-1])
+    found, rows = cache.read(KEY, example_digests(WORDS[:9]))
+    assert found.all()
+    np.testing.assert_array_equal(rows, values)
+    rows[...] = 0  # the array belongs to the caller
+    np.testing.assert_array_equal(cache.read(KEY, example_digests(WORDS[:9]))[1], values)
 
 
 def test_bits_are_kept(cache):
     values = np.array([[np.nan, np.inf, -0.0, 1e-45]], np.float32)
-    with cache.entry(KEY) as entry:
-        entry.append(cache.digests(["x"]), values)
-    out = np.zeros_like(values)
-    cache.entry(KEY).read(cache.digests(["x"]), out)
-    assert out.tobytes() == values.tobytes()
-
-
-def test_an_open_entry_sees_what_others_add(cache):
-    reader = cache.entry(KEY)
-    for stop in (10, 11, 90, 200):
-        keep(cache, WORDS[:stop])
-        assert check(cache, WORDS, entry=reader).sum() == stop
-
-
-def test_one_segment_serves_many_short_runs_and_each_writer_has_its_own(cache):
-    for i in range(20):
-        keep(cache, WORDS[i : i + 1])
-    assert len(files_of(cache, ".rows")) == 1
-    with cache.entry(KEY) as first, cache.entry(KEY) as second:
-        first.append(cache.digests(WORDS[20:30]), features_of(WORDS[20:30]))
-        second.append(cache.digests(WORDS[30:40]), features_of(WORDS[30:40]))
-        first.append(cache.digests(WORDS[40:50]), features_of(WORDS[40:50]))
-    assert len(files_of(cache, ".rows")) == 2
-    assert check(cache, WORDS).sum() == 50
+    cache.write(KEY, example_digests(["x"]), values)
+    assert cache.read(KEY, example_digests(["x"]))[1].tobytes() == values.tobytes()
 
 
 def test_many_rows_in_random_order_beside_a_dict(cache):
     rng = np.random.RandomState(0)
-    texts = [str(i) for i in range(3000)]
-    digests = cache.digests(texts)
+    digests = example_digests([str(i) for i in range(3000)])
     values = rng.normal(size=(3000, 4)).astype(np.float32)
     held = set()
-    with cache.entry(KEY) as entry:
-        for _ in range(60):
-            some = rng.choice(3000, rng.randint(1, 200)).tolist()
-            out = np.zeros((len(some), 4), np.float32)
-            found = entry.read([digests[i] for i in some], out)
-            assert found.tolist() == [i in held for i in some]
-            np.testing.assert_array_equal(out[found], values[some][found])
-            new = [i for i in some if i not in held]
-            entry.append([digests[i] for i in new], values[new])
-            held.update(new)
-        assert len(entry._table._index._runs) < 10
+    for _ in range(40):
+        some = rng.choice(3000, rng.randint(1, 900)).tolist()
+        found, rows = FeatureCache(cache.path).read(KEY, [digests[i] for i in some])
+        assert found.tolist() == [i in held for i in some]
+        if held:
+            np.testing.assert_array_equal(rows, values[some][found])
+        new = [i for i in some if i not in held]
+        cache.write(KEY, [digests[i] for i in new], values[new])
+        held.update(new)
 
+
+@pytest.mark.parametrize("kind", ["a folder", "a new folder", "a file", "home"])
+def test_the_path_is_a_file_or_its_folder(tmp_path, monkeypatch, kind):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    path, file = {
+        "a folder": (tmp_path, "features.sqlite"),
+        "a new folder": (f"{tmp_path}/new/deep{os.sep}", "new/deep/features.sqlite"),
+        "a file": (str(tmp_path / "new" / "features.db"), "new/features.db"),
+        "home": ("~/kept", "kept"),
+    }[kind]
+    cache = FeatureCache(path)
+    keep(cache, WORDS)
+    assert cache.path == tmp_path / file
+    assert cache.path.is_file()
+
+
+# Processes and threads.
 
 WRITER = """
-import sys, numpy as np
+import sys
 sys.path.insert(0, sys.argv[1])
-from test_cache import KEY, WORDS, FeatureCache, check, features_of
-cache = FeatureCache(sys.argv[2])
-texts = WORDS[int(sys.argv[3]) : int(sys.argv[4])]
+from test_cache import KEY, WORDS, FeatureCache, check, keep
 print("ready", flush=True)
 sys.stdin.readline()
-with cache.entry(KEY) as entry:
-    for i in range(0, len(texts), 2):
-        check(cache, WORDS, entry=entry)
-        entry.append(cache.digests(texts[i : i + 2]), features_of(texts[i : i + 2]))
+cache = FeatureCache(sys.argv[2])
+texts = WORDS[int(sys.argv[3]) : int(sys.argv[4])]
+for i in range(0, len(texts), 2):
+    check(cache, WORDS)
+    keep(cache, texts[i : i + 2])
 """
 
 
-def test_processes_write_one_entry_at_once(cache):
+def test_processes_make_and_write_one_file_at_once(cache):
     here = os.path.dirname(__file__)
-    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
-    spans = [(0, 120), (80, 200), (60, 130)]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    spans = [(0, 120), (80, 200), (60, 130), (0, 30)]
     writers = [run(WRITER, here, cache.path, *span, **pipes) for span in spans]
     for writer in writers:
         assert writer.stdout.readline() == "ready\n"
     for writer in writers:
         writer.stdin.write("go\n")
         writer.stdin.flush()
-    reader = cache.entry(KEY)
     while any(writer.poll() is None for writer in writers):
-        check(cache, WORDS, entry=reader)
-    assert [writer.communicate()[0] for writer in writers] == [""] * 3
-    assert [writer.returncode for writer in writers] == [0] * 3
-    assert check(cache, WORDS).all() and check(cache, WORDS, entry=reader).all()
+        check(cache, WORDS)
+    assert [writer.communicate() for writer in writers] == [("", "")] * 4
+    assert [writer.returncode for writer in writers] == [0] * 4
+    assert check(cache, WORDS).all()
+
+
+def test_threads_share_a_cache(cache):
+    errors = []
+
+    def work(start):
+        try:
+            for i in range(start, 200, 4):
+                keep(cache, WORDS[i : i + 1])
+                check(cache, WORDS)
+        except BaseException as error:
+            errors.append(error)
+
+    threads = [threading.Thread(target=work, args=(start,)) for start in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert errors == []
+    assert check(cache, WORDS).all()
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_a_fork_has_a_connection_of_its_own(cache):
+    keep(cache, WORDS[:10])
+    writer = threading.Thread(target=keep, args=(cache, WORDS[100:], KEY, 1))
+    writer.start()
+    children = []
+    for start in range(10, 70, 10):
+        child = os.fork()
+        if not child:
+            try:
+                keep(cache, WORDS[start : start + 10], batch=1)
+                os._exit(0 if check(cache, WORDS[: start + 10]).sum() >= 20 else 1)
+            finally:
+                os._exit(2)
+        children.append(child)
+    keep(cache, WORDS[70:100], batch=1)
+    writer.join()
+    assert [os.waitpid(child, 0)[1] for child in children] == [0] * 6
+    assert check(cache, WORDS).all()
+    assert sql(cache, "DELETE FROM features") == 200
 
 
 ENDLESS = """
 import sys, numpy as np
-from xfer.cache import FeatureCache
+from xfer.cache import FeatureCache, example_digests
 cache = FeatureCache(sys.argv[1])
-with cache.entry({"large": True}) as entry:
-    for start in range(0, 100_000, 8):
-        digests = cache.digests([str(i) for i in range(start, start + 8)])
-        found = entry.read(digests, np.empty((8, 20_000), np.float32))
-        missing = [digests[i] for i in np.flatnonzero(~found)]
-        entry.append(missing, np.full((len(missing), 20_000), start, np.float32))
-        print(start, len(missing), flush=True)
+for start in range(0, 100_000, 8):
+    digests = example_digests([str(i) for i in range(start, start + 8)])
+    found, _ = cache.read({"large": True}, digests)
+    missing = [digests[i] for i in np.flatnonzero(~found)]
+    cache.write({"large": True}, missing, np.full((len(missing), 20_000), start, np.float32))
+    print(start, len(missing), flush=True)
 """
 
 
 @pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="needs SIGKILL")
 def test_a_killed_writer_loses_nothing_it_had_written(cache):
     rng, done = random.Random(0), 0
-    for _ in range(4):
+    for _ in range(5):
         writer = run(ENDLESS, cache.path, stdout=subprocess.PIPE)
         lines = [writer.stdout.readline() for _ in range(done // 8 + rng.randint(1, 20))]
-        time.sleep(0.003 * rng.random())
+        time.sleep(0.01 * rng.random())
         writer.send_signal(signal.SIGKILL)
         lines += writer.communicate()[0].splitlines()
         counts = dict(map(int, line.split()) for line in lines)
         assert not any(counts[i] for i in range(0, done, 8))
         done = max(counts) + 8
         texts = [str(i) for i in range(done + 16)]
-        out = np.full((len(texts), 20_000), -1, np.float32)
-        found = cache.entry({"large": True}).read(cache.digests(texts), out)
+        found, rows = cache.read({"large": True}, example_digests(texts))
         assert found[:done].all()
-        assert (out[found] == (np.flatnonzero(found) // 8 * 8)[:, None]).all()
-        (rows,) = files_of(cache, ".rows")
-        for path in (rows, rows.with_suffix(".digests")):
-            with path.open("ab") as file:
-                file.write(b"torn off")
+        assert (rows == (np.flatnonzero(found) // 8 * 8)[:, None]).all()
+
+
+# Damage.
 
 
 def damage(path, rng):
     """Harm a file in one of the ways that disks, copies and people do."""
     content = bytearray(path.read_bytes())
-    kind = rng.choice(["flip", "zero", "cut", "insert", "foreign", "grow", "delete", "swap words"])
+    kind = rng.choice(["flip", "zero", "cut", "insert", "foreign", "grow", "swap words", "swap"])
     at = rng.randrange(len(content) + 1)
-    if kind == "delete":
-        return path.unlink()
     if kind == "flip":
         for _ in range(rng.choice([1, 2, 100])):
             content[rng.randrange(len(content))] ^= 1 << rng.randrange(8)
@@ -232,321 +265,372 @@ def damage(path, rng):
     elif kind == "insert":
         content[at:at] = rng.randbytes(rng.randint(1, 40))
     elif kind == "foreign":
-        content[at : at + 200] = rng.randbytes(200)
+        content[at : at + 200] = rng.randbytes(len(content[at : at + 200]))
     elif kind == "grow":
         content += rng.randbytes(rng.randint(1, 10_000))
     else:
-        a, b = (4 * rng.randrange(len(content) // 4 or 1) for _ in range(2))
-        content[a : a + 4], content[b : b + 4] = content[b : b + 4], content[a : a + 4]
-    return path.write_bytes(content)
-
-
-def entry_files(cache):
-    """The files of all entries, in an order that does not depend on the names of segments."""
-    paths = [path for path in files_of(cache) if path.parent != cache.path]
-    return sorted(paths, key=lambda path: (path.parent, path.suffix, path.stat().st_size))
+        step = 4 if kind == "swap words" else 2**14
+        a, b = (step * rng.randrange(len(content) // step or 1) for _ in range(2))
+        content[a : a + step], content[b : b + step] = content[b : b + step], content[a : a + step]
+    path.write_bytes(content)
 
 
 @pytest.fixture(scope="module")
 def filled(tmp_path_factory):
-    """Two segments of one entry, and one of another with features of the same shape."""
-    cache = FeatureCache(tmp_path_factory.mktemp("filled"))
-    with cache.entry(KEY) as entry:
-        entry.append(cache.digests(WORDS[:50]), features_of(WORDS[:50]))
-        keep(cache, WORDS[40:100])
-    with cache.entry({"another": 1}) as entry:
-        entry.append(cache.digests(WORDS), -features_of(WORDS))
-    return cache.path
+    """A folder with a file, and the log of a process that was killed before it was merged."""
+    folder = tmp_path_factory.mktemp("filled")
+    cache = FeatureCache(folder)
+    keep(cache, WORDS[:100])
+    cache.write({"another": 1}, example_digests(WORDS), -features_of(WORDS))
+    cache._close()
+    keep(cache, WORDS[100:120])
+    killed = tmp_path_factory.mktemp("killed") / "copy"
+    shutil.copytree(folder, killed)
+    assert len(os.listdir(killed)) == 3
+    return killed
 
 
-@pytest.mark.parametrize("seed", range(150))
-def test_damaged_files_give_missing_rows_and_never_wrong_ones(filled, tmp_path, seed):
+@pytest.mark.parametrize("seed", range(100))
+def test_damage_gives_missing_rows_or_a_clear_message_and_never_wrong_rows(filled, tmp_path, seed):
     rng = random.Random(seed)
     shutil.copytree(filled, tmp_path / "features")
-    cache = FeatureCache(tmp_path / "features")
-    opened = cache.entry(KEY)
-    if rng.random() < 0.5:
-        assert check(cache, WORDS, entry=opened).sum() == 100
+    if rng.random() < 0.8:  # merge the log, so that all is in the file
+        check(FeatureCache(tmp_path / "features"), WORDS)
+    paths = sorted(
+        path for path in (tmp_path / "features").iterdir() if path.suffix != ".sqlite-shm"
+    )
     for _ in range(rng.randint(1, 3)):
-        damage(rng.choice(entry_files(cache)), rng)
-    check(cache, WORDS, entry=opened)
-    found = check(cache, WORDS)
-    missing = [text for text, is_found in zip(WORDS, found) if not is_found]
-    keep(cache, missing)
-    assert check(cache, WORDS).all()
-    check(cache, WORDS, entry=opened)
+        damage(rng.choice(paths), rng)
+    path, refused, kept = tmp_path / "features" / "features.sqlite", "", False
+    with warnings.catch_warnings(record=True) as warned:
+        warnings.simplefilter("always")
+        try:
+            cache = FeatureCache(path)
+            for _ in range(5):  # what is recomputed may meet damage that was not seen yet
+                found = check(cache, WORDS)
+                keep(cache, [text for text, is_found in zip(WORDS, found) if not is_found])
+            kept = check(cache, WORDS).all()
+            check(FeatureCache(path), WORDS)
+        except ValueError as error:
+            refused = str(error)
+    assert kept or refused or warned
+    assert not refused or (f"{path} is" in refused and "give FeatureCache another" in refused)
+    for warning in warned:
+        assert f"{path} keeps no more features" in str(warning.message)
+        assert "if the file is damaged, delete it" in str(warning.message)
 
 
-@pytest.mark.parametrize("ending", [".rows", ".digests"])
-def test_a_file_cut_anywhere(filled, tmp_path, ending):
-    shutil.copytree(filled, tmp_path / "features")
-    cache = FeatureCache(tmp_path / "features")
-    paths = [path for path in cache.entry(KEY)._folder.iterdir() if path.suffix == ending]
-    path = max(paths, key=lambda path: path.stat().st_size)
-    size, record = path.stat().st_size, path.stat().st_size // 60
-    opened = cache.entry(KEY)
-    check(cache, WORDS, entry=opened)
-    for kept in range(59, -1, -3):
-        for cut in (kept * record + 1, kept * record):
-            os.truncate(path, cut)
-            assert check(cache, WORDS).sum() == 50 + max(kept - 10, 0)
-            check(cache, WORDS, entry=opened)
-    assert size == 60 * record
+def test_a_damaged_file_is_said_once_and_work_goes_on(cache):
     keep(cache, WORDS)
-    assert check(cache, WORDS).all()
-
-
-def test_swapped_files_give_no_wrong_rows(filled, tmp_path):
-    for number, ending in enumerate([".rows", ".digests", ".json"]):
-        shutil.copytree(filled, tmp_path / str(number))
-        cache = FeatureCache(tmp_path / str(number))
-        paths = [path for path in entry_files(cache) if path.suffix == ending]
-        contents = [path.read_bytes() for path in paths]
-        for path, content in zip(paths, contents[1:] + contents[:1]):
-            path.write_bytes(content)
-        assert check(cache, WORDS).sum() <= 50
+    cache._close()
+    content = bytearray(cache.path.read_bytes())
+    content[2**14 + 2**12 :] = bytes(len(content) - 2**14 - 2**12)
+    cache.path.write_bytes(content)
+    with pytest.warns(UserWarning, match="keeps no more features.* delete it"):
+        assert not check(cache, WORDS).any()
+    for _ in range(2):  # another warning would be an error
         keep(cache, WORDS)
-        assert check(cache, WORDS).all()
-    (other,) = {path.parent for path in entry_files(cache)} - {cache.entry(KEY)._folder}
-    shutil.rmtree(cache.entry(KEY)._folder)
-    shutil.copytree(other, cache.entry(KEY)._folder)
-    assert not check(cache, WORDS).any()
+        assert not check(cache, WORDS).any()
+    cache.path.unlink()
+    keep(FeatureCache(cache.path), WORDS)
+    assert check(FeatureCache(cache.path), WORDS).all()
 
 
-def test_a_row_that_went_bad_is_found_in_its_new_place_ever_after(cache):
-    keep(cache, WORDS[:10])
-    (path,) = files_of(cache, ".rows")
-    content = bytearray(path.read_bytes())
-    content[4] ^= 1
-    path.write_bytes(content)
-    assert check(cache, WORDS[:10]).tolist() == [False] + [True] * 9
-    keep(cache, WORDS[:1])
-    for _ in range(2):
-        assert check(cache, WORDS[:10]).all()
-
-
-def test_every_single_flip_and_swap_in_a_row_is_seen(cache):
-    keep(cache, WORDS[:2])
-    (path,) = files_of(cache, ".rows")
-    content = path.read_bytes()
-    words = len(content) // 8
-    for bit in range(len(content) * 4):
+def test_every_flip_of_a_bit_in_a_row_is_seen_and_mended(cache):
+    keep(cache, WORDS[:3])
+    cache._close()
+    content = cache.path.read_bytes()
+    row = features_of(WORDS[:1]).tobytes()
+    start = content.index(row)
+    for bit in range(0, 8 * len(row), 3):
         harmed = bytearray(content)
-        harmed[bit // 8] ^= 1 << bit % 8
-        path.write_bytes(harmed)
-        assert check(cache, WORDS[:2]).tolist() == [False, True]
-    for first in range(words - 2):
-        for second in range(first):
-            signs = bytearray(content)
-            signs[4 * first + 3] ^= 0x80
-            signs[4 * second + 3] ^= 0x80
-            path.write_bytes(signs)
-            assert check(cache, WORDS[:2]).tolist() == [False, True]
+        harmed[start + bit // 8] ^= 1 << bit % 8
+        cache.path.write_bytes(harmed)
+        opened = FeatureCache(cache.path)
+        assert check(opened, WORDS[:3]).tolist() == [False, True, True]
+        opened._close()
+    keep(cache, WORDS[:1])
+    assert check(cache, WORDS[:3]).all()
 
 
-def test_foreign_bytes_do_not_make_a_file_grow(cache):
-    keep(cache, WORDS[:10])
-    with files_of(cache, ".digests")[0].open("ab") as file:
-        file.write(os.urandom(2**20))
-    keep(cache, WORDS[10:20])
-    assert check(cache, WORDS).sum() == 20
-    assert cache.nbytes < 2**20 + 10_000
+@pytest.mark.parametrize(
+    "change",
+    [
+        "UPDATE features SET digest = randomblob(16) WHERE key_id = 1",
+        "UPDATE features SET row = (SELECT max(row) FROM features)",
+        "UPDATE features SET row = 'text'",
+        "UPDATE features SET row = 7",
+        "UPDATE features SET row = substr(row, 5)",
+        "UPDATE features SET checksum = checksum + 1",
+        "UPDATE features SET checksum = 'one'",
+        "UPDATE features SET key_id = 7 * (3 - key_id)",
+        "UPDATE keys SET id = 14 - 7 * id",
+        "UPDATE keys SET id = 7 - id",
+        "UPDATE keys SET key = id",
+        "UPDATE keys SET shape = '[3, 7]'",
+        "UPDATE keys SET shape = '['",
+        "UPDATE keys SET shape = 3",
+        "UPDATE keys SET seal = NULL",
+        "UPDATE keys SET used = 'yesterday'",
+        "DELETE FROM keys",
+    ],
+)
+def test_rows_and_keys_that_were_changed_count_as_missing_and_are_replaced(cache, change):
+    keep(cache, WORDS)
+    cache.write({"another": 1}, example_digests(WORDS), -features_of(WORDS))
+    assert sql(cache, change) > 0
+    harmless = "used" in change
+    assert check(cache, WORDS).sum() <= (200 if harmless else 1)
+    keep(cache, WORDS)
+    for _ in range(2):
+        assert check(cache, WORDS).all()
 
 
-def test_a_damaged_description_is_written_anew(cache):
-    keep(cache, WORDS[:20])
-    path = cache.entry(KEY)._folder / "entry.json"
-    described = json.loads(path.read_text())
-    assert described["key"] == KEY and described["shape"] == list(SHAPE)
-    for wrong in (b"", b"{}", b"[" * 100_000, b'{"shape": 3}', b"\xff", b'{"shape": [1]}'):
-        path.write_bytes(wrong)
-        assert cache.entry(KEY).shape is None
-        keep(cache, WORDS[20:40])
-        assert json.loads(path.read_text()) == described
-        assert check(cache, WORDS[:40]).all()
-    path.write_text(json.dumps({**described, "shape": [3, 7]}))
-    assert cache.entry(KEY).shape is None
+# Size.
 
 
-def test_least_recently_used_entries_go(tmp_path):
-    size = 60 * (21 * 4 + 24) + 1000  # 60 rows and the description
-    cache = FeatureCache(tmp_path / "features", max_bytes=4 * size)
-
-    def left(count):
-        return [n for n in range(count) if cache.entry({"number": n})._folder.exists()]
-
-    for number in range(4):
-        keep(cache, WORDS[:60], {"number": number})
-    for number in (0, 3, 1, 2):
-        time.sleep(0.02)  # the clock of a file system ticks slowly
-        assert check(cache, WORDS[:1], {"number": number}).all()
-    with cache.entry({"number": 3}) as written:
-        written.append(cache.digests(WORDS[60:61]), features_of(WORDS[60:61]))
-        os.utime(written._folder / "entry.json", (0, 0))
-        keep(cache, WORDS[:60], {"number": 4})
-        assert check(cache, WORDS[:60], {"number": 4}).all()
-    assert left(5) == [1, 2, 3, 4]  # 0 was not used for longest, but for 3, which is being written
-    for number in (5, 6):
-        time.sleep(0.02)
-        keep(cache, WORDS[:60], {"number": number})
-    assert left(7) == [2, 4, 5, 6]
-    assert cache.nbytes <= cache.max_bytes
+def sizes(folder):
+    return {path.name: path.stat().st_size for path in folder.iterdir()}
 
 
-def test_the_limit_holds_while_many_entries_are_written(tmp_path):
-    cache = FeatureCache(tmp_path / "features", max_bytes=100_000)
-    for number in range(40):
-        keep(cache, WORDS[:100], {"number": number})
-        assert cache.nbytes <= 100_000
-        assert check(cache, WORDS[:100], {"number": number}).all()
+def test_least_recently_used_keys_go(tmp_path, monkeypatch):
+    monkeypatch.setattr(cache_module, "_TOUCH_SECONDS", 0)
+    cache = FeatureCache(tmp_path / "features.sqlite", max_bytes=8_000_000)
+    values = np.random.RandomState(0).normal(size=(200, 2000)).astype(np.float32)  # 1.7 MB
+    digests = example_digests(WORDS)
+
+    def held(count):
+        return [i for i in range(count) if cache.read({"index": i}, digests[:0])[1] is not None]
+
+    for index in range(4):
+        cache.write({"index": index}, digests, values)
+    for index in (0, 3, 1):
+        assert cache.read({"index": index}, digests)[0].all()
+    cache.write({"index": 2}, digests[:1], values[:1])
+    cache.write({"index": 4}, digests, values)
+    assert held(5) == [1, 2, 3, 4]  # this reads, and so uses, 1 to 4 in this order
+    assert cache.read({"index": 1}, digests)[0].all()
+    cache.write({"index": 5}, digests, values)
+    assert held(6) == [1, 3, 4, 5]
+    for index in (1, 3, 4, 5):
+        np.testing.assert_array_equal(cache.read({"index": index}, digests)[1], values)
 
 
-def test_an_entry_beyond_the_limit_is_kept_in_part_with_one_warning(tmp_path):
-    cache = FeatureCache(tmp_path / "features", max_bytes=10_000)
+def test_the_limit_holds_while_many_keys_are_written(tmp_path):
+    cache = FeatureCache(tmp_path / "features.sqlite", max_bytes=300_000)
+    for index in range(40):
+        keep(cache, WORDS, {"index": index})
+        assert cache.nbytes <= 300_000
+        assert check(cache, WORDS, {"index": index}).all()
+    assert check(cache, WORDS, {"index": 36}).all()
+    cache._close()
+    assert sizes(tmp_path) == {"features.sqlite": cache.nbytes}
+    keep(FeatureCache(cache.path, max_bytes=150_000), ["one more"])
+    assert cache.nbytes <= 150_000  # a lower limit makes the file smaller
+
+
+def test_a_key_beyond_the_limit_is_kept_in_part_with_one_warning(tmp_path):
+    cache = FeatureCache(tmp_path / "features.sqlite", max_bytes=150_000)
     keep(cache, WORDS[:10], {"other": 1})
-    with pytest.warns(UserWarning, match=r"max_bytes is 10,000; give .* a higher") as warned:
-        keep(cache, WORDS, batch=8)
+    many = [str(i) for i in range(2000)]
+    with pytest.warns(UserWarning, match="max_bytes is 150,000; give it a higher") as warned:
+        keep(cache, many, batch=100)
     assert len(warned) == 1
-    assert warned[0].filename == __file__
-    assert cache.nbytes <= 10_000
-    with pytest.warns(UserWarning, match="max_bytes is 10,000"):
-        keep(cache, WORDS, {"small": 1}, batch=200)
-    assert cache.entry(KEY).shape == SHAPE  # nothing went for what could not be kept
-    found = check(cache, WORDS)
-    assert 60 < found.sum() < 100 and found[: found.sum()].all()
+    assert cache.nbytes <= 150_000
+    found = check(cache, many)
+    assert 100 < found.sum() < 2000
+    assert found[: found.sum()].all()
+
+
+def test_what_cannot_be_kept_costs_no_other_key(tmp_path):
+    cache = FeatureCache(tmp_path / "features.sqlite", max_bytes=150_000)
+    keep(cache, WORDS[:10], {"other": 1})
+    with pytest.warns(UserWarning, match="max_bytes is 150,000"):
+        keep(cache, [str(i) for i in range(2000)], batch=2000)
+    assert check(cache, WORDS[:10], {"other": 1}).all()
 
 
 FULL = """
 import resource, sys, warnings, numpy as np
-from xfer.cache import FeatureCache
-resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
+from xfer.cache import FeatureCache, example_digests
+resource.setrlimit(resource.RLIMIT_FSIZE, (300_000, 300_000))
 warnings.simplefilter("always")
 cache = FeatureCache(sys.argv[1])
-with cache.entry({}) as entry:
-    for i in range(20):
-        entry.append(cache.digests([str(i)]), np.full((1, 3000), i, np.float32))
-out = np.zeros((20, 3000), np.float32)
-found = cache.entry({}).read(cache.digests([str(i) for i in range(20)]), out)
-assert found.tolist() == [True] * 8 + [False] * 12, found
-assert (out[:, 0] == np.arange(20) * found).all()
+for i in range(40):
+    cache.write({}, example_digests([str(i)]), np.full((1, 3000), i, np.float32))
+found, rows = cache.read({}, example_digests([str(i) for i in range(40)]))
+assert 1 < found.sum() < 25 and found[:found.sum()].all(), found
+assert (rows == np.arange(found.sum())[:, None]).all()
 """
 
 
-def test_a_full_disk_is_warned_of_and_costs_no_features(tmp_path):
+def test_a_disk_that_takes_no_more_is_warned_of_and_costs_no_features(tmp_path):
     pytest.importorskip("resource")
-    process = run(FULL, tmp_path / "features", stderr=subprocess.PIPE)
+    process = run(FULL, tmp_path / "features.sqlite", stderr=subprocess.PIPE)
     said = process.communicate()[1]
     assert process.returncode == 0, said
-    assert said.count("the disk of") == 1 and "is full: File too large" in said
+    assert said.count("keeps no more features") == 1
+    assert "disk I/O error" in said
 
 
-def test_what_is_no_cache_is_refused_and_left_alone(tmp_path):
+def test_a_full_disk_stops_writing_and_not_reading(cache):
+    keep(cache, WORDS[:20])
+    cache._connection.execute("PRAGMA max_page_count = 1")
+    with pytest.warns(UserWarning, match="database or disk is full"):
+        keep(cache, [str(i) for i in range(2000)])
+    keep(cache, WORDS)  # another warning would be an error
+    assert check(cache, WORDS).sum() == 20
+
+
+def test_clear_empties_the_file(cache):
+    keep(cache, [str(i) for i in range(3000)])
+    full = cache.nbytes
+    other = FeatureCache(cache.path)
+    cache.clear()
+    assert cache.nbytes < full / 3
+    assert not check(other, WORDS).any()
+    keep(other, WORDS)
+    assert check(cache, WORDS).all()
+    cache._close()
+    other._close()
+    assert sizes(cache.path.parent) == {"features.sqlite": cache.nbytes}
+
+
+def test_a_file_deleted_or_replaced_while_open(cache):
+    keep(cache, WORDS[:50])
+    cache.path.unlink()
+    assert not check(cache, WORDS).any()
+    assert cache.nbytes == 0
+    keep(cache, WORDS[50:])
+    assert check(cache, WORDS).sum() == 150
+    assert check(FeatureCache(cache.path), WORDS).sum() == 150
+    other = FeatureCache(cache.path.with_name("other"))
+    keep(other, WORDS[:7])
+    other._close()
+    cache._close()
+    check(cache, WORDS)
+    other.path.replace(cache.path)
+    for path in cache.path.parent.glob("features.sqlite-*"):
+        path.unlink()
+    assert check(cache, WORDS).sum() == 7
+
+
+# What is refused.
+
+
+def test_what_is_not_a_cache_is_refused_and_left_alone(tmp_path):
     (tmp_path / "thesis.tex").write_text("years of work")
-    with pytest.raises(ValueError, match="holds other files and no xfer-feature-cache.json"):
-        FeatureCache(tmp_path)
-    with pytest.raises(ValueError, match=r"thesis\.tex is no folder"):
-        FeatureCache(tmp_path / "thesis.tex")
+    (tmp_path / "short").write_bytes(b"\0\0")
+    for mode in ("delete", "wal"):
+        connection = sqlite3.connect(tmp_path / mode)
+        connection.execute(f"PRAGMA journal_mode = {mode}")
+        connection.execute("CREATE TABLE keys (id INTEGER)")
+        connection.close()
+    before = {path: path.read_bytes() for path in tmp_path.iterdir()}
+    for name in ("thesis.tex", "short"):
+        with pytest.raises(ValueError, match=rf"{name} is not a SQLite database, .* another file"):
+            FeatureCache(tmp_path / name)
+    for name in ("delete", "wal"):
+        with pytest.raises(ValueError, match=rf"{name} is a SQLite database, but not a feature"):
+            FeatureCache(tmp_path / name)
+    assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
     cache = FeatureCache(tmp_path / "new")
-    (tmp_path / "new").mkdir()
-    (tmp_path / "new" / "thesis.tex").write_text("more work")
-    with pytest.raises(ValueError, match="it is no feature cache"):
+    (tmp_path / "new").write_text("more work")
+    with pytest.raises(ValueError, match="new is not a SQLite database"):
         keep(cache, WORDS)
-    assert os.listdir(tmp_path / "new") == ["thesis.tex"]
+    assert (tmp_path / "new").read_text() == "more work"
 
 
 def test_a_cache_of_another_format_is_refused(cache):
     keep(cache, WORDS)
-    marker = cache.path / "xfer-feature-cache.json"
-    marker.write_text('{"format": 2}')
-    with pytest.raises(ValueError, match="has format 2, this xfer knows 1"):
+    cache._close()
+    sql(cache, "PRAGMA user_version = 99")
+    content = cache.path.read_bytes()
+    with pytest.raises(ValueError, match="not a feature cache that this version of xfer can use"):
         FeatureCache(cache.path)
-    marker.write_text("{")
-    assert check(FeatureCache(cache.path), WORDS).all()
+    assert cache.path.read_bytes() == content
 
 
-def test_a_folder_that_cannot_be_written(tmp_path):
-    cache = FeatureCache("/proc/xfer-features")
-    if not os.path.isdir("/proc"):
-        pytest.skip("needs a folder that not even root can write to")
-    with pytest.raises(OSError, match="cannot write to the feature cache in /proc/xfer-features"):
+def test_an_empty_file_becomes_a_cache(tmp_path):
+    with tempfile.NamedTemporaryFile(dir=tmp_path) as file:
+        cache = FeatureCache(file.name)
         keep(cache, WORDS)
+        assert check(FeatureCache(file.name), WORDS).all()
+
+
+def test_a_place_that_cannot_be_written(tmp_path):
+    (tmp_path / "thesis.tex").write_text("years of work")
+    places = [
+        tmp_path / "thesis.tex" / "features",
+        Path("/proc/features.sqlite"),
+        Path("/proc/x/y"),
+    ]
+    for place in places if os.path.isdir("/proc") else places[:1]:
+        cache = FeatureCache(place)
+        assert not check(cache, WORDS).any()
+        with pytest.raises(
+            OSError, match=f"cannot open or write the feature cache {place}: .* give"
+        ):
+            keep(cache, WORDS)
+
+
+READ_ONLY = """
+import os, sys, numpy.random, numpy.testing
+sys.path.insert(0, sys.argv[1])
+from test_cache import WORDS, FeatureCache, check, keep
+check(FeatureCache(sys.argv[2] + "-copy"), WORDS)  # imports all that it needs
+if os.getuid() == 0:
+    os.setuid(65534)
+cache = FeatureCache(sys.argv[2])
+assert check(cache, WORDS).all()
+try:
+    keep(cache, ["x"])
+except OSError as error:
+    print(error)
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "setuid"), reason="needs permissions of POSIX")
+def test_a_file_without_permission_to_write_can_be_read():
+    with tempfile.TemporaryDirectory() as folder:
+        cache = FeatureCache(folder)
+        keep(cache, WORDS)
+        cache._close()
+        cache.path.chmod(0o444)
+        os.chmod(folder, 0o777)
+        here = os.path.dirname(__file__)
+        shutil.copy(cache.path, f"{cache.path}-copy")
+        reader = run(READ_ONLY, here, cache.path, stdout=subprocess.PIPE)
+        assert "cannot open or write the feature cache" in reader.communicate()[0]
+        assert reader.returncode == 0
 
 
 @pytest.mark.parametrize("limit", [0, -1, 1.5, "10 GB", True, None])
 def test_limits_that_make_no_sense(tmp_path, limit):
-    with pytest.raises(ValueError, match="max_bytes must be a positive integer, got"):
+    with pytest.raises(ValueError, match="max_bytes must be an integer >= 1, got"):
         FeatureCache(tmp_path, max_bytes=limit)
 
 
 def test_arguments_that_do_not_fit(cache):
-    with pytest.raises(TypeError, match="key must be a dict, got str"):
-        cache.entry("layer")
     with pytest.raises(TypeError, match="not JSON serializable"):
-        cache.entry({"layer": object()})
+        cache.read({"layer": object()}, [])
     keep(cache, WORDS[:9])
-    entry = cache.entry(KEY)
     with pytest.raises(ValueError, match=r"shape \(3, 7\), those in the cache \(7, 3\)"):
-        entry.append(cache.digests(WORDS[:2]), features_of(WORDS[:2], (3, 7)))
+        cache.write(KEY, example_digests(WORDS[:2]), features_of(WORDS[:2], (3, 7)))
     with pytest.raises(ValueError, match="3 digests came with features of shape"):
-        entry.append(cache.digests(WORDS[:3]), features_of(WORDS[:2]))
-    with pytest.raises(ValueError, match=r"out must be float32 of shape \(2, 21\)"):
-        entry.read(cache.digests(WORDS[:2]), np.zeros((2, 20), np.float32))
-    with pytest.raises(ValueError, match="got float64"):
-        entry.read(cache.digests(WORDS[:2]), np.zeros((2, 21)))
-    with pytest.raises(ValueError, match="a digest must have 16 bytes"):
-        entry.read([b"short"], np.zeros((1, 21), np.float32))
+        cache.write(KEY, example_digests(WORDS[:3]), features_of(WORDS[:2]))
+    with pytest.raises(sqlite3.Error, match="type 'object' is not supported"):
+        cache.read(KEY, [object()])
+    cache.write({"new": 1}, [], np.zeros((0, 3), np.float32))
+    assert cache.read({"new": 1}, [])[1] is None
     assert check(cache, WORDS).sum() == 9
 
 
-def test_clear_deletes_features_and_nothing_else(cache, tmp_path):
-    outside = tmp_path / "outside"
-    outside.mkdir()
-    (outside / "thesis.tex").write_text("years of work")
+def test_it_can_be_copied_pickled_and_described(cache):
     keep(cache, WORDS)
-    (cache.path / ("0" * 32)).symlink_to(outside)
-    (cache.path / "notes.txt").write_text("mine")
-    opened = cache.entry(KEY)
-    opened.append(cache.digests(["x"]), features_of(["x"]))
-    cache.clear()
-    assert cache.nbytes == 0
-    assert not check(cache, WORDS).any()
-    assert (outside / "thesis.tex").exists() and (cache.path / "notes.txt").exists()
-    opened.append(cache.digests(["y"]), features_of(["y"]))
-    assert check(cache, ["y"]).all()
-
-
-def test_it_can_be_pickled_and_described(cache):
-    keep(cache, WORDS)
-    copy = pickle.loads(pickle.dumps(FeatureCache(cache.path, max_bytes=2**20)))
-    assert (copy.path, copy.max_bytes) == (cache.path, 2**20)
-    assert check(copy, WORDS).all()
-    assert repr(copy) == f"FeatureCache({str(cache.path)!r}: 1 entry, 0.0 of 1.0 MiB)"
-    assert cache.nbytes == sum(path.stat().st_size for path in entry_files(cache))
-    assert "0 entries" in repr(FeatureCache(cache.path / "none"))
-
-
-def test_large_arrays_are_files_that_vanish(cache, monkeypatch):
-    small = cache.allocate((10, 10))
-    assert small.flags.owndata and not cache.path.exists()
-    monkeypatch.setattr(store, "_IN_MEMORY", 1000)
-    large = cache.allocate((100, 50))
-    assert type(large) is np.ndarray and isinstance(large.base, np.memmap)
-    assert (large.shape, large.dtype) == ((100, 50), np.float32)
-    large[:] = 3
-    assert os.listdir(cache.path) == ["xfer-feature-cache.json"]
-    assert large.sum() == 15_000
-    with pytest.raises(OSError, match="cannot write to the feature cache"):
-        cache.allocate((2**44, 2**10))
-
-
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
-def test_a_fork_writes_to_a_segment_of_its_own(cache):
-    with cache.entry(KEY) as entry:
-        entry.append(cache.digests(WORDS[:10]), features_of(WORDS[:10]))
-        child = os.fork()
-        some = slice(10, 30) if child else slice(30, 50)
-        entry.append(cache.digests(WORDS[some]), features_of(WORDS[some]))
-        if not child:
-            os._exit(0)
-        os.waitpid(child, 0)
-    assert check(cache, WORDS).sum() == 50
+    small = FeatureCache(cache.path, max_bytes=2**20)
+    for other in (pickle.loads(pickle.dumps(small)), copy.deepcopy(small)):
+        assert (other.path, other.max_bytes) == (cache.path, 2**20)
+        assert check(other, WORDS).all()
+    assert repr(small) == f"FeatureCache({str(cache.path)!r}, max_bytes=1048576)"
+    assert cache.nbytes >= 200 * 84

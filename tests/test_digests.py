@@ -1,21 +1,14 @@
-"""Names of examples and of functions: equal where the content is, and in every process."""
+"""Digests of examples: equal where the content is, in every process."""
 
-import functools
-import hashlib
-import importlib
-import json
-import operator
 import os
 import pathlib
-import re
 import subprocess
 import sys
-import threading
 
 import numpy as np
 import pytest
 
-from xfer.cache import code_digest, example_digests
+from xfer.cache import example_digests
 
 DIFFERENT = [
     "1",
@@ -43,6 +36,7 @@ DIFFERENT = [
     ["text 1:a", "b"],
     ["text 1:", "ab"],
     {"a": 1},
+    {b"a": 1},
     {"a": 2},
     {"b": 1},
     {1: "a"},
@@ -72,14 +66,14 @@ DIFFERENT = [
 ]
 
 
-def test_different_examples_have_different_names():
+def test_different_examples_have_different_digests():
     digests = example_digests(DIFFERENT)
     assert len(set(digests)) == len(DIFFERENT)
     assert {len(digest) for digest in digests} == {16}
     assert example_digests([]) == []
 
 
-def test_a_name_depends_on_the_example_alone():
+def test_a_digest_depends_on_the_example_alone():
     digests = example_digests(DIFFERENT)
     assert example_digests(DIFFERENT[::-1]) == digests[::-1]
     assert [example_digests([each])[0] for each in DIFFERENT] == digests
@@ -96,7 +90,7 @@ def arrays():
     }
 
 
-def test_rows_have_names_of_their_own(arrays):
+def test_rows_have_digests_of_their_own(arrays):
     numbers = {name: arrays[name] for name in ("image", "length")}
     digests = example_digests(numbers)
     assert len(set(digests)) == 40
@@ -185,8 +179,8 @@ def test_images():
     turned = image.copy()
     turned.info["exif"] = b"Exif\0\0 turned"
     palettes = [image_module.fromarray(pixels[..., 0]) for _ in range(2)]
-    for number, palette in enumerate(palettes):
-        palette.putpalette([number] * 768)
+    for index, palette in enumerate(palettes):
+        palette.putpalette([index] * 768)
     others = [image.convert("L"), image.resize((6, 8)), image.rotate(180), turned, *palettes]
     assert len({digest, *example_digests(others)}) == 7
 
@@ -218,312 +212,69 @@ def test_arrays_of_mxnet(mx):
     assert example_digests([first]) != example_digests([second])
 
 
-def test_a_file_counts_by_its_content(tmp_path):
-    path = tmp_path / "image.png"
-    path.write_bytes(b"one")
-    digest = example_digests([path])
-    assert example_digests([pathlib.Path(str(path))]) == digest
-    path.write_bytes(b"two")
-    assert example_digests([path]) != digest
+@pytest.mark.parametrize("kind", [str, pathlib.Path, np.str_])
+@pytest.mark.parametrize(
+    "place", ["alone", "tuple", "dict", "object array", "text array", "column"]
+)
+def test_a_file_counts_with_its_content(tmp_path, kind, place):
+    path = kind(tmp_path / "image.png")
+
+    def digest():
+        example = {
+            "alone": lambda: [path],
+            "tuple": lambda: [("left", [path])],
+            "dict": lambda: [{"image": path}],
+            "object array": lambda: [np.array([path, None], object)],
+            "text array": lambda: [np.array([str(path), "b"])],
+            "column": lambda: {"image": np.array([path], object), "size": np.array([1])},
+        }[place]()
+        return example_digests(example)
+
+    pathlib.Path(path).write_bytes(b"one")
+    first = digest()
+    assert digest() == first
+    pathlib.Path(path).write_bytes(b"two")
+    assert digest() != first
+    pathlib.Path(path).write_bytes(b"one")
+    assert digest() == first
 
 
-# Functions: each module below is written to a file, and edited.
-
-MODULE = '''
-import enum, functools, math, os
-from collections import namedtuple
-from dataclasses import dataclass
-import numpy as np
-import helper_of_{name}
-
-SCALE = 255
-WORDS = {{"ship", "plane", "car", "bike", "train"}}
-TABLE = {{"mean": np.array([0.1, 0.2]), "nested": [1, (2, None)]}}
-unused = 1
-
-def even(n):
-    return n == 0 or odd(n - 1)
-
-def odd(n):
-    return n != 0 and even(n - 1)
-
-def plain(image, by=2, *, shift=3):
-    """Scale."""
-    return [word in WORDS for word in image] + [(lambda x: x / SCALE)(i) for i in image]
-
-def recursive(image):
-    return even(image) and image in {{"a", "b", "c", "d", "e"}}
-
-def mean(image):
-    return (image - TABLE["mean"]) / math.sqrt(2) + np.mean(image)
-
-def helped(image):
-    return helper_of_{name}.help(image)
-
-def closing(factor):
-    def inner(image):
-        return image * factor
-    return inner
-
-def later():
-    def inner(image):
-        return unassigned + image
-    if os.getpid() < 0:
-        unassigned = 1
-    return inner
-
-def holding(image):
-    class Inner:
-        size = 3
-    return Inner.size + image
-
-class Base:
-    size = 224
-    def crop(self, image):
-        return image[: self.size]
-
-class Mode(enum.Enum):
-    FAST = 1
-    GOOD = 2
-
-Point = namedtuple("Point", "x y")
-
-@dataclass
-class Settings:
-    low: int = 0
-    high: float = 1.0
-
-class Transform(Base):
-    __slots__ = ("mode", "steps")
-    def __init__(self, mode=Mode.GOOD, steps=()):
-        self.mode, self.steps = mode, steps
-        self.settings = Settings()
-        self.point = Point(1, 2)
-    def __call__(self, image):
-        return functools.reduce(lambda x, f: f(x), self.steps, self.crop(image))
-    def method(self, image):
-        return self(image)
-    @staticmethod
-    def static(image):
-        return image + 10
-    @classmethod
-    def made(cls, image):
-        return cls()(image)
-    @functools.cached_property
-    def cached(self):
-        return 5
-    @property
-    def prop(self):
-        return 6
-
-class Steps(list):
-    def __call__(self, image):
-        return [step(image) for step in self]
-
-@functools.lru_cache
-def cached(image):
-    return image + 1
-
-@functools.wraps(plain)
-def wrapped(image):
-    return plain(image) + [1]
-
-def wraps_around(image):
-    return wrapped(image)
-
-looped = Transform()
-looped.itself = looped
-
-FUNCTIONS = {{
-    "plain": plain,
-    "recursive": recursive,
-    "mean": mean,
-    "helped": helped,
-    "closing": closing(2),
-    "later": later(),
-    "holding": holding,
-    "transform": Transform(steps=(plain, closing(3), np.tanh)),
-    "method": Transform().method,
-    "static": Transform.static,
-    "made": Transform.made,
-    "class": Transform,
-    "partial": functools.partial(plain, by=7),
-    "steps": Steps([plain, str.upper]),
-    "cached": cached,
-    "wrapped": wraps_around,
-    "looped": looped,
-    "builtin": len,
-    "numpy": np.asarray,
-    "ufunc": np.tanh,
-    "bound": "{{}} ships".format,
-    "type": str,
-}}
-'''
+def test_two_files_of_one_content_are_told_apart_and_so_are_files_and_texts(tmp_path, monkeypatch):
+    for name in ("a", "b"):
+        (tmp_path / name).write_bytes(b"one")
+    texts = example_digests(["a", "b"])
+    monkeypatch.chdir(tmp_path)
+    examples = ["a", "b", pathlib.Path("a"), pathlib.Path("b"), b"one", "one", "nowhere"]
+    assert len({*texts, *example_digests(examples)}) == 9
 
 
-def digests_of(folder, name, source, helper="def help(x): return x + 1"):
-    """Digests of a module's functions, as another process sees them."""
-    (folder / f"{name}.py").write_text(source)
-    (folder / f"helper_of_{name}.py").write_text(helper)
+def test_a_text_that_is_no_file_is_a_text(tmp_path, monkeypatch):
+    texts = ["folder", "a\0b", "x" * 100_000, "\ud800", "", ".", "dangling"]
+    before = example_digests(texts)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "dangling").symlink_to("nowhere")
+    assert example_digests(texts) == before
+    with pytest.raises(FileNotFoundError, match="nowhere"):
+        example_digests([pathlib.Path("nowhere")])
+
+
+def test_names_of_columns_and_keys_are_no_files(tmp_path, monkeypatch):
+    examples = {"data": np.arange(3)}, [{"data": 1}]
+    before = [*map(example_digests, examples)]
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "data").write_text("one")
+    assert [*map(example_digests, examples)] == before
+
+
+def test_digests_are_the_same_in_every_process():
     code = (
-        f"import json, sys; sys.dont_write_bytecode = True; sys.path.insert(0, {str(folder)!r})\n"
-        f"from {name} import FUNCTIONS; from xfer.cache import code_digest\n"
-        "print(json.dumps({key: code_digest(each) for key, each in FUNCTIONS.items()}))"
+        "import sys; sys.path.insert(0, sys.argv[1]); import test_digests as t\n"
+        "print(b''.join(t.example_digests([*t.DIFFERENT, {'a': [1], 'b': 2}])).hex())"
     )
-    environment = {**os.environ, "PYTHONHASHSEED": str(len(name))}
-    process = subprocess.run(
-        [sys.executable, "-c", code], env=environment, capture_output=True, text=True
-    )
-    assert process.returncode == 0, process.stderr
-    return json.loads(process.stdout)
-
-
-def test_functions_have_one_name_in_every_process(tmp_path):
-    source = MODULE.format(name="a")
-    digests = digests_of(tmp_path, "a", source)
-    assert len(set(digests.values())) == len(digests)
-    # Under another hash seed, module name and line numbers; comments and what is not used change.
-    moved = MODULE.format(name="another").replace("unused = 1", "unused = 2  # or three\n\n")
-    moved = digests_of(tmp_path, "another", moved.replace("helper_of_another", "helper_of_a"))
-    assert moved == digests
-
-
-EDITS = {
-    "SCALE = 255": ("SCALE = 256", "plain transform partial steps wrapped"),
-    '"bike"': ('"boat"', "plain transform partial steps wrapped"),
-    "x / SCALE": ("x // SCALE", "plain transform partial steps wrapped"),
-    "by=2": ("by=3", "plain transform partial steps wrapped"),
-    "shift=3": ("shift=4", "plain transform partial steps wrapped"),
-    "odd(n - 1)": ("odd(n - 2)", "recursive"),
-    "return n != 0": ("return n > 0", "recursive"),
-    '"d", "e"': ('"d", "f"', "recursive"),
-    "[0.1, 0.2]": ("[0.1, 0.3]", "mean"),
-    "(2, None)": ("(2, 0)", "mean"),
-    "math.sqrt": ("math.exp", "mean"),
-    "closing(2)": ("closing(2.5)", "closing"),
-    "closing(3)": ("closing(4)", "transform"),
-    "np.tanh)": ("np.sin)", "transform"),
-    "size = 224": ("size = 299", "transform method made class looped"),
-    "image[: self.size]": ("image[-self.size :]", "transform method made class looped"),
-    "mode=Mode.GOOD": ("mode=Mode.FAST", "transform method made class looped"),
-    "high: float = 1.0": ("high: float = 2.0", "transform method made class looped"),
-    "Point(1, 2)": ("Point(1, 3)", "transform method made class looped"),
-    "image + 10": ("image + 11", "static transform method made class looped"),
-    "cls()(image)": ("cls()(-image)", "transform method made class looped"),
-    "return 5": ("return 7", "transform method made class looped"),
-    "return 6": ("return 8", "transform method made class looped"),
-    "by=7": ("by=8", "partial"),
-    "str.upper": ("str.lower", "steps"),
-    "step(image) for": ("step(-image) for", "steps"),
-    "return image + 1\n": ("return image + 2\n", "cached"),
-    "plain(image) + [1]": ("plain(image) + [2]", "wrapped"),
-    "looped.itself = looped": ("looped.itself = [looped]", "looped"),
-    "np.asarray": ("np.asanyarray", "numpy"),
-    ": np.tanh": (": np.sin", "ufunc"),
-    '"{} ships"': ('"{} boats"', "bound"),
-    ": len": (": max", "builtin"),
-}
-
-
-def test_a_function_that_computes_something_else_has_another_name(tmp_path):
-    source = MODULE.format(name="m")
-    digests = digests_of(tmp_path, "m", source)
-    sys.path.insert(0, str(tmp_path))
-    try:
-        for number, (before, (after, changed)) in enumerate(EDITS.items()):
-            name = f"m{number}"
-            assert source.count(before) >= 1, before
-            (tmp_path / f"{name}.py").write_text(source.replace(before, after))
-            functions = importlib.import_module(name).FUNCTIONS
-            found = {key: code_digest(each) for key, each in functions.items()}
-            differing = {key for key in digests if digests[key] != found[key]}
-            # An instance counts with its class, whichever of its methods is asked about.
-            assert differing == set(changed.split()), (before, differing)
-    finally:
-        sys.path.remove(str(tmp_path))
-        for name in [name for name in sys.modules if re.fullmatch(r"m\d+|helper_of_m", name)]:
-            del sys.modules[name]
-    edited = digests_of(tmp_path, "m", source, helper="def help(x): return x + 2")
-    assert {key for key in digests if digests[key] != edited[key]} == {"helped"}
-
-
-def test_state_counts():
-    class Scaled:
-        def __init__(self, by):
-            self.by = by
-
-        def __call__(self, image):
-            return image / self.by
-
-    assert code_digest(Scaled(2)) == code_digest(Scaled(2)) != code_digest(Scaled(3))
-    patterns = [re.compile("a"), re.compile("b")]
-    assert len({code_digest(pattern.sub) for pattern in patterns}) == 2
-    assert code_digest(operator.itemgetter(1)) != code_digest(operator.itemgetter(2))
-    first, second = (functools.partial(np.add, np.full(3, i)) for i in range(2))
-    assert code_digest(first) != code_digest(second)
-
-
-def test_what_cannot_be_told_is_refused_and_can_say_itself():
-    lock = threading.Lock()
-
-    class Guarded:
-        def __init__(self, version):
-            self.version, self.lock = version, threading.Lock()
-
-        def __call__(self, image):
-            return image
-
-    class Telling(Guarded):
-        def __xfer_digest__(self):
-            return self.version
-
-    def locked(image):
-        with lock:
-            return image
-
-    with pytest.raises(ValueError, match=r"preprocess, in .*locked, 'lock' .*_thread.lock does"):
-        code_digest(locked)
-    with pytest.raises(ValueError, match=r"type .*Guarded does not show|_thread.lock does"):
-        code_digest(Guarded(1))
-    assert code_digest(Telling(1)) == code_digest(Telling(1)) != code_digest(Telling("1"))
-    with open(__file__) as file, pytest.raises(ValueError, match="TextIOWrapper does not show"):
-        code_digest(lambda image: file.read())
-
-
-def test_networks_and_their_transforms():
-    torch = pytest.importorskip("torch")
-    torch.manual_seed(0)
-    network = torch.nn.Sequential(torch.nn.Linear(3, 2), torch.nn.ReLU())
-    digest = code_digest(network)
-    assert code_digest(network) == digest
-    with torch.no_grad():
-        network[0].weight[0, 0] += 1
-    assert code_digest(network) != digest
-    functions = [torch.relu, torch.sigmoid, lambda x: torch.relu(x), torch.Tensor.float]
-    assert len(set(map(code_digest, functions))) == 4
-
-
-def test_a_tokenizer_is_its_words_and_not_how_it_was_last_called():
-    tokenizers = pytest.importorskip("tokenizers")
-    transformers = pytest.importorskip("transformers")
-
-    def tokenizer(words):
-        model = tokenizers.models.WordLevel({word: i for i, word in enumerate(words)}, "[U]")
-        made = tokenizers.Tokenizer(model)
-        made.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
-        return transformers.PreTrainedTokenizerFast(tokenizer_object=made, pad_token="[P]")
-
-    first = tokenizer(["[U]", "[P]", "ship"])
-    digest = code_digest(first)
-    first(["ship", "a ship"], padding=True, truncation=True, max_length=4)
-    assert code_digest(first) == digest == code_digest(tokenizer(["[U]", "[P]", "ship"]))
-    assert code_digest(tokenizer(["[U]", "[P]", "plane"])) != digest
-    first.model_max_length = 7
-    assert code_digest(first) != digest
-
-
-def test_digests_are_what_they_were():
-    # A change here makes every cache out there useless: it wants a new format number.
-    names = b"".join(example_digests([*DIFFERENT[:20], {"a": np.arange(3.0)}]))
-    rows = b"".join(example_digests({"data": np.arange(6.0).reshape(3, 2)}))
-    assert hashlib.sha256(names + rows).hexdigest()[:16] == "ef16c0f46222ea88"
+    arguments = [sys.executable, "-c", code, os.path.dirname(__file__)]
+    said = {
+        subprocess.check_output(arguments, env={**os.environ, "PYTHONHASHSEED": seed}, text=True)
+        for seed in ("1", "2")
+    }
+    assert said == {b"".join(example_digests([*DIFFERENT, {"b": 2, "a": [1]}])).hex() + "\n"}

@@ -4,13 +4,19 @@ import random
 
 import numpy as np
 import pytest
+from operator_checks import bind, run_network
 
 from xfer.checkpoint import edit
 from xfer.checkpoint.convert import output_names
-from xfer.checkpoint.flow import ModelError, find_flow, find_input, find_layer, find_parameters
+from xfer.checkpoint.edit import (
+    ModelError,
+    data_dependent_nodes,
+    find_input,
+    find_layer,
+    find_parameters,
+)
 from xfer.checkpoint.network import Network
-from xfer.checkpoint.symbol import Graph, Node
-from xfer.sources.checkpoint import CheckpointSource
+from xfer.checkpoint.symbol import MxGraph, Node
 
 SEEDS = range(60)
 WIDTH = 4
@@ -22,7 +28,7 @@ class Builder:
     def __init__(self, seed):
         self.rng = random.Random(seed)
         self.values = np.random.RandomState(seed)
-        self.nodes, self.arguments, self.statistics = [], {}, {}
+        self.nodes, self.arguments, self.auxiliary = [], {}, {}
 
     def add(self, operator, name, inputs=(), **attributes):
         attributes = {key: str(value) for key, value in attributes.items()}
@@ -53,7 +59,7 @@ class Builder:
         if kind == "norm":
             inputs = [entry]
             for part in ("gamma", "beta", "moving_mean", "moving_var"):
-                hold = "statistics" if part.startswith("moving") else "arguments"
+                hold = "auxiliary" if part.startswith("moving") else "arguments"
                 inputs.append(self.parameter(f"{name}_{part}", (WIDTH,), hold))
             return self.add("BatchNorm", name, inputs, fix_gamma=False)
         if kind == "residual":
@@ -96,10 +102,10 @@ def random_network(seed):
     heads = [entry]
     if build.rng.random() < 0.2:
         heads += build.rng.sample(reached[1:], k=1)
-    graph = Graph(tuple(build.nodes), tuple(dict.fromkeys(heads)))
+    graph = MxGraph(tuple(build.nodes), tuple(dict.fromkeys(heads)))
     graph = graph.prune(graph.heads)
-    bare = Network("", build.arguments, build.statistics, ["data"], ["out_label"])
-    return bare.with_graph(graph)
+    whole = Network(graph, build.arguments, build.auxiliary, ["data"], ["out_label"])
+    return whole.with_graph(graph)
 
 
 def rows(seed=0):
@@ -114,19 +120,16 @@ def outputs(network, data, heads=None):
     """What our engine computes for the heads."""
     graph = network.graph
     names = [name_of(graph, head) for head in heads or graph.heads]
-    features = CheckpointSource(network).extract(data, list(dict.fromkeys(names)))
-    return [features[name] for name in names]
+    return run_network(network, {"data": data}, names)
 
 
 def mxnet_outputs(mx, network, data):
-    from xfer.sources.mxnet_binding import bind_for_inference
-
-    symbol = mx.sym.load_json(network.json)
+    symbol = mx.sym.load_json(network.graph.to_json())
     arrays = {name: mx.nd.array(array) for name, array in network.arguments.items()}
     arrays.update(data=mx.nd.array(data), out_label=mx.nd.zeros(len(data)))
     arrays = {name: arrays[name] for name in symbol.list_arguments()}
-    statistics = {name: mx.nd.array(array) for name, array in network.statistics.items()}
-    executor = bind_for_inference(symbol, mx.cpu(), arrays, statistics)
+    auxiliary = {name: mx.nd.array(array) for name, array in network.auxiliary.items()}
+    executor = bind(mx, symbol, arrays, auxiliary)
     return [output.asnumpy() for output in executor.forward(is_train=False)]
 
 
@@ -139,7 +142,7 @@ def above(graph, entry):
         )
         nodes.append(Node(node.operator, node.name, node.attributes, inputs))
     heads = [(head + 1, place) for head, place in graph.heads]
-    return Graph(tuple(nodes), ()).prune(heads)
+    return MxGraph(tuple(nodes), ()).prune(heads)
 
 
 def drops(network, drop):
@@ -208,7 +211,7 @@ class TestTop:
             (found,) = outputs(smaller, data)
             np.testing.assert_array_equal(found, outputs(network, data, [entry])[0])
             assert operators(smaller.graph) < operators(network.graph)
-            assert len(flowing(network)) - len(flowing(smaller)) == number
+            assert len(dependent_names(network)) - len(dependent_names(smaller)) == number
             check_parameters(network, smaller)
 
     @pytest.mark.parametrize("seed", SEEDS)
@@ -289,9 +292,9 @@ def operators(graph):
     return {node.name for node in graph.nodes if not node.is_variable}
 
 
-def flowing(network):
-    flow = find_flow(network.graph, network.input_names)
-    return {network.graph.nodes[number].name for number in flow}
+def dependent_names(network):
+    dependent = data_dependent_nodes(network.graph, network.input_names)
+    return {network.graph.nodes[node_id].name for node_id in dependent}
 
 
 def bottom_of(graph):
@@ -303,13 +306,13 @@ def bottom_of(graph):
 
 def renamed(graph, prefix):
     nodes = (Node(n.operator, prefix + n.name, n.attributes, n.inputs) for n in graph.nodes)
-    return Graph(tuple(nodes), graph.heads[:1])
+    return MxGraph(tuple(nodes), graph.heads[:1])
 
 
 def check_parameters(before, after):
     """What belongs to no layer any more is gone, and the rest is what it was."""
     assert {*after.parameters} == {*before.parameters} & variables(after.graph)
-    for kind in ("arguments", "statistics"):
+    for kind in ("arguments", "auxiliary"):
         for name, array in getattr(after, kind).items():
             assert array is getattr(before, kind)[name]
 
@@ -324,7 +327,7 @@ def graph_of(*nodes, heads=None):
         entries = tuple((names.index(of), place) for of, place in places)
         made.append(Node(operator, name, attributes, entries))
     entries = [one if isinstance(one, tuple) else (one, 0) for one in heads or names[-1:]]
-    return Graph(tuple(made), tuple((names.index(of), place) for of, place in entries))
+    return MxGraph(tuple(made), tuple((names.index(of), place) for of, place in entries))
 
 
 DATA = ("null", "data")
@@ -423,7 +426,7 @@ class TestRefused:
                 drop(CHAIN, number, ["data"], *(["data"] if drop is edit.drop_bottom else []))
 
     def test_two_variables_of_one_name(self):
-        graph = Graph(
+        graph = MxGraph(
             (Node("null", "data"), Node("null", "data"), Node("add_n", "s", {}, ((0, 0), (1, 0)))),
             ((2, 0),),
         )
@@ -509,7 +512,7 @@ class TestInput:
         ],
     )
     def test_of_symbols(self, mx, make, expected):
-        graph = Graph.from_json(make(mx.sym).tojson())
+        graph = MxGraph.from_json(make(mx.sym).tojson())
         if expected is None:
             with pytest.raises(ModelError, match="ambiguous: it may be 'x', 'x'"):
                 find_input(graph)
@@ -517,11 +520,11 @@ class TestInput:
             assert graph.nodes[find_input(graph)].name == expected
 
     def test_hints_of_new_data_stay_and_of_old_data_go(self):
-        old = Graph.from_json(
+        old = MxGraph.from_json(
             CHAIN.to_json().replace('"attrs": {}', '"attrs": {"__shape__": "(0, 3)"}', 1)
         )
         assert old.nodes[0].attributes
-        layer = Graph(
+        layer = MxGraph(
             (Node("null", "x", {"__shape__": "(0, 9)"}), Node("relu", "n", {}, ((0, 0),))),
             ((1, 0),),
         )
@@ -548,19 +551,19 @@ class TestLookUp:
             LABEL,
             ("SoftmaxOutput", "out", "fc10", "out_label"),
         )
-        flow = find_flow(graph, ["data"])
+        dependent = data_dependent_nodes(graph, ["data"])
         found = {
-            name: find_parameters(graph, find_layer(graph, name), flow)
+            name: find_parameters(graph, find_layer(graph, name), dependent)
             for name in ("fc1", "fc10", "shaped", "out")
         }
         assert found == {"fc1": ["w", "b"], "fc10": ["w"], "shaped": ["w"], "out": []}
 
     @pytest.mark.parametrize("seed", SEEDS)
-    def test_every_parameter_belongs_to_a_layer_of_the_flow(self, seed):
+    def test_every_parameter_belongs_to_a_data_dependent_layer(self, seed):
         network = random_network(seed)
-        flow = find_flow(network.graph, network.input_names)
-        layers = [k for k in flow if not network.graph.nodes[k].is_variable]
-        found = {name for k in layers for name in find_parameters(network.graph, k, flow)}
+        dependent = data_dependent_nodes(network.graph, network.input_names)
+        layers = [k for k in dependent if not network.graph.nodes[k].is_variable]
+        found = {name for k in layers for name in find_parameters(network.graph, k, dependent)}
         assert found == {*network.parameters}
 
     def test_deep_sharing_is_quick(self):
@@ -570,7 +573,7 @@ class TestLookUp:
         for k in range(1, 60):
             nodes.append(("add_n", f"w{k}", f"w{k - 1}", f"w{k - 1}"))
         graph = graph_of(*nodes, ("FullyConnected", "fc", "data", "w59"))
-        assert find_parameters(graph, len(nodes), find_flow(graph, ["data"])) == ["w"]
+        assert find_parameters(graph, len(nodes), data_dependent_nodes(graph, ["data"])) == ["w"]
 
     def test_names(self):
         assert find_layer(CUT, "cut") == find_layer(CUT, "cut_output1") == 1
@@ -581,17 +584,17 @@ class TestLookUp:
             find_layer(CHAIN, "data")
         with pytest.raises(TypeError, match="a name must be a string, got int: 3"):
             find_layer(CHAIN, 3)
-        twice = Graph(
+        twice = MxGraph(
             (Node("null", "x"), *[Node("relu", "r", {}, ((k, 0),)) for k in (0, 1)]), ((2, 0),)
         )
         with pytest.raises(ModelError, match="has 2 layers named 'r'; rename them"):
             find_layer(twice, "r")
-        assert edit.drop_top(twice, 1, ["x"]) == Graph(twice.nodes[:2], ((1, 0),))
+        assert edit.drop_top(twice, 1, ["x"]) == MxGraph(twice.nodes[:2], ((1, 0),))
 
 
 def test_deep_graphs():
     """Of more layers than Python allows calls."""
     nodes = [Node("null", "data"), *[Node("relu", f"r{k}", {}, ((k, 0),)) for k in range(3000)]]
-    graph = Graph(tuple(nodes), ((3000, 0),))
+    graph = MxGraph(tuple(nodes), ((3000, 0),))
     assert len(edit.drop_top(graph, 2000, ["data"]).nodes) == 1001
     assert len(edit.add_top(graph, renamed(graph, "n")).nodes) == 6001

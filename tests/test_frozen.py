@@ -4,13 +4,12 @@ import random
 
 import numpy as np
 import pytest
+from operator_checks import bind, run_network
 
-from xfer.checkpoint.flow import find_flow
+from xfer.checkpoint.edit import data_dependent_nodes
 from xfer.checkpoint.frozen import find_fixed_outputs, freeze_statistics, start_at
 from xfer.checkpoint.network import Network
-from xfer.checkpoint.symbol import Graph, Node
-from xfer.sources.checkpoint import CheckpointSource
-from xfer.sources.mxnet_binding import quiet_binding
+from xfer.checkpoint.symbol import MxGraph, Node
 
 SEEDS = range(40)
 WIDTH = 4
@@ -23,7 +22,7 @@ class Builder:
     def __init__(self, seed):
         self.rng = random.Random(seed)
         self.values = np.random.RandomState(seed)
-        self.nodes, self.arguments, self.statistics = [], {}, {}
+        self.nodes, self.arguments, self.auxiliary = [], {}, {}
 
     def add(self, operator, name, *inputs, **attributes):
         attributes = {key: str(value) for key, value in attributes.items()}
@@ -43,7 +42,7 @@ class Builder:
     def norm(self, name, entry, operator="BatchNorm", **attributes):
         learned = [self.parameter(f"{name}_{part}", WIDTH) for part in ("gamma", "beta")]
         observed = [
-            self.parameter(f"{name}_moving_{part}", WIDTH, hold="statistics")
+            self.parameter(f"{name}_moving_{part}", WIDTH, hold="auxiliary")
             for part in ("mean", "var")
         ]
         attributes = {"fix_gamma": False, **attributes}
@@ -68,9 +67,9 @@ class Builder:
         return self.add("Activation", name, entry, act_type="tanh")
 
     def network(self, head):
-        graph = Graph(tuple(self.nodes), (head,))
+        graph = MxGraph(tuple(self.nodes), (head,))
         graph = graph.prune(graph.heads)
-        whole = Network(graph.to_json(), self.arguments, self.statistics, ["data"], [])
+        whole = Network(graph, self.arguments, self.auxiliary, ["data"], [])
         return whole.with_graph(graph)
 
 
@@ -100,12 +99,9 @@ def run_mxnet(mx, graph, network, inputs, training=True):
     symbol = mx.sym.load_json(graph.to_json())
     arguments = {**network.arguments, **inputs}
     arrays = {name: mx.nd.array(arguments[name]) for name in symbol.list_arguments()}
-    states = {
-        name: mx.nd.array(network.statistics[name]) for name in symbol.list_auxiliary_states()
-    }
+    states = {name: mx.nd.array(network.auxiliary[name]) for name in symbol.list_auxiliary_states()}
     gradients = {name: mx.nd.zeros(array.shape) for name, array in arrays.items()}
-    with quiet_binding():
-        executor = symbol.bind(mx.cpu(), arrays, gradients, aux_states=states)
+    executor = bind(mx, symbol, arrays, states, gradients)
     outputs = [output.asnumpy() for output in executor.forward(is_train=training)]
     if training:  # statistics are not taken down before
         executor.backward([mx.nd.ones(output.shape) for output in outputs])
@@ -128,9 +124,9 @@ def test_fixed_outputs_are_the_same_whatever_training_does(mx, seed):
     cut, data = graph.prune(entries.values()), random_data(seed)
     expected, _ = run_mxnet(mx, cut, network, {"data": data}, training=False)
     moved = Network(
-        network.json,
+        network.graph,
         {k: v if k in fixed else v + 1 for k, v in network.arguments.items()},
-        {k: v if k in fixed else v + 1 for k, v in network.statistics.items()},
+        {k: v if k in fixed else v + 1 for k, v in network.auxiliary.items()},
         ["data"],
         [],
     )
@@ -139,7 +135,7 @@ def test_fixed_outputs_are_the_same_whatever_training_does(mx, seed):
     for name, found, first in zip(entries, outputs, expected):
         np.testing.assert_allclose(found[:2], first[:2], atol=1e-5, err_msg=name)
     for name in statistics.keys() & fixed:
-        np.testing.assert_array_equal(statistics[name], network.statistics[name])
+        np.testing.assert_array_equal(statistics[name], network.auxiliary[name])
 
 
 @pytest.mark.parametrize("seed", SEEDS)
@@ -149,17 +145,16 @@ def test_starting_there_gives_what_the_whole_gives(mx, seed):
     entries, data = find_fixed_outputs(graph, fixed, ["data"]), random_data(seed)
     if not entries:
         return
-    source, names = CheckpointSource(network), list(entries)
-    features = source.extract(data, names)
-    inputs = {"data": data, **{name: features[name] for name in names}}
+    names = list(entries)
+    inputs = {"data": data, **dict(zip(names, run_network(network, {"data": data}, names)))}
     part = start_at(graph, entries)
-    expected = source.extract(data, "scores").matrix
+    (expected,) = run_network(network, {"data": data}, ["scores"])
     (found,), _ = run_mxnet(mx, part, network, inputs, training=False)
     np.testing.assert_allclose(found, expected, atol=1e-4, rtol=1e-4)
     cut = network.with_graph(part)
-    cut = Network(cut.json, cut.arguments, cut.statistics, [*cut.input_names, *names], [])
+    cut = Network(cut.graph, cut.arguments, cut.auxiliary, [*cut.input_names, *names], [])
     inputs = {name: inputs[name] for name in cut.input_names}
-    found = CheckpointSource(cut).extract(inputs, "scores").matrix
+    (found,) = run_network(cut, inputs, ["scores"])
     np.testing.assert_allclose(found, expected, atol=1e-4, rtol=1e-4)
 
 
@@ -171,12 +166,12 @@ def test_nothing_fixed_is_left_behind(seed):
     part = start_at(graph, entries)
     assert not find_fixed_outputs(part, fixed, ["data", *entries])
     variables = {node.name for node in part.nodes if node.is_variable}
-    flow = find_flow(graph, ["data"])
+    dependent = data_dependent_nodes(graph, ["data"])
     trained = {node.name for node in graph.nodes if node.is_variable} - fixed - {"data"}
     learned = {name for name in trained if name in network.arguments}
     assert learned <= variables, "what is trained is still there"
     assert {*entries} <= variables
-    assert all(number in flow for number, _ in entries.values())
+    assert all(number in dependent for number, _ in entries.values())
 
 
 def test_the_random_graphs_try_what_they_should():
@@ -204,7 +199,7 @@ def test_statistics_stay_where_scale_and_shift_do_and_nowhere_else(mx, seed):
             stays = {*names[1:3]} <= fixed
             assert (node.attributes.get("use_global_stats") == "True") == stays
             for name in names[3:]:
-                same = np.array_equal(statistics[name], network.statistics[name])
+                same = np.array_equal(statistics[name], network.auxiliary[name])
                 assert same == stays, name
 
 
@@ -242,12 +237,10 @@ def test_a_frozen_batch_norm_gives_in_training_what_it_gives_in_inference(mx):
     after = run_mxnet(mx, graph, network, inputs)
     np.testing.assert_allclose(after[0][0], before[0][0], atol=1e-5)
     for name, array in after[1].items():
-        np.testing.assert_array_equal(array, network.statistics[name])
+        np.testing.assert_array_equal(array, network.auxiliary[name])
     control, statistics = run_mxnet(mx, network.graph, network, inputs)
     assert np.abs(control[0] - before[0][0]).max() > 0.1
-    assert not np.array_equal(
-        statistics["norm_moving_mean"], network.statistics["norm_moving_mean"]
-    )
+    assert not np.array_equal(statistics["norm_moving_mean"], network.auxiliary["norm_moving_mean"])
 
 
 @pytest.mark.parametrize(
@@ -288,7 +281,7 @@ def test_several_fixed_outputs_of_one_layer_read_by_one_other():
     trained = [*fixed, "trained_weight"]
     entries = find_fixed_outputs(network.graph, trained, ["data"])
     assert {*entries} == {"below", "joined"}, "a bias that is trained is enough"
-    halves = Graph(network.graph.nodes, network.graph.heads)
+    halves = MxGraph(network.graph.nodes, network.graph.heads)
     number = next(k for k, node in enumerate(halves.nodes) if node.name == "cut")
     cut = start_at(halves, {"cut_output0": (number, 0), "cut_output1": (number, 1)})
     (concat,) = (node for node in cut.nodes if node.name == "joined")

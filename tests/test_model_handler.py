@@ -1,8 +1,11 @@
 """ModelHandler: what it tells of a network, and what it makes of it."""
 
+import re
+import shutil
 import subprocess
 import sys
 from collections import OrderedDict
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
@@ -129,7 +132,7 @@ class TestWithoutMXNet:
     @pytest.mark.parametrize("names", ["softmax", 3, None])
     def test_names_are_a_list(self, lenet, names):
         for ask in (lenet.get_layer_parameters, lambda n: lenet.get_layer_output([], n)):
-            with pytest.raises(TypeError, match="layer names are given as a list, got"):
+            with pytest.raises(TypeError, match="layer names must be a list, got"):
                 ask(names)
 
     def test_as_a_source_of_a_repurposer(self, lenet):
@@ -159,11 +162,6 @@ class TestWithoutMXNet:
         assert lines[0] == repr(lenet)
         assert lines[2].split()[:2] == ["convolution0", "Convolution"]
 
-    def test_picture(self, lenet):
-        picture = lenet.visualize_net()._repr_svg_()
-        for name in lenet.layer_names:
-            assert name in picture
-
     def test_save_symbol(self, lenet, tmp_path):
         lenet.drop_layer_top()
         path = lenet.save_symbol(tmp_path / "small")
@@ -183,10 +181,139 @@ class TestWithoutMXNet:
         for wrong in (3, None, "network.json", {"layers": 1}):
             with pytest.raises(TypeError, match="cannot"):
                 ModelHandler(wrong)
-        with pytest.raises(ValueError, match="num_devices must be a positive integer, got 0"):
+        with pytest.raises(ValueError, match="num_devices must be an integer >= 1, got 0"):
             ModelHandler("mnist_lenet-0010.params", num_devices=0)
         with pytest.raises(FileNotFoundError, match="no file"):
             ModelHandler(shared / "models" / "none-0000.params")
+
+
+NODE = re.compile(
+    r'n(\d+) \[label="((?:[^"\\]|\\.)*)", style="([a-z,]+)", fillcolor="#\w{6}", '
+    r"peripheries=([12])\]"
+)
+AWKWARD = [
+    '"]; evil [label="',
+    "\\",
+    '\\"',
+    "\\N\\G",
+    "&lt;b&gt;",
+    "<b>x</b>",
+    "a\nb\t}",
+    "日本",
+    "",
+]
+SVG = "{http://www.w3.org/2000/svg}"
+
+
+def parse(dot):
+    """Return labels, styles and outlines by node, and the edges; every line must be one of ours."""
+    first, _, _, *lines, last = dot.splitlines()
+    assert (first, last) == ("digraph {", "}")
+    nodes, edges = {}, []
+    for line in lines:
+        if found := NODE.fullmatch(line):
+            parts = re.split(r"(?<!\\)(?:\\\\)*\\n", found[2])
+            nodes[int(found[1])] = found[2], found[3], int(found[4])
+            assert len(parts) == 3
+        else:
+            edges.append(tuple(map(int, re.fullmatch(r"n(\d+) -> n(\d+)", line).groups())))
+    return nodes, edges
+
+
+@pytest.fixture
+def without_graphviz(monkeypatch):
+    monkeypatch.setenv("PATH", "")
+
+
+class TestVisualizeNet:
+    @pytest.mark.parametrize("name", CHECKPOINTS)
+    def test_layers_and_what_they_read(self, shared, name):
+        source = xfer.load_checkpoint(shared / "models" / name, CHECKPOINTS[name][0])
+        network = source.network
+        nodes, edges = parse(ModelHandler(source).visualize_net().dot)
+        shown = {*network.input_names, *network.label_names}
+        expected = {
+            k: node
+            for k, node in enumerate(network.graph.nodes)
+            if not node.is_variable or node.name in shown
+        }
+        assert [label.split(r"\n")[0] for label, *_ in nodes.values()] == [
+            node.name for node in expected.values()
+        ]
+        assert sorted(edges) == sorted(
+            (k, reader) for reader, one in expected.items() for k, _ in one.inputs if k in expected
+        )
+        heads = {k for k, _ in network.graph.heads}
+        for node_id, (_, style, outlines) in nodes.items():
+            assert ("dashed" in style) == (expected[node_id].name in network.label_names)
+            assert (outlines == 2) == (node_id in heads)
+
+    def test_operators_settings_and_shapes(self, lenet):
+        labels = [label for label, *_ in parse(lenet.visualize_net().dot)[0].values()]
+        assert labels[0] == r"data\ninput\n(1, ?, ?)"
+        assert labels[1].startswith(r"convolution0\nConvolution kernel (5, 5), ")
+        assert labels[1].endswith(r"num_filter 20\n(20, ?, ?)")
+        assert labels[-1] == r"softmax\nSoftmaxOutput\n(10,)"
+
+    def test_shapes_of_data_and_of_several_outputs(self, module):
+        handler = ModelHandler(module)
+        labels = "\n".join(label for label, *_ in parse(handler.visualize_net().dot)[0].values())
+        assert r"data\ninput\n(2, 6, 6)" in labels
+        assert r"halves\nSliceChannel\n(2, 6, 6)" in labels
+
+    @pytest.mark.parametrize("name", AWKWARD)
+    def test_a_name_is_only_text(self, lenet, name, monkeypatch):
+        lenet.drop_layer_top(4)
+        lenet.add_layer_top(layer("tanh", name))
+        diagram = lenet.visualize_net()
+        label, *_ = list(parse(diagram.dot)[0].values())[-1]
+        shown = re.sub(r"\s", " ", name)
+        assert re.sub(r"\\(.)", r"\1", label).startswith(shown.replace("&", "&amp;") + "ntanh")
+        if shutil.which("dot"):
+            texts = [one.text for one in ElementTree.fromstring(diagram.svg).iter(f"{SVG}text")]
+            assert not shown or shown.split() == texts[-3].split()
+        monkeypatch.setenv("PATH", "")
+        html = lenet.visualize_net()._repr_html_()
+        assert not {*re.findall("<(\\w+)", html)} - {"p", "b", "div", "table", "tr", "th", "td"}
+
+    def test_characters_that_svg_has_not(self, lenet):
+        lenet.add_layer_bottom(layer("tanh", "a\x00\x1b\ud800\uffffb"))
+        assert "a\ufffd\ufffd\ufffd\ufffdb" in lenet.visualize_net().dot
+
+    def test_a_table_without_graphviz(self, lenet, without_graphviz, tmp_path):
+        diagram = lenet.visualize_net()
+        assert repr(diagram) == "Diagram(11 layers)"
+        assert diagram.svg is None and diagram._repr_svg_() is None
+        rows = re.findall("<tr>(.*?)</tr>", diagram._repr_html_())
+        assert len(rows) == 1 + 11 + 2
+        cells = re.findall("<td[^>]*>(.*?)</td>", rows[-1])
+        assert cells == ["softmax", "SoftmaxOutput", "(10,)", "fullyconnected1, softmax_label"]
+        with pytest.raises(RuntimeError, match=r"a \.svg file needs Graphviz, .* ends in \.dot"):
+            diagram.save(tmp_path / "net.svg")
+        with pytest.raises(ValueError, match=r"path must end in \.dot, .* got '.*net\.gif'"):
+            diagram.save(tmp_path / "net.gif")
+        diagram.save(tmp_path / "net.DOT")
+        assert [path.name for path in tmp_path.iterdir()] == ["net.DOT"]
+        assert (tmp_path / "net.DOT").read_text(encoding="utf-8") == diagram.dot
+
+    @pytest.mark.skipif(sys.platform == "win32", reason="the program is a shell script")
+    def test_a_picture_with_graphviz(self, lenet, monkeypatch, tmp_path):
+        """By a program that stands in for Graphviz and puts out what it was told and given."""
+        program = tmp_path / "dot"
+        program.write_text(
+            '#!/bin/sh\necho "<?xml?><svg>$1 <title>n1</title>"; cat; echo "</svg>"\n'
+        )
+        program.chmod(0o755)
+        monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+        diagram = lenet.visualize_net()
+        assert diagram.svg == f"<svg>-Tsvg {diagram.dot}</svg>\n"
+        assert diagram.svg in diagram._repr_html_() and "<table>" not in diagram._repr_html_()
+        diagram.save(tmp_path / "net.png")
+        assert b"-Tpng" in (tmp_path / "net.png").read_bytes()
+        program.write_text("#!/bin/sh\necho no layout engine >&2; exit 1\n")
+        with pytest.raises(RuntimeError, match="cannot draw the network: no layout engine"):
+            diagram.save(tmp_path / "other.svg")
+        assert not (tmp_path / "other.svg").exists()
 
 
 class TestRefused:
@@ -195,11 +322,11 @@ class TestRefused:
     @pytest.fixture
     def same(self, handler):
         network, source = handler.network, handler.source
-        text = network.json
+        text = network.graph.to_json()
         yield handler
         assert handler.network is network
         assert handler.source is source
-        assert handler.network.json == text
+        assert handler.network.graph.to_json() == text
 
     @pytest.mark.parametrize(
         ("change", "message"),

@@ -13,7 +13,8 @@ from onnx.reference import ReferenceEvaluator
 
 import xfer
 from xfer.sources.onnx import OnnxSource
-from xfer.sources.onnx_session import open_session
+from xfer.sources.onnx import open_session
+from xfer.sources.onnx_model import OnnxGraph, take_apart
 
 OPSET = [helper.make_opsetid("", 17), helper.make_opsetid("my.domain", 1)]
 node = helper.make_node
@@ -274,7 +275,7 @@ def test_a_network_written_for_one_example_takes_any_number(model, images):
     model.graph.input[0].type.tensor_type.shape.dim[0].dim_value = 1
     source = OnnxSource(model)
     np.testing.assert_array_equal(source.extract(images, LAYERS).matrix, expected)
-    assert source._runners[tuple(LAYERS)].size is None, "its graph is good for whole batches"
+    assert source._own_sizes == {}, "its graph is good for whole batches"
 
 
 @pytest.mark.parametrize("number", [1, 2, 8, 21])
@@ -311,7 +312,7 @@ def test_wrong_data_do_not_decide_the_size_of_batches(model, images):
     with pytest.raises(ValueError, match="do not fit the network"):
         source.extract(images[:, :1], "flat")
     source.extract(images, "flat")
-    assert source._runners[("flat",)].size is None
+    assert source._own_sizes == {}
 
 
 @pytest.mark.parametrize(
@@ -441,7 +442,7 @@ def test_a_table_that_a_condition_reads_too_is_not_lent():
     ]
     model = network(nodes, {"ids": ["n", 3]}, outputs=["y"])
     table = normal(30, 30)
-    session = open_session(model, {"w": table})
+    session = open_session(OnnxGraph(model, {"w": table}))
     assert not session.lent_parameters
     ids = np.array([[1, 2, 3]])
     np.testing.assert_allclose(session.run(None, {"ids": ids})[0], table[ids] @ -table, rtol=1e-4)
@@ -474,12 +475,12 @@ def test_parts_put_together_give_the_same_network(model, images):
     model.graph.initializer.append(unused)
     source = OnnxSource(model)
     source.batch_size = 5
-    description, arrays = source.parts()
-    assert description["kind"] == "onnx"
-    assert set(description["parameters"]) == {t.name for t in model.graph.initializer} - {"unused"}
-    description = json.loads(json.dumps(description))
+    state, arrays = source.to_state()
+    assert state["kind"] == "onnx"
+    assert set(state["parameters"]) == {t.name for t in model.graph.initializer} - {"unused"}
+    state = json.loads(json.dumps(state))
     assert all(isinstance(a, np.ndarray) and a.dtype != object for a in arrays.values())
-    again = OnnxSource.from_parts(description, arrays)
+    again = OnnxSource.from_state(state, arrays)
     assert again.batch_size == 5
     assert str(again) == str(source)
     assert again.fingerprint(LAYERS) == source.fingerprint(LAYERS)
@@ -488,17 +489,17 @@ def test_parts_put_together_give_the_same_network(model, images):
 
 
 def test_parts_that_are_damaged_or_read_files_are_refused(model):
-    description, arrays = OnnxSource(model).parts()
+    state, arrays = OnnxSource(model).to_state()
     with pytest.raises(ValueError, match="damaged"):
-        OnnxSource.from_parts(description, {**arrays, "graph": arrays["graph"][:-3]})
+        OnnxSource.from_state(state, {**arrays, "graph": arrays["graph"][:-3]})
     with pytest.raises(ValueError, match="Conv 'conv1' takes 'w1', which nothing before it gives"):
-        OnnxSource.from_parts({**description, "parameters": []}, arrays)
+        OnnxSource.from_state({**state, "parameters": []}, arrays)
     graph = onnx.ModelProto.FromString(arrays["graph"].tobytes())
     reading = node("Constant", [], ["w1"], value=external("w1", "/etc/passwd"))
     graph.graph.node.insert(0, reading)
     graph = np.frombuffer(graph.SerializeToString(), np.uint8)
     with pytest.raises(ValueError, match="the values of 'w1' are in the file '/etc/passwd': give"):
-        OnnxSource.from_parts(description, {**arrays, "graph": graph})
+        OnnxSource.from_state(state, {**arrays, "graph": graph})
 
 
 def external(name, location, dims=(2,)):
@@ -559,7 +560,7 @@ def test_damaged_files_are_refused_by_name(model, tmp_path):
 def test_names_that_are_no_text_are_refused(name, model, images, tmp_path, capfd):
     content = model.SerializeToString().replace(name, b"\xff" * len(name))
     (tmp_path / "net.onnx").write_bytes(content)
-    with pytest.raises(ValueError, match="net.onnx cannot be opened: its .* is no text"):
+    with pytest.raises(ValueError, match="net.onnx cannot be opened: its .* is not text"):
         OnnxSource(tmp_path / "net.onnx").extract(images, "probabilities")
     assert capfd.readouterr() == ("", "")
 
@@ -603,12 +604,12 @@ def test_a_network_with_inputs_that_are_no_numbers_is_refused():
 def test_sessions_of_many_sets_of_layers_do_not_pile_up(model, images):
     source = OnnxSource(model)
     source.extract(images[:2], "1")
-    first = source._runners[("1",)]
+    (first,) = source._runners.values()
     for name in source.layer_names:
         source.extract(images[:2], name)
         source.extract(images[:2], "1")
     assert len(source._runners) == 8
-    assert source._runners[("1",)] is first, "the one that is used most often stays"
+    assert first in source._runners.values(), "the one that is used most often stays"
 
 
 def test_a_session_takes_parameters_that_are_beside_the_graph():
@@ -627,7 +628,7 @@ def test_a_session_takes_parameters_that_are_beside_the_graph():
     }
     model = network(nodes, {"ids": ["n", 20]}, outputs=["y"])
     before = model.SerializeToString()
-    session = open_session(model, parameters)
+    session = open_session(OnnxGraph(model, parameters))
     assert model.SerializeToString() == before
     assert set(session.lent_parameters) == {"table"}
     ids = np.random.RandomState(1).randint(1000, size=(7, 20))

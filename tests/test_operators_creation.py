@@ -2,12 +2,11 @@
 
 import numpy as np
 import pytest
-from operator_checks import assert_close, check, one_operator, run_converted, run_mxnet
+from operator_checks import assert_close, check, convert_all, one_operator, run_converted, run_mxnet
 
-from xfer.checkpoint.convert import convert
-from xfer.checkpoint.onnx_graph import BATCH, UnknownShape
+from xfer.checkpoint.onnx_builder import BATCH, UnknownShape
 from xfer.checkpoint.operators import Unsupported
-from xfer.checkpoint.symbol import Graph
+from xfer.checkpoint.symbol import MxGraph
 
 CASES = [
     ("_zeros", {"shape": "(2, 3)"}),
@@ -118,8 +117,8 @@ def test_anchor_boxes(mx, shape, attributes):
 
 
 def converted(text, inputs):
-    graph = Graph.from_json(text)
-    _, values = convert(graph, {}, inputs)
+    graph = MxGraph.from_json(text)
+    _, values = convert_all(graph, {}, inputs)
     return values[graph.heads[0]]
 
 

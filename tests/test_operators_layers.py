@@ -2,12 +2,12 @@
 
 import numpy as np
 import pytest
-from operator_checks import check
+from operator_checks import check, convert_all
 
-from xfer.checkpoint.convert import convert, output_names
-from xfer.checkpoint.onnx_graph import BATCH
+from xfer.checkpoint.convert import output_names
+from xfer.checkpoint.onnx_builder import BATCH
 from xfer.checkpoint.operators import Unsupported
-from xfer.checkpoint.symbol import Graph
+from xfer.checkpoint.symbol import MxGraph
 
 
 def draw(*shape, seed=0):
@@ -16,12 +16,12 @@ def draw(*shape, seed=0):
 
 def converted(symbol, dims, parameters=None):
     """Convert with a batch of some dims, without MXNet; return the ONNX graph."""
-    graph = Graph.from_json(symbol.tojson())
-    return convert(graph, parameters or {}, {"data": (np.float32, dims)})[0]
+    graph = MxGraph.from_json(symbol.tojson())
+    return convert_all(graph, parameters or {}, {"data": (np.float32, dims)})[0]
 
 
-def kinds(made):
-    return [node.op_type for node in made.nodes]
+def kinds(builder):
+    return [node.op_type for node in builder.nodes]
 
 
 CONVOLUTIONS = [
@@ -94,8 +94,8 @@ def test_deconvolution_cuts_to_a_target(mx, target, pad, adj):
     how = {"kernel": (4,), "stride": (2,), "num_filter": 2, "name": "deconv"}
     aimed = mx.sym.Deconvolution(data, target_shape=(target,), pad=(3,), adj=(1,), **how)
     weight = draw(3, 2, 4)
-    made = converted(aimed, (BATCH, 3, 4), {"deconv_weight": weight})
-    attributes = {a.name: list(a.ints) for a in made.nodes[-1].attribute}
+    builder = converted(aimed, (BATCH, 3, 4), {"deconv_weight": weight})
+    attributes = {a.name: list(a.ints) for a in builder.nodes[-1].attribute}
     assert attributes["pads"] == [pad, pad - adj] and "output_padding" not in attributes
     padded = mx.sym.Deconvolution(data, pad=(pad,), adj=(adj,), **how)
     check(mx, padded, {"data": draw(2, 3, 4)}, parameters={"deconv_weight": weight})
@@ -175,7 +175,7 @@ def test_leaky_relu(mx, how):
     # Random slopes come with a second output, which MXNet leaves unset in inference.
     symbol = mx.sym.LeakyReLU(mx.sym.var("data"), **how)
     check(mx, symbol[0], {"data": draw(3, 4, 2) * 3})
-    assert output_names(Graph.from_json(symbol.tojson()).nodes[-1]) == [
+    assert output_names(MxGraph.from_json(symbol.tojson()).nodes[-1]) == [
         name.removesuffix("_output") if how.get("act_type") != "rrelu" else name
         for name in symbol.list_outputs()
     ]
@@ -220,8 +220,8 @@ def test_slopes_up_to_one_take_the_fast_form(mx):
         ([0.5, 1, -3], ["Mul", "Max"]),
         ([0.5, 1.1, 0], ["PRelu"]),
     ]:
-        made = converted(symbol, dims, {"p_gamma": np.array(gamma, np.float32)})
-        assert kinds(made) == expected
+        builder = converted(symbol, dims, {"p_gamma": np.array(gamma, np.float32)})
+        assert kinds(builder) == expected
 
 
 def test_layers_take_images_of_any_size(mx):

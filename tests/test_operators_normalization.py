@@ -4,13 +4,11 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
-from operator_checks import check
+from operator_checks import check, convert_all, open_session
 
-from xfer.checkpoint.convert import convert
-from xfer.checkpoint.onnx_graph import BATCH
+from xfer.checkpoint.onnx_builder import BATCH
 from xfer.checkpoint.operators import Unsupported
-from xfer.checkpoint.symbol import Graph
-from xfer.sources.onnx_session import open_session
+from xfer.checkpoint.symbol import MxGraph
 
 
 def draw(*shape, seed=0):
@@ -18,8 +16,8 @@ def draw(*shape, seed=0):
 
 
 def converted(symbol, dims, parameters):
-    graph = Graph.from_json(symbol.tojson())
-    return convert(graph, parameters, {"data": (np.float32, dims)})
+    graph = MxGraph.from_json(symbol.tojson())
+    return convert_all(graph, parameters, {"data": (np.float32, dims)})
 
 
 STATISTICS = {"bn_beta": draw(4), "bn_moving_mean": draw(4), "bn_moving_var": draw(4) ** 2 + 0.1}
@@ -86,14 +84,14 @@ def test_batch_norm_folds_into_a_convolution(mx, tmp_path):
     )
     symbol = mx.sym.Activation(mx.sym.BatchNorm(symbol, name="bn"), act_type="relu")
     parameters = {**STATISTICS, "bn_gamma": draw(4), "conv_weight": draw(4, 3, 3, 3)}
-    made, values = converted(symbol, (BATCH, 3, None, None), parameters)
-    assert [node.op_type for node in made.nodes] == ["Conv", "BatchNormalization", "Relu"]
-    made.add_output("out", values[max(values)])
+    builder, values = converted(symbol, (BATCH, 3, None, None), parameters)
+    assert [node.op_type for node in builder.nodes] == ["Conv", "BatchNormalization", "Relu"]
+    builder.add_output("out", values[max(values)])
     options = onnxruntime.SessionOptions()
     options.optimized_model_filepath = str(tmp_path / "optimized.onnx")
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
     options.log_severity_level = 4
-    whole = made.to_model().SerializeToString()
+    whole = builder.to_model().SerializeToString()
     onnxruntime.InferenceSession(whole, options, providers=["CPUExecutionProvider"])
     optimized = onnx.load(options.optimized_model_filepath)
     assert [node.op_type for node in optimized.graph.node] == ["FusedConv"]
@@ -101,8 +99,8 @@ def test_batch_norm_folds_into_a_convolution(mx, tmp_path):
 
 def test_fixed_scales_play_no_part(mx):
     symbol = mx.sym.BatchNorm(mx.sym.var("data"), name="bn")
-    made, _ = converted(symbol, (BATCH, 4, 2, 2), STATISTICS)  # without gamma
-    assert made.nodes[-1].op_type == "BatchNormalization"
+    builder, _ = converted(symbol, (BATCH, 4, 2, 2), STATISTICS)  # without gamma
+    assert builder.nodes[-1].op_type == "BatchNormalization"
 
 
 @pytest.mark.parametrize(
@@ -186,9 +184,9 @@ def test_local_response_norm(mx, size):
 def test_local_response_norm_of_unknown_channels(mx):
     symbol = mx.sym.LRN(mx.sym.var("data"), nsize=5, alpha=0.3, knorm=1.5, beta=0.6)
     data = draw(2, 6, 3, 4) * 3
-    made, values = converted(symbol, (BATCH, None, 3, 4), {})
-    made.add_output("out", values[max(values)])
-    session = open_session(*made.finish())
+    builder, values = converted(symbol, (BATCH, None, 3, 4), {})
+    builder.add_output("out", values[max(values)])
+    session = open_session(builder)
     expected = mx.nd.LRN(mx.nd.array(data), nsize=5, alpha=0.3, knorm=1.5, beta=0.6).asnumpy()
     np.testing.assert_allclose(session.run(None, {"data": data})[0], expected, rtol=1e-5)
 

@@ -2,12 +2,11 @@
 
 import numpy as np
 import pytest
-from operator_checks import check
+from operator_checks import check, convert_all
 
-from xfer.checkpoint.convert import convert
-from xfer.checkpoint.onnx_graph import BATCH
+from xfer.checkpoint.onnx_builder import BATCH
 from xfer.checkpoint.operators import OPERATORS, Unsupported
-from xfer.checkpoint.symbol import Graph
+from xfer.checkpoint.symbol import MxGraph
 
 
 def draw(*shape, seed=0):
@@ -19,13 +18,13 @@ def check_with_label(mx, symbol, data):
     label = symbol.list_arguments()[-1]
     shape = symbol.infer_shape(data=data.shape)[0][-1]
     check(mx, symbol, {"data": data, label: np.zeros(shape, np.float32)})
-    made, _ = converted(symbol, (BATCH, *data.shape[1:]))
-    assert [tensor.name for tensor in made.inputs] == ["data"]
-    assert OPERATORS[Graph.from_json(symbol.tojson()).nodes[-1].operator].idle == (1,)
+    builder, _ = converted(symbol, (BATCH, *data.shape[1:]))
+    assert [tensor.name for tensor in builder.inputs] == ["data"]
+    assert OPERATORS[MxGraph.from_json(symbol.tojson()).nodes[-1].operator].idle == (1,)
 
 
 def converted(symbol, dims):
-    return convert(Graph.from_json(symbol.tojson()), {}, {"data": (np.float32, dims)})
+    return convert_all(MxGraph.from_json(symbol.tojson()), {}, {"data": (np.float32, dims)})
 
 
 @pytest.mark.parametrize("name", ["softmax", "softmin", "log_softmax"])
@@ -130,9 +129,9 @@ def test_softmax_output_of_one_score_for_each_example(mx):
 
 def test_softmax_output_of_all_of_an_example(mx):
     symbol = mx.sym.SoftmaxOutput(mx.sym.var("data"), name="softmax")
-    made, _ = converted(symbol, (BATCH, 4, None, None))
-    sums = next(node for node in made.nodes if node.op_type == "ReduceSum")
-    assert made.initializers[sums.input[1]].tolist() == [1, 2, 3]
+    builder, _ = converted(symbol, (BATCH, 4, None, None))
+    sums = next(node for node in builder.nodes if node.op_type == "ReduceSum")
+    assert builder.initializers[sums.input[1]].tolist() == [1, 2, 3]
 
 
 @pytest.mark.parametrize(

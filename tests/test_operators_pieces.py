@@ -4,12 +4,12 @@ import json
 
 import numpy as np
 import pytest
-from operator_checks import assert_close, check, one_operator, run_converted, run_mxnet
+from operator_checks import assert_close, check, convert_all, one_operator, run_converted, run_mxnet
 
-from xfer.checkpoint.convert import convert, output_names
-from xfer.checkpoint.onnx_graph import BATCH
+from xfer.checkpoint.convert import output_names
+from xfer.checkpoint.onnx_builder import BATCH
 from xfer.checkpoint.operators import Unsupported
-from xfer.checkpoint.symbol import Graph
+from xfer.checkpoint.symbol import MxGraph
 
 # Each group: names of one operator, and ways to use it: (shape of the data, attributes).
 CASES = {
@@ -119,7 +119,7 @@ def test_names_of_the_parts(mx):
     for name, attributes in (("split", {"num_outputs": 2}), ("_split_v2", {"indices": "(0, 1)"})):
         text = one_operator(name, ["data"], **attributes)
         names = all_outputs(mx, text).list_outputs()
-        assert output_names(Graph.from_json(text).nodes[-1]) == names
+        assert output_names(MxGraph.from_json(text).nodes[-1]) == names
 
 
 @pytest.mark.parametrize(
@@ -144,7 +144,7 @@ def test_what_needs_the_number_of_examples(mx, name, shape, attributes):
     symbol = all_outputs(mx, text)
     check(mx, symbol, {"data": data}, free_batch=False)
     with pytest.raises(ValueError, match="examples|cannot be cut"):
-        convert(Graph.from_json(text), {}, {"data": (data.dtype, (BATCH, *shape[1:]))})
+        convert_all(MxGraph.from_json(text), {}, {"data": (data.dtype, (BATCH, *shape[1:]))})
 
 
 def test_a_matrix_of_an_infinite_diagonal(mx):
@@ -226,12 +226,12 @@ def test_slice_like(mx, shape, like, attributes):
     inputs = {"a": (data["a"].dtype, shape), "b": (data["b"].dtype, (BATCH, *like[1:]))}
     if "1" not in attributes.get("axes", ""):
         with pytest.raises(ValueError, match="number is not known"):
-            convert(Graph.from_json(text), {}, inputs)
+            convert_all(MxGraph.from_json(text), {}, inputs)
 
 
 def converted(text, shape, parameters=None):
-    graph = Graph.from_json(text)
-    _, values = convert(graph, parameters or {}, {"data": (np.dtype(np.float32), shape)})
+    graph = MxGraph.from_json(text)
+    _, values = convert_all(graph, parameters or {}, {"data": (np.dtype(np.float32), shape)})
     return values[graph.heads[0]]
 
 

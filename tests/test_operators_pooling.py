@@ -4,12 +4,11 @@ import itertools
 
 import numpy as np
 import pytest
-from operator_checks import check
+from operator_checks import check, convert_all
 
-from xfer.checkpoint.convert import convert
-from xfer.checkpoint.onnx_graph import BATCH, UnknownShape
+from xfer.checkpoint.onnx_builder import BATCH, UnknownShape
 from xfer.checkpoint.operators import Unsupported
-from xfer.checkpoint.symbol import Graph
+from xfer.checkpoint.symbol import MxGraph
 
 
 def draw(*shape, seed=0):
@@ -17,12 +16,12 @@ def draw(*shape, seed=0):
 
 
 def converted(symbol, dims, parameters=None):
-    graph = Graph.from_json(symbol.tojson())
-    return convert(graph, parameters or {}, {"data": (np.float32, dims)})[0]
+    graph = MxGraph.from_json(symbol.tojson())
+    return convert_all(graph, parameters or {}, {"data": (np.float32, dims)})[0]
 
 
-def kinds(made):
-    return [node.op_type for node in made.nodes]
+def kinds(builder):
+    return [node.op_type for node in builder.nodes]
 
 
 KINDS = [
@@ -237,8 +236,8 @@ def test_layers_take_images_of_any_size(mx):
     x = mx.sym.UpSampling(x, scale=2, sample_type="nearest")
     x = mx.sym.Crop(x, h_w=(3, 4), offset=(1, 1), num_args=1)
     x = mx.sym.contrib.AdaptiveAvgPooling2D(x)
-    made = converted(x, (BATCH, 3, None, None))
-    assert kinds(made) == ["AveragePool", "Resize", "Slice", "GlobalAveragePool"]
+    builder = converted(x, (BATCH, 3, None, None))
+    assert kinds(builder) == ["AveragePool", "Resize", "Slice", "GlobalAveragePool"]
 
 
 @pytest.mark.parametrize(

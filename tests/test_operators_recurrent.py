@@ -4,12 +4,11 @@ import itertools
 
 import numpy as np
 import pytest
-from operator_checks import check, one_operator, run_converted
+from operator_checks import check, convert_all, one_operator, open_session, run_converted
 
-from xfer.checkpoint.convert import convert
-from xfer.checkpoint.onnx_graph import BATCH
+from xfer.checkpoint.onnx_builder import BATCH
 from xfer.checkpoint.operators import Unsupported
-from xfer.checkpoint.symbol import Graph
+from xfer.checkpoint.symbol import MxGraph
 
 MODES = ["lstm", "gru", "rnn_tanh", "rnn_relu"]
 KINDS = list(itertools.product(MODES, [False, True], [1, 2, 3]))
@@ -90,9 +89,11 @@ def test_states_that_were_saved(mx):
 def test_zeros_that_were_saved_go_with_any_number_of_examples(mx):
     text = one_operator("RNN", ["data"], {"p": normal(24), "h": normal(1)}, **RELU)
     saved = {"p": normal(24), "h": np.zeros((1, 7, 3), np.float32)}
-    made, values = convert(Graph.from_json(text), saved, {"data": (np.float32, (4, BATCH, 3))})
+    builder, values = convert_all(
+        MxGraph.from_json(text), saved, {"data": (np.float32, (4, BATCH, 3))}
+    )
     assert next(reversed(values.values())).dims == (4, BATCH, 3)
-    assert len(made.nodes) == 2
+    assert len(builder.nodes) == 2
 
 
 RELU = {"mode": "rnn_relu", "state_size": 3, "num_layers": 1}
@@ -124,7 +125,7 @@ def test_sequences_of_different_lengths(mx, kind):
         use_sequence_length=True,
     )
     lengths = np.array([1, 4, 3], np.float32)
-    graph = Graph.from_json(text)
+    graph = MxGraph.from_json(text)
     found = converted_outputs(
         graph, {"p": parameters}, {"data": data, **arrays, "lengths": lengths}
     )
@@ -140,13 +141,13 @@ def test_sequences_of_different_lengths(mx, kind):
 
 
 def converted_outputs(graph, parameters, data):
-    from xfer.sources.onnx_session import open_session
-
-    made, values = convert(graph, parameters, {k: (v.dtype, v.shape) for k, v in data.items()})
+    builder, values = convert_all(
+        graph, parameters, {k: (v.dtype, v.shape) for k, v in data.items()}
+    )
     number = len(graph.nodes) - 1
     for place in range(sum(node == number for node, _ in values)):
-        made.add_output(f"out{place}", values[number, place])
-    return open_session(*made.finish()).run(None, data)
+        builder.add_output(f"out{place}", values[number, place])
+    return open_session(builder).run(None, data)
 
 
 def test_refused():
@@ -177,7 +178,7 @@ def test_sizes_that_do_not_go_together(size, features, message):
     text = text.replace("[[0, 0, 0], [1, 0, 0], [2, 0, 0]]", "[[0, 0, 0], [2, 0, 0], [1, 0, 0]]")
     shapes = {"data": (np.float32, (5, 2, features)), "h": (np.float32, (1, 2, 3))}
     with pytest.raises(ValueError, match=message):
-        convert(Graph.from_json(text), {"p": normal(size)}, shapes)
+        convert_all(MxGraph.from_json(text), {"p": normal(size)}, shapes)
 
 
 GLUON = [("LSTM", {}), ("GRU", {}), ("RNN", {"activation": "tanh"}), ("RNN", {})]

@@ -2,12 +2,11 @@
 
 import numpy as np
 import pytest
-from operator_checks import check, one_operator
+from operator_checks import check, convert_all, one_operator
 
-from xfer.checkpoint.convert import convert
-from xfer.checkpoint.onnx_graph import BATCH
+from xfer.checkpoint.onnx_builder import BATCH
 from xfer.checkpoint.operators import Unsupported
-from xfer.checkpoint.symbol import Graph
+from xfer.checkpoint.symbol import MxGraph
 
 
 def affine_maps(scale):
@@ -61,6 +60,6 @@ def test_spatial_transformer(mx, scale, target):
     ],
 )
 def test_one_row_of_pixels_is_refused(shape, attributes):
-    graph = Graph.from_json(one_operator("GridGenerator", ["data"], **attributes))
+    graph = MxGraph.from_json(one_operator("GridGenerator", ["data"], **attributes))
     with pytest.raises(Unsupported, match="GridGenerator"):
-        convert(graph, {}, {"data": (np.dtype(np.float32), shape)})
+        convert_all(graph, {}, {"data": (np.dtype(np.float32), shape)})

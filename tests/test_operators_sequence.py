@@ -4,18 +4,17 @@ import itertools
 
 import numpy as np
 import pytest
-from operator_checks import check, one_operator, run_converted
+from operator_checks import check, convert_all, one_operator, run_converted
 
-from xfer.checkpoint.convert import convert
-from xfer.checkpoint.onnx_graph import BATCH
+from xfer.checkpoint.onnx_builder import BATCH
 from xfer.checkpoint.operators import Unsupported
-from xfer.checkpoint.symbol import Graph
+from xfer.checkpoint.symbol import MxGraph
 
 
 def names(mx, symbol, *others):
     """The symbol, whose last operator goes by one name, and under the others that it has."""
     found = symbol.tojson()
-    operator = Graph.from_json(found).nodes[-1].operator
+    operator = MxGraph.from_json(found).nodes[-1].operator
     yield symbol
     for other in others:
         yield mx.sym.load_json(found.replace(f'"op": "{operator}"', f'"op": "{other}"'))
@@ -53,9 +52,9 @@ def test_embedding_out_of_range(mx):
 def test_embedding_of_another_size():
     attributes = {"input_dim": 5, "output_dim": 3}
     text = one_operator("Embedding", ["ids"], {"weight": normal(6, 3)}, **attributes)
-    made = {"ids": (np.dtype(np.float32), (BATCH, 4))}
+    inputs = {"ids": (np.dtype(np.float32), (BATCH, 4))}
     with pytest.raises(ValueError, match=r"input_dim=5, and the table is \(6, 3\)"):
-        convert(Graph.from_json(text), {"weight": normal(6, 3)}, made)
+        convert_all(MxGraph.from_json(text), {"weight": normal(6, 3)}, inputs)
 
 
 @pytest.mark.parametrize("mode", ["clip", "wrap"])

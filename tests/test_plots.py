@@ -1,6 +1,5 @@
 """Plots: each draws what it was given, where it was told, legibly; and refuses what it cannot."""
 
-import re
 import sys
 from types import SimpleNamespace
 
@@ -14,7 +13,6 @@ from sklearn.pipeline import make_pipeline
 
 import xfer
 from xfer import plots
-from xfer.diagram.operators import TIMES
 from xfer.meta.posterior import Uncertainty
 from xfer.training import History
 
@@ -81,7 +79,6 @@ DRAW = {
     "features_2d": lambda t, ax: plots.features_2d(t.features, t.labels, ax=ax),
     "layer_comparison": lambda t, ax: plots.layer_comparison(t.search, ax=ax),
     "learning_curve": draw_learning_curves,
-    "network": lambda t, ax: plots.network(t.source, ax=ax),
     "reliability": draw_reliability,
     "training_curves": lambda t, ax: plots.training_curves(HISTORY, ax=ax),
     "uncertainty_split": lambda t, ax: plots.uncertainty_split(t.uncertainty, t.groups, ax=ax),
@@ -99,8 +96,7 @@ def test_a_plot_makes_one_figure_that_can_be_read(name, task):
     assert isinstance(ax, Axes)
     assert plt.get_fignums() == [ax.figure.number]
     assert dict(matplotlib.rcParams) == settings
-    if name != "network":
-        assert ax.get_xlabel() and ax.get_ylabel()
+    assert ax.get_xlabel() and ax.get_ylabel()
     ax.figure.canvas.draw()
     for text in ax.figure.findobj(lambda one: isinstance(one, Text) and one.get_text().strip()):
         assert not text.get_visible() or text.get_fontsize() >= 8, text
@@ -144,15 +140,15 @@ MISTAKES = {
     ),
     "no examples": (
         lambda t: plots.reliability(np.zeros((0, 2)), [], ["a", "b"]),
-        (ValueError, r"n at least 1.* got \(0,\) and \(2,\)"),
+        (ValueError, "at least one example is needed"),
     ),
     "no bins": (
         lambda t: plots.reliability(np.eye(2), ["a", "b"], ["a", "b"], bins=0),
-        (ValueError, "bins must be 1 or more, got 0"),
+        (ValueError, "bins must be an integer >= 1, got 0"),
     ),
     "a prediction too few": (
         lambda t: plots.confusion_matrix([1, 2], [1]),
-        (ValueError, r"the shape \(n,\), n at least 1, got \(2,\) and \(1,\)"),
+        (ValueError, r"inconsistent numbers of samples: \[2, 1\]"),
     ),
     "a label that is no class": (
         lambda t: plots.confusion_matrix(["a", "c"], ["a", "b"], ["a", "b"]),
@@ -160,23 +156,27 @@ MISTAKES = {
     ),
     "labels of another kind": (
         lambda t: plots.confusion_matrix([1, 2], ["1", "2"]),
-        (ValueError, "both strings or both numbers, got 1 and '1'"),
+        (ValueError, "Mix of label input types"),
     ),
     "a class twice": (
         lambda t: plots.confusion_matrix(["a"], ["a"], ["a", "a"]),
-        (ValueError, r"each class should be there once, got \['a', 'a'\]"),
+        (ValueError, r"a class must not be repeated, got \['a', 'a'\]"),
     ),
     "a score too few": (
         lambda t: plots.learning_curve([1, 2], [0.5]),
-        (ValueError, r"sizes must have shape .* got \(2,\) and \(1,\)"),
+        (ValueError, r"inconsistent numbers of samples: \[2, 1\]"),
     ),
     "no labels": (
         lambda t: plots.learning_curve([0, 2], [0.5, 0.6]),
-        (ValueError, r"sizes must be positive and scores finite, got \[0.0, 2.0\]"),
+        (ValueError, r"sizes must be positive numbers, got \[0, 2\]"),
+    ),
+    "infinitely many labels": (
+        lambda t: plots.learning_curve([1, np.inf], [0.5, 0.6]),
+        (ValueError, r"sizes must be positive numbers, got \[1.0, inf\]"),
     ),
     "NaN for a score": (
         lambda t: plots.learning_curve([1, 2], [0.5, np.nan]),
-        (ValueError, r"scores finite, got .* \[0.5, nan\]"),
+        (ValueError, "contains NaN"),
     ),
     "probabilities, not uncertainty": (
         lambda t: plots.uncertainty_split(np.eye(2)),
@@ -184,19 +184,19 @@ MISTAKES = {
     ),
     "a group too few": (
         lambda t: plots.uncertainty_split(Uncertainty(*np.ones((3, 2))), ["a"]),
-        (ValueError, r"groups must have shape \(2,\), .* got \(1,\)"),
+        (ValueError, r"inconsistent numbers of samples: \[2, 2, 1\]"),
     ),
     "parts of two lengths": (
         lambda t: plots.uncertainty_split(Uncertainty([1.0], [1.0], [1.0, 2.0])),
-        (ValueError, r"must have the shape \(n,\), n at least 1, got \(1,\) and \(2,\)"),
+        (ValueError, r"inconsistent numbers of samples: \[1, 2, 1\]"),
     ),
     "one feature": (
         lambda t: plots.features_2d(np.ones((5, 1)), np.ones(5)),
-        (ValueError, r"shape \(n, d\), n and d at least 2, got \(5, 1\)"),
+        (ValueError, r"1 feature\(s\) \(shape=\(5, 1\)\) while a minimum of 2 is required"),
     ),
     "NaN for a feature": (
         lambda t: plots.features_2d([[1, 2], [3, np.nan]], ["a", "b"]),
-        (ValueError, "features must be finite, got nan in row 1, column 1"),
+        (ValueError, "contains NaN"),
     ),
     "features all the same": (
         lambda t: plots.features_2d([[1, 2], [1, 3]], ["a", "b"]),
@@ -204,7 +204,7 @@ MISTAKES = {
     ),
     "labels of fewer examples": (
         lambda t: plots.features_2d(np.eye(3), ["a", "b"]),
-        (ValueError, r"labels must have shape \(3,\), .* got \(2,\)"),
+        (ValueError, r"inconsistent numbers of samples: \[3, 2\]"),
     ),
     "a repurposer, not a search": (
         lambda t: plots.layer_comparison(t.search.best_estimator_),
@@ -219,18 +219,6 @@ MISTAKES = {
             GridSearchCV(LogisticRegression(), {"C": [1]}, cv=2).fit(np.eye(4), [0, 1, 0, 1])
         ),
         (ValueError, "must be over the feature_layer_names of one step, got C"),
-    ),
-    "an ONNX file": (
-        lambda t: plots.network("model.onnx"),
-        (TypeError, "must be an MXNet network, got str: 'model.onnx'; allowed are"),
-    ),
-    "no network": (
-        lambda t: plots.network(np.eye(2)),
-        (TypeError, "must be an MXNet network, got ndarray: array"),
-    ),
-    "a checkpoint that is not there": (
-        lambda t: plots.network("nowhere/digits"),
-        (FileNotFoundError, "there is no file nowhere/digits-symbol.json"),
     ),
     "a history of nothing": (
         lambda t: plots.training_curves(History()),
@@ -249,7 +237,9 @@ def test_a_mistake_is_named_before_a_figure_is_made(mistake, task):
 
 def test_a_missing_matplotlib_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib.pyplot", None)
-    with pytest.raises(ImportError, match=r"plots need matplotlib: pip install 'xfer\[plots\]'"):
+    with pytest.raises(
+        ImportError, match=r"plots need matplotlib: pip install 'xfer-learn\[plots\]'"
+    ):
         plots.class_probabilities([1.0], ["a"])
 
 
@@ -476,75 +466,7 @@ def test_a_layer_comparison_of_several_scores(task):
 def test_training_curves_show_what_was_held_out():
     history = History([0.1, 0.0], [1.2, 0.7], [0.5, 0.8], best_epoch=2)
     ax = plots.training_curves(history)
-    assert [line.get_label() for line in ax.lines] == ["learned from", "kept: epoch 2"]
+    assert [line.get_label() for line in ax.lines] == ["training", "kept: epoch 2"]
     ax = plots.training_curves(HISTORY, ax=plt.figure().add_subplot())
     assert ax.lines[1].get_xdata().tolist() == [0, 1, 2]
     assert ax.lines[2].get_xdata()[0] == 1
-
-
-@pytest.mark.parametrize("name", ["digits", "newsgroups_cnn", "cifar_resnet20_v2"])
-def test_a_network_is_drawn_as_its_diagram(name, request):
-    prefix = xfer.example.checkpoint()
-    if name != "digits":
-        prefix = request.getfixturevalue("shared") / "models" / name
-    ax = plots.network(prefix)
-    source = xfer.load_checkpoint(prefix)
-    names = {text.get_text() for text in ax.texts if text.get_weight() == "bold"}
-    assert {*source.layer_names, *source.input_names} <= names
-    svg = xfer.ModelHandler(source).visualize_net().svg
-    written = sorted(re.findall(r"<text[^>]*>([^<]+)</text>", svg))
-    assert sorted(text.get_text() for text in ax.texts) == written
-    check_words_are_in_boxes(ax)
-
-
-@pytest.mark.parametrize(("width", "height", "dpi"), [(3, 5, 100), (10, 2, 250), (8, 20, 50)])
-def test_a_network_fits_the_axes_that_it_is_given(width, height, dpi, task):
-    figure, ax = plt.subplots(figsize=(width, height))
-    check_words_are_in_boxes(plots.network(task.source, ax=ax))
-    figure.set_dpi(dpi)
-    check_words_are_in_boxes(ax)
-
-
-def check_words_are_in_boxes(ax):
-    ax.figure.canvas.draw()
-    boxes = [
-        patch.get_window_extent()
-        for patch in ax.patches
-        if type(patch).__name__ in ("FancyBboxPatch", "Ellipse")
-    ]
-    frame = ax.get_window_extent()
-    checked = 0
-    for text in ax.texts:
-        place = text.get_window_extent()
-        assert place.x0 >= frame.x0 - 1 and place.x1 <= frame.x1 + 1
-        around = [
-            box for box in boxes if box.contains(*ax.transData.transform(text.get_position()))
-        ]
-        if text.get_horizontalalignment() == "center":
-            assert around
-            checked += 1
-            for box in around:
-                # Letters of one pixel have whole pixels between them: one more than there is room.
-                assert box.x0 - 1 < place.x0 and place.x1 < box.x1 + 1, text
-                assert box.y0 - 1 < place.y0 and place.y1 < box.y1 + 1, text
-    assert checked > 10
-
-
-def test_a_network_may_be_given_in_any_form(mx, task):
-    path = f"{xfer.example.checkpoint()}-0000.params"
-    module = mx.mod.Module.load(xfer.example.checkpoint(), 0)
-    bound = mx.mod.Module.load(xfer.example.checkpoint(), 0)
-    bound.bind([("data", (4, 1, 16, 16))], [("softmax_label", (4,))])
-    empty = mx.mod.Module(module.symbol)
-    handler = xfer.ModelHandler(path)
-    block = mx.gluon.nn.HybridSequential()
-    block.add(mx.gluon.nn.Dense(3, in_units=4))
-    block.initialize()
-    texts = {}
-    for name, model in [("path", path), ("module", module), ("bound", bound), ("handler", handler)]:
-        texts[name] = [text.get_text() for text in plots.network(model).texts]
-    assert texts["path"] == texts["module"] == texts["handler"]
-    shapes = [text.split(f" {TIMES} ") for text in texts["bound"]]
-    assert ["16", "16", "16"] in shapes and ["1", "16", "16"] in shapes
-    assert "conv1" in [text.get_text() for text in plots.network(empty).texts]
-    assert "data" in [text.get_text() for text in plots.network(block).texts]

@@ -10,7 +10,7 @@ import pytest
 
 from xfer.checkpoint.legacy import upgrade
 from xfer.checkpoint.network import Network
-from xfer.checkpoint.symbol import Graph, Node
+from xfer.checkpoint.symbol import MxGraph, Node
 
 CHECKPOINTS = ["mnist_lenet", "newsgroups_cnn", "cifar_resnet20_v1", "cifar_resnet20_v2"]
 
@@ -38,7 +38,7 @@ def symbol(*nodes, version=None, heads=None, **fields):
 
 
 def read(graph):
-    return Graph.from_json(json.dumps(graph))
+    return MxGraph.from_json(json.dumps(graph))
 
 
 DATA = variable("data")
@@ -122,7 +122,7 @@ LEGACY = {
 
 
 def as_mxnet_reads(mx, text):
-    graph = Graph.from_json(mx.sym.load_json(text).tojson())
+    graph = MxGraph.from_json(mx.sym.load_json(text).tojson())
     return graph.prune(graph.heads)
 
 
@@ -142,9 +142,9 @@ class TestAsMXNetReads:
     @pytest.mark.parametrize("name", CHECKPOINTS)
     def test_real_checkpoints(self, mx, shared, name):
         text = (shared / "models" / f"{name}-symbol.json").read_text()
-        graph = Graph.from_json(text)
+        graph = MxGraph.from_json(text)
         assert graph.prune(graph.heads) == as_mxnet_reads(mx, text)
-        assert Graph.from_json(text.encode()) == graph
+        assert MxGraph.from_json(text.encode()) == graph
 
     @pytest.mark.parametrize("case", LEGACY)
     def test_legacy_graphs(self, mx, case):
@@ -175,7 +175,7 @@ class TestAsMXNetReads:
         today = json.loads(network.tojson())
         text = json.dumps(as_0_8_wrote_it(today))
         assert "moving_mean" not in text and "attrs" not in text
-        assert Graph.from_json(text) == as_mxnet_reads(mx, text) == read(today)
+        assert MxGraph.from_json(text) == as_mxnet_reads(mx, text) == read(today)
 
     def test_control_flow(self, mx):
         def step(data, state):
@@ -183,15 +183,15 @@ class TestAsMXNetReads:
 
         outputs, states = mx.sym.contrib.foreach(step, mx.sym.var("data"), mx.sym.var("begin"))
         text = mx.sym.Group([outputs, states]).tojson()
-        graph = Graph.from_json(text)
+        graph = MxGraph.from_json(text)
         assert "_foreach" in [node.operator for node in graph.nodes]
         assert graph.prune(graph.heads) == as_mxnet_reads(mx, text)
 
     @pytest.mark.parametrize("name", ["größe", "a\x01b", "tab\tand\nline", 'quote"', "back\\slash"])
     def test_names_are_text(self, mx, name):
         text = mx.sym.relu(mx.sym.var(name)).tojson()
-        assert Graph.from_json(text).nodes[0].name == name
-        assert Graph.from_json(text.encode()).nodes[0].name == name
+        assert MxGraph.from_json(text).nodes[0].name == name
+        assert MxGraph.from_json(text.encode()).nodes[0].name == name
 
     def test_operators_by_their_own_names(self, mx):
         """Whatever MXNet 1.9 calls an operator, it is one operator; prefixes aside (see there)."""
@@ -240,21 +240,21 @@ class TestWritten:
         self.check(mx, text, mx.sym.load_json(text))
 
     def check(self, mx, text, expected):
-        graph = Graph.from_json(text)
-        assert all_of(Graph.from_json(graph.to_json())) == all_of(graph)
+        graph = MxGraph.from_json(text)
+        assert all_of(MxGraph.from_json(graph.to_json())) == all_of(graph)
         found = mx.sym.load_json(graph.to_json())
         assert found.list_arguments() == expected.list_arguments()
         assert found.list_auxiliary_states() == expected.list_auxiliary_states()
         assert found.list_outputs() == expected.list_outputs()
         assert hints(found) == hints(expected)
-        again = Graph.from_json(found.tojson())
+        again = MxGraph.from_json(found.tojson())
         assert again.prune(again.heads) == as_mxnet_reads(mx, text)
 
     def test_numbers(self, mx):
         data = mx.sym.var("data")
         halves = mx.sym.SliceChannel(mx.sym.tanh(data), num_outputs=2)
         symbol = mx.sym.Group([halves[1] * 2, mx.sym.sum(halves[0] + halves[1], axis=1), halves[0]])
-        again = mx.sym.load_json(Graph.from_json(symbol.tojson()).to_json())
+        again = mx.sym.load_json(MxGraph.from_json(symbol.tojson()).to_json())
         values = mx.nd.random.uniform(shape=(3, 4))
         expected = symbol.eval(data=values)
         for found, one in zip(again.eval(data=values), expected, strict=True):
@@ -264,7 +264,7 @@ class TestWritten:
         weight = mx.sym.var("w", init=mx.init.Constant(3), lr_mult=0.5, wd_mult=0, shape=(2, 0))
         with mx.AttrScope(ctx_group="first", __mood__="angry"):
             symbol = mx.sym.FullyConnected(mx.sym.var("data"), weight, num_hidden=2, name="fc")
-        graph = Graph.from_json(symbol.tojson())
+        graph = MxGraph.from_json(symbol.tojson())
         told = {node.name: node.training for node in graph.nodes}
         assert told["w"] == {
             "__init__": '["constant", {"value": 3}]',
@@ -293,49 +293,48 @@ class TestWritten:
         with pytest.raises(TypeError, match="does not support item assignment"):
             node.training["a"] = "1"
 
-    def test_loops_cannot_be_written(self, mx):
+    def test_loops_keep_their_bodies(self, mx):
         outputs, _ = mx.sym.contrib.foreach(
             lambda data, state: (data + state, state), mx.sym.var("data"), mx.sym.var("begin")
         )
-        graph = Graph.from_json(outputs.tojson())
-        with pytest.raises(ValueError, match="layer '.*' ._foreach. holds a graph of its own"):
-            graph.to_json()
+        graph = MxGraph.from_json(outputs.tojson())
+        again = mx.sym.load_json(graph.to_json())
+        shapes = {"data": (5, 2), "begin": (2,)}
+        assert again.infer_shape(**shapes)[1] == outputs.infer_shape(**shapes)[1]
+        assert MxGraph.from_json(again.tojson()) == graph
 
     @pytest.mark.parametrize(
         "name", ["größe", "😀", "a\x01b\b", "tab\t\n", 'quote"', "back\\u0041"]
     )
     def test_names_are_text(self, mx, name):
-        graph = Graph((Node("null", name), Node("relu", "r", {}, ((0, 0),))), ((1, 0),))
-        assert Graph.from_json(graph.to_json()) == graph
+        graph = MxGraph((Node("null", name), Node("relu", "r", {}, ((0, 0),))), ((1, 0),))
+        assert MxGraph.from_json(graph.to_json()) == graph
         assert mx.sym.load_json(graph.to_json()).list_arguments() == [name]
-        network = Network(graph.to_json(), {}, {}, [name], [])
-        description = json.loads(json.dumps(network.parts()[0]))
-        again = Network.from_parts(description, {})
-        assert again.graph == graph
-        assert mx.sym.load_json(again.json).list_arguments() == [name]
+        state, _ = Network(graph, {}, {}, [name], []).to_state()
+        assert Network.from_state(json.loads(json.dumps(state)), {}).graph == graph
 
 
 class TestNetwork:
     """Another graph in place of a network's own."""
 
     def test_inputs_and_parameters(self):
-        names = ("data", "w", "moving", "state", "gone")
-        old = Graph(tuple(Node("null", name) for name in names), ((0, 0),))
-        arguments, statistics = {"w": [1], "gone": [2]}, {"moving": [3]}
-        network = Network(old.to_json(), arguments, statistics, ["data", "more"], ["state"])
+        names = ("data", "w", "moving", "state", "dropped")
+        old = MxGraph(tuple(Node("null", name) for name in names), ((0, 0),))
+        arguments, auxiliary = {"w": [1], "dropped": [2]}, {"moving": [3]}
+        network = Network(old, arguments, auxiliary, ["data", "more"], ["state"])
         new = graph_reading("w", "data", "moving", "state", "new", "new_label", unread="unread")
         found = network.with_graph(new)
         assert found.graph == new
-        assert (found.arguments, found.statistics) == ({"w": [1]}, {"moving": [3]})
+        assert (found.arguments, found.auxiliary) == ({"w": [1]}, {"moving": [3]})
         assert found.input_names == ["data"]
         assert sorted(found.idle_names) == ["new_label", "state", "unread"]
-        assert network.arguments == {"w": [1], "gone": [2]}
+        assert network.arguments == {"w": [1], "dropped": [2]}
 
     def test_other_networks_stay_what_they_were(self):
         """Saved files keep checksums of graphs, in which hints for training have no part."""
         plain = read(symbol(DATA, operator("relu", "r", 0)))
         told = read(symbol(variable("data", attrs={"__lr_mult__": "1"}), operator("relu", "r", 0)))
-        networks = [Network(graph.to_json(), {}, {}, ["data"], []) for graph in (plain, told)]
+        networks = [Network(graph, {}, {}, ["data"], []) for graph in (plain, told)]
         assert networks[0].fingerprint(["r"]) == networks[1].fingerprint(["r"])
 
 
@@ -344,7 +343,7 @@ def graph_reading(*names, unread):
     nodes = [*(Node("null", name) for name in names), Node("null", unread)]
     nodes.append(Node("add_n", "sum", {}, tuple((k, 0) for k in range(len(names)))))
     nodes.append(Node("SoftmaxOutput", "out", {}, ((len(names) + 1, 0), (len(names), 0))))
-    return Graph(tuple(nodes), ((len(nodes) - 1, 0),))
+    return MxGraph(tuple(nodes), ((len(nodes) - 1, 0),))
 
 
 class TestForm:
@@ -423,8 +422,8 @@ class TestGraph:
         for key, value in changes.items():
             node = graph.nodes[2]
             fields = [value if k == key else getattr(node, k) for k in changes]
-            assert Graph((*graph.nodes[:2], Node(*fields), graph.nodes[3]), graph.heads) != graph
-        assert Graph(graph.nodes, ((2, 1),)) != graph
+            assert MxGraph((*graph.nodes[:2], Node(*fields), graph.nodes[3]), graph.heads) != graph
+        assert MxGraph(graph.nodes, ((2, 1),)) != graph
 
     def test_travels_and_does_not_change(self):
         graph = read(LEGACY["0.8: param and attr"])
@@ -438,7 +437,7 @@ class TestGraph:
 
     def test_repr(self):
         graph = read(LEGACY["0.8: param and attr"])
-        assert repr(graph) == "Graph(1 operators, 3 variables)"
+        assert repr(graph) == "MxGraph(1 operators, 3 variables)"
 
     def test_prune(self):
         graph = read(LEGACY["1.9: heads and inputs with versions"])
@@ -448,8 +447,8 @@ class TestGraph:
             "difference",
         ]
         cut = graph.prune(head for head in [(0, 0), (1, 1)])
-        assert cut == Graph(graph.nodes[:2], ((0, 0), (1, 1)))
-        assert graph.prune([]) == Graph((), ())
+        assert cut == MxGraph(graph.nodes[:2], ((0, 0), (1, 1)))
+        assert graph.prune([]) == MxGraph((), ())
 
     @pytest.mark.parametrize("head", [-1, 4])
     def test_prune_at_no_node(self, head):
@@ -474,7 +473,7 @@ class TestGraph:
                 places[number] = len(nodes)
                 sources = tuple((places[source], 0) for source in inputs[number])
                 nodes.append(Node("op" if sources else "null", f"n{number}", {}, sources))
-            return Graph(tuple(nodes), ((places[30], 0), (places[3], 0)))
+            return MxGraph(tuple(nodes), ((places[30], 0), (places[3], 0)))
 
         first, second = shuffled(), shuffled()
         assert first != second
@@ -494,7 +493,7 @@ class TestGraph:
         nodes = [Node("null", f"v{k}") for k in range(number)]
         nodes.append(Node("add_n", "sum", {}, tuple((k, 0) for k in range(number))))
         nodes.append(Node("add_n", "same", {}, ((number, 0),) * number))
-        graph = Graph(tuple(nodes), ((number + 1, 0),) * number)
+        graph = MxGraph(tuple(nodes), ((number + 1, 0),) * number)
         assert graph.prune(graph.heads) == graph
 
 
@@ -576,13 +575,13 @@ class TestBroken:
         graph, message = BROKEN[case]
         text = json.dumps(graph) if isinstance(graph, dict | list) else graph
         with pytest.raises(ValueError, match=message) as caught:
-            Graph.from_json(text)
+            MxGraph.from_json(text)
         assert len(str(caught.value)) < 400
 
     def test_random_changes(self):
         """Two thousand changes of types, numbers and keys: a graph, or a ValueError."""
         rng = random.Random(0)
-        found = {Graph: 0, ValueError: 0}
+        found = {MxGraph: 0, ValueError: 0}
         originals = list(LEGACY.values())
         for _ in range(2000):
             graph = copy.deepcopy(rng.choice(originals))
@@ -592,11 +591,11 @@ class TestBroken:
             if rng.random() < 0.1:
                 text = text[: rng.randrange(len(text))]
             try:
-                read = Graph.from_json(text)
+                read = MxGraph.from_json(text)
             except ValueError:
                 found[ValueError] += 1
                 continue
-            found[Graph] += 1
+            found[MxGraph] += 1
             assert_sound(read)
             assert_sound(read.prune(read.heads))
         assert min(found.values()) > 300, found

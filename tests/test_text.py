@@ -12,9 +12,7 @@ from collections import Counter
 import numpy as np
 import pytest
 
-import xfer.text.words
 from xfer import Corpus, Vocabulary
-from xfer.text.words import WordNumbers
 
 ENDINGS = ("'t", "'ve", "'d", "'s", "'ll", "'m", "'er")
 FRAGMENTS = (
@@ -25,8 +23,7 @@ FRAGMENTS = (
     *"ABDELMRSTV019",
     *(" ", "  ", "\t", "\r\n", "\x00", "\x01", "\x06", "\x1c", "\x1d", "\x1e", "\x1f", "\x7f"),
     *("\x85", "\xa0", "é", "İ", "\u212a", "\u2003", "北京", "\U0001f600", "\ud800"),
-    *("seventy", "Eightlet", "ninechars", "Fourteenletter", "fifteenletters1"),
-    *("sixteenletters12", "seventeenletters1", "Sixteenletters123456", "x" * 300),
+    *("Seventeenletters1", "x" * 300),
 )
 
 
@@ -42,11 +39,11 @@ def naive_split(texts, collapse_whitespace):
     return [naive_clean(text).split(None if collapse_whitespace else " ") for text in texts]
 
 
-def random_texts(seed, number=60, longest=60):
+def random_texts(seed, n_texts=60, longest=60):
     random = np.random.RandomState(seed)
     return [""] + [
-        "".join(FRAGMENTS[place] for place in random.randint(len(FRAGMENTS), size=size))
-        for size in random.randint(longest + 1, size=number)
+        "".join(FRAGMENTS[index] for index in random.randint(len(FRAGMENTS), size=size))
+        for size in random.randint(longest + 1, size=n_texts)
     ]
 
 
@@ -56,7 +53,7 @@ def check_against_naive(texts, collapse_whitespace, fix_length=7):
     words = [word for word, _ in counts.most_common()]
     vocabulary = Vocabulary(texts, collapse_whitespace=collapse_whitespace)
     assert vocabulary.id2word == [*words, "</s>", "</ukw>"]
-    assert vocabulary.word2id == {word: place for place, word in enumerate(vocabulary.id2word)}
+    assert vocabulary.word2id == {word: index for index, word in enumerate(vocabulary.id2word)}
     assert vocabulary.word_counts == counts
     assert vocabulary.max_length == max(map(len, rows))
 
@@ -64,9 +61,9 @@ def check_against_naive(texts, collapse_whitespace, fix_length=7):
         [*words[::2], "</ukw>", "</s>"], collapse_whitespace=collapse_whitespace
     )
     x = np.full((len(rows), fix_length), known.word2id["</s>"])
-    for place, row in enumerate(rows):
+    for index, row in enumerate(rows):
         ids = [known.word2id.get(word, known.word2id["</ukw>"]) for word in row[:fix_length]]
-        x[place, : len(ids)] = ids
+        x[index, : len(ids)] = ids
     found = Corpus(texts, None, known, fix_length=fix_length)
     assert found.x.dtype == np.int32
     np.testing.assert_array_equal(found.x, x)
@@ -105,13 +102,6 @@ def test_random_text_gives_what_the_rules_say(seed, collapse_whitespace):
     check_against_naive(random_texts(seed), collapse_whitespace)
 
 
-@pytest.mark.parametrize("chunk", [1, 40, 500])
-def test_pieces_of_a_long_list_are_read_as_one(chunk, collapse_whitespace, monkeypatch):
-    monkeypatch.setattr(xfer.text.words, "_CHUNK", chunk)
-    for seed in range(20, 23):
-        check_against_naive(random_texts(seed), collapse_whitespace)
-
-
 def test_every_pair_of_fragments():
     texts = [first + second for first in FRAGMENTS for second in FRAGMENTS]
     check_against_naive(texts, True, fix_length=3)
@@ -123,51 +113,12 @@ def test_clean_str_on_random_text(seed):
         assert Vocabulary.clean_str(text) == naive_clean(text)
 
 
-@pytest.mark.parametrize("size", [1, 7, 8, 9, 15, 16, 17, 24, 5000])
-def test_words_that_differ_in_one_place_are_different(size):
-    words = ["a" * size] + ["a" * place + "b" + "a" * (size - place - 1) for place in range(size)]
-    assert Vocabulary([" ".join(words)]).id2word[:-2] == words
-    assert Vocabulary(["a" * size + "'s" + "b" * size]).id2word[:3] == [
-        "a" * size,
-        "'s",
-        "b" * size,
-    ]
-
-
 def test_ties_keep_the_order_of_first_appearance():
-    words = [
-        f"{stem}{number}" for number in range(300) for stem in ("w", "averylongword", "x" * 20)
-    ]
+    words = [f"{stem}{index}" for index in range(300) for stem in ("w", "averylongword")]
     np.random.RandomState(0).shuffle(words)
     half = len(words) // 2
     texts = [" ".join(words[:half]), " ".join(words[half:]), " ".join(reversed(words))]
     assert Vocabulary(texts).id2word == [*words, "</s>", "</ukw>"]
-
-
-@pytest.mark.parametrize("collide", [False, True])
-def test_key_numbers_are_those_of_a_dict(collide, monkeypatch):
-    if collide:
-        monkeypatch.setattr(
-            xfer.text.words._KeyNumbers, "_first_slots", lambda self, keys: np.zeros(len(keys), int)
-        )
-    random = np.random.RandomState(0)
-    numbering, expected = xfer.text.words._KeyNumbers(), {}
-    for size in (0, 1, 5, 100, 300, 300):
-        keys = random.randint(1, 400, size).astype(np.uint64) << np.uint64(random.randint(50))
-        for key in keys.tolist():
-            expected.setdefault(key, len(expected) + 1)
-        assert numbering.number(keys).tolist() == [expected[key] for key in keys.tolist()]
-    assert numbering.keys.tolist() == [0, *expected]
-
-
-def test_numbers_tell_the_words(collapse_whitespace):
-    texts = random_texts(5)
-    numbering = WordNumbers(collapse_whitespace, longest=9)
-    numbers, lengths = map(np.concatenate, zip(*numbering.number_each(texts)))
-    rows = [row[:9] for row in naive_split(texts, collapse_whitespace)]
-    assert lengths.tolist() == list(map(len, rows))
-    assert numbering.words(numbers) == [word for row in rows for word in row]
-    assert len(numbering) == numbers.max()
 
 
 # Vocabulary
@@ -234,7 +185,7 @@ def test_sentences_that_are_none(make):
 
 
 def test_clean_str_takes_one_string():
-    with pytest.raises(TypeError, match=r"expected a string, got list: \['a'\]"):
+    with pytest.raises(TypeError, match=r"text must be a string, got list: \['a'\]"):
         Vocabulary.clean_str(["a"])
 
 
@@ -250,7 +201,7 @@ def test_reserved_words(collapse_whitespace):
         Vocabulary(["a car"], "x", "x", **options)
     with pytest.raises(TypeError, match="padding_word must be a string, got NoneType"):
         Vocabulary(["a car"], None, **options)
-    with pytest.raises(TypeError, match="unknown_word must be a string or None, got int"):
+    with pytest.raises(TypeError, match="unknown_word must be a string or None, got int: 1"):
         Vocabulary(["a car"], unknown_word=1, **options)
     # Text that looks like a reserved word is cleaned to other words.
     assert Vocabulary(["</s> </ukw>"]).id2word == ["s", "ukw", "</s>", "</ukw>"]
@@ -264,7 +215,7 @@ def test_from_words_keeps_the_order(shared):
     assert vocabulary.word_counts == Counter()
     assert vocabulary.max_length == 0
     corpus = Corpus(["Isn't it (really) good?", "khm xyzzyplugh"], None, vocabulary)
-    assert [[words[number] for number in row] for row in corpus.x] == [
+    assert [[words[index] for index in row] for row in corpus.x] == [
         ["isn", "'t", "it", "\\(", "really", "\\)", "good", "\\?"],
         ["khm", "</ukw>"] + ["</s>"] * 6,
     ]
@@ -314,16 +265,16 @@ def test_words_outside_ascii_are_saved(tmp_path):
             {"format": "xfer vocabulary 99"},
             "expected 'xfer vocabulary 1', found 'xfer vocabulary 99'",
         ),
-        ({"id2word": "</s>"}, "id2word must be a list, got str: '</s>'"),
+        ({"id2word": "</s>"}, "words must be a list of strings, got one str"),
         ({"id2word": ["</s>", "</ukw>", 3]}, r"words\[2\] must be a string, got int: 3"),
         ({"id2word": ["</s>", "</s>"]}, "words has 1 repeated entries"),
         ({"id2word": ["a"]}, "reserved word '</s>' is not in the list"),
-        ({"padding_word": None}, "padding_word must be a str, got NoneType"),
-        ({"unknown_word": 1}, "unknown_word must be a str, got int: 1"),
-        ({"max_length": "2"}, "max_length must be a int, got str: '2'"),
+        ({"padding_word": None}, "padding_word must be a string, got NoneType"),
+        ({"unknown_word": 1}, "unknown_word must be a string or None, got int: 1"),
+        ({"max_length": "2"}, "max_length must be an integer, got str: '2'"),
         ({"collapse_whitespace": "no"}, "collapse_whitespace must be a bool, got str: 'no'"),
         ({"word_counts": ["a"]}, r"word_counts must be a dict, got list: \['a'\]"),
-        ({"word_counts": {"a": "1"}}, "word_counts must count words, got str: 'a': str: '1'"),
+        ({"word_counts": {"a": "1"}}, r"word_counts\['a'\] must be an integer, got str: '1'"),
     ],
 )
 def test_a_changed_file_is_refused(tmp_path, changes, message):
@@ -343,7 +294,7 @@ def test_a_file_that_is_no_vocabulary(tmp_path):
         path.write_text(json.dumps({key: state[key] for key in state if key != name}))
         with pytest.raises(ValueError, match=f"is not a vocabulary: it has no {name}"):
             Vocabulary.load(path)
-    broken = [data[:place] for place in range(len(data))]
+    broken = [data[:size] for size in range(len(data))]
     for content in (*broken, b"[1]", b"3", b"null", b"\xff\xfe", b"[" * 100_000):
         path.write_bytes(content)
         with pytest.raises(
@@ -369,7 +320,7 @@ vocabulary.unknown_word = "</ukw>"
 vocabulary.max_length = 5
 vocabulary.word_counts = Counter(["a", "car", "", "a", "\\\\("])
 vocabulary.id2word = ["a", "car", "", "\\\\(", "</s>", "</ukw>"]
-vocabulary.word2id = {word: place for place, word in enumerate(vocabulary.id2word)}
+vocabulary.word2id = {word: index for index, word in enumerate(vocabulary.id2word)}
 sys.stdout.buffer.write(b"<next>".join(pickle.dumps(vocabulary, protocol) for protocol in range(6)))
 """
 
@@ -398,7 +349,7 @@ def test_a_tutorial_pickle_is_read(tutorial_pickles, tmp_path, protocol):
         "max_length": 5,
         "word_counts": Counter({"a": 2, "car": 1, "": 1, "\\(": 1}),
         "id2word": words,
-        "word2id": {word: place for place, word in enumerate(words)},
+        "word2id": {word: index for index, word in enumerate(words)},
     }
     assert type(vocabulary.word_counts) is Counter
     vocabulary.save(tmp_path / "words.json")
@@ -446,14 +397,20 @@ COUNTER = b"ccollections\nCounter\n"
     ("changes", "message"),
     [
         ({"word_counts": COUNTER + raw(5) + b"\x85R"}, "not iterable"),
-        ({"word_counts": COUNTER + raw([1, 2]) + b"\x85R"}, "must count words, got int: 1: int: 1"),
-        ({"word_counts": COUNTER + raw({"a": "b"}) + b"\x85R"}, "must count words, got str: 'a'"),
+        (
+            {"word_counts": COUNTER + raw([1, 2]) + b"\x85R"},
+            "each word in word_counts must be a string, got int: 1",
+        ),
+        (
+            {"word_counts": COUNTER + raw({"a": "b"}) + b"\x85R"},
+            r"word_counts\['a'\] must be an integer, got str: 'b'",
+        ),
         ({"word_counts": COUNTER + raw((1, 2, 3)) + b"R"}, "positional argument"),
         ({"word_counts": COUNTER}, "word_counts must be a dict, got type"),
         ({"word_counts": raw([])}, r"word_counts must be a dict, got list: \[\]"),
-        ({"id2word": raw("a")}, "id2word must be a list, got str: 'a'"),
+        ({"id2word": raw("a")}, "words must be a list of strings, got one str"),
         ({"id2word": raw(["a", "a"])}, "words has 1 repeated entries"),
-        ({"max_length": raw(None)}, "max_length must be a int, got NoneType"),
+        ({"max_length": raw(None)}, "max_length must be an integer, got NoneType"),
         ({"word2id": raw({"a": 0})}, "word2id is not the inverse of id2word"),
         ({"word2id": raw(None)}, "word2id is not the inverse of id2word"),
     ],
@@ -542,8 +499,8 @@ def test_a_pickle_with_a_flipped_byte_gives_a_vocabulary_or_a_clear_error(
 ):
     data = tutorial_pickles[protocol]
     kept = refused = 0
-    for place in range(len(data)):
-        flipped = data[:place] + bytes([data[place] ^ flip]) + data[place + 1 :]
+    for index in range(len(data)):
+        flipped = data[:index] + bytes([data[index] ^ flip]) + data[index + 1 :]
         message = None
         try:
             vocabulary = load_pickled(flipped, tmp_path)
@@ -586,7 +543,7 @@ def test_lengths(vocabulary):
 @pytest.mark.parametrize("name", ["max_length", "fix_length"])
 @pytest.mark.parametrize("length", [0, -1, 2.5, "3", True])
 def test_a_length_is_a_positive_integer(vocabulary, name, length):
-    with pytest.raises(ValueError, match=f"{name} must be a positive integer, got {length!r}"):
+    with pytest.raises(ValueError, match=f"{name} must be an integer >= 1, got {length!r}"):
         Corpus(["a"], None, vocabulary, **{name: length})
 
 
@@ -635,9 +592,9 @@ def test_a_corpus_needs_a_vocabulary():
         Corpus(["a"], None, ["a"])
 
 
-def numbered_corpus(number):
-    texts = [f"w{place}" for place in range(number)]
-    return Corpus(texts, [place % 3 for place in range(number)], Vocabulary(texts))
+def numbered_corpus(n_texts):
+    texts = [f"w{index}" for index in range(n_texts)]
+    return Corpus(texts, [index % 3 for index in range(n_texts)], Vocabulary(texts))
 
 
 @pytest.mark.parametrize("stratify", [True, False])
@@ -667,12 +624,12 @@ def test_a_split_draws_nothing_from_the_global_generator_when_seeded():
 
 def test_a_split_that_is_impossible(vocabulary):
     corpus = numbered_corpus(9)
-    for number in (0, -1, 2.0, "3", None):
-        with pytest.raises(ValueError, match="num_train must be a positive integer, got "):
-            corpus.split_train_test(number)
-    for number in (9, 10):
-        with pytest.raises(ValueError, match=f"num_train must be from 1 to 8 .* got {number}"):
-            corpus.split_train_test(number)
+    for num_train in (0, -1, 2.0, "3", None):
+        with pytest.raises(ValueError, match="num_train must be an integer >= 1, got "):
+            corpus.split_train_test(num_train)
+    for num_train in (9, 10):
+        with pytest.raises(ValueError, match=f"num_train must be from 1 to 8 .* got {num_train}"):
+            corpus.split_train_test(num_train)
     with pytest.raises(ValueError, match="should be greater or equal to the number of classes"):
         corpus.split_train_test(2, stratify=True)
     with pytest.raises(ValueError, match="this corpus has no labels to split"):

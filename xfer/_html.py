@@ -1,130 +1,79 @@
-"""What a notebook shows: tables, and of an estimator the network, the layers, the meta-model."""
+"""What notebooks show: tables, and estimators with their network, layers and meta-model."""
 
 import os
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
 from html import escape
+from typing import Any
 
 from sklearn.pipeline import Pipeline
 
 
-def visual_block(estimator):
-    """Describe an estimator for scikit-learn's diagrams; a network is not opened for it.
-
-    Parameters
-    ----------
-    estimator : LayerFeatures, Repurposer or MetaModelRegressor
-        Fitted or not.
-
-    Returns
-    -------
-    object
-        What scikit-learn makes a diagram of: boxes one below the other.
-    """
+def visual_block(estimator: Any) -> Any:
+    """Describe an estimator to scikit-learn as boxes; a network is not opened for it."""
     features = getattr(estimator, "features_", estimator)
-    boxes = [_network_box(estimator, features), *_layer_boxes(estimator, features)]
-    labels = [box.label for box in boxes]
+    shown = [_network(estimator, features), *_layers(estimator, features)]
+    boxes = [_block("single", None, names=name, name_details=details) for name, details in shown]
     if hasattr(estimator, "_meta_model"):
         fitted = getattr(estimator, "meta_model_", None)
-        model = estimator._meta_model() if fitted is None else fitted
-        boxes.append(model)
-        labels.append(f"meta_model: {type(model).__name__}")
-    details = [str(box) for box in boxes]
-    return _block("serial", boxes, names=labels, name_details=details, dash_wrapped=False)
+        boxes.append(estimator._meta_model() if fitted is None else fitted)
+        shown.append((f"meta_model: {type(boxes[-1]).__name__}", str(boxes[-1])))
+    names, details = zip(*shown)
+    return _block("serial", boxes, names=[*names], name_details=details, dash_wrapped=False)
 
 
-def table(title, head, rows, notes=()):
-    """Lay rows out as HTML, no higher than a notebook's window.
+def table(
+    title: str, head: Iterable[str], rows: Iterable[Iterable[str]], notes: Iterable[str] = ()
+) -> str:
+    """Write rows as an HTML table that scrolls where it is higher than a notebook's window."""
 
-    Parameters
-    ----------
-    title : str
-    head : sequence of str
-    rows : sequence of sequence of str
-    notes : sequence of str, default=()
-        Go below.
+    def write(tag: str, cells: Iterable[str]) -> str:
+        style = 'style="text-align:left"'
+        return f"<tr>{''.join(f'<{tag} {style}>{escape(cell)}</{tag}>' for cell in cells)}</tr>"
 
-    Returns
-    -------
-    str
-    """
-    parts = [f"<p><b>{escape(title)}</b></p>", '<div style="max-height:30em;overflow:auto"><table>']
-    parts += [_row("th", head), *(_row("td", row) for row in rows), "</table></div>"]
-    return "".join(parts + [f"<p>{escape(note)}</p>" for note in notes])
+    body = "".join([write("th", head), *(write("td", row) for row in rows)])
+    below = "".join(f"<p>{escape(note)}</p>" for note in notes)
+    scrolled = f'<div style="max-height:30em;overflow:auto"><table>{body}</table></div>'
+    return f"<p><b>{escape(title)}</b></p>{scrolled}{below}"
 
 
-def _row(tag, cells):
-    style = ' style="text-align:left"'
-    return "<tr>" + "".join(f"<{tag}{style}>{escape(cell)}</{tag}>" for cell in cells) + "</tr>"
+def _block(*args: Any, **options: Any) -> Any:
+    # scikit-learn's class of blocks is private and has moved between versions.
+    return type(Pipeline([("step", "passthrough")])._sk_visual_block_())(*args, **options)
 
 
-def _block(*args, **options):
-    # Of scikit-learn's class for it, which is nowhere public, and has moved.
-    kind = type(Pipeline([("step", "passthrough")])._sk_visual_block_())
-    return kind(*args, **options)
-
-
-@dataclass
-class _Box:
-    """A box with a label, and what it shows when it is opened."""
-
-    label: str
-    details: str
-
-    def _sk_visual_block_(self):
-        return _block("single", self, names=self.label, name_details=self.details)
-
-
-def _network_box(estimator, features):
+def _network(estimator: Any, features: Any) -> tuple[str, str]:
+    """Return the label and the details of the network."""
     source = getattr(features, "source_", None)
     if source is None:
         model = estimator.source_model
-        is_path = isinstance(model, (str, os.PathLike))
-        details = f"{model}\nnot opened yet" if is_path else "not opened yet"
-        name = os.path.basename(model) if is_path else type(model).__name__
-    else:
-        name, layers = type(source).__name__, source.layers
-        number = sum(layer.parameter_count for layer in layers)
-        details = (
-            f"inputs: {', '.join(source.input_names)}\n{_count(len(layers), 'layer')}\n"
-            f"{_count(number, 'parameter')}"
-        )
-    return _Box(f"network: {name}", details)
+        if isinstance(model, (str, os.PathLike)):
+            return f"network: {os.path.basename(model)}", f"{model}\nnot opened yet"
+        return f"network: {type(model).__name__}", "not opened yet"
+    count = sum(layer.parameter_count for layer in source.layers)
+    inputs = ", ".join(source.input_names)
+    sizes = f"{len(source.layers):,} layers\n{count:,} parameters"
+    return f"network: {type(source).__name__}", f"inputs: {inputs}\n{sizes}"
 
 
-def _layer_boxes(estimator, features):
+def _layers(estimator: Any, features: Any) -> list[tuple[str, str]]:
+    """Return the label and the details of the layers; an empty list if none is chosen."""
     layers = getattr(features, "layers_", None)
     if layers is None:
-        names = _layer_names(estimator)
-        pooling = getattr(estimator, "pooling", "flatten")
-        by_name = pooling if isinstance(pooling, Mapping) else dict.fromkeys(names, pooling)
-        lines = [_line(name, "", by_name.get(name, "flatten")) for name in names]
+        chosen = getattr(estimator, "feature_layer_names", None)
+        chosen = getattr(estimator, "transfer_layer_name", chosen) or []
+        names = [chosen] if isinstance(chosen, str) else list(chosen)
+        lines, pooling = names, getattr(estimator, "pooling", "flatten")
+        known = pooling if isinstance(pooling, Mapping) else dict.fromkeys(names, pooling)
+        poolings = [known.get(name, "flatten") for name in names]
     else:
-        names = [layer.name for layer in layers]
+        names, poolings = [layer.name for layer in layers], features.poolings_
+        shapes = [str(layer.shape or "").replace("None", "?") for layer in layers]
         lines = [
-            _line(layer.name, f"{layer.operator} {_shape(layer)}", pooling)
-            for layer, pooling in zip(layers, features.poolings_)
+            f"{one.name} {one.operator} {shape}".rstrip() for one, shape in zip(layers, shapes)
         ]
-    label = "layer" if len(names) == 1 else "layers"
-    return [_Box(f"{label}: {', '.join(names)}", "\n".join(lines))] if names else []
-
-
-def _layer_names(estimator):
-    for parameter in ("feature_layer_names", "transfer_layer_name"):
-        if hasattr(estimator, parameter):
-            names = getattr(estimator, parameter)
-            return [names] if isinstance(names, str) else list(names)
-    return []
-
-
-def _shape(layer):
-    return "" if layer.shape is None else str(layer.shape).replace("None", "?")
-
-
-def _line(name, what, pooling):
-    pooled = "" if pooling == "flatten" else f", pooling: {pooling}"
-    return f"{name} {what}".rstrip() + pooled
-
-
-def _count(number, what):
-    return f"{number:,} {what}{'' if number == 1 else 's'}"
+    lines = [
+        line if pooling == "flatten" else f"{line}, pooling: {pooling}"
+        for line, pooling in zip(lines, poolings)
+    ]
+    label = f"layer{'s' * (len(names) != 1)}: {', '.join(names)}"
+    return [(label, "\n".join(lines))] if names else []

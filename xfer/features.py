@@ -1,55 +1,34 @@
 """Data to a feature matrix: a frozen network as a scikit-learn transformer."""
 
 import os
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypedDict
 
 import numpy as np
-from scipy.sparse import issparse
 from sklearn.base import TransformerMixin
-from sklearn.utils.validation import check_array, check_is_fitted, validate_data
+from sklearn.utils.validation import check_is_fitted, validate_data
 
-from xfer.sharing import SharesSource
-from xfer.sources import SourceModel
+from xfer._estimators import SharesNetwork
+from xfer.sources.base import Layer, SourceModel, find_layer, find_layers
+from xfer.sources.data import open_data
 from xfer.sources.pooling import check_poolings, pooled_shape
+from xfer.sources.table import Features
 
 __all__ = ["LayerFeatures"]
 
 
-class OnLayers(SharesSource):
-    """An estimator on layers of a frozen network: the parameters that all of them have.
+class LayerOptions(TypedDict, total=False):
+    """Parameters of LayerFeatures that every repurposer has too."""
 
-    See :class:`xfer.MetaModelRepurposer`.
-    """
-
-    def __init__(
-        self,
-        source_model,
-        feature_layer_names,
-        *,
-        pooling="flatten",
-        cache=None,
-        context_function=None,
-        num_devices=1,
-        progress=None,
-    ):
-        self.source_model = source_model
-        self.feature_layer_names = feature_layer_names
-        self.pooling = pooling
-        self.cache = cache
-        self.context_function = context_function
-        self.num_devices = num_devices
-        self.progress = progress
-
-    def __sklearn_tags__(self):
-        tags = super().__sklearn_tags__()
-        # What the network takes beside matrices. Not texts, though: to scikit-learn an estimator
-        # that takes arrays of one dimension takes no others.
-        tags.input_tags.three_d_array = True
-        tags.input_tags.dict = True
-        return tags
+    pooling: str | Mapping[str, str]
+    cache: Any
+    context_function: Callable[[int], Any] | None
+    num_devices: int
+    progress: bool | None
 
 
-class LayerFeatures(TransformerMixin, OnLayers):
-    """What named layers of a frozen network put out, as a matrix.
+class LayerFeatures(TransformerMixin, SharesNetwork):
+    """Outputs of named layers of a frozen network, as a matrix.
 
     Parameters
     ----------
@@ -58,15 +37,15 @@ class LayerFeatures(TransformerMixin, OnLayers):
     feature_layer_names : str or list of str
         The layers, in the order of the columns.
     pooling : str or dict of str to str, default="flatten"
-        How to reduce what a layer puts out to columns, for all layers or by name: see
+        How to reduce a layer's output to columns, for all layers or by name: see
         :meth:`xfer.sources.SourceModel.extract`.
     cache : str, path-like or xfer.FeatureCache, optional
-        A folder that keeps features, so that each example passes through the network once.
+        A file that keeps features, so that each example passes through the network once.
     context_function : callable, optional
-        Makes the device of each number, for MXNet to run a Module on; by default ONNX Runtime
-        runs one that is on the CPU, and MXNet one that is elsewhere.
+        Makes the device of each index, for MXNet to run a Module on; by default ONNX Runtime runs
+        one that is on the CPU, and MXNet one that is elsewhere.
     num_devices : int, default=1
-        How many devices share each batch.
+        How many MXNet devices share each batch.
     progress : bool, optional
         Whether to show a bar; by default only in an interactive session.
 
@@ -77,7 +56,7 @@ class LayerFeatures(TransformerMixin, OnLayers):
     layers_ : tuple of Layer
         The layers.
     n_features_in_ : int
-        Columns of the data, where the data are of two dimensions.
+        Columns of the data, where the data have two dimensions.
 
     Examples
     --------
@@ -91,7 +70,26 @@ class LayerFeatures(TransformerMixin, OnLayers):
     array(['relu1_0', 'relu1_15', 'relu2_0'], dtype=object)
     """
 
-    def fit(self, X=None, y=None):
+    def __init__(
+        self,
+        source_model: Any,
+        feature_layer_names: str | Sequence[str],
+        *,
+        pooling: str | Mapping[str, str] = "flatten",
+        cache: Any = None,
+        context_function: Callable[[int], Any] | None = None,
+        num_devices: int = 1,
+        progress: bool | None = None,
+    ) -> None:
+        self.source_model = source_model
+        self.feature_layer_names = feature_layer_names
+        self.pooling = pooling
+        self.cache = cache
+        self.context_function = context_function
+        self.num_devices = num_devices
+        self.progress = progress
+
+    def fit(self, X: Any = None, y: Any = None) -> "LayerFeatures":
         """Open the network and look the layers up; the data are not needed.
 
         Parameters
@@ -108,30 +106,30 @@ class LayerFeatures(TransformerMixin, OnLayers):
         Raises
         ------
         TypeError, ValueError
-            If the network cannot be opened, or has no such layer; or the data are no numbers.
+            If the network cannot be opened or has no such layer, or the data are not numbers.
         """
-        source = self._opened()
-        layers = _find_layers(source, self.feature_layer_names)
-        poolings = check_poolings(self.pooling, layers)
-        cache = _opened_cache(self.cache)
-        X = checked_data(X)
-        if len(getattr(X, "shape", ())) == 2:
-            validate_data(self, X, skip_check_array=True)
+        source = self._open_source()
+        layers = _look_up(source, self.feature_layer_names)
+        poolings = check_poolings(self.pooling, [layer.name for layer in layers])
+        cache = _open_cache(self.cache)
+        given = None if X is None else open_data(X).given
+        if len(getattr(given, "shape", ())) == 2:
+            validate_data(self, given, skip_check_array=True)
         else:
             vars(self).pop("n_features_in_", None)
         self.layers_ = layers
         self.poolings_ = poolings
         self.cache_ = cache
         self.source_ = source
-        self._shapes = {}
+        self._shapes: dict[str, tuple[int, ...]] = {}
         return self
 
-    def extract(self, X):
-        """Compute the features, and keep them apart by layer and together with their labels.
+    def extract(self, X: Any) -> Features:
+        """Compute the features, by layer, as one matrix, and with the labels of the data.
 
         Parameters
         ----------
-        X : array, dict of str to array, list, or what brings batches
+        X : array, dict of str to array, list, or an iterable of batches
             See :meth:`xfer.sources.SourceModel.extract`.
 
         Returns
@@ -139,26 +137,30 @@ class LayerFeatures(TransformerMixin, OnLayers):
         Features
         """
         check_is_fitted(self)
-        X = checked_data(X)
-        self._check_like_fitted(X)
+        data = open_data(X)
+        self._check_like_fitted(data.given)
         names = [layer.name for layer in self.layers_]
-        # A source of one's own need know neither of several poolings nor of caches.
-        pooling = self.poolings_[0]
+        # Your own source need know neither of a pooling for each layer nor of caches.
+        pooling: Any = self.poolings_[0]
         if len(set(self.poolings_)) > 1:
             pooling = dict(zip(names, self.poolings_))
-        options = {} if self.cache_ is None else {"cache": self.cache_}
-        features = self.source_.extract(
-            X, names, pooling=pooling, progress=self.progress, **options
-        )
+        options: dict[str, Any] = {} if self.cache_ is None else {"cache": self.cache_}
+        options.update(pooling=pooling, progress=self.progress)
+        if isinstance(self.source_, SourceModel):
+            features = self.source_.extract(data, names, **options)
+        else:
+            found = self.source_.extract(data.given, names, **options)
+            labels = data.join_labels([found.labels])
+            features = Features(found.matrix, found.columns, found.shapes, labels)
         self._shapes.update(features.shapes)
         return features
 
-    def transform(self, X):
+    def transform(self, X: Any) -> np.ndarray:
         """Compute the features.
 
         Parameters
         ----------
-        X : array, dict of str to array, list, or what brings batches
+        X : array, dict of str to array, list, or an iterable of batches
             See :meth:`xfer.sources.SourceModel.extract`.
 
         Returns
@@ -168,8 +170,8 @@ class LayerFeatures(TransformerMixin, OnLayers):
         """
         return self.extract(X).matrix
 
-    def get_feature_names_out(self, input_features=None):
-        """Name the columns: the layer's name and the position in its flattened output.
+    def get_feature_names_out(self, input_features: Any = None) -> np.ndarray:
+        """Name the columns: the layer's name and the index in its flattened output.
 
         Parameters
         ----------
@@ -182,20 +184,22 @@ class LayerFeatures(TransformerMixin, OnLayers):
         Raises
         ------
         ValueError
-            If a layer's shape cannot be told before the first data have been seen.
+            If a layer's shape is not known before the first data have been seen.
         """
         check_is_fitted(self)
         names = []
         for layer, pooling in zip(self.layers_, self.poolings_):
             shape = self._shapes.get(layer.name)
             if shape is None:
-                shape = layer.shape and pooled_shape(layer.shape, pooling)
+                known = {one.name: one.shape for one in self.source_.layers}
+                shape = known.get(layer.name, layer.shape)
+                shape = shape and pooled_shape(shape, pooling)
             if shape is None or None in shape:
                 raise ValueError(f"the shape of layer {layer.name!r} is not known before transform")
-            names.extend(f"{layer.name}_{number}" for number in range(int(np.prod(shape))))
+            names.extend(f"{layer.name}_{index}" for index in range(int(np.prod(shape))))
         return np.array(names, dtype=object)
 
-    def _check_like_fitted(self, X):
+    def _check_like_fitted(self, X: Any) -> None:
         # How many columns there may be is the network's to say: sequences may be of any length.
         if hasattr(X, "columns") and hasattr(self, "feature_names_in_"):
             validate_data(self, X, skip_check_array=True, reset=False)
@@ -205,60 +209,19 @@ class LayerFeatures(TransformerMixin, OnLayers):
                 "your data"
             )
 
-    def __sklearn_tags__(self):
+    def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
         tags.transformer_tags.preserves_dtype = ["float32"]
         return tags
 
 
-def checked_data(X):
-    """Refuse arrays that no network takes, by scikit-learn's rules.
-
-    Parameters
-    ----------
-    X : anything that a network reads
-        Only what is an array of NumPy's or made to be one is looked at: not tables, lists, texts,
-        iterators or tensors.
-
-    Returns
-    -------
-    object
-        ``X``, or the array of numbers that it stands for.
-
-    Raises
-    ------
-    TypeError, ValueError
-        If it is a sparse matrix, complex, or has no columns.
-    """
-    is_array = isinstance(X, np.ndarray)
-    if is_array and X.ndim == 1 and X.dtype.kind in "OUST":
-        return X  # texts
-    # What has no length can only be read when it is made an array.
-    is_like_one = hasattr(X, "__array__") and not hasattr(X, "__len__")
-    if not (is_array or is_like_one or issparse(X)):
-        return X
-    return check_array(
-        X, ensure_2d=False, allow_nd=True, ensure_all_finite=False, ensure_min_samples=0
-    )
+def _look_up(source: Any, names: str | Sequence[str]) -> tuple[Layer, ...]:
+    if isinstance(source, SourceModel):
+        return source._look_up(names)
+    return find_layers(names, lambda name: find_layer(name, source.layers))
 
 
-def _find_layers(source, names):
-    if hasattr(source, "find_layers"):
-        return source.find_layers(names)
-    return _Listed(source.layers).find_layers(names)
-
-
-class _Listed(SourceModel):
-    """Layers to be looked up by name, of a source of one's own that only lists them."""
-
-    layers = input_names = ()
-    _forward = None
-
-    def __init__(self, layers):
-        self.layers = layers
-
-
-def _opened_cache(cache):
+def _open_cache(cache: Any) -> Any:
     if isinstance(cache, (str, os.PathLike)):
         from xfer.cache import FeatureCache
 

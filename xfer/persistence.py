@@ -1,31 +1,33 @@
 """Repurposers as files: written whole or not at all, and nothing that is loaded can run code."""
 
 import hashlib
+import importlib
 import io
 import json
 import platform
 import warnings
 import zipfile
+from collections.abc import Callable, Iterator
 from importlib.metadata import PackageNotFoundError, version
+from os import PathLike
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import skops.io
 from sklearn.utils.validation import check_is_fitted
 
-import xfer.fine_tuning
-import xfer.regressor
-import xfer.repurposers  # noqa: F401  so that their classes are known by name
-from xfer._files import written_whole
-from xfer.feature_model import FeatureModel
-from xfer.sources import open_saved_source, open_source
+from xfer._io import atomic_write
+from xfer.sources import open_source, source_from_state
 
-__all__ = ["load", "save"]
+__all__ = ["load"]
 
-_FORMAT = 1
+_FORMAT = 2
 _SUFFIX = ".xfer"
 _DIGEST_LENGTH = len(hashlib.sha256().hexdigest())
-# What skops may build a meta-model with. Its loaders of bound methods, operators and partial
+# The modules whose classes can be loaded without having been imported before.
+_OWN_MODULES = ("xfer.repurposers", "xfer.training.repurposers")
+# What skops may build a file's content with. Its loaders of bound methods, operators and partial
 # functions are not here: before skops 0.12, and 0.11 is the newest beside NumPy 1.23, a file could
 # use them to reach code that the list of trusted types does not name.
 _LOADERS = {
@@ -41,7 +43,7 @@ _LOADERS = {
     "TupleNode",
     "TypeNode",
 }
-# Beside the types that skops trusts of itself: scikit-learn's estimators, arrays, plain Python. Of
+# Beside the types that skops trusts by itself: scikit-learn's estimators, arrays, plain Python. Of
 # what those are made of, only classes written in Python are here: compiled ones, such as trees,
 # follow the indices in a file without a look at where they lead.
 _TRUSTED = [
@@ -63,93 +65,98 @@ _TRUSTED = [
     "xfer.meta.bayesian_network.BayesianNetwork",
     "xfer.meta.gaussian_process.DirichletGaussianProcess",
     "xfer.meta.logistic_regression.CalibratedLogisticRegression",
-    "xfer.meta.scores.ScaledScores",
+    "xfer.meta.calibrated.ScaledScores",
     "xfer.meta.support_vector_machine.CalibratedSvm",
 ]
+_classes: dict[str, type] = {}
 
 
-def save(repurposer, model_name, model_directory="", save_source_model=None):
-    """Save a fitted repurposer; what :meth:`xfer.Repurposer.save_repurposer` calls.
+def register(kind: type) -> None:
+    """Enter a class whose objects can be saved and loaded."""
+    _classes[f"{kind.__module__}.{kind.__qualname__}"] = kind
 
-    Parameters
-    ----------
-    repurposer : Repurposer or MetaModelRegressor
-    model_name, model_directory, save_source_model
-        See :meth:`xfer.Repurposer.save_repurposer`.
 
-    Returns
-    -------
-    pathlib.Path
-
-    Raises
-    ------
-    sklearn.exceptions.NotFittedError
-        If there is nothing to save yet.
-    TypeError
-        If the meta-model or the network is of a kind that a safe file cannot hold.
-    FileNotFoundError
-        If there is no such folder.
-    """
+def save(
+    repurposer: Any,
+    model_name: str | PathLike[str],
+    model_directory: str | PathLike[str] = "",
+    save_source_model: bool | None = None,
+) -> Path:
+    """Save a fitted repurposer; see :meth:`xfer.Repurposer.save_repurposer`."""
     check_is_fitted(repurposer)
     path = _path(model_name, model_directory)
     if not path.parent.is_dir():
         raise FileNotFoundError(f"there is no folder {path.parent} to save {path.name} in")
-    source = repurposer.features_.source_
-    layers = [layer.name for layer in repurposer.features_.layers_]
-    description, arrays = None, {}
     if repurposer.trains_network and save_source_model is False:
         raise ValueError(
             f"what a {type(repurposer).__name__} has learned is its network, which always goes "
             "into the file: leave out save_source_model=False"
         )
+    source = repurposer.features_.source_
+    layers = [layer.name for layer in repurposer.features_.layers_]
+    state, arrays = None, {}
     if save_source_model or save_source_model is None:
-        if not hasattr(source, "parts"):
+        if not hasattr(source, "to_state"):
             raise TypeError(
                 f"a source of class {type(source).__name__} cannot go into the file: save with "
                 "save_source_model=False, and give the network to xfer.load again"
             )
-        description, arrays = source.parts()
+        state, arrays = source.to_state()
+    inputs, input_arrays = _state_of_inputs(getattr(source, "inputs", None))
     manifest = {
         "format": _FORMAT,
-        "class": _full_name(type(repurposer)),
+        "class": f"{type(repurposer).__module__}.{type(repurposer).__qualname__}",
         "layers": layers,
         "fingerprint": source.fingerprint(layers) if hasattr(source, "fingerprint") else None,
         "versions": _versions(),
-        "source": description,
+        "source": state,
         "padding_id": getattr(source, "padding_id", None),
-        "preprocess": getattr(source, "preprocess", None) is not None,
+        "cache_key": getattr(source, "cache_key", None),
+        "inputs": inputs,
     }
-    state = _dump(repurposer)
-    with written_whole(path) as file:
-        with zipfile.ZipFile(file, "w") as archive:
-            archive.writestr("manifest.json", json.dumps(manifest))
-            archive.writestr("repurposer.skops", state)
-            for name, array in arrays.items():
-                with archive.open(f"source/{name}.npy", "w", force_zip64=True) as member:
-                    np.lib.format.write_array(member, np.asarray(array), allow_pickle=False)
-            archive.comment = b"0" * _DIGEST_LENGTH
-        digest = _digest(file)
-        file.seek(-_DIGEST_LENGTH, io.SEEK_END)
-        file.write(digest)
+    content = {
+        "manifest": json.dumps(manifest),
+        "source": arrays,
+        "inputs": input_arrays,
+        "parameters": {
+            name: value
+            for name, value in repurposer.get_params(deep=False).items()
+            if name not in repurposer._not_saved
+        },
+        **repurposer._learned(),
+    }
+    written = _dump(content, type(repurposer.meta_model_).__name__)
+    with atomic_write(path) as file:
+        file.write(written)
+        file.write(hashlib.sha256(written).hexdigest().encode())
     return path
 
 
-def load(model_name, model_directory="", source_model=None, preprocess=None):
+def load(
+    model_name: str | PathLike[str],
+    model_directory: str | PathLike[str] = "",
+    source_model: Any = None,
+    *,
+    inputs: Any = None,
+    preprocess: Callable[[list], Any] | None = None,
+    cache_key: str | None = None,
+) -> Any:
     """Load a repurposer that :meth:`xfer.Repurposer.save_repurposer` wrote.
 
     Parameters
     ----------
-    model_name : str
+    model_name : str or path-like
         Name of the file, with or without ``.xfer``.
     model_directory : str or path-like, default=""
         Where it is; by default in the current folder.
     source_model : mxnet.mod.Module, or anything :func:`xfer.open_source` takes, optional
         The network, where it is not in the file or is to be used from memory. It must be the one
         that the repurposer was fitted on, up to the layers that give the features.
-    preprocess : callable, optional
-        What turns examples into the network's inputs, which no safe file can hold: needed where the
-        network that the repurposer was fitted on had one, as in
-        ``xfer.open_source(network, preprocess=...)``, and ``source_model`` does not bring it.
+    inputs, preprocess : optional
+        What made the network's inputs of raw examples, where the file cannot hold it (a function, a
+        tokenizer) and ``source_model`` does not bring it; see :func:`xfer.open_source`.
+    cache_key : str, optional
+        The ``cache_key`` that ``source_model`` was opened with, where it needs one.
 
     Returns
     -------
@@ -162,40 +169,36 @@ def load(model_name, model_directory="", source_model=None, preprocess=None):
         If there is no such file.
     ValueError
         If the file is damaged, was changed, is of another version or holds something that is not
-        allowed; if no network or ``preprocess`` is to be had, or ``source_model`` is another one.
+        allowed; if the network or its inputs are missing, or ``source_model`` is another one.
     """
     path = _path(model_name, model_directory)
     if not path.is_file():
         raise FileNotFoundError(f"there is no saved repurposer {path}")
-    with path.open("rb") as file:
-        _check_digest(path, file)
-        try:
-            with zipfile.ZipFile(file) as archive:
-                manifest = _read_manifest(archive)
-                return _read_repurposer(archive, manifest, source_model, preprocess)
-        except Exception as error:
-            # What is wrong with a file shows in many places; the caller needs its name and why.
-            reason = str(error) or type(error).__name__
-            raise ValueError(f"{path} cannot be loaded: {reason}") from error
+    written = path.read_bytes()
+    state, digest = written[:-_DIGEST_LENGTH], written[-_DIGEST_LENGTH:]
+    if hashlib.sha256(state).hexdigest().encode() != digest:
+        raise ValueError(
+            f"{path} is damaged or was changed: it does not match the checksum it was saved with"
+        )
+    options = {"inputs": inputs, "preprocess": preprocess, "cache_key": cache_key}
+    try:
+        return _read(state, source_model, options)
+    except Exception as error:
+        # What is wrong with a file shows in many places; the caller needs its name and why.
+        reason = str(error) or type(error).__name__
+        raise ValueError(f"{path} cannot be loaded: {reason}") from error
 
 
-def _path(model_name, model_directory):
-    if not isinstance(model_name, (str, Path)) or not str(model_name):
+def _path(model_name: str | PathLike[str], model_directory: str | PathLike[str]) -> Path:
+    if not isinstance(model_name, (str, PathLike)) or not str(model_name):
         raise ValueError(f"model_name must be the name of a file, got {model_name!r}")
     name = str(model_name)
     return Path(model_directory) / (name if name.endswith(_SUFFIX) else name + _SUFFIX)
 
 
-def _dump(repurposer):
-    # The network goes beside, and a function cannot go into a safe file.
-    parameters = {
-        name: value
-        for name, value in repurposer.get_params(deep=False).items()
-        if name not in repurposer._not_saved
-    }
-    model = type(repurposer.meta_model_).__name__
+def _dump(content: dict[str, Any], model: str) -> bytes:
     try:
-        state = skops.io.dumps({"parameters": parameters, **repurposer._learned()})
+        state = skops.io.dumps(content)
     except Exception as error:
         raise TypeError(
             f"this {model} cannot be saved safely: skops cannot write what it holds: {error}"
@@ -207,35 +210,79 @@ def _dump(repurposer):
     return state
 
 
-def _read_manifest(archive):
-    manifest = json.loads(archive.read("manifest.json"))
+def _read(state: bytes, source_model: Any, options: dict[str, Any]) -> Any:
+    _audit(state)
+    content = skops.io.loads(state, trusted=_TRUSTED)
+    manifest = json.loads(content.pop("manifest"))
     if manifest["format"] != _FORMAT:
         raise ValueError(
             f"it is of format {manifest['format']!r}, written by {manifest.get('versions')}; "
             f"this version of xfer reads format {_FORMAT}"
         )
-    return manifest
+    kind = _class_of(manifest["class"])
+    arrays, input_arrays = content.pop("source"), content.pop("inputs")
+    given = None if source_model is None else open_source(source_model)
+    source = given
+    if source is None or kind.trains_network:
+        if manifest["source"] is None:
+            raise ValueError("it was saved without its network: give that as source_model")
+        source = source_from_state(manifest["source"], arrays)
+    source = _with_inputs(source, manifest, input_arrays, options)
+    _check_same_network(source, manifest)
+    repurposer = kind(source_model=source_model, **content.pop("parameters"))
+    return repurposer._restore(source, manifest["layers"], content)
 
 
-def _read_source(archive, manifest):
-    if manifest["source"] is None:
-        raise ValueError("it was saved without its network: give that as source_model")
-    arrays = {}
-    for name in archive.namelist():
-        if name.startswith("source/"):
-            with archive.open(name) as member:
-                array = np.lib.format.read_array(member, allow_pickle=False)
-            arrays[name.removeprefix("source/").removesuffix(".npy")] = array
-    return open_saved_source(manifest["source"], arrays)
+def _class_of(name: str) -> Any:
+    module = name.rpartition(".")[0]
+    if module in _OWN_MODULES:
+        importlib.import_module(module)
+    if name not in _classes:
+        raise ValueError(f"import the module that defines {name} first")
+    return _classes[name]
 
 
-def _check_same_network(source, manifest):
+def _state_of_inputs(inputs: Any) -> tuple[Any, dict[str, np.ndarray]]:
+    """Return inputs as what JSON can hold, and arrays; "given" is what no file can hold."""
+    if inputs is None:
+        return None, {}
+    try:
+        return inputs.to_state()
+    except TypeError:
+        return "given", {}
+
+
+def _with_inputs(source: Any, manifest: Any, arrays: Any, options: dict[str, Any]) -> Any:
+    """Open a network with what it was opened with when the repurposer was fitted."""
+    saved, own = manifest["inputs"], getattr(source, "inputs", None)
+    given = options["inputs"] is not None or options["preprocess"] is not None
+    if saved is None and given:
+        raise ValueError("it was fitted without inputs or preprocess: leave them out")
+    if saved == "given" and own is None and not given:
+        raise ValueError(
+            "something that no safe file can hold (a function or a tokenizer) made its network's "
+            "inputs: give it to xfer.load again, as preprocess=... or inputs=..."
+        )
+    if saved is not None and saved != "given":
+        from xfer.inputs import from_state
+
+        restored = from_state(saved, arrays)
+        if not given and own is None:
+            options = {**options, "inputs": restored}
+        elif own is not None and own.identity() != restored.identity():
+            raise ValueError(f"source_model makes its inputs otherwise: it was saved with {restored}")
+    cache_key = options["cache_key"] or getattr(source, "cache_key", None)
+    options = {**options, "cache_key": cache_key, "padding_id": manifest.get("padding_id")}
+    return open_source(source, **options)
+
+
+def _check_same_network(source: Any, manifest: Any) -> None:
     saved = manifest["fingerprint"]
     if saved is None:
         warnings.warn(
             "the network was of a kind that has no fingerprint, so it could not be checked that "
             f"source_model, of class {type(source).__name__}, is the same",
-            stacklevel=4,
+            stacklevel=5,
         )
         return
     if not hasattr(source, "fingerprint"):
@@ -244,22 +291,14 @@ def _check_same_network(source, manifest):
         )
     # As it comes back from a file, where a tuple has become a list.
     found = json.loads(json.dumps(source.fingerprint(manifest["layers"])))
-    if found == saved:
-        return
-    differing = _differing(saved, found)
-    if differing == ["code"]:
-        warnings.warn(
-            "source_model has the parameters and settings of the network it was fitted on, but the "
-            "text of its code differs: see that it still computes the same",
-            stacklevel=4,
-        )
-        return
-    what = f": other {', '.join(differing)}" if differing else ""
-    raise ValueError(f"source_model is not the network it was fitted on{what}")
+    if found != saved:
+        differing = _differing(saved, found)
+        what = f": other {', '.join(differing)}" if differing else ""
+        raise ValueError(f"source_model is not the network it was fitted on{what}")
 
 
-def _differing(saved, found):
-    """Name what two fingerprints differ in; nothing where they are no dicts."""
+def _differing(saved: Any, found: Any) -> list[str]:
+    """Name what two fingerprints differ in; nothing where they are not dicts."""
     if not isinstance(saved, dict) or not isinstance(found, dict):
         return []
     names = [name for name in sorted({*saved, *found}) if saved.get(name) != found.get(name)]
@@ -269,39 +308,7 @@ def _differing(saved, found):
     return names
 
 
-def _as_it_was_opened(source, manifest, preprocess):
-    """Give a network what it was opened with, which is not part of it."""
-    wanted = manifest.get("preprocess", False)
-    if preprocess is not None and not wanted:
-        raise ValueError("it was fitted without a preprocess: leave preprocess out")
-    if wanted and preprocess is None and getattr(source, "preprocess", None) is None:
-        raise ValueError(
-            "its examples went through a preprocess, which is code that no safe file can hold: "
-            "give it to xfer.load again, as preprocess=..."
-        )
-    return open_source(source, preprocess=preprocess, padding_id=manifest.get("padding_id"))
-
-
-def _read_repurposer(archive, manifest, source_model, preprocess):
-    kinds = {_full_name(kind): kind for kind in _subclasses(FeatureModel)}
-    if manifest["class"] not in kinds:
-        raise ValueError(f"import the module that defines {manifest['class']} first")
-    kind = kinds[manifest["class"]]
-    given = None if source_model is None else open_source(source_model)
-    if given is None or kind.trains_network:
-        source = _read_source(archive, manifest)
-    else:
-        source = given
-    _check_same_network(source, manifest)
-    source = _as_it_was_opened(source, manifest, preprocess)
-    state = archive.read("repurposer.skops")
-    _audit(state)
-    learned = skops.io.loads(state, trusted=_TRUSTED)
-    repurposer = kind(source_model=source_model, **learned.pop("parameters"))
-    return repurposer._restore(source, manifest["layers"], learned)
-
-
-def _audit(state):
+def _audit(state: bytes) -> None:
     """Refuse a skops file that needs more than the fixed list of loaders and types."""
     with zipfile.ZipFile(io.BytesIO(state)) as archive:
         schema = json.loads(archive.read("schema.json"))
@@ -310,12 +317,12 @@ def _audit(state):
     _refuse(set(skops.io.get_untrusted_types(data=state)) - set(_TRUSTED))
 
 
-def _refuse(names):
+def _refuse(names: set[str]) -> None:
     if names:
         raise ValueError(f"it holds {', '.join(sorted(names))}, which xfer.load does not allow")
 
 
-def _loaders(node):
+def _loaders(node: Any) -> Iterator[tuple[str, str]]:
     if isinstance(node, dict):
         if "__loader__" in node:
             yield str(node["__loader__"]), f"{node.get('__module__')}.{node.get('__class__')}"
@@ -325,40 +332,9 @@ def _loaders(node):
             yield from _loaders(child)
 
 
-def _check_digest(path, file):
-    expected = _digest(file)
-    file.seek(-min(_DIGEST_LENGTH, path.stat().st_size), io.SEEK_END)
-    if file.read() != expected:
-        raise ValueError(
-            f"{path} is damaged or was changed: it does not match the checksum it was saved with"
-        )
-
-
-def _digest(file):
-    """Return the checksum of everything but the checksum that stands at the end."""
-    left = file.seek(0, io.SEEK_END) - _DIGEST_LENGTH
-    file.seek(0)
-    digest = hashlib.sha256()
-    while left > 0:
-        block = file.read(min(left, 1 << 20))
-        digest.update(block)
-        left -= len(block)
-    return digest.hexdigest().encode()
-
-
-def _full_name(kind):
-    return f"{kind.__module__}.{kind.__qualname__}"
-
-
-def _subclasses(kind):
-    for child in kind.__subclasses__():
-        yield child
-        yield from _subclasses(child)
-
-
-def _versions():
+def _versions() -> dict[str, str]:
     found = {"python": platform.python_version()}
-    for name in ("xfer", "numpy", "scikit-learn", "skops", "onnx", "onnxruntime", "mxnet"):
+    for name in ("xfer-learn", "numpy", "scikit-learn", "skops", "onnx", "onnxruntime", "mxnet"):
         try:
             found[name] = version(name)
         except PackageNotFoundError:

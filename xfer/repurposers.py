@@ -1,33 +1,354 @@
-"""Repurposers by the classifier that they put on the features."""
+"""Repurposers: features of a frozen network and a classifier or regressor on top."""
+
+from collections.abc import Callable, Mapping, Sequence
+from inspect import isclass, signature
+from os import PathLike
+from pathlib import Path
+from typing import Any, ClassVar, TypeVar, Unpack
 
 import numpy as np
+import sklearn
+from sklearn.base import ClassifierMixin, RegressorMixin, clone, is_classifier, is_regressor
+from sklearn.metrics import accuracy_score, r2_score
+from sklearn.pipeline import Pipeline
+from sklearn.utils import get_tags
+from sklearn.utils.metaestimators import available_if
+from sklearn.utils.validation import check_is_fitted, has_fit_parameter
 
-from xfer._options import with_options_of
-from xfer.features import OnLayers
-from xfer.meta.bayesian_network import BayesianNetwork
-from xfer.meta.gaussian_process import DirichletGaussianProcess
-from xfer.meta.logistic_regression import CalibratedLogisticRegression
-from xfer.meta.support_vector_machine import CalibratedSvm
-from xfer.repurposer import MetaModelRepurposer
-from xfer.targets import checked_labels
+from xfer._estimators import SharesNetwork, stores_parameters
+from xfer.features import LayerFeatures, LayerOptions
+from xfer.meta import (
+    BayesianNetwork,
+    CalibratedLogisticRegression,
+    CalibratedSvm,
+    DirichletGaussianProcess,
+)
+from xfer.persistence import register, save
+from xfer.sources.base import Features
+from xfer.sources.data import brings_batches, open_data
+from xfer.targets import checked_labels, checked_multilabels, checked_numbers
 
-__all__ = ["BnnRepurposer", "GpRepurposer", "LrRepurposer", "SvmRepurposer"]
+__all__ = [
+    "BnnRepurposer",
+    "GpRepurposer",
+    "LrRepurposer",
+    "MetaModelRegressor",
+    "MetaModelRepurposer",
+    "Repurposer",
+    "SvmRepurposer",
+]
+
+_Self = TypeVar("_Self")
 
 
-class OwnRepurposer(MetaModelRepurposer):
-    """A repurposer that makes its meta-model: one label to an example, and no weights."""
+def _meta_model_has(name: str) -> Callable[[Any], bool]:
+    def check(self: Any) -> bool:
+        model = self.meta_model_ if hasattr(self, "meta_model_") else self._meta_model()
+        getattr(model, name)  # the classifier's own AttributeError says what is missing
+        return True
 
-    __init__ = OnLayers.__init__
+    return check
 
-    def fit(self, X, y=None):
+
+class Repurposer(ClassifierMixin, SharesNetwork):
+    """A classifier for a new task, made of a network that was trained for another.
+
+    Two families of methods do the same work: ``repurpose``, ``predict_label`` and
+    ``predict_probability`` for iterators that carry labels; ``fit``, ``predict`` and
+    ``predict_proba`` for arrays, by scikit-learn's conventions. A subclass gives ``fit``.
+
+    Attributes
+    ----------
+    classes_ : ndarray of shape (n_classes,)
+        The labels, sorted. Predictions are members of it; columns of probabilities follow it.
+    features_ : LayerFeatures
+        Turns data into features.
+    meta_model_ : classifier
+        Fitted on them.
+    """
+
+    #: Whether the network is trained, so that it is not the source model any more.
+    trains_network: ClassVar[bool] = False
+    #: Parameters that do not go into a file.
+    _not_saved: ClassVar[tuple[str, ...]] = ("source_model", "cache", "context_function")
+
+    features_: LayerFeatures
+    meta_model_: Any
+    classes_: np.ndarray
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        register(cls)
+
+    def repurpose(self: _Self, train_iterator: Any) -> _Self:
+        """Learn the new task from an iterator.
+
+        Parameters
+        ----------
+        train_iterator : mxnet.io.DataIter, or another iterable of batches with labels
+            An MXNet iterator is reset, read once, and reset again.
+
+        Returns
+        -------
+        Repurposer
+            Itself.
+        """
+        return self.fit(train_iterator)  # type: ignore[attr-defined]
+
+    def predict_label(self, test_iterator: Any) -> np.ndarray:
+        """Predict labels.
+
+        Parameters
+        ----------
+        test_iterator : mxnet.io.DataIter, or another iterable of batches
+            Examples; labels are not needed and not looked at.
+
+        Returns
+        -------
+        ndarray of shape (n,)
+            Members of ``classes_``, in the order of the iterator.
+        """
+        return self.predict(test_iterator)
+
+    def predict_probability(self, test_iterator: Any) -> np.ndarray:
+        """Predict the probability of each label.
+
+        Parameters
+        ----------
+        test_iterator : mxnet.io.DataIter, or another iterable of batches
+            Examples; labels are not needed and not looked at.
+
+        Returns
+        -------
+        ndarray of shape (n, n_classes)
+            Columns follow ``classes_``; rows sum to 1.
+        """
+        return self.predict_proba(test_iterator)
+
+    def predict(self, X: Any) -> np.ndarray:
+        """Predict labels.
+
+        Parameters
+        ----------
+        X : array, dict of str to array, list, or an iterable of batches
+
+        Returns
+        -------
+        ndarray of shape (n,) or (n, k)
+            Of the shape of the labels that were learned; labels are members of ``classes_``.
+        """
+        matrix = extract(self, X).matrix
+        return self.meta_model_.predict(matrix)
+
+    @available_if(_meta_model_has("predict_proba"))
+    def predict_proba(self, X: Any) -> np.ndarray:
+        """Predict the probability of each label.
+
+        Parameters
+        ----------
+        X : array, dict of str to array, list, or an iterable of batches
+
+        Returns
+        -------
+        ndarray of shape (n, n_classes)
+            Columns follow ``classes_``; rows sum to 1. Where examples have several labels, shape
+            (n, k): the probability that each label applies.
+        """
+        matrix = extract(self, X).matrix
+        found = self.meta_model_.predict_proba(matrix)
+        return _of_each_label(found, self.meta_model_) if isinstance(found, list) else found
+
+    @available_if(_meta_model_has("decision_function"))
+    def decision_function(self, X: Any) -> np.ndarray:
+        """Compute the classifier's scores, which grow with its certainty.
+
+        Parameters
+        ----------
+        X : array, dict of str to array, list, or an iterable of batches
+
+        Returns
+        -------
+        ndarray of shape (n,) or (n, n_classes)
+            As the classifier gives them.
+        """
+        matrix = extract(self, X).matrix
+        return self.meta_model_.decision_function(matrix)
+
+    @available_if(_meta_model_has("predict_uncertainty"))
+    def predict_uncertainty(self, X: Any) -> Any:
+        """Split the uncertainty of each prediction into what more labels would reduce and the rest.
+
+        Only for Gaussian processes and Bayesian neural networks.
+
+        Parameters
+        ----------
+        X : array, dict of str to array, list, or an iterable of batches
+
+        Returns
+        -------
+        xfer.meta.posterior.Uncertainty
+            ``total``, ``aleatoric`` and ``epistemic``, each of shape (n,), in nats.
+        """
+        matrix = extract(self, X).matrix
+        return self.meta_model_.predict_uncertainty(matrix)
+
+    def score(self, X: Any, y: Any = None, sample_weight: Any = None) -> float:
+        """Return the accuracy of the predictions.
+
+        Parameters
+        ----------
+        X : array, dict of str to array, list, or an iterable of batches
+        y : array-like of shape (n,) or (n, k), optional
+            True labels. An iterator carries its own.
+        sample_weight : array-like of shape (n,), optional
+
+        Returns
+        -------
+        float
+            Accuracy, from 0 to 1; where examples have several labels, all must be right.
+        """
+        return _score(self, accuracy_score, X, y, sample_weight)
+
+    def save_repurposer(
+        self,
+        model_name: str | PathLike[str],
+        model_directory: str | PathLike[str] = "",
+        save_source_model: bool | None = None,
+    ) -> Path:
+        """Save everything that prediction needs to one file, ``model_name`` with ``.xfer`` added.
+
+        Parameters
+        ----------
+        model_name : str or path-like
+            Name of the file.
+        model_directory : str or path-like, default=""
+            Where to put it; by default the current folder.
+        save_source_model : bool, optional
+            Whether the network goes into the file too; by default it does. Without it,
+            :func:`xfer.load` has to be given the same network again.
+
+        Returns
+        -------
+        pathlib.Path
+            The file. It is written whole, or not at all.
+        """
+        return save(self, model_name, model_directory, save_source_model)
+
+    @property
+    def n_features_in_(self) -> int:
+        """Columns of the data, where they have two dimensions."""
+        return _fitted_features(self).n_features_in_
+
+    @property
+    def feature_names_in_(self) -> np.ndarray:
+        """Names of these columns, where the data are a table."""
+        return _fitted_features(self).feature_names_in_
+
+    def _set_fitted(
+        self: _Self, features: LayerFeatures, meta_model: Any, classes: np.ndarray | None = None
+    ) -> _Self:
+        vars(self).update(
+            features_=features,
+            meta_model_=meta_model,
+            classes_=meta_model.classes_ if classes is None else classes,
+        )
+        return self
+
+    def _learned(self) -> dict[str, Any]:
+        """Return what goes into a file beside the parameters."""
+        # Where examples have several labels, not every classifier knows the classes.
+        several = {"classes": self.classes_} if self.classes_.ndim > 1 else {}
+        return {"meta_model": self.meta_model_, **several}
+
+    def _restore(self: _Self, source: Any, layer_names: list[str], learned: dict) -> _Self:
+        """Become fitted with what a file holds."""
+        self.source_model = source  # type: ignore[attr-defined]
+        features = _layer_features(self).fit()
+        return self._set_fitted(  # type: ignore[attr-defined]
+            features, learned["meta_model"], learned.get("classes")
+        )
+
+
+class MetaModelRepurposer(Repurposer):
+    """Features of named layers of a frozen network, and a classifier on top.
+
+    Parameters
+    ----------
+    source_model : mxnet.mod.Module, or anything :func:`xfer.open_source` takes
+        The network. It is never changed.
+    feature_layer_names : str or list of str
+        The layers to take features from.
+    meta_model : scikit-learn classifier or pipeline
+        Cloned before it is fitted. One that takes several labels per example is given them.
+    pooling : str or dict of str to str, default="flatten"
+        How to reduce a layer's output to columns, for all layers or by name: see
+        :meth:`xfer.sources.SourceModel.extract`.
+    cache : str, path-like or xfer.FeatureCache, optional
+        A file that keeps features, so that each example passes through the network once. Not saved
+        with the repurposer.
+    context_function : callable, optional
+        Makes the device of each index, as ``mxnet.cpu`` and ``mxnet.gpu`` do, for MXNet to run a
+        Module on; by default ONNX Runtime runs one that is on the CPU, and MXNet one that is
+        elsewhere. Not saved with the repurposer.
+    num_devices : int, default=1
+        How many MXNet devices share each batch.
+    progress : bool, optional
+        Whether to show a bar while features are computed; by default only in an interactive
+        session.
+
+    Attributes
+    ----------
+    classes_ : ndarray of shape (n_classes,), or (k, 2)
+        The labels, sorted; where examples have several of k labels, 0 and 1 for each of them.
+    features_ : LayerFeatures
+        Turns data into features.
+    meta_model_ : classifier
+        Fitted on them.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import xfer
+    >>> images, digits = xfer.example.digits()
+    >>> images, digits = images[digits >= 5], digits[digits >= 5]
+    >>> source = xfer.load_checkpoint(xfer.example.checkpoint())
+    >>> from sklearn.naive_bayes import GaussianNB
+    >>> repurposer = xfer.MetaModelRepurposer(source, "relu2", GaussianNB(), pooling="max")
+    >>> repurposer.fit(images[:50], digits[:50]).predict(images[50:55])
+    array([6, 5, 5, 7, 8])
+
+    Several labels per example, here whether it is odd, and whether it is above 7:
+
+    >>> from sklearn.neighbors import KNeighborsClassifier
+    >>> several = np.column_stack([digits % 2 == 1, digits > 7]).astype(int)
+    >>> repurposer = repurposer.set_params(meta_model=KNeighborsClassifier(5))
+    >>> repurposer.fit(images[:50], several[:50]).predict_proba(images[50:52]).shape
+    (2, 2)
+    """
+
+    #: The classifier of a repurposer that makes its own from parameters of the same names.
+    _classifier: ClassVar[Any] = None
+
+    @stores_parameters(LayerFeatures)
+    def __init__(
+        self,
+        source_model: Any,
+        feature_layer_names: str | Sequence[str],
+        meta_model: Any,
+        **options: Unpack[LayerOptions],
+    ) -> None: ...
+
+    def fit(self: _Self, X: Any, y: Any = None, sample_weight: Any = None) -> _Self:
         """Learn the new task.
 
         Parameters
         ----------
-        X : array, dict of str to array, list, or what brings batches
+        X : array, dict of str to array, list, or an iterable of batches
             The examples.
-        y : array-like of shape (n,), optional
+        y : array-like of shape (n,) or (n, k), optional
             Their labels, of any kind. An iterator carries its own.
+        sample_weight : array-like of shape (n,), optional
+            Weight of each example, for a meta-model that takes it.
 
         Returns
         -------
@@ -37,15 +358,207 @@ class OwnRepurposer(MetaModelRepurposer):
         Raises
         ------
         TypeError, ValueError
-            If the network, a layer, the data or the labels cannot be used; nothing is changed.
+            If the network, a layer, the data or the labels cannot be used, or the meta-model takes
+            no weights; nothing is changed.
         """
-        return super().fit(X, y)
+        labels, features, meta_model = _fit(self, X, y, sample_weight)
+        classes = np.tile([0, 1], (labels.shape[1], 1)) if labels.ndim > 1 else None
+        return self._set_fitted(features, meta_model, classes)  # type: ignore[attr-defined]
 
-    def _checked_targets(self, labels):
-        return checked_labels(labels)
+    def _meta_model(self) -> Any:
+        """Make the meta-model that is to be fitted; what a subclass overrides."""
+        if self._classifier is None:
+            return clone(self.meta_model)  # type: ignore[attr-defined]
+        names = signature(self._classifier).parameters
+        return self._classifier(**{n: getattr(self, n) for n in names if n in vars(self)})
+
+    def _check_meta_model(self, meta_model: Any) -> None:
+        if is_regressor(meta_model):
+            raise ValueError(
+                f"{type(meta_model).__name__} is a regressor: xfer.MetaModelRegressor takes it"
+            )
+
+    def _check_targets(self, labels: np.ndarray) -> np.ndarray:
+        return checked_multilabels(labels) if self._classifier is None else checked_labels(labels)
+
+    def _fit_meta_model(self, meta_model: Any, table: Features, **options: Any) -> None:
+        meta_model.fit(table.matrix, table.labels, **options)
+
+    def __sklearn_tags__(self) -> Any:
+        return _tags_of_meta_model(self, super().__sklearn_tags__())
 
 
-class LrRepurposer(OwnRepurposer):
+class MetaModelRegressor(RegressorMixin, SharesNetwork):
+    """Features of named layers of a frozen network, and a regressor on top.
+
+    Like :class:`xfer.MetaModelRepurposer`, for numbers instead of labels.
+
+    Parameters
+    ----------
+    source_model : mxnet.mod.Module, or anything :func:`xfer.open_source` takes
+        The network. It is never changed.
+    feature_layer_names : str or list of str
+        The layers to take features from.
+    meta_model : scikit-learn regressor or pipeline
+        Cloned before it is fitted. One that takes several numbers per example is given them.
+    pooling, cache, context_function, num_devices, progress
+        See :class:`xfer.MetaModelRepurposer`.
+
+    Attributes
+    ----------
+    features_ : LayerFeatures
+        Turns data into features.
+    meta_model_ : regressor
+        Fitted on them.
+
+    Examples
+    --------
+    >>> import xfer
+    >>> images, digits = xfer.example.digits()
+    >>> images, digits = images[digits >= 5], digits[digits >= 5]
+    >>> source = xfer.load_checkpoint(xfer.example.checkpoint())
+    >>> from sklearn.linear_model import RidgeCV
+    >>> from sklearn.pipeline import make_pipeline
+    >>> from sklearn.preprocessing import StandardScaler
+    >>> ridge = make_pipeline(StandardScaler(), RidgeCV())
+    >>> ink = images.sum(axis=(1, 2, 3))
+    >>> regressor = xfer.MetaModelRegressor(source, "relu1", ridge, pooling="mean")
+    >>> bool(regressor.fit(images[:50], ink[:50]).score(images[50:], ink[50:]) > 0.9)
+    True
+    """
+
+    trains_network: ClassVar[bool] = False
+    _not_saved: ClassVar[tuple[str, ...]] = Repurposer._not_saved
+
+    features_: LayerFeatures
+    meta_model_: Any
+
+    @stores_parameters(LayerFeatures)
+    def __init__(
+        self,
+        source_model: Any,
+        feature_layer_names: str | Sequence[str],
+        meta_model: Any,
+        **options: Unpack[LayerOptions],
+    ) -> None: ...
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        register(cls)
+
+    def fit(self: _Self, X: Any, y: Any = None, sample_weight: Any = None) -> _Self:
+        """Learn numbers.
+
+        Parameters
+        ----------
+        X : array, dict of str to array, list, or an iterable of batches
+            The examples.
+        y : array-like of shape (n,) or (n, k), optional
+            What to learn of each. An iterator carries its own.
+        sample_weight : array-like of shape (n,), optional
+            Weight of each example, for a meta-model that takes it.
+
+        Returns
+        -------
+        MetaModelRegressor
+            Itself.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If the network, a layer, the data or the numbers cannot be used, or the meta-model takes
+            no weights; nothing is changed.
+        """
+        _, features, meta_model = _fit(self, X, y, sample_weight)
+        vars(self).update(features_=features, meta_model_=meta_model)
+        return self
+
+    def repurpose(self: _Self, train_iterator: Any) -> _Self:
+        """Learn from an iterator; see :meth:`xfer.Repurposer.repurpose`."""
+        return self.fit(train_iterator)  # type: ignore[attr-defined]
+
+    def predict(self, X: Any) -> np.ndarray:
+        """Predict numbers.
+
+        Parameters
+        ----------
+        X : array, dict of str to array, list, or an iterable of batches
+
+        Returns
+        -------
+        ndarray of shape (n,) or (n, k)
+        """
+        matrix = extract(self, X).matrix
+        return self.meta_model_.predict(matrix)
+
+    def score(self, X: Any, y: Any = None, sample_weight: Any = None) -> float:
+        """Return the share of the variance that the predictions explain.
+
+        Parameters
+        ----------
+        X : array, dict of str to array, list, or an iterable of batches
+        y : array-like of shape (n,) or (n, k), optional
+            True numbers. An iterator carries its own.
+        sample_weight : array-like of shape (n,), optional
+
+        Returns
+        -------
+        float
+            The coefficient of determination, at most 1; with several numbers per example their
+            average.
+        """
+        return _score(self, r2_score, X, y, sample_weight)
+
+    def save_repurposer(
+        self,
+        model_name: str | PathLike[str],
+        model_directory: str | PathLike[str] = "",
+        save_source_model: bool | None = None,
+    ) -> Path:
+        """Save to one file; see :meth:`xfer.Repurposer.save_repurposer`."""
+        return save(self, model_name, model_directory, save_source_model)
+
+    @property
+    def n_features_in_(self) -> int:
+        """Columns of the data, where they have two dimensions."""
+        return _fitted_features(self).n_features_in_
+
+    @property
+    def feature_names_in_(self) -> np.ndarray:
+        """Names of these columns, where the data are a table."""
+        return _fitted_features(self).feature_names_in_
+
+    def _meta_model(self) -> Any:
+        return clone(self.meta_model)  # type: ignore[attr-defined]
+
+    def _check_meta_model(self, meta_model: Any) -> None:
+        if is_classifier(meta_model):
+            raise ValueError(
+                f"{type(meta_model).__name__} is a classifier: xfer.MetaModelRepurposer takes it"
+            )
+
+    def _check_targets(self, numbers: np.ndarray) -> np.ndarray:
+        return checked_numbers(numbers)
+
+    def _fit_meta_model(self, meta_model: Any, table: Features, **options: Any) -> None:
+        meta_model.fit(table.matrix, table.labels, **options)
+
+    def _learned(self) -> dict[str, Any]:
+        return {"meta_model": self.meta_model_}
+
+    def _restore(self: _Self, source: Any, layer_names: list[str], learned: dict) -> _Self:
+        self.source_model = source  # type: ignore[attr-defined]
+        vars(self).update(features_=_layer_features(self).fit(), meta_model_=learned["meta_model"])
+        return self
+
+    def __sklearn_tags__(self) -> Any:
+        return _tags_of_meta_model(self, super().__sklearn_tags__())
+
+
+register(MetaModelRegressor)
+
+
+class LrRepurposer(MetaModelRepurposer):
     """Logistic regression on layers of a frozen network.
 
     The classifier is :class:`xfer.meta.logistic_regression.CalibratedLogisticRegression`.
@@ -80,31 +593,23 @@ class LrRepurposer(OwnRepurposer):
     True
     """
 
-    @with_options_of(OnLayers)
+    _classifier = CalibratedLogisticRegression
+
+    @stores_parameters(LayerFeatures)
     def __init__(
         self,
-        source_model,
-        feature_layer_names,
+        source_model: Any,
+        feature_layer_names: str | Sequence[str],
         *,
-        c=10.0,
-        tol=1e-4,
-        n_jobs=None,
-        random_state=0,
-        **options,
-    ):
-        super().__init__(source_model, feature_layer_names, **options)
-        self.c = c
-        self.tol = tol
-        self.n_jobs = n_jobs
-        self.random_state = random_state
-
-    def _meta_model(self):
-        return CalibratedLogisticRegression(
-            self.c, tol=self.tol, n_jobs=self.n_jobs, random_state=self.random_state
-        )
+        c: float = 10.0,
+        tol: float = 1e-4,
+        n_jobs: int | None = None,
+        random_state: Any = 0,
+        **options: Unpack[LayerOptions],
+    ) -> None: ...
 
 
-class SvmRepurposer(OwnRepurposer):
+class SvmRepurposer(MetaModelRepurposer):
     """Support vector machines on layers of a frozen network.
 
     The classifier is :class:`xfer.meta.support_vector_machine.CalibratedSvm`.
@@ -118,11 +623,11 @@ class SvmRepurposer(OwnRepurposer):
     c : float, default=5.0
         Price of a violated margin.
     kernel : {"rbf", "linear", "poly", "sigmoid"}, default="rbf"
-        What measures the likeness of two examples.
+        Measures the similarity of two examples.
     gamma : float, "scale" or "auto", default=0.3
         Width of the kernel, on features of mean squared norm 1.
     enable_probability_estimates : bool, default=True
-        Whether ``predict_proba`` is to be had; learning then takes five more fits.
+        Whether to offer ``predict_proba``; learning then takes five more fits.
     random_state : int, default=0
         Seed of the folds of the calibration.
     pooling, cache, context_function, num_devices, progress
@@ -140,41 +645,32 @@ class SvmRepurposer(OwnRepurposer):
     (846, 5)
     """
 
-    @with_options_of(OnLayers)
+    _classifier = CalibratedSvm
+
+    @stores_parameters(LayerFeatures)
     def __init__(
         self,
-        source_model,
-        feature_layer_names,
+        source_model: Any,
+        feature_layer_names: str | Sequence[str],
         *,
-        c=5.0,
-        kernel="rbf",
-        gamma=0.3,
-        enable_probability_estimates=True,
-        random_state=0,
-        **options,
-    ):
-        super().__init__(source_model, feature_layer_names, **options)
-        self.c = c
-        self.kernel = kernel
-        self.gamma = gamma
-        self.enable_probability_estimates = enable_probability_estimates
-        self.random_state = random_state
+        c: float = 5.0,
+        kernel: str = "rbf",
+        gamma: float | str = 0.3,
+        enable_probability_estimates: bool = True,
+        random_state: Any = 0,
+        **options: Unpack[LayerOptions],
+    ) -> None: ...
 
-    def _meta_model(self):
-        return CalibratedSvm(
-            self.c,
-            kernel=self.kernel,
-            gamma=self.gamma,
-            probability=self.enable_probability_estimates,
-            random_state=self.random_state,
-        )
+    def _meta_model(self) -> Any:
+        probability = self.enable_probability_estimates  # type: ignore[attr-defined]
+        return super()._meta_model().set_params(probability=probability)
 
 
-class GpRepurposer(OwnRepurposer):
+class GpRepurposer(MetaModelRepurposer):
     """Gaussian processes on layers of a frozen network, with a kernel for each layer.
 
-    The classifier is :class:`xfer.meta.gaussian_process.DirichletGaussianProcess`. Besides
-    probabilities it has ``predict_uncertainty``.
+    The classifier is :class:`xfer.meta.gaussian_process.DirichletGaussianProcess`. It also has
+    ``predict_uncertainty``.
 
     Parameters
     ----------
@@ -183,7 +679,7 @@ class GpRepurposer(OwnRepurposer):
     feature_layer_names : str or list of str
         The layers to take features from.
     max_function_evaluations : int, default=100
-        The most evaluations of the objective that the kernels are learned by.
+        Most evaluations of the objective while the kernels are learned.
     apply_l2_norm : bool, default=False
         Whether the features of each layer of an example are scaled to length 1 first.
     random_state : int, default=0
@@ -205,41 +701,31 @@ class GpRepurposer(OwnRepurposer):
     True
     """
 
-    @with_options_of(OnLayers)
+    _classifier = DirichletGaussianProcess
+
+    @stores_parameters(LayerFeatures)
     def __init__(
         self,
-        source_model,
-        feature_layer_names,
+        source_model: Any,
+        feature_layer_names: str | Sequence[str],
         *,
-        max_function_evaluations=100,
-        apply_l2_norm=False,
-        random_state=0,
-        **options,
-    ):
-        super().__init__(source_model, feature_layer_names, **options)
-        self.max_function_evaluations = max_function_evaluations
-        self.apply_l2_norm = apply_l2_norm
-        self.random_state = random_state
+        max_function_evaluations: int = 100,
+        apply_l2_norm: bool = False,
+        random_state: Any = 0,
+        **options: Unpack[LayerOptions],
+    ) -> None: ...
 
-    def _meta_model(self):
-        return DirichletGaussianProcess(
-            max_function_evaluations=self.max_function_evaluations,
-            apply_l2_norm=self.apply_l2_norm,
-            random_state=self.random_state,
-            progress=self.progress,
-        )
-
-    def _fit_meta_model(self, meta_model, features, labels):
-        numbers = np.arange(features.matrix.shape[1])
-        meta_model.columns = [numbers[some] for some in features.columns.values()]
-        meta_model.fit(features.matrix, labels)
+    def _fit_meta_model(self, meta_model: Any, table: Features, **options: Any) -> None:
+        indices = np.arange(table.matrix.shape[1])
+        meta_model.columns = [indices[columns] for columns in table.columns.values()]
+        meta_model.fit(table.matrix, table.labels, **options)
 
 
-class BnnRepurposer(OwnRepurposer):
+class BnnRepurposer(MetaModelRepurposer):
     """A Bayesian neural network on layers of a frozen network.
 
-    The classifier is :class:`xfer.meta.bayesian_network.BayesianNetwork`, which tells more of the
-    options. Besides probabilities it has ``predict_uncertainty``.
+    The classifier is :class:`xfer.meta.bayesian_network.BayesianNetwork`, which explains the
+    parameters. It also has ``predict_uncertainty``.
 
     Parameters
     ----------
@@ -248,7 +734,7 @@ class BnnRepurposer(OwnRepurposer):
     feature_layer_names : str or list of str
         The layers to take features from.
     sigma : float, default=3.0
-        Prior standard deviation of what enters a unit.
+        Prior standard deviation of the input of a unit.
     num_layers, n_hidden : int
         Hidden layers of the Bayesian network, and units of each.
     num_samples_mc, num_samples_mc_prediction : int
@@ -259,9 +745,9 @@ class BnnRepurposer(OwnRepurposer):
     start_annealing, end_annealing : int
         Epochs between which the prior gets its weight.
     verbose : bool, default=False
-        Whether to print the bound of the epochs.
+        Whether to print the bound of each epoch.
     bnn_context_function : optional
-        Accepted for the sake of existing scripts. The fit needs no device.
+        Accepted for existing scripts. The fit needs no device.
     random_state : int, default=0
         Seed of everything random.
     pooling, cache, context_function, num_devices, progress
@@ -280,55 +766,103 @@ class BnnRepurposer(OwnRepurposer):
     True
     """
 
-    @with_options_of(OnLayers)
+    _classifier = BayesianNetwork
+
+    @stores_parameters(LayerFeatures)
     def __init__(
         self,
-        source_model,
-        feature_layer_names,
+        source_model: Any,
+        feature_layer_names: str | Sequence[str],
         *,
-        sigma=3.0,
-        num_layers=1,
-        n_hidden=30,
-        num_samples_mc=2,
-        learning_rate=0.02,
-        batch_size=200,
-        num_epochs=200,
-        start_annealing=20,
-        end_annealing=40,
-        num_samples_mc_prediction=80,
-        verbose=False,
-        bnn_context_function=None,
-        random_state=0,
-        **options,
-    ):
-        super().__init__(source_model, feature_layer_names, **options)
-        self.sigma = sigma
-        self.num_layers = num_layers
-        self.n_hidden = n_hidden
-        self.num_samples_mc = num_samples_mc
-        self.learning_rate = learning_rate
-        self.batch_size = batch_size
-        self.num_epochs = num_epochs
-        self.start_annealing = start_annealing
-        self.end_annealing = end_annealing
-        self.num_samples_mc_prediction = num_samples_mc_prediction
-        self.verbose = verbose
-        self.bnn_context_function = bnn_context_function
-        self.random_state = random_state
+        sigma: float = 3.0,
+        num_layers: int = 1,
+        n_hidden: int = 30,
+        num_samples_mc: int = 2,
+        learning_rate: float = 0.02,
+        batch_size: int = 200,
+        num_epochs: int = 200,
+        start_annealing: int = 20,
+        end_annealing: int = 40,
+        num_samples_mc_prediction: int = 80,
+        verbose: bool = False,
+        bnn_context_function: Any = None,
+        random_state: Any = 0,
+        **options: Unpack[LayerOptions],
+    ) -> None: ...
 
-    def _meta_model(self):
-        return BayesianNetwork(
-            self.sigma,
-            num_layers=self.num_layers,
-            n_hidden=self.n_hidden,
-            num_samples_mc=self.num_samples_mc,
-            learning_rate=self.learning_rate,
-            batch_size=self.batch_size,
-            num_epochs=self.num_epochs,
-            start_annealing=self.start_annealing,
-            end_annealing=self.end_annealing,
-            num_samples_mc_prediction=self.num_samples_mc_prediction,
-            verbose=self.verbose,
-            random_state=self.random_state,
-            progress=self.progress,
-        )
+
+def extract(model: Any, X: Any) -> Features:
+    """Compute the features of data for a fitted model."""
+    check_is_fitted(model)
+    return model.features_.extract(X)
+
+
+def _fit(model: Any, X: Any, y: Any, sample_weight: Any) -> tuple[np.ndarray, LayerFeatures, Any]:
+    """Fit a meta-model on features: return the targets, the features and the meta-model."""
+    # Whatever can be refused is refused before the long work, which is computing features.
+    data = open_data(X, y, model._check_targets)
+    features = _layer_features(model).fit(data)
+    meta_model = model._meta_model()
+    model._check_meta_model(meta_model)
+    if hasattr(meta_model, "check_parameters"):
+        meta_model.check_parameters()
+    options = _weight_options(meta_model, X, sample_weight)
+    table = features.extract(data)
+    model._fit_meta_model(meta_model, table, **options)
+    assert table.labels is not None
+    return table.labels, features, meta_model
+
+
+def _layer_features(model: Any) -> LayerFeatures:
+    names = signature(LayerFeatures).parameters
+    return LayerFeatures(**{name: getattr(model, name) for name in names})
+
+
+def _weight_options(meta_model: Any, X: Any, sample_weight: Any) -> dict[str, Any]:
+    """Return the arguments by which a meta-model takes weights of examples."""
+    if sample_weight is None:
+        return {}
+    if brings_batches(X):
+        raise ValueError("sample_weight goes with arrays as X and y, not with an iterator")
+    steps, last = "", meta_model
+    while isinstance(last, Pipeline):
+        step, last = last.steps[-1]
+        steps += f"{step}__"
+    if not has_fit_parameter(last, "sample_weight"):
+        raise ValueError(f"sample_weight was given, and {type(last).__name__} takes none")
+    # Where scikit-learn routes metadata, a pipeline finds the step itself.
+    steps = "" if sklearn.get_config()["enable_metadata_routing"] else steps
+    return {f"{steps}sample_weight": sample_weight}
+
+
+def _score(model: Any, metric: Callable[..., float], X: Any, y: Any, sample_weight: Any) -> float:
+    check_is_fitted(model)
+    data = open_data(X, y, lambda labels: labels)
+    table = model.features_.extract(data)
+    return metric(table.labels, model.meta_model_.predict(table.matrix), sample_weight=sample_weight)
+
+
+def _fitted_features(model: Any) -> LayerFeatures:
+    if "features_" not in vars(model):
+        raise AttributeError(f"this {type(model).__name__} is not fitted yet")
+    return model.features_
+
+
+def _tags_of_meta_model(model: Any, tags: Any) -> Any:
+    meta_model = getattr(model, "meta_model", None)
+    if hasattr(meta_model, "__sklearn_tags__") and not isclass(meta_model):
+        inner = get_tags(meta_model)
+        tags.target_tags = inner.target_tags
+        if tags.classifier_tags and inner.classifier_tags:
+            tags.classifier_tags = inner.classifier_tags
+        if tags.regressor_tags and inner.regressor_tags:
+            tags.regressor_tags = inner.regressor_tags
+    return tags
+
+
+def _of_each_label(probabilities: Sequence[np.ndarray], model: Any) -> np.ndarray:
+    """Return the probability of 1 for each label, which need not have been seen with every value."""
+    columns = []
+    for found, classes in zip(probabilities, model.classes_):
+        columns.append(found[:, np.asarray(classes) == 1].sum(axis=1))
+    return np.column_stack(columns)

@@ -1,129 +1,108 @@
-"""What the parameters of a network tell of the shape of its data."""
+"""What a graph and its parameters tell about the shapes of the data."""
 
 import re
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING
+
+import numpy as np
 
 from xfer.checkpoint.convert import convert, inputs_that_are_read
-from xfer.checkpoint.onnx_graph import BATCH
-from xfer.checkpoint.operators import OPERATORS, Unsupported
+from xfer.checkpoint.onnx_builder import BATCH
+from xfer.checkpoint.operators import Unsupported
 from xfer.checkpoint.operators.registry import Attributes
 
+if TYPE_CHECKING:
+    from xfer.checkpoint.network import Network
+
+Shape = tuple[int | None, ...]
+
 # Heights and widths that networks are made for, the most usual first.
-_SIZES = (224, 112, 32, 28, 299, 227, 256, 128, 64, 96, 160, 192, 300, 331, 416, 512, 608, 640)
-_SIZES += (48, 24, 12, 100, 120, 16, 8)
+_SIZES = [224, 112, 32, 28, 299, 227, 256, 128, 64, 96, 160, 192, 300, 331, 416, 512, 608, 640]
+_SIZES += [48, 24, 12, 100, 120, 16, 8]
 # No network is made for these; one that takes them takes any.
 _ODD_SIZES = (1031, 71)
-# What comes before the first layer with weights and keeps the number of dimensions and channels.
+# Operators before the first layer with weights that keep the number of dimensions and channels.
 _KEEPS_CHANNELS = re.compile(
     r"_\w+_scalar|Cast|amp_cast|_copy|BatchNorm(_v1)?|clip|Pad|Dropout|Activation|LeakyReLU"
     r"|BlockGrad|(broadcast|elemwise)_(add|sub|mul|div)"
 )
 
 
-def told_shapes(network):
-    """Tell the shapes of batches from the graph, or else from the first layer with weights.
-
-    Parameters
-    ----------
-    network : Network
-
-    Returns
-    -------
-    dict of str to tuple of (int or None)
-        For each input of which anything can be told, with ``BATCH`` as the number of examples.
-    """
-    shapes = {}
-    for number, node in enumerate(network.graph.nodes):
+def read_shapes(network: "Network") -> dict[str, Shape]:
+    """Return the shapes of batches that the graph declares, or its first weights determine."""
+    shapes: dict[str, Shape] = {}
+    for node_id, node in enumerate(network.graph.nodes):
         if node.is_variable and node.name in network.input_names:
             declared = Attributes(node.attributes).ints("__shape__", None)
             if declared and len(declared) > 1:
                 sizes = (size if size and size > 0 else None for size in declared[1:])
                 shapes[node.name] = (BATCH, *sizes)
             else:
-                found = _shape_from_weights(network, number)
+                found = _shape_from_weights(network, node_id)
                 if found:
                     shapes[node.name] = found
     return shapes
 
 
-def guess_sizes(network, shapes):
-    """Guess the heights and widths that are not told, where the network does not take any.
+def guess_sizes(network: "Network", shapes: Mapping[str, Shape]) -> dict[str, Shape] | None:
+    """Fill in the most usual height and width that goes through the network.
 
-    Parameters
-    ----------
-    network : Network
-    shapes : dict of str to tuple of (int or None)
-
-    Returns
-    -------
-    dict of str to tuple of int, or None
-        Shapes with the most usual size that goes through; None where any does, or no usual one.
+    None where the network takes any size, or no usual one.
     """
-    graph = _part_that_converts(network)
-    if all(_goes_through(network, graph, _filled(shapes, size)) for size in _ODD_SIZES):
+    if all(_goes_through(network, _filled(shapes, size)) for size in _ODD_SIZES):
         return None
     guesses = (_filled(shapes, size) for size in _SIZES)
-    return next((guess for guess in guesses if _goes_through(network, graph, guess)), None)
+    return next((guess for guess in guesses if _goes_through(network, guess)), None)
 
 
-def _part_that_converts(network):
-    """Leave out what needs a label, or has no conversion, whatever the sizes."""
+def _goes_through(network: "Network", shapes: Mapping[str, Shape]) -> bool:
+    """Tell whether all converts but what reads labels or has no conversion, whatever the sizes."""
+    problems = convert(network.graph, network.parameters, network.typed(shapes)).problems
     known = {*network.parameters, *network.input_names}
-    nodes, kept = network.graph.nodes, set()
-    for number, node in enumerate(nodes):
+    excused: set[int] = set()
+    for node_id, node in enumerate(network.graph.nodes):
         if node.is_variable:
-            converts = node.name in known
+            excuse = node.name not in known
         else:
-            sources = {source for source, _ in inputs_that_are_read(node)}
-            converts = node.operator in OPERATORS and sources <= kept
-        if converts:
-            kept.add(number)
-    return network.graph.prune([(number, 0) for number in sorted(kept)])
-
-
-def _goes_through(network, graph, shapes):
-    try:
-        convert(graph, network.parameters, network.typed(shapes))
-    except Unsupported:
-        return True
-    except ValueError:
-        return False
+            read_excused = any(source in excused for source, _ in inputs_that_are_read(node))
+            excuse = read_excused or isinstance(problems.get(node_id), Unsupported)
+        if excuse:
+            excused.add(node_id)
+        elif node_id in problems:
+            return False
     return True
 
 
-def _filled(shapes, size):
+def _filled(shapes: Mapping[str, Shape], size: int) -> dict[str, Shape]:
     return {
         name: tuple(size if known is None else known for known in shape)
         for name, shape in shapes.items()
     }
 
 
-def _shape_from_weights(network, number):
-    """Follow an input to the first layers with weights, which know its channels."""
+def _shape_from_weights(network: "Network", node_id: int) -> Shape | None:
+    """Follow an input to the first layer with weights, which determine its channels."""
     nodes = network.graph.nodes
-    reached = {number: 1}  # and how many times as many channels the input has
-    for place, node in enumerate(nodes):
+    reached = {node_id: 1}  # and how many times as many channels the input has
+    for index, node in enumerate(nodes):
         sources = [source for source, _ in node.inputs]
         times = max((reached[source] for source in sources if source in reached), default=None)
         if times is None:
             continue
         attributes = Attributes(node.attributes)
         if _KEEPS_CHANNELS.fullmatch(node.operator):
-            reached[place] = times
+            reached[index] = times
         elif node.operator == "SliceChannel" and attributes.int("axis", 1) == 1:
-            reached[place] = times * attributes.int("num_outputs")
+            reached[index] = times * attributes.int("num_outputs")
         elif sources[0] in reached and len(sources) > 1:
             weight = network.parameters.get(nodes[sources[1]].name)
             if weight is not None and node.operator in _WEIGHTED:
                 found = _WEIGHTED[node.operator](attributes, weight)
-                return (BATCH, *_times(found, times)) if found else None
+                return (BATCH, found[0] and found[0] * times, *found[1:]) if found else None
     return None
 
 
-def _times(shape, times):
-    return (shape[0] and shape[0] * times, *shape[1:])
-
-
-def _of_convolution(attributes, weight):
+def _of_convolution(attributes: Attributes, weight: np.ndarray) -> Shape | None:
     kernel = attributes.ints("kernel")
     layout = attributes.text("layout", None) or "NC"
     if weight.ndim != len(kernel) + 2 or not layout.startswith("NC"):
@@ -132,7 +111,7 @@ def _of_convolution(attributes, weight):
     return (channels, *(None for _ in kernel))
 
 
-_WEIGHTED = {
+_WEIGHTED: dict[str, Callable[[Attributes, np.ndarray], Shape | None]] = {
     "Convolution": _of_convolution,
     "FullyConnected": lambda attributes, weight: weight.shape[1:],
     "Embedding": lambda attributes, weight: (None,),

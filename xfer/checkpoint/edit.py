@@ -1,20 +1,16 @@
-"""Layers dropped from and put on a graph, at its top and at its bottom.
+"""Edits of a graph: layers dropped from its top or bottom, or added there.
 
-A layer is at the top if the flow of the data ends in it, and at the bottom if it begins with it.
+The top is where the data end, and the bottom where they enter. Only *data-dependent nodes* count:
+weights, even computed ones, and labels do not.
 """
 
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import replace
+from difflib import get_close_matches
+from itertools import chain
 
 from xfer.checkpoint.convert import inputs_that_are_read, output_names
-from xfer.checkpoint.flow import (
-    ModelError,
-    describe,
-    describe_entries,
-    find_flow,
-    find_input,
-    find_variable,
-)
-from xfer.checkpoint.symbol import Graph
+from xfer.checkpoint.symbol import Entry, MxGraph, Node
 
 #: They turn scores into what is compared with labels, or are the loss itself.
 OUTPUT_LAYERS = {
@@ -23,188 +19,232 @@ OUTPUT_LAYERS = {
     *("MAERegressionOutput", "_sparse_MAERegressionOutput", "softmax_cross_entropy"),
     *("MakeLoss", "make_loss", "_sparse_make_loss", "CTCLoss"),
 }
+# How many of the first inputs of an operator are data; the rest are its parameters.
+_DATA_INPUTS = {
+    **dict.fromkeys(("FullyConnected", "Convolution", "Convolution_v1", "Deconvolution"), 1),
+    **dict.fromkeys(("_npx_fully_connected", "_npx_convolution", "_npx_deconvolution"), 1),
+    **dict.fromkeys(("BatchNorm", "BatchNorm_v1", "_npx_batch_norm"), 1),
+    **dict.fromkeys(("_contrib_SyncBatchNorm", "_contrib_BatchNormWithReLU"), 1),
+    **dict.fromkeys(("LayerNorm", "GroupNorm", "InstanceNorm", "_npx_layer_norm"), 1),
+    **dict.fromkeys(("Embedding", "_npx_embedding", "_contrib_SparseEmbedding"), 1),
+    **dict.fromkeys(("LeakyReLU", "_npx_leaky_relu", "RNN", "_npx_rnn"), 1),
+    "_contrib_DeformableConvolution": 2,
+    "_contrib_ModulatedDeformableConvolution": 3,
+}
 
 
-def drop_top(graph, number, input_names):
-    """Drop the layers that end the flow, one after the other.
+class ModelError(ValueError):
+    """An edit that a network does not allow; it is left as it was."""
 
-    Parameters
-    ----------
-    graph : Graph
-        With one head.
-    number : int
-        How many layers.
-    input_names : iterable of str
-        The data.
 
-    Returns
-    -------
-    Graph
-        Whose head is what the last of them read.
-
-    Raises
-    ------
-    ModelError
-        If there are several heads, a layer joins branches, or nothing would be left.
-    ValueError
-        If ``number`` is not a positive integer.
-    """
-    _check_number(number)
-    cannot = f"cannot drop {_count(number)} from the top: "
-    flow = find_flow(graph, input_names)
-    for _ in range(number):
+def drop_top(graph: MxGraph, count: int, input_names: Iterable[str]) -> MxGraph:
+    """Drop the last layers, one after the other; what the last of them read becomes the head."""
+    _check_count(count)
+    cannot = f"cannot drop {_layers(count)} from the top: "
+    dependent = data_dependent_nodes(graph, input_names)
+    for _ in range(count):
         top = graph.nodes[_only_head(graph, cannot)]
-        found = dict.fromkeys(entry for entry in inputs_that_are_read(top) if entry[0] in flow)
+        found = dict.fromkeys(entry for entry in inputs_that_are_read(top) if entry[0] in dependent)
         if len(found) > 1:
             raise ModelError(
-                f"{cannot}layer {describe(top)} joins {describe_entries(graph, found)}, and which "
-                "of them is to be left is ambiguous"
+                f"{cannot}layer {describe_node(top)} joins {describe_entries(graph, found)}, and "
+                "which of them is to be left is ambiguous"
             )
         if not found or graph.nodes[next(iter(found))[0]].is_variable:
-            raise ModelError(f"{cannot}no layer would be left without {describe(top)}")
-        graph = Graph(graph.nodes, tuple(found))
+            raise ModelError(f"{cannot}no layer would be left without {describe_node(top)}")
+        graph = MxGraph(graph.nodes, tuple(found))
     return graph.prune(graph.heads)
 
 
-def drop_bottom(graph, number, input_names, data_name):
-    """Drop the layers that the flow begins with, one after the other.
+def drop_bottom(graph: MxGraph, count: int, input_names: Iterable[str], data_name: str) -> MxGraph:
+    """Drop the first layers that read an input, one after the other.
 
-    Parameters
-    ----------
-    graph : Graph
-    number : int
-        How many layers.
-    input_names : iterable of str
-        All the data.
-    data_name : str
-        The input whose layers are meant.
-
-    Returns
-    -------
-    Graph
-        In which the data take the place of what the last of them put out. Hints at the shape and
-        type of the data are dropped: they were of other data.
-
-    Raises
-    ------
-    ModelError
-        If several layers read the data, a layer reads more than them or has several outputs in
-        use, or nothing would be left.
-    ValueError
-        If ``number`` is not a positive integer, or there is no such input.
+    The data take the place of the output of the last of them. Their declared shape and type are
+    dropped: they were those of other data.
     """
-    _check_number(number)
-    cannot = f"cannot drop {_count(number)} from the bottom: "
-    graph = _without_hints(graph, find_variable(graph, data_name))
-    for _ in range(number):
+    _check_count(count)
+    cannot = f"cannot drop {_layers(count)} from the bottom: "
+    input_names = list(input_names)
+    graph = _without_attributes(graph, find_variable(graph, data_name))
+    for _ in range(count):
         graph = graph.prune(graph.heads)
         data = (find_variable(graph, data_name), 0)
-        readers = [place for place, node in enumerate(graph.nodes) if data in node.inputs]
+        readers = [node_id for node_id, node in enumerate(graph.nodes) if data in node.inputs]
         if len(readers) != 1:
-            layers = " and ".join(describe(graph.nodes[place]) for place in readers)
+            layers = " and ".join(describe_node(graph.nodes[node_id]) for node_id in readers)
             raise ModelError(
                 f"{cannot}{data_name!r} is read by {layers or 'no layer'}, and which of them is "
                 "meant is ambiguous"
             )
         bottom = readers[0]
-        _check_bottom(graph, bottom, data, find_flow(graph, input_names), cannot)
+        _check_bottom(graph, bottom, data, data_dependent_nodes(graph, input_names), cannot)
         graph = _rewire(graph, {(bottom, 0): data})
     return graph.prune(graph.heads)
 
 
-def add_top(graph, added, data_name="data"):
-    """Let layers read what a network puts out.
-
-    Parameters
-    ----------
-    graph : Graph
-        With one head.
-    added : Graph
-        The layers, with one head and one input; see :func:`find_input`.
-    data_name : str, default="data"
-        What the input of ``added`` may be named by, where it is not plain which it is.
-
-    Returns
-    -------
-    Graph
-        With the head of ``added``.
-
-    Raises
-    ------
-    ModelError
-        If either has several heads, the network ends in an output layer, or a name would be there
-        twice.
-    """
+def add_top(graph: MxGraph, added: MxGraph, data_name: str = "data") -> MxGraph:
+    """Let layers read the only head of a network; :func:`find_input` finds their input."""
     cannot = "cannot add a layer to the top: "
     head = graph.nodes[_only_head(graph, cannot)]
     if head.operator in OUTPUT_LAYERS:
         raise ModelError(
-            f"{cannot}layer {describe(head)} is an output layer, which no other can follow; drop "
-            "it first, with drop_layer_top()"
+            f"{cannot}layer {describe_node(head)} is an output layer, which no other can follow; "
+            "drop it first, with drop_layer_top()"
         )
     _only_head(added, "cannot add to the top what has several ends: ")
     return _stack(graph, added, find_input(added, data_name))
 
 
-def add_bottom(graph, added, data_name="data"):
-    """Let a network read what layers put out, instead of the data.
-
-    Parameters
-    ----------
-    graph : Graph
-    added : Graph
-        The layers, with one head and one input; see :func:`find_input`.
-    data_name : str, default="data"
-        The data, which the layers are to read; also what the input of ``added`` may be named by,
-        where it is not plain which it is.
-
-    Returns
-    -------
-    Graph
-        With the heads of ``graph``.
-
-    Raises
-    ------
-    ModelError
-        If ``added`` has several heads or is an output layer, or a name would be there twice.
-    ValueError
-        If there is no such input.
-    """
+def add_bottom(graph: MxGraph, added: MxGraph, data_name: str = "data") -> MxGraph:
+    """Let a network read the only head of layers, which read the data instead."""
     cannot = "cannot add a layer to the bottom: "
     data, entry = find_variable(graph, data_name), find_input(added, data_name)
     end = added.nodes[_only_head(added, cannot)]
     if end.operator in OUTPUT_LAYERS:
         raise ModelError(
-            f"{cannot}layer {describe(end)} is an output layer, which no other can follow"
+            f"{cannot}layer {describe_node(end)} is an output layer, which no other can follow"
         )
     nodes = list(added.nodes)
     nodes[entry] = replace(nodes[entry], name=data_name)
-    return _stack(Graph(tuple(nodes), added.heads), graph, data)
+    return _stack(MxGraph(tuple(nodes), added.heads), graph, data)
 
 
-def _check_bottom(graph, bottom, data, flow, cannot):
+def data_dependent_nodes(graph: MxGraph, input_names: Iterable[str]) -> set[int]:
+    """Return the nodes that depend on the data, the data among them."""
+    names, dependent = set(input_names), set()
+    for node_id, node in enumerate(graph.nodes):
+        if node.is_variable:
+            depends = node.name in names
+        else:
+            depends = any(source in dependent for source, _ in inputs_that_are_read(node))
+        if depends:
+            dependent.add(node_id)
+    return dependent
+
+
+def find_input(added: MxGraph, data_name: str = "data") -> int:
+    """Return the variable of added layers that stands for what they are put on.
+
+    That is the variable of the given name, or else the only one that is neither a label nor a
+    parameter, by its position or a hint how to initialise it (MXNet names it ``fc_data``, say).
+    """
+    reached = {head for head, _ in added.heads}
+    for node_id, node in reversed(list(enumerate(added.nodes))):
+        if node_id in reached:
+            sources = inputs_that_are_read(node)[: _DATA_INPUTS.get(node.operator)]
+            reached.update(source for source, _ in sources)
+    found = {
+        node_id: added.nodes[node_id].name
+        for node_id in sorted(reached)
+        if added.nodes[node_id].is_variable
+        and not added.nodes[node_id].name.endswith("label")
+        and "__init__" not in added.nodes[node_id].training
+    }
+    named = [node_id for node_id, name in found.items() if name == data_name]
+    if len(named) != 1:
+        named = list(found)
+    layers = ", ".join(describe_node(node) for node in added.nodes if not node.is_variable)
+    if not named or not layers:
+        raise ModelError(f"what is added has no input or no layer: {layers or 'no layer'}")
+    if len(named) > 1:
+        raise ModelError(
+            f"which input of the added {layers} reads the network is ambiguous: it may be "
+            f"{', '.join(map(repr, found.values()))}; name it {data_name!r}"
+        )
+    return named[0]
+
+
+def find_parameters(graph: MxGraph, node_id: int, dependent: Collection[int]) -> list[str]:
+    """Name the parameters of a layer, given the data-dependent nodes.
+
+    Weights that several layers share belong to each of them, and weights that something is
+    computed from belong to the layer that reads the result.
+    """
+    found: dict[str, None] = {}
+    seen, stack = set(dependent), [node_id]
+    while stack:
+        node = graph.nodes[stack.pop()]
+        if node.is_variable:
+            found[node.name] = None
+        sources = [source for source, _ in inputs_that_are_read(node) if source not in seen]
+        seen.update(sources)
+        stack.extend(reversed(sources))
+    return list(found)
+
+
+def find_layer(graph: MxGraph, name: str) -> int:
+    """Return the only operator of this name, or with an output of this name."""
+    names = {
+        node_id: [node.name, *output_names(node)]
+        for node_id, node in enumerate(graph.nodes)
+        if not node.is_variable
+    }
+    # MXNet itself adds this ending to a layer with one output.
+    found = [node_id for node_id, own in names.items() if name in (*own, f"{own[0]}_output")]
+    return _only(found, name, "layer", [*dict.fromkeys(chain(*names.values()))])
+
+
+def find_variable(graph: MxGraph, name: str) -> int:
+    """Return the only input or parameter of this name."""
+    names = {node_id: node.name for node_id, node in enumerate(graph.nodes) if node.is_variable}
+    found = [node_id for node_id, own in names.items() if own == name]
+    return _only(found, name, "input", list(names.values()))
+
+
+def describe_node(node: Node) -> str:
+    """Return the name of a node and its operator, as in ``'fc1' (FullyConnected)``."""
+    return repr(node.name) if node.is_variable else f"{node.name!r} ({node.operator})"
+
+
+def describe_entries(graph: MxGraph, entries: Iterable[Entry]) -> str:
+    """Describe the nodes that some inputs or heads refer to."""
+    found = []
+    for node_id, i in entries:
+        node = graph.nodes[node_id]
+        several = not node.is_variable and len(output_names(node)) > 1
+        found.append(f"output {i} of {describe_node(node)}" if several else describe_node(node))
+    return " and ".join(found)
+
+
+def _only(found: list[int], name: str, kind: str, names: list[str]) -> int:
+    if not isinstance(name, str):
+        raise TypeError(f"a name must be a string, got {type(name).__name__}: {name!r:.80}")
+    if len(found) > 1:
+        raise ModelError(f"the network has {len(found)} {kind}s named {name!r}; rename them")
+    if not found:
+        near = get_close_matches(name, names, n=5, cutoff=0.4)
+        hint = f"nearest: {', '.join(near)}" if near else f"{kind}s: {', '.join(names[:5])}"
+        raise ModelError(f"the network has no {kind} {name!r}; {hint}")
+    return found[0]
+
+
+def _check_bottom(
+    graph: MxGraph, bottom: int, data: Entry, dependent: set[int], cannot: str
+) -> None:
     node = graph.nodes[bottom]
     for head, _ in graph.heads:
         if head in (bottom, data[0]):
-            raise ModelError(f"{cannot}{describe(graph.nodes[head])} is an output of the network")
-    others = [entry for entry in node.inputs if entry[0] in flow and entry != data]
+            raise ModelError(
+                f"{cannot}{describe_node(graph.nodes[head])} is an output of the network"
+            )
+    others = [entry for entry in node.inputs if entry[0] in dependent and entry != data]
     if others:
         raise ModelError(
-            f"{cannot}layer {describe(node)} joins the data with "
+            f"{cannot}layer {describe_node(node)} joins the data with "
             f"{describe_entries(graph, others)}, and which of them is to be left is ambiguous"
         )
-    used = {place for other in graph.nodes for source, place in other.inputs if source == bottom}
+    used = {i for other in graph.nodes for source, i in other.inputs if source == bottom}
     if used != {0}:
         raise ModelError(
-            f"{cannot}layer {describe(node)} has several outputs, and of those in use "
+            f"{cannot}layer {describe_node(node)} has several outputs, and of those in use "
             f"({', '.join(map(str, sorted(used)))}) the data can take the place of 0 alone"
         )
 
 
-def _stack(lower, upper, entry):
+def _stack(lower: MxGraph, upper: MxGraph, entry: int) -> MxGraph:
     """Put a graph on another, whose only head takes the place of one of its variables."""
     taken = _names(lower.nodes)
-    others = [node for number, node in enumerate(upper.nodes) if number != entry]
+    others = [node for node_id, node in enumerate(upper.nodes) if node_id != entry]
     twice = [name for name in _names(others) if name in taken]
     if twice:
         raise ModelError(
@@ -212,31 +252,31 @@ def _stack(lower, upper, entry):
         )
     shift = len(lower.nodes)
     shifted = [
-        replace(node, inputs=tuple((source + shift, place) for source, place in node.inputs))
+        replace(node, inputs=tuple((source + shift, i) for source, i in node.inputs))
         for node in upper.nodes
     ]
-    heads = tuple((source + shift, place) for source, place in upper.heads)
-    joined = Graph((*lower.nodes, *shifted), heads)
+    heads = tuple((source + shift, i) for source, i in upper.heads)
+    joined = MxGraph((*lower.nodes, *shifted), heads)
     joined = _rewire(joined, {(entry + shift, 0): lower.heads[0]})
     return joined.prune(joined.heads)
 
 
-def _rewire(graph, places):
+def _rewire(graph: MxGraph, replaced: Mapping[Entry, Entry]) -> MxGraph:
     """Let one output of a node take the place of another, wherever it is read."""
     nodes = tuple(
-        replace(node, inputs=tuple(places.get(entry, entry) for entry in node.inputs))
+        replace(node, inputs=tuple(replaced.get(entry, entry) for entry in node.inputs))
         for node in graph.nodes
     )
-    return Graph(nodes, tuple(places.get(head, head) for head in graph.heads))
+    return MxGraph(nodes, tuple(replaced.get(head, head) for head in graph.heads))
 
 
-def _without_hints(graph, number):
+def _without_attributes(graph: MxGraph, node_id: int) -> MxGraph:
     nodes = list(graph.nodes)
-    nodes[number] = replace(nodes[number], attributes={})
-    return Graph(tuple(nodes), graph.heads)
+    nodes[node_id] = replace(nodes[node_id], attributes={})
+    return MxGraph(tuple(nodes), graph.heads)
 
 
-def _only_head(graph, cannot):
+def _only_head(graph: MxGraph, cannot: str) -> int:
     if len(graph.heads) != 1:
         raise ModelError(
             f"{cannot}there are {len(graph.heads)} outputs, {describe_entries(graph, graph.heads)}"
@@ -244,17 +284,18 @@ def _only_head(graph, cannot):
     return graph.heads[0][0]
 
 
-def _check_number(number):
-    if isinstance(number, bool) or not isinstance(number, int) or number < 1:
-        raise ValueError(f"the number of layers must be a positive integer, got {number!r}")
+def _check_count(count: int) -> None:
+    if isinstance(count, bool) or not isinstance(count, int) or count < 1:
+        raise ValueError(f"the number of layers must be a positive integer, got {count!r}")
 
 
-def _names(nodes):
+def _names(nodes: Iterable[Node]) -> dict[str, None]:
     """Name layers, their outputs and variables, the layers first."""
+    nodes = list(nodes)
     operators = [node for node in nodes if not node.is_variable]
     outputs = [name for node in operators for name in (node.name, *output_names(node))]
     return dict.fromkeys(outputs + [node.name for node in nodes])
 
 
-def _count(number):
-    return "1 layer" if number == 1 else f"{number} layers"
+def _layers(count: int) -> str:
+    return "1 layer" if count == 1 else f"{count} layers"

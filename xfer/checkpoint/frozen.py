@@ -4,9 +4,9 @@ import re
 from dataclasses import replace
 
 from xfer.checkpoint.convert import output_names
-from xfer.checkpoint.flow import find_flow
+from xfer.checkpoint.edit import data_dependent_nodes
 from xfer.checkpoint.operators import OPERATORS
-from xfer.checkpoint.symbol import Graph, Node
+from xfer.checkpoint.symbol import MxGraph, Node
 
 _NORMALIZES_BATCHES = re.compile(r"(_contrib_(Sync)?|_npx_)?batch_?norm(_v1|WithReLU)?", re.I)
 # In training they put out something else every time.
@@ -20,13 +20,13 @@ def freeze_statistics(graph, fixed):
 
     Parameters
     ----------
-    graph : Graph
+    graph : MxGraph
     fixed : collection of str
         Parameters that are not to be learned.
 
     Returns
     -------
-    Graph
+    MxGraph
     """
     nodes = tuple(
         replace(node, attributes={**node.attributes, "use_global_stats": "True"})
@@ -34,7 +34,7 @@ def freeze_statistics(graph, fixed):
         else node
         for node in graph.nodes
     )
-    return Graph(nodes, graph.heads)
+    return MxGraph(nodes, graph.heads)
 
 
 def find_fixed_outputs(graph, fixed, input_names):
@@ -42,7 +42,7 @@ def find_fixed_outputs(graph, fixed, input_names):
 
     Parameters
     ----------
-    graph : Graph
+    graph : MxGraph
         After :func:`freeze_statistics`.
     fixed : collection of str
         Parameters that are not to be learned.
@@ -55,7 +55,7 @@ def find_fixed_outputs(graph, fixed, input_names):
         By name, the outputs of layers that depend on the data and on fixed parameters only, and
         are read by what does change. Empty if nothing stays the same, or all does.
     """
-    flow, changing = find_flow(graph, input_names), set()
+    dependent, changing = data_dependent_nodes(graph, input_names), set()
     for number, node in enumerate(graph.nodes):
         if node.is_variable:
             changes = node.name not in fixed and node.name not in input_names
@@ -67,7 +67,7 @@ def find_fixed_outputs(graph, fixed, input_names):
     return {
         output_names(graph.nodes[source])[place]: (source, place)
         for source, place in sorted(read)
-        if source in flow and source not in changing and not graph.nodes[source].is_variable
+        if source in dependent and source not in changing and not graph.nodes[source].is_variable
     }
 
 
@@ -76,13 +76,13 @@ def start_at(graph, entries):
 
     Parameters
     ----------
-    graph : Graph
+    graph : MxGraph
     entries : dict of str to (int, int)
         Number of the node, and which of its outputs, by the name of the new input.
 
     Returns
     -------
-    Graph
+    MxGraph
     """
     new = {entry: (place, 0) for place, entry in enumerate(entries.values())}
     shifted = [
@@ -96,7 +96,7 @@ def start_at(graph, entries):
         for node in graph.nodes
     ]
     heads = tuple((source + len(new), place) for source, place in graph.heads)
-    joined = Graph((*(Node("null", name) for name in entries), *shifted), heads)
+    joined = MxGraph((*(Node("null", name) for name in entries), *shifted), heads)
     return joined.prune(heads)
 
 

@@ -1,23 +1,29 @@
-"""An MXNet network as plain data: its graph, its parameters, and what there is to tell of them."""
+"""An MXNet network as plain data: its graph and its parameters."""
 
 import hashlib
 import json
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import onnx
 
-from xfer.checkpoint.convert import convert, needed_nodes, output_names
-from xfer.checkpoint.data_shape import told_shapes
+from xfer._io import atomic_write
+from xfer.checkpoint.convert import Conversion, Input, convert, needed_nodes, output_names
+from xfer.checkpoint.data_shape import read_shapes
+from xfer.checkpoint.onnx_builder import Dims, UnknownShape
 from xfer.checkpoint.operators.registry import TYPES, Attributes
 from xfer.checkpoint.params import read_params, split_params
-from xfer.checkpoint.symbol import Graph, write_json
+from xfer.checkpoint.symbol import Entry, MxGraph
 
-# As MXNet names what is learned or observed; whatever else has no values is data.
-ENDINGS_OF_PARAMETERS = ("_weight", "_bias", "_gamma", "_beta", "_mean", "_var", "_parameters")
-# From which of their inputs on operators only observe.
-_OBSERVED = {
+# The endings of MXNet's names of parameters; any other variable without values is data.
+_ENDINGS_OF_PARAMETERS = ("_weight", "_bias", "_gamma", "_beta", "_mean", "_var", "_parameters")
+# The index of the first input that is an auxiliary parameter.
+_FIRST_AUXILIARY = {
     "BatchNorm": 3,
     "BatchNorm_v1": 3,
     "IdentityAttachKLSparseReg": 1,
@@ -31,46 +37,21 @@ _OBSERVED = {
 class Network:
     """A graph with its parameters.
 
-    Parameters
-    ----------
-    json : str
-        The graph as MXNet writes it.
-    arguments, statistics : dict of str to ndarray
-        Learned parameters; and what was only observed, such as the means of batch norm.
-    input_names : list of str
-        The data.
-    idle_names : list of str
-        Inputs that have no say in inference, such as labels.
+    ``auxiliary`` holds running statistics (MXNet's auxiliary parameters), ``input_names`` are the
+    data, and ``idle_names`` are inputs that play no part in inference, such as labels.
     """
 
-    json: str
-    arguments: dict
-    statistics: dict
-    input_names: list
-    idle_names: list
+    graph: MxGraph
+    arguments: dict[str, np.ndarray]
+    auxiliary: dict[str, np.ndarray]
+    input_names: list[str]
+    idle_names: list[str]
 
     @classmethod
-    def of_files(cls, prefix, epoch):
-        """Read a checkpoint.
+    def from_files(cls, prefix: str | os.PathLike[str], epoch: int) -> "Network":
+        """Read a checkpoint; its inputs are what inference reads and the parameters do not hold.
 
-        Parameters
-        ----------
-        prefix : str or path-like
-            What comes before ``-symbol.json``, or the whole name of that file.
-        epoch : int
-            The number in ``-0000.params``.
-
-        Returns
-        -------
-        Network
-            Its inputs are the variables that have no parameters and play a part in inference.
-
-        Raises
-        ------
-        FileNotFoundError
-            If there is no such file; the message tells which there are.
-        ValueError
-            If a file is broken.
+        The prefix is what comes before ``-symbol.json``, or the whole name of that file.
         """
         prefix = str(prefix).removesuffix("-symbol.json")
         graph_path = Path(f"{prefix}-symbol.json")
@@ -78,111 +59,110 @@ class Network:
         for path in (graph_path, parameter_path):
             if not path.is_file():
                 found = sorted(path.parent.glob(f"{Path(prefix).name}-*"))
-                names = ", ".join(one.name for one in found[:8]) or "nothing of that prefix"
-                raise FileNotFoundError(f"there is no file {path}; in that folder: {names}")
+                files = ", ".join(one.name for one in found[:8]) or "nothing with that prefix"
+                raise FileNotFoundError(f"there is no file {path}; in that folder: {files}")
         text = graph_path.read_text(encoding="utf-8", errors="replace")
         try:
-            graph = Graph.from_json(text)
+            graph = MxGraph.from_json(text)
         except ValueError as error:
             raise ValueError(f"{graph_path}: {error}") from None
-        arguments, statistics = split_params(read_params(parameter_path))
-        for name in observed_names(graph) & arguments.keys() - statistics.keys():
-            statistics[name] = arguments.pop(name)
-        known = {**arguments, **statistics}
-        variables = dict.fromkeys(node.name for node in graph.nodes if node.is_variable)
-        names = [name for name in variables if name not in known]
-        read = {graph.nodes[number].name for number in needed_nodes(graph)}
+        arguments, auxiliary = split_params(read_params(parameter_path))
+        for name in auxiliary_names(graph) & arguments.keys() - auxiliary.keys():
+            auxiliary[name] = arguments.pop(name)
+        known = {**arguments, **auxiliary}
+        names = [name for name in _variables(graph) if name not in known]
+        read = _variables_that_are_read(graph)
         inputs = [name for name in names if name in read and not name.endswith("label")]
-        missing = [name for name in inputs if name.endswith(ENDINGS_OF_PARAMETERS)]
+        missing = [name for name in inputs if name.endswith(_ENDINGS_OF_PARAMETERS)]
         if missing:
             raise ValueError(
                 f"{parameter_path} has no {', '.join(missing[:5])}; it holds "
                 f"{', '.join(list(known)[:5]) or 'nothing'}: is it of another network?"
             )
         idle = [name for name in names if name not in inputs]
-        return cls(text, arguments, statistics, inputs, idle)
+        return cls(graph, arguments, auxiliary, inputs, idle)
 
-    def with_graph(self, graph):
-        """Put another graph in place of this one; parameters that it does not have are dropped.
+    @classmethod
+    def from_state(cls, state: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> "Network":
+        """Make a network of what :meth:`to_state` returned."""
+        graph = MxGraph.from_json(json.dumps(state["graph"]))
+        arguments, auxiliary = split_params(arrays)
+        inputs, idle = list(state["input_names"]), list(state["idle_names"])
+        return cls(graph, arguments, auxiliary, inputs, idle)
 
-        Parameters
-        ----------
-        graph : Graph
-            Its variables go by the names that they have here. New ones are labels, or parameters
-            that have no values yet.
+    def to_state(self) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+        """Return what goes into JSON, and the parameters as ``arg:name`` and ``aux:name``."""
+        state = {
+            "kind": "mxnet",
+            "graph": json.loads(self.graph.to_json(), strict=False),
+            "input_names": self.input_names,
+            "idle_names": self.idle_names,
+        }
+        arrays = {f"arg:{name}": array for name, array in self.arguments.items()}
+        arrays.update({f"aux:{name}": array for name, array in self.auxiliary.items()})
+        return state, arrays
 
-        Returns
-        -------
-        Network
+    def with_graph(self, graph: MxGraph) -> "Network":
+        """Replace the graph, and drop the parameters that the new one does not have.
 
-        Raises
-        ------
-        ValueError
-            If the graph cannot be written.
+        New variables are labels, or parameters that have no values yet.
         """
-        variables = {node.name for node in graph.nodes if node.is_variable}
+        variables = _variables(graph)
         return Network(
-            graph.to_json(),
+            graph,
             {name: array for name, array in self.arguments.items() if name in variables},
-            {name: array for name, array in self.statistics.items() if name in variables},
+            {name: array for name, array in self.auxiliary.items() if name in variables},
             [name for name in self.input_names if name in variables],
             self._idle_in(graph),
         )
 
     @cached_property
-    def label_names(self):
-        """Variables of the graph that are neither data nor parameters (list of str)."""
+    def label_names(self) -> list[str]:
+        """Variables of the graph that are neither data nor parameters."""
         return self._idle_in(self.graph)
 
-    def _idle_in(self, graph):
-        read = {graph.nodes[number].name for number in needed_nodes(graph)}
+    def _idle_in(self, graph: MxGraph) -> list[str]:
+        read = _variables_that_are_read(graph)
         known = {*self.parameters, *self.input_names}
-        variables = dict.fromkeys(node.name for node in graph.nodes if node.is_variable)
         return [
             name
-            for name in variables
+            for name in _variables(graph)
             if name not in known
             and (name not in read or name.endswith("label") or name in self.idle_names)
         ]
 
     @cached_property
-    def graph(self):
-        """The graph (Graph)."""
-        return Graph.from_json(self.json)
+    def parameters(self) -> dict[str, np.ndarray]:
+        """Arguments and auxiliary parameters."""
+        return {**self.arguments, **self.auxiliary}
 
     @cached_property
-    def parameters(self):
-        """All that was saved, learned or observed (dict of str to ndarray)."""
-        return {**self.arguments, **self.statistics}
-
-    @cached_property
-    def positions(self):
-        """Number of the node, and which of its outputs, of each layer by name (dict)."""
+    def positions(self) -> dict[str, Entry]:
+        """Node and output index of each layer by name."""
         return {
-            name: (number, place)
-            for number, node in enumerate(self.graph.nodes)
+            name: (node_id, i)
+            for node_id, node in enumerate(self.graph.nodes)
             if not node.is_variable
-            for place, name in enumerate(output_names(node))
+            for i, name in enumerate(output_names(node))
         }
 
-    def prune(self, layer_names):
-        """Cut the graph at layers of these names, which become its heads (Graph)."""
+    def prune(self, layer_names: Iterable[str]) -> MxGraph:
+        """Cut the graph at layers of these names, which become its heads."""
         return self.graph.prune([self.positions[name] for name in layer_names])
 
-    def inputs_of(self, layer_names):
-        """Name the inputs that have a say in layers of these names (list of str)."""
-        graph = self.prune(layer_names)
-        read = {graph.nodes[number].name for number in needed_nodes(graph)}
+    def inputs_of(self, layer_names: Iterable[str]) -> list[str]:
+        """Name the inputs that layers of these names depend on."""
+        read = _variables_that_are_read(self.prune(layer_names))
         return [name for name in self.input_names if name in read]
 
     @cached_property
-    def data_shapes(self):
-        """What is known of the shapes of batches (dict of str to tuple of (int or None))."""
-        return told_shapes(self)
+    def data_shapes(self) -> dict[str, tuple[int | None, ...]]:
+        """What is known of the shapes of batches, by input."""
+        return read_shapes(self)
 
     @cached_property
-    def data_types(self):
-        """What each input is computed with, float32 or as declared (dict of str to numpy.dtype)."""
+    def data_types(self) -> dict[str, np.dtype]:
+        """The type that each input is converted to: as declared, or float32."""
         variables = {node.name: node for node in self.graph.nodes if node.is_variable}
         declared = {
             name: Attributes(variables[name].attributes).int("__dtype__", None) or 0
@@ -191,38 +171,29 @@ class Network:
         }
         return {name: TYPES.get(flag, TYPES[0]) for name, flag in declared.items()}
 
-    def typed(self, shapes):
-        """Return type and shape of every input, as :func:`convert` takes them (dict)."""
-        return {name: (kind, shapes.get(name)) for name, kind in self.data_types.items()}
+    def typed(self, shapes: Mapping[str, Dims]) -> dict[str, Input]:
+        """Return type and shape of every input, as :func:`convert` takes them."""
+        return {name: (dtype, shapes.get(name)) for name, dtype in self.data_types.items()}
 
-    def layers(self, inputs):
-        """List the layers, with the shapes that can be told.
+    def layers(self, conversion: Conversion | None) -> list[tuple[str, str, Dims, int]]:
+        """List name, operator, batch shape and number of learned parameters of every layer.
 
-        Parameters
-        ----------
-        inputs : dict of str to (numpy.dtype, tuple of (int or None) or None)
-            Type and shape of a batch of each input.
-
-        Returns
-        -------
-        list of (str, str, tuple or None, int)
-            Name, operator, shape of a batch and number of learned parameters of each.
+        Shapes are known from a conversion of the whole graph.
         """
-        _, values = convert(self.graph, self.parameters, inputs, partial=True)
         found = []
-        for number, node in enumerate(self.graph.nodes):
+        for node_id, node in enumerate(self.graph.nodes):
             if node.is_variable:
                 continue
             owned = {self.graph.nodes[source].name for source, _ in node.inputs}
             count = sum(self.arguments[name].size for name in owned & self.arguments.keys())
-            for place, name in enumerate(output_names(node)):
-                tensor = values.get((number, place))
+            for i, name in enumerate(output_names(node)):
+                tensor = conversion.values.get((node_id, i)) if conversion else None
                 dims = None if tensor is None else tensor.dims
                 # The parameters of an operator with several outputs are counted with the first.
-                found.append((name, node.operator, dims, 0 if place else count))
+                found.append((name, node.operator, dims, 0 if i else count))
         return found
 
-    def id_limits(self):
+    def id_limits(self) -> Iterator[tuple[str, str, int]]:
         """Yield input, layer and number of ids of each Embedding that reads an input."""
         for node in self.graph.nodes:
             if node.operator == "Embedding":
@@ -230,21 +201,11 @@ class Network:
                 if source.name in self.input_names:
                     yield source.name, node.name, int(node.attributes["input_dim"])
 
-    def fingerprint(self, layer_names):
-        """Tell what decides the values of some layers.
-
-        Parameters
-        ----------
-        layer_names : list of str
-
-        Returns
-        -------
-        dict
-            Checksums of the graph up to the layers, and of each parameter in it.
-        """
+    def fingerprint(self, layer_names: Iterable[str]) -> dict[str, Any]:
+        """Return checksums of the graph up to some layers, and of each parameter in it."""
         graph = self.prune(layer_names)
         nodes = [
-            (node.operator, node.name, sorted(node.attributes.items()), node.inputs)
+            (node.operator, node.name, sorted(node.attributes.items()), node.inputs, node.subgraphs)
             for node in graph.nodes
         ]
         used = [node.name for node in graph.nodes if node.name in self.parameters]
@@ -253,73 +214,57 @@ class Network:
             "parameters": {name: _checksum_array(self.parameters[name]) for name in used},
         }
 
-    def parts(self):
-        """Take the network apart, for saving.
-
-        Returns
-        -------
-        description : dict
-            Goes into JSON.
-        arrays : dict of str to ndarray
-            The parameters, named as in MXNet's own files: ``arg:`` or ``aux:`` and the name.
-        """
-        description = {
-            "kind": "mxnet",
-            "graph": json.loads(self.json, strict=False),
-            "input_names": self.input_names,
-            "idle_names": self.idle_names,
-        }
-        arrays = {f"arg:{name}": array for name, array in self.arguments.items()}
-        arrays.update({f"aux:{name}": array for name, array in self.statistics.items()})
-        return description, arrays
-
-    @classmethod
-    def from_parts(cls, description, arrays):
-        """Put a network together that :meth:`parts` took apart.
-
-        Parameters
-        ----------
-        description : dict
-        arrays : dict of str to ndarray
-
-        Returns
-        -------
-        Network
-        """
-        return cls(
-            write_json(description["graph"]),
-            *split_params(arrays),
-            list(description["input_names"]),
-            list(description["idle_names"]),
+    def export(
+        self,
+        path: str | os.PathLike[str],
+        shapes: Mapping[str, Dims],
+        layer_names: Sequence[str] | None = None,
+    ) -> list[str]:
+        """Write an ``.onnx`` file, cut at layers or whole; return the names of its outputs."""
+        graph = self.prune(layer_names) if layer_names else self.graph.prune(self.graph.heads)
+        names = list(
+            layer_names or [output_names(graph.nodes[node_id])[i] for node_id, i in graph.heads]
         )
+        conversion = convert(graph, self.parameters, self.typed(shapes))
+        try:
+            conversion.check(graph.heads)
+        except UnknownShape as error:
+            raise UnknownShape(f"{error}: give the sizes of one example") from None
+        for name, head in zip(names, graph.heads):
+            conversion.builder.add_output(name, conversion.values[head])
+        model = conversion.builder.to_model()
+        onnx.checker.check_model(model, full_check=True)
+        with atomic_write(path) as file:
+            file.write(model.SerializeToString())
+        return names
 
 
-def observed_names(graph):
-    """Name what is observed and not learned: files without prefixes do not say so.
-
-    Parameters
-    ----------
-    graph : Graph
-
-    Returns
-    -------
-    set of str
-        The running statistics of batch norms, and the like.
-    """
+def auxiliary_names(graph: MxGraph) -> set[str]:
+    """Name the auxiliary parameters, such as running means: not all files mark them."""
     return {
         graph.nodes[source].name
         for node in graph.nodes
-        if node.operator in _OBSERVED
-        for source, _ in node.inputs[_OBSERVED[node.operator] :]
+        if node.operator in _FIRST_AUXILIARY
+        for source, _ in node.inputs[_FIRST_AUXILIARY[node.operator] :]
     }
 
 
-def _checksum(*parts):
+def _variables(graph: MxGraph) -> dict[str, None]:
+    """Name the variables, each once and in order."""
+    return dict.fromkeys(node.name for node in graph.nodes if node.is_variable)
+
+
+def _variables_that_are_read(graph: MxGraph) -> set[str]:
+    needed = (graph.nodes[node_id] for node_id in needed_nodes(graph))
+    return {node.name for node in needed if node.is_variable}
+
+
+def _checksum(*parts: Any) -> str:
     digest = hashlib.sha256()
     for part in parts:
         digest.update(part)
     return digest.hexdigest()
 
 
-def _checksum_array(array):
+def _checksum_array(array: np.ndarray) -> str:
     return _checksum(f"{array.dtype} {array.shape}".encode(), np.ascontiguousarray(array))

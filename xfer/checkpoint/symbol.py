@@ -2,100 +2,96 @@
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
+from typing import Any
 
 from xfer.checkpoint.legacy import upgrade
 
-_HOLDS_GRAPHS = ("_foreach", "_while_loop", "_cond")
+# The operators that hold graphs of their own.
+_LOOPS = ("_foreach", "_while_loop", "_cond")
+
+#: The index of a node, and the index of one of its outputs.
+Entry = tuple[int, int]
 
 
 @dataclass(frozen=True)
 class Node:
-    """A variable or an operator.
+    """A variable (whose operator is ``"null"``) or an operator; its mappings cannot be changed.
 
-    Parameters
-    ----------
-    operator : str
-        The name that MXNet 1.9 gives the operator; ``"null"`` for a variable.
-    name : str
-        Two nodes may have the same.
-    attributes : mapping of str to str
-        What the operator was told; nothing that only training needs. Of a variable, ``__shape__``
-        and ``__dtype__`` where they are known. Kept as a copy that cannot be changed.
-    inputs : tuple of (int, int)
-        Number of the node, and which of its outputs, for each input.
-    training : mapping of str to str
-        Hints that only training needs, such as ``__lr_mult__`` and ``__init__``. Nodes that differ
-        in them alone are equal. Kept like the attributes.
+    Operators go by the names of MXNet 1.9. ``training`` holds hints that only training needs, such
+    as ``__lr_mult__``; nodes that differ only in them are equal. ``subgraphs`` are the bodies of loops
+    and conditions, as in the file.
     """
 
     operator: str
     name: str
-    attributes: Mapping = field(default_factory=dict, hash=False)
-    inputs: tuple = ()
-    training: Mapping = field(default_factory=dict, compare=False)
+    attributes: Mapping[str, str] = field(default_factory=dict, hash=False)
+    inputs: tuple[Entry, ...] = ()
+    training: Mapping[str, str] = field(default_factory=dict, compare=False)
+    subgraphs: tuple[Any, ...] = field(default=(), hash=False)
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         object.__setattr__(self, "attributes", MappingProxyType(dict(self.attributes)))
         object.__setattr__(self, "training", MappingProxyType(dict(self.training)))
 
-    def __reduce__(self):
-        # Pickle knows no mapping proxy, and a model may travel to another process.
+    def __reduce__(self) -> tuple:
+        # Pickle cannot write a mapping proxy, and a model may travel to another process.
         mappings = dict(self.attributes), dict(self.training)
-        return Node, (self.operator, self.name, mappings[0], self.inputs, mappings[1])
+        first = self.operator, self.name, mappings[0], self.inputs, mappings[1]
+        return Node, (*first, self.subgraphs)
 
     @property
-    def is_variable(self):
-        """Whether it is an input or a parameter (bool)."""
+    def is_variable(self) -> bool:
+        """Whether it is an input, a label or a parameter."""
         return self.operator == "null"
 
 
 @dataclass(frozen=True)
-class Graph:
-    """A network without its parameters.
+class MxGraph:
+    """The graph of an MXNet network, without its parameters.
 
-    Graphs are equal if their nodes and heads are, each in its place. To ask whether two files
-    hold the same network, prune both graphs to their own heads first.
+    Graphs are equal if their nodes and heads are equal and in the same order. To tell whether two
+    files hold the same network, prune both graphs to their own heads first.
 
     Parameters
     ----------
     nodes : tuple of Node
-        Each after what it needs.
+        In topological order.
     heads : tuple of (int, int)
-        Number of the node, and which of its outputs, for each output of the network.
+        The outputs of the network: the index of a node, and the index of one of its outputs.
     """
 
-    nodes: tuple
-    heads: tuple
+    nodes: tuple[Node, ...]
+    heads: tuple[Entry, ...]
 
     @classmethod
-    def from_json(cls, text):
+    def from_json(cls, text: str | bytes) -> "MxGraph":
         """Read the JSON that MXNet writes.
 
         Parameters
         ----------
         text : str or bytes
-            What is in a ``-symbol.json`` of any version since 0.8.
+            The content of a ``-symbol.json`` of any version since 0.8.
 
         Returns
         -------
-        Graph
+        MxGraph
             In the form of MXNet 1.9, whatever the version of the file.
 
         Raises
         ------
         ValueError
-            If it is no such JSON, or its graph is broken.
+            If the text is not JSON, or the graph is broken.
 
         Examples
         --------
-        >>> graph = Graph.from_json('''{"heads": [[1, 0]], "nodes": [
+        >>> graph = MxGraph.from_json('''{"heads": [[1, 0]], "nodes": [
         ...     {"op": "null", "name": "data", "inputs": []},
         ...     {"op": "Flatten", "name": "flat", "inputs": [[0, 0]]}]}''')
         >>> graph
-        Graph(1 operators, 1 variables)
+        MxGraph(1 operators, 1 variables)
         >>> graph.nodes[1].inputs
         ((0, 0),)
         """
@@ -105,112 +101,93 @@ class Graph:
         except (TypeError, ValueError, RecursionError) as error:
             raise ValueError(f"the graph is not JSON: {error}") from None
         nodes, heads = upgrade(found)
-        return cls(tuple(Node(*node) for node in nodes), heads)
+        # Files of 0.8, which had no loops, list fewer nodes than there are.
+        bodies = [
+            tuple(node["subgraphs"]) if node["op"] in _LOOPS and "subgraphs" in node else ()
+            for node in found["nodes"]
+        ]
+        bodies = bodies if len(bodies) == len(nodes) else [()] * len(nodes)
+        return cls(tuple(Node(*node, body) for node, body in zip(nodes, bodies)), heads)
 
-    def to_json(self):
-        """Write the JSON that MXNet 1.9 writes, and reads.
+    def to_json(self) -> str:
+        """Write the JSON that MXNet 1.9 writes and reads.
 
         Returns
         -------
         str
-
-        Raises
-        ------
-        ValueError
-            If an operator holds a graph of its own, as loops do: it is not kept here.
         """
-        for node in self.nodes:
-            if node.operator in _HOLDS_GRAPHS:
-                raise ValueError(
-                    f"layer {node.name!r} ({node.operator}) holds a graph of its own, and such "
-                    "networks can be read but not written"
-                )
         nodes = [
             {
                 "op": node.operator,
                 "name": node.name,
-                "attrs": {**node.attributes, **node.training},
+                "attrs": dict(node.attributes) | dict(node.training),
                 "inputs": [[*source, 0] for source in node.inputs],
+                **({"subgraphs": list(node.subgraphs)} if node.subgraphs else {}),
             }
             for node in self.nodes
         ]
-        variables = [number for number, node in enumerate(self.nodes) if node.is_variable]
-        return write_json(
-            {
-                "nodes": nodes,
-                "arg_nodes": variables,
-                "heads": [[*head, 0] for head in self.heads],
-                "attrs": {"mxnet_version": ["int", 10901]},
-            }
-        )
+        variables = [node_id for node_id, node in enumerate(self.nodes) if node.is_variable]
+        graph = {
+            "nodes": nodes,
+            "arg_nodes": variables,
+            "heads": [[*head, 0] for head in self.heads],
+            "attrs": {"mxnet_version": ["int", 10901]},
+        }
+        # MXNet cannot read numeric escapes, as json writes for control characters.
+        return _ESCAPE.sub(_unescaped, json.dumps(graph, ensure_ascii=False))
 
-    def prune(self, heads):
-        """Keep what some outputs need.
+    def prune(self, heads: Iterable[Entry]) -> "MxGraph":
+        """Keep the nodes that some outputs depend on.
 
         Parameters
         ----------
         heads : iterable of (int, int)
-            Number of the node, and which of its outputs.
+            The index of a node, and the index of one of its outputs.
 
         Returns
         -------
-        Graph
-            With these heads. The order of its nodes depends on nothing but what it holds.
+        MxGraph
+            With these heads. The order of its nodes depends only on its content.
 
         Raises
         ------
         ValueError
-            If a head is no node of this graph.
+            If a head is not a node of this graph.
         """
         heads = tuple(heads)
-        numbers, nodes = {}, []
+        new_ids: dict[int, int] = {}
+        nodes: list[Node] = []
         for head, _ in heads:
             if not 0 <= head < len(self.nodes):
                 raise ValueError(
                     f"a head should be one of the {len(self.nodes)} nodes, found node {head}"
                 )
-            # Depth first, with a stack of its own: networks are deeper than Python's.
+            # Depth first without recursion: networks are deeper than Python's stack.
             stack = [head]
             while stack:
-                number = stack[-1]
-                if number in numbers:
+                node_id = stack[-1]
+                if node_id in new_ids:
                     stack.pop()
                     continue
-                node = self.nodes[number]
-                waiting = [source for source, _ in node.inputs if source not in numbers]
-                if waiting:
-                    stack.extend(reversed(waiting))
+                node = self.nodes[node_id]
+                pending = [source for source, _ in node.inputs if source not in new_ids]
+                if pending:
+                    stack.extend(reversed(pending))
                     continue
-                numbers[number] = len(nodes)
-                inputs = tuple((numbers[source], output) for source, output in node.inputs)
+                new_ids[node_id] = len(nodes)
+                inputs = tuple((new_ids[source], output) for source, output in node.inputs)
                 nodes.append(replace(node, inputs=inputs))
-        return Graph(tuple(nodes), tuple((numbers[head], output) for head, output in heads))
+        return MxGraph(tuple(nodes), tuple((new_ids[head], output) for head, output in heads))
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         operators = sum(not node.is_variable for node in self.nodes)
-        return f"Graph({operators} operators, {len(self.nodes) - operators} variables)"
+        return f"MxGraph({operators} operators, {len(self.nodes) - operators} variables)"
 
 
-def write_json(graph):
-    """Write a parsed graph so that MXNet reads it.
-
-    Parameters
-    ----------
-    graph : dict
-
-    Returns
-    -------
-    str
-        JSON, but for control characters in names: like other letters they stand for themselves, as
-        MXNet knows no escapes by number.
-    """
-    return _ESCAPE.sub(_unescaped, json.dumps(graph, ensure_ascii=False))
-
-
-# Whole escapes, so that a backslash that is one itself begins none.
+# Whole escapes: an escaped backslash begins no other escape.
 _ESCAPE = re.compile(r"\\(u[0-9a-f]{4}|.)")
 
 
-def _unescaped(escape):
+def _unescaped(escape: re.Match[str]) -> str:
     known = escape[1] in ("n", "r", "t", "\\", '"')
     return escape[0] if known else json.loads(f'"{escape[0]}"')

@@ -1,20 +1,25 @@
-"""Frozen networks with named layers, one file for each framework."""
+"""Frozen networks with named layers; one file per framework."""
 
 import copy
+import os
 import re
+from collections.abc import Callable, Mapping
 from numbers import Integral
-from os import PathLike
 from pathlib import Path
+from typing import Any
 
-from xfer.sources.base import Features, Layer, SourceModel
+import numpy as np
+
+from xfer.sources.base import Layer, SourceModel
+from xfer.sources.table import Features
 
 __all__ = [
     "Features",
     "Layer",
     "SourceModel",
     "load_checkpoint",
-    "open_saved_source",
     "open_source",
+    "source_from_state",
 ]
 
 #: What can run an MXNet network.
@@ -22,14 +27,16 @@ ENGINES = ("auto", "onnxruntime", "mxnet")
 
 
 def open_source(
-    model,
+    model: Any,
     *,
-    preprocess=None,
-    padding_id=None,
-    engine="auto",
-    context_function=None,
-    num_devices=1,
-):
+    inputs: Any = None,
+    preprocess: Callable[[list], Any] | None = None,
+    padding_id: int | None = None,
+    cache_key: str | None = None,
+    engine: str = "auto",
+    context_function: Callable[[int], Any] | None = None,
+    num_devices: int = 1,
+) -> SourceModel:
     """Open a pre-trained network as a source of features.
 
     Parameters
@@ -37,30 +44,34 @@ def open_source(
     model : network, str or path-like
         An ``mxnet.mod.Module`` or a Gluon ``HybridBlock``, which is read once: its parameters are
         copied. A ``torch.nn.Module``, which is run where it is, in inference mode, and put back
-        into its own. A ``SentenceTransformer``, which takes texts. An ``onnx.ModelProto``. The path
-        of an ``.onnx`` file, of an MXNet checkpoint's ``.params``, or of the folder of a saved
+        into its own mode. A ``SentenceTransformer``, which takes texts. An ``onnx.ModelProto``. The
+        path of an ``.onnx`` file, of an MXNet checkpoint's ``.params``, or of the folder of a saved
         SentenceTransformer. An open source, which is a :class:`xfer.sources.SourceModel` or any
-        object with its ``layers`` and ``extract(data, layer_names, *, pooling, progress)``. No
-        network is ever changed.
+        object with ``layers`` and ``extract(data, layer_names, *, pooling, progress)``. The network
+        is never changed.
+    inputs : ImageInputs, TextInputs, or a tokenizer or image processor of transformers, optional
+        Makes the network's inputs of raw examples: data are then lists of images or texts; dicts of
+        arrays still count as ready inputs. Image and text inputs are saved with a repurposer.
     preprocess : callable, optional
-        Turns a list of examples, such as texts or images, into what the network takes: an array
-        with a row for each, a list of their arrays, or a dict of these by the names of its inputs,
-        as tokenizers give. Then data are lists of such examples; only dicts of inputs are taken for
-        ready. It is not saved with a repurposer.
+        A function in place of ``inputs``: it gets a list of examples and returns an array with one
+        row for each, a list of their arrays, or a dict of these by input name. It is code, so it is
+        not saved with a repurposer, and a cache needs a ``cache_key`` for it.
     padding_id : int, optional
-        The word id that fills up short sequences, which pooling ``"masked_mean"`` leaves out. A
-        network with an input ``attention_mask`` needs none, nor one of torch whose embedding names
-        its own.
+        The word id that pads short sequences, which pooling ``"masked_mean"`` leaves out. A network
+        with an input ``attention_mask`` needs none, nor one of PyTorch whose embedding names its
+        own.
+    cache_key : str, optional
+        Your name for this version of what xfer cannot know for certain: a function, or a PyTorch
+        network with hooks, patched methods or compiled code. Change it whenever they change.
     engine : {"auto", "onnxruntime", "mxnet"}, default="auto"
-        What runs an MXNet network. ``"auto"`` is ONNX Runtime, but for a Module that is elsewhere
-        than on the CPU, or is given devices. MXNet takes over, with a warning, where an operator
-        has no conversion; and, for a Module, where the two disagree on the first examples, which
-        both compute.
+        What runs an MXNet network. ``"auto"`` is ONNX Runtime, except for a Module on another
+        device than the CPU. MXNet takes over, with a warning, where an operator has no conversion;
+        and, for a Module, where the two disagree on the first examples, which both compute.
     context_function : callable, optional
-        Makes the device of each number, as ``mxnet.cpu`` and ``mxnet.gpu`` do, for a Module that
+        Makes the device of each index, as ``mxnet.cpu`` and ``mxnet.gpu`` do, for a Module that
         MXNet is to run; by default it runs on the Module's first device.
     num_devices : int, default=1
-        How many devices of MXNet share each batch.
+        How many MXNet devices share each batch.
 
     Returns
     -------
@@ -69,61 +80,60 @@ def open_source(
     Raises
     ------
     TypeError
-        If ``model`` is nothing that can be opened.
+        If ``model`` cannot be opened, or an option is of the wrong kind.
     ImportError
         If a package that it needs is not installed; the message says how to install it.
     ValueError
-        If the Module has no parameters, a file is broken, a number of devices is not a positive
-        integer, or there is no such engine.
+        If the Module has no parameters, a file is broken, or an option is out of range.
     FileNotFoundError
         If there is no such file.
 
     Examples
     --------
     >>> import xfer
-    >>> import mxnet as mx
-    >>> hidden = mx.sym.FullyConnected(mx.sym.var("data"), num_hidden=4, name="hidden")
-    >>> module = mx.mod.Module(mx.sym.softmax(hidden, name="out"), label_names=None)
-    >>> module.bind(data_shapes=[("data", (10, 8))], for_training=False)
-    >>> module.init_params()
-    >>> print(xfer.open_source(module))
-    ModuleSource(2 layers, inputs: data)
-    layer   operator        output shape  parameters
-    hidden  FullyConnected  (4,)          36
-    out     softmax         (4,)          0
+    >>> source = xfer.open_source(f"{xfer.example.checkpoint()}-0000.params")
+    >>> source
+    CheckpointSource(11 layers, inputs: data)
     """
     if isinstance(num_devices, bool) or not isinstance(num_devices, int) or num_devices < 1:
-        raise ValueError(f"num_devices must be a positive integer, got {num_devices!r}")
-    if engine not in ENGINES:
-        raise ValueError(f"engine must be one of {', '.join(ENGINES)}, got {engine!r}")
+        raise ValueError(f"num_devices must be an integer >= 1, got {num_devices!r}")
+    _check_engine(engine)
+    if inputs is not None and preprocess is not None:
+        raise ValueError("inputs and preprocess both make the network's inputs: give one of them")
     if preprocess is not None and not callable(preprocess):
         raise TypeError(f"preprocess must be a function of a list of examples, got {preprocess!r}")
-    if padding_id is not None and (
-        isinstance(padding_id, bool) or not isinstance(padding_id, Integral)
-    ):
+    if isinstance(padding_id, bool) or not isinstance(padding_id, (Integral, type(None))):
         raise TypeError(f"padding_id must be a word id, an integer, got {padding_id!r}")
+    if not isinstance(cache_key, (str, type(None))):
+        raise TypeError(f"cache_key must be a string, got {cache_key!r}")
+    options: dict[str, Any] = {}
+    if inputs is not None or preprocess is not None:
+        from xfer.inputs import as_inputs
+
+        options["inputs"] = as_inputs(preprocess if inputs is None else inputs, cache_key)
+        options["padding_id"] = getattr(options["inputs"], "padding_id", None)
+    given = {"padding_id": padding_id, "cache_key": cache_key}
+    options.update({name: value for name, value in given.items() if value is not None})
+    options = {name: value for name, value in options.items() if value is not None}
     source = _open(model, engine, context_function, num_devices)
-    if preprocess is None and padding_id is None:
-        return source
-    if source is model:
+    if options and source is model:
         source = copy.copy(source)
-    if preprocess is not None:
-        source.preprocess = preprocess
-    if padding_id is not None:
-        source.padding_id = padding_id
+        vars(source).pop("_checked", None)
+    for name, value in options.items():
+        setattr(source, name, value)
     return source
 
 
-def _open(model, engine, context_function, num_devices):
+def _open(
+    model: Any, engine: str, context_function: Callable[[int], Any] | None, num_devices: int
+) -> Any:
     # A model can only come from a framework that is loaded, so its class tells the file.
     frameworks = {kind.__module__.partition(".")[0] for kind in type(model).__mro__}
     if "mxnet" in frameworks:
-        from xfer.sources.mxnet import BlockSource, ModuleSource
+        from xfer.sources.mxnet import open_block, open_module
 
-        kind = BlockSource if hasattr(model, "collect_params") else ModuleSource
-        return kind(
-            model, engine=engine, context_function=context_function, num_devices=num_devices
-        )
+        open_one = open_block if hasattr(model, "collect_params") else open_module
+        return open_one(model, engine, context_function, num_devices)
     if "sentence_transformers" in frameworks:
         from xfer.sources.sentence_transformers import SentenceTransformerSource
 
@@ -132,7 +142,7 @@ def _open(model, engine, context_function, num_devices):
         from xfer.sources.torch import TorchSource
 
         return TorchSource(model)
-    path = str(model) if isinstance(model, (str, PathLike)) else ""
+    path = str(model) if isinstance(model, (str, os.PathLike)) else ""
     if "onnx" in frameworks or path.endswith(".onnx"):
         from xfer.sources.onnx import OnnxSource
 
@@ -146,7 +156,7 @@ def _open(model, engine, context_function, num_devices):
         except ImportError as error:
             raise ImportError(
                 f"{path} holds a SentenceTransformer, which needs sentence-transformers: "
-                "pip install 'xfer[text]'"
+                "pip install 'xfer-learn[text]'"
             ) from error
 
         return SentenceTransformerSource.of_folder(path)
@@ -154,7 +164,7 @@ def _open(model, engine, context_function, num_devices):
         return model
     if path.endswith((".pt", ".pth", ".bin", ".ckpt")):
         raise TypeError(
-            f"{path} is a file of torch, which holds code or bare parameters, not a network: "
+            f"{path} is a PyTorch file, which holds code or bare parameters, not a network: "
             "make the network, load them into it, and give the module"
         )
     raise TypeError(
@@ -165,15 +175,26 @@ def _open(model, engine, context_function, num_devices):
     )
 
 
-def load_checkpoint(prefix, epoch=0, *, engine="auto"):
+def load_checkpoint(
+    prefix: str | os.PathLike[str],
+    epoch: int = 0,
+    *,
+    inputs: Any = None,
+    preprocess: Callable[[list], Any] | None = None,
+    padding_id: int | None = None,
+    cache_key: str | None = None,
+    engine: str = "auto",
+) -> SourceModel:
     """Open an MXNet checkpoint as a source of features; MXNet need not be installed.
 
     Parameters
     ----------
     prefix : str or path-like
-        What comes before ``-symbol.json`` in the name of the file with the graph; or all of it.
+        What comes before ``-symbol.json`` in the name of the file with the graph, or all of it.
     epoch : int, default=0
-        The number in ``-0000.params``, the file with the parameters.
+        The epoch in ``-0000.params``, the file with the parameters.
+    inputs, preprocess, padding_id, cache_key
+        See :func:`xfer.open_source`.
     engine : {"auto", "onnxruntime", "mxnet"}, default="auto"
         What runs it: ``"auto"`` is ONNX Runtime; and MXNet, where it is installed, if an operator
         has no conversion.
@@ -187,7 +208,7 @@ def load_checkpoint(prefix, epoch=0, *, engine="auto"):
     FileNotFoundError
         If there is no such checkpoint.
     ValueError
-        If a file is broken; the message tells where.
+        If a file is broken; the message says where.
 
     Examples
     --------
@@ -200,39 +221,30 @@ def load_checkpoint(prefix, epoch=0, *, engine="auto"):
     (100, 64, 1, 1)
     """
     if isinstance(epoch, bool) or not isinstance(epoch, int) or epoch < 0:
-        raise ValueError(f"epoch must be a whole number, 0 or more, got {epoch!r}")
-    if engine not in ENGINES:
-        raise ValueError(f"engine must be one of {', '.join(ENGINES)}, got {engine!r}")
+        raise ValueError(f"epoch must be an integer >= 0, got {epoch!r}")
+    _check_engine(engine)
     from xfer.checkpoint.network import Network
     from xfer.sources.checkpoint import CheckpointSource
 
-    return CheckpointSource(Network.of_files(prefix, epoch), engine=engine)
+    source = CheckpointSource(Network.from_files(prefix, epoch), engine=engine)
+    return open_source(
+        source, inputs=inputs, preprocess=preprocess, padding_id=padding_id, cache_key=cache_key
+    )
 
 
-def open_saved_source(description, arrays):
-    """Open a network that a source took apart with its ``parts`` method.
-
-    Parameters
-    ----------
-    description : dict
-        With the ``kind`` of source.
-    arrays : dict of str to ndarray
-
-    Returns
-    -------
-    SourceModel
-
-    Raises
-    ------
-    ValueError
-        If the kind is unknown.
-    """
-    if description["kind"] == "mxnet":
+def source_from_state(state: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> SourceModel:
+    """Make a source of what its `to_state` returned."""
+    if state["kind"] == "mxnet":
         from xfer.sources.checkpoint import CheckpointSource
 
-        return CheckpointSource.from_parts(description, arrays)
-    if description["kind"] == "onnx":
+        return CheckpointSource.from_state(state, arrays)
+    if state["kind"] == "onnx":
         from xfer.sources.onnx import OnnxSource
 
-        return OnnxSource.from_parts(description, arrays)
-    raise ValueError(f"its network is of the unknown kind {description['kind']!r}")
+        return OnnxSource.from_state(state, arrays)
+    raise ValueError(f"its network is of the unknown kind {state['kind']!r}")
+
+
+def _check_engine(engine: str) -> None:
+    if engine not in ENGINES:
+        raise ValueError(f"engine must be one of {', '.join(ENGINES)}, got {engine!r}")

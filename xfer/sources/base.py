@@ -8,17 +8,17 @@ from typing import Any
 
 import numpy as np
 
-from xfer.sources.data import (
+from xfer.sources.batches import (
     Batch,
     Examples,
     as_array,
     check_names,
     checked_input,
     count,
-    open_data,
     take,
     to_numpy,
 )
+from xfer.sources.data import open_data
 from xfer.sources.pooling import check_poolings, pool
 from xfer.sources.table import Features, FeatureTable
 
@@ -106,6 +106,10 @@ class SourceModel(ABC):
             If there is no name, a name occurs twice, or there is no such layer; the message lists
             the nearest names.
         """
+        return self._look_up(names)
+
+    def _look_up(self, names: str | Iterable[str]) -> tuple[Layer, ...]:
+        """Look layers up by name; their shapes may be left out where they take long to infer."""
         return find_layers(names, self._find_layer)
 
     def _find_layer(self, name: str) -> Layer:
@@ -157,7 +161,7 @@ class SourceModel(ABC):
             If a layer is unknown, the data do not fit the network, are empty, they or the features
             hold NaN or infinity, or a layer's features depend on the other examples in a batch.
         """
-        layers = self.find_layers(layer_names)
+        layers = self._look_up(layer_names)
         names = [layer.name for layer in layers]
         poolings = check_poolings(pooling, names)
         data = open_data(data)
@@ -206,7 +210,9 @@ class SourceModel(ABC):
         self, examples: Examples, layers: tuple[Layer, ...], poolings: Sequence[str]
     ) -> list[np.ndarray]:
         """Compute the pooled features of one batch."""
-        inputs = self.prepare(examples, self._inputs_of(layers))
+        inputs = examples
+        if not isinstance(inputs, dict):
+            inputs = self.prepare(inputs, self._inputs_of(layers))
         outputs = self._pooled(inputs, layers, poolings)
         self._check_same_features(inputs, outputs, layers, poolings)
         return outputs

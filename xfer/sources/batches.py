@@ -1,41 +1,81 @@
-"""One batch of data, and what every batch is checked for."""
+"""One batch of data, what data of every kind have in common, and what every batch is checked for."""
 
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+
+Examples = dict[str, np.ndarray] | list[Any]
+CheckLabels = Callable[[np.ndarray], np.ndarray]
 
 
 @dataclass(frozen=True)
 class Batch:
-    """Some examples, of which the first ``rows`` count.
+    """Inputs of a network, each of shape (m, ...), or m raw examples; the first n_examples count."""
 
-    ``examples`` are a dict of the network's inputs, each of shape (m, ...), or a list of m examples
-    that are to be preprocessed.
-    """
-
-    examples: dict | list
-    rows: int
-    labels: np.ndarray | None
+    examples: Examples
+    n_examples: int
+    labels: np.ndarray | None = None
 
 
-def take(examples, index):
-    """Pick some of a batch's examples, by a slice or an array of their numbers."""
+class Data(ABC):
+    """Examples of one kind, with their labels, readable in batches."""
+
+    #: How many examples there are at most; None where that is not known before they are read.
+    n_examples: int | None = None
+    #: Labels given beside the examples, checked; None where batches bring them or there are none.
+    labels: np.ndarray | None = None
+
+    def __init__(self, given: Any, check_labels: CheckLabels | None) -> None:
+        self.given = given
+        self._check_labels = check_labels
+
+    @abstractmethod
+    def batches(
+        self,
+        input_names: Sequence[str],
+        needed: Sequence[str],
+        *,
+        raw: bool,
+        batch_size: int,
+        progress: bool | None = False,
+    ) -> Iterator[Batch]:
+        """Check that the data fit a network's inputs, then return an iterator of batches.
+
+        `needed` are the inputs that the layers depend on; `raw` says whether the network takes raw
+        examples, which something makes its inputs of.
+        """
+
+    def join_labels(self, parts: Sequence[np.ndarray | None]) -> np.ndarray | None:
+        """Return the labels of all examples, given those that the batches brought."""
+        if self.labels is not None:
+            return self.labels
+        found = None if any(part is None for part in parts) else np.concatenate(list(parts))
+        if self._check_labels is None:
+            return found
+        if found is None:
+            raise ValueError("the iterator carries no labels: make it with both data and labels")
+        return self._check_labels(found)
+
+
+def take(examples: Examples, index: slice | np.ndarray) -> Examples:
+    """Pick some of a batch's examples."""
     if isinstance(examples, dict):
         return {name: array[index] for name, array in examples.items()}
-    return examples[index] if isinstance(index, slice) else [examples[n] for n in index]
+    return examples[index] if isinstance(index, slice) else [examples[i] for i in index]
 
 
-def join(parts):
-    """Put the examples of several batches together."""
-    if len(parts) == 1:
-        return parts[0]
-    if isinstance(parts[0], dict):
-        return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
-    return [example for part in parts for example in part]
+def count(examples: Examples) -> int:
+    """Return how many examples a batch holds, padding included."""
+    return len(next(iter(examples.values())) if isinstance(examples, dict) else examples)
 
 
-def check_names(names, input_names, needed):
-    """Refuse data that lack an input that is needed, or have what is none."""
+def check_names(
+    names: Sequence[str] | Mapping[str, Any], input_names: Sequence[str], needed: Sequence[str]
+) -> None:
+    """Refuse data that lack a needed input, or hold something that is not an input."""
     if not {*needed} <= {*names} <= {*input_names}:
         which = "" if len(needed) == len(input_names) else f"; needed here: {', '.join(needed)}"
         raise ValueError(
@@ -44,8 +84,8 @@ def check_names(names, input_names, needed):
         )
 
 
-def to_numpy(values):
-    """Return an array of NumPy's of one of MXNet's or torch's, or of anything like an array."""
+def to_numpy(values: Any) -> np.ndarray:
+    """Return a NumPy array of anything like an array, tensors of MXNet and torch included."""
     if hasattr(values, "asnumpy"):
         return values.asnumpy()
     if hasattr(values, "detach"):
@@ -55,8 +95,8 @@ def to_numpy(values):
     return np.asarray(values)
 
 
-def as_array(values, name):
-    """Return the data of one input as an array of numbers with a row for each example."""
+def as_array(values: Any, name: str) -> np.ndarray:
+    """Return the data of one input as an array of numbers with one row per example."""
     array = to_numpy(values)
     if array.ndim == 0 or array.dtype.kind not in "fiub":
         raise ValueError(
@@ -66,44 +106,30 @@ def as_array(values, name):
     return array
 
 
-def checked(array, name, start=None):
-    """Return inputs in a dtype that networks take, after a look for NaN and infinity."""
+def checked_input(array: np.ndarray, name: str, start: int | None = None) -> np.ndarray:
+    """Return an input as float32 or integers, after a check for NaN and infinity."""
     if array.dtype.kind != "f":
         return array
     with np.errstate(over="ignore"):
         array = array.astype(np.float32, copy=False)
     if not np.isfinite(array).all():
         example = np.flatnonzero(~np.isfinite(array.reshape(len(array), -1)).all(axis=1))[0]
+        where = f"{example} of a batch" if start is None else f"{start + example}"
         raise ValueError(
-            f"input {name!r} has NaN, infinity or a number beyond 32-bit floats at example "
-            + (f"{example} of a batch" if start is None else f"{start + example}")
+            f"input {name!r} has NaN, infinity or a number beyond 32-bit floats at example {where}"
         )
     return array
 
 
-def read_labels(values, rows):
-    """Return the labels of one batch: those of its first rows, of shape (rows,) or (rows, k).
+def batch_labels(values: np.ndarray, n_examples: int) -> np.ndarray:
+    """Return the labels of a batch's first examples, of shape (n,) or (n, k).
 
     Whole numbers that a framework carries as floats become integers again.
-
-    Parameters
-    ----------
-    values : ndarray of shape (m, ...)
-    rows : int
-
-    Returns
-    -------
-    ndarray of shape (rows,) or (rows, k)
-
-    Raises
-    ------
-    ValueError
-        If there are more axes, or 32-bit floats so large that they cannot tell integers apart.
     """
     values = values.reshape(-1) if values.size == len(values) else values
     if values.ndim > 2:
-        raise ValueError(f"labels have shape {values.shape}; one row to an example is needed")
-    values = values[:rows]
+        raise ValueError(f"labels have shape {values.shape}; one row per example is needed")
+    values = values[:n_examples]
     if values.dtype.kind == "f" and (np.abs(values) < 2**63).all():
         whole = values.astype(np.int64)
         if (whole == values).all():
@@ -116,25 +142,16 @@ def read_labels(values, rows):
     return values
 
 
-def check_ids(inputs, limits):
-    """Refuse word ids that a table does not have: the nearest, or one from its end, would be taken.
+def check_ids(inputs: Mapping[str, np.ndarray], limits: Iterable[tuple[str, str, int]]) -> None:
+    """Refuse word ids beyond an embedding's table; runtimes would take another row instead.
 
-    Parameters
-    ----------
-    inputs : dict of str to ndarray
-    limits : iterable of (str, str, int)
-        Input, layer and number of ids of each table that reads an input.
-
-    Raises
-    ------
-    ValueError
-        If there is such an id.
+    `limits` holds the input, the layer and the size of the table of each embedding.
     """
-    for name, layer, number in limits:
+    for name, layer, size in limits:
         ids = inputs.get(name)
-        if ids is not None and (ids.min() < 0 or ids.max() >= number):
+        if ids is not None and ids.size and (ids.min() < 0 or ids.max() >= size):
             found = ids.min() if ids.min() < 0 else ids.max()
             raise ValueError(
-                f"the data hold id {found:.0f}; layer {layer!r} knows ids 0 to {number - 1}: "
+                f"the data hold id {found:.0f}; layer {layer!r} knows ids 0 to {size - 1}: "
                 "was the corpus made with the network's own vocabulary?"
             )

@@ -1,115 +1,81 @@
-"""MXNet networks as sources of features, with MXNet or without it."""
+"""MXNet networks as sources of features: converted to ONNX once, compared with MXNet once."""
 
 import warnings
+from collections.abc import Iterable, Mapping, Sequence
+from functools import cached_property
+from typing import Any
 
 import numpy as np
 
-from xfer.checkpoint.convert import convert
+from xfer.checkpoint.convert import Conversion, convert, inputs_that_are_read, output_names
 from xfer.checkpoint.network import Network
-from xfer.checkpoint.onnx_graph import BATCH, follows_batch
+from xfer.checkpoint.onnx_builder import BATCH, Dims, Tensor, follows_batch
 from xfer.checkpoint.operators import Unsupported
-from xfer.sources.base import Layer, SourceModel
-from xfer.sources.batches import check_ids
-from xfer.sources.onnx_engine import OnnxEngine
+from xfer.sources.base import Layer, SourceModel, check_rows, example_shapes, find_layer
+from xfer.sources.batches import check_ids, take
+from xfer.sources.onnx import OnnxSource
+from xfer.sources.onnx_model import OnnxGraph
 
-# The two engines are compared on so many examples: enough to see every channel, and few enough
-# that the slower one is not felt.
+# The engines are compared on so many examples: enough to see every channel, and few enough that the
+# slower one is not felt.
 _MOST_COMPARED = 4
-# How far they may be apart, as a share of the layer's largest number. Rounding is below a tenth.
-_TOLERANCE = 1e-3
+# How far they may differ, as a share of the layer's largest value. Rounding is below a tenth of it.
+_COMPARE_TOLERANCE = 1e-3
+_MOST_CONVERSIONS = 8
 
 
-class CheckpointSource(SourceModel):
+class CheckpointSource(OnnxSource):
     """An MXNet network, read once and run by ONNX Runtime.
 
-    Parameters
-    ----------
-    network : Network
-    engine : {"auto", "onnxruntime", "mxnet"}, default="auto"
-        What runs it: ``"auto"`` is ONNX Runtime, and MXNet where an operator has no conversion.
-    data_shapes : dict of str to tuple, optional
-        Shapes of batches, as far as they are known.
-    data_types : dict of str to numpy.dtype, optional
-        What the inputs are computed with; by default float32.
-    contexts : list of mxnet.Context, optional
-        Where MXNet runs; by default on the first CPU.
-    compare : bool, default=False
-        Whether ``"auto"`` also runs the first examples on MXNet, and leaves layers to it on which
-        the two disagree.
-
-    Attributes
-    ----------
-    data_shapes : dict of str to tuple of (int or None)
-        Shapes of batches by input; what was not known before is, once data were seen.
+    ``engine="auto"`` leaves to MXNet what has no conversion. With ``compare``, it also runs the first
+    examples on MXNet, and leaves layers to it on which the two disagree.
     """
 
     def __init__(
         self,
-        network,
+        network: Network,
         *,
-        engine="auto",
-        data_shapes=None,
-        data_types=None,
-        contexts=None,
-        compare=False,
-    ):
+        engine: str = "auto",
+        data_shapes: Mapping[str, Dims] | None = None,
+        data_types: Mapping[str, np.dtype] | None = None,
+        contexts: list[Any] | None = None,
+        compare: bool = False,
+    ) -> None:
         self._network = network
         self._engine = engine
         self._contexts = contexts
         self._compare = compare
-        self._compared = set()
-        self._left_to_mxnet = set()
+        self._compared: set[tuple[str, ...]] = set()
+        self._left_to_mxnet: set[tuple[str, ...]] = set()
         self._data_types = {**network.data_types, **(data_types or {})}
-        self.data_shapes = data_shapes or network.data_shapes
+        #: Shapes of batches by input; what was not known before is known once data were seen.
+        self.data_shapes: dict[str, Dims] = dict(data_shapes or network.data_shapes)
         self._id_limits = list(network.id_limits())
-        self._onnx = OnnxEngine(network, self._data_types)
-        self._mxnet = None
+        self._conversions: list[_Converted] = []
+        self._mxnet: Any = None
         self._layers = None
-        self._fingerprints = {}
+        self._set_caches()
 
-    def __getstate__(self):
-        return {**self.__dict__, "_mxnet": None}
+    def __getstate__(self) -> dict[str, Any]:
+        return {**super().__getstate__(), "_mxnet": None, "_conversions": []}
 
-    @property
-    def layers(self):
-        """Every operator of the graph, in topological order (list of Layer)."""
-        if self._layers is None:
-            inputs = {
-                name: (self._data_types[name], self.data_shapes.get(name))
-                for name in self.input_names
-            }
-            self._layers = [
-                Layer(name, operator, _example_shape(dims), count)
-                for name, operator, dims, count in self._network.layers(inputs)
-            ]
-        return self._layers
+    @classmethod
+    def from_state(
+        cls, state: Mapping[str, Any], arrays: Mapping[str, np.ndarray]
+    ) -> "CheckpointSource":
+        """Make a source of what `to_state` returned."""
+        source = CheckpointSource(Network.from_state(state, arrays))
+        source.batch_size = int(state["batch_size"])
+        return source
 
-    @property
-    def input_names(self):
-        """Names of the data (list of str)."""
-        return self._network.input_names
+    def to_state(self) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+        """Return the network as what JSON can hold, and arrays."""
+        state, arrays = self._network.to_state()
+        # Another batch size can round the last digit of a feature another way.
+        return {**state, "batch_size": self.batch_size}, arrays
 
-    @property
-    def network(self):
-        """Graph and parameters, which are never changed (Network)."""
-        return self._network
-
-    @property
-    def contexts(self):
-        """Where MXNet runs; None is the first CPU (list of mxnet.Context or None)."""
-        return self._contexts
-
-    def with_network(self, network):
-        """Open another network, to be run where this one is, and compared on its first examples.
-
-        Parameters
-        ----------
-        network : Network
-
-        Returns
-        -------
-        CheckpointSource
-        """
+    def with_network(self, network: Network) -> "CheckpointSource":
+        """Open another network that is run where this one is, and compared on its first examples."""
         shapes, types = (
             {name: known[name] for name in network.input_names if name in known}
             for known in (self.data_shapes, self._data_types)
@@ -122,128 +88,189 @@ class CheckpointSource(SourceModel):
             contexts=self._contexts,
             compare=True,
         )
-        source.preprocess, source.padding_id = self.preprocess, self.padding_id
+        source.inputs, source.padding_id = self.inputs, self.padding_id
         return source
 
-    def parts(self):
-        """Take the network apart, for saving.
+    @property
+    def layers(self) -> list[Layer]:
+        """Every operator of the graph, in topological order."""
+        if self._layers is None:
+            conversion = self._conversion(self.data_shapes).conversion
+            self._layers = [
+                Layer(name, operator, _example_shape(dims), count)
+                for name, operator, dims, count in self._network.layers(conversion)
+            ]
+        return self._layers
 
-        Returns
-        -------
-        description : dict
-            Goes into JSON.
-        arrays : dict of str to ndarray
-            The parameters, named as in MXNet's own files: ``arg:`` or ``aux:`` and the name.
-        """
-        description, arrays = self._network.parts()
-        # Another batch size can round the last digit of a feature another way.
-        return {**description, "batch_size": self.batch_size}, arrays
+    @property
+    def layer_names(self) -> list[str]:
+        """Names of ``layers``."""
+        return list(self._network.positions)
 
-    @classmethod
-    def from_parts(cls, description, arrays):
-        """Put a network together that :meth:`parts` took apart.
+    @property
+    def input_names(self) -> list[str]:
+        """Names of the data."""
+        return self._network.input_names
 
-        Parameters
-        ----------
-        description : dict
-        arrays : dict of str to ndarray
+    @property
+    def network(self) -> Network:
+        """Graph and parameters, which are never changed."""
+        return self._network
 
-        Returns
-        -------
-        CheckpointSource
-        """
-        source = CheckpointSource(Network.from_parts(description, arrays))
-        source.batch_size = int(description["batch_size"])
-        return source
+    @property
+    def contexts(self) -> list[Any] | None:
+        """The devices that MXNet runs on; None is the first CPU."""
+        return self._contexts
 
-    def fingerprint(self, layer_names):
-        """Tell what decides the features of some layers, to know the same network again.
+    def takes_any_batch_size(self) -> bool:
+        """Return whether every layer can be computed for batches of any size."""
+        conversion = self._conversion(self.data_shapes).conversion
+        return not any(
+            isinstance(error, ValueError) and not isinstance(error, Unsupported)
+            for error in conversion.problems.values()
+        )
 
-        Parameters
-        ----------
-        layer_names : list of str
+    def _checksums(self, names: tuple[str, ...]) -> dict[str, Any]:
+        return self._network.fingerprint(names)
 
-        Returns
-        -------
-        dict
-            Checksums of the graph up to the layers, and of each parameter in it.
-        """
-        names = tuple(layer.name for layer in self.find_layers(layer_names))
-        if names not in self._fingerprints:
-            self._fingerprints[names] = self._network.fingerprint(names)
-        return self._fingerprints[names]
+    def find_layers(self, names: str | Iterable[str]) -> tuple[Layer, ...]:
+        """Look layers up by name; see :meth:`SourceModel.find_layers`."""
+        known = {layer.name: layer for layer in self.layers}
+        return tuple(known[layer.name] for layer in self._look_up(names))
 
-    def _find_layer(self, name):
-        if isinstance(name, str) and name.endswith("_output") and name not in self.layer_names:
+    def _find_layer(self, name: str) -> Layer:
+        if name.endswith("_output") and name not in self._network.positions:
             name = name.removesuffix("_output")
-        return super()._find_layer(name)
+        # Shapes need a conversion, which waits for the shapes of the data where it can.
+        layers = self._layers or [
+            Layer(name, operator, None, count)
+            for name, operator, _, count in self._network.layers(None)
+        ]
+        return find_layer(name, layers)
 
-    def _inputs_of(self, layers):
-        return self._network.inputs_of([layer.name for layer in layers]) or self.input_names
+    def _read_inputs(self, names: tuple[str, ...]) -> list[str]:
+        return self._network.inputs_of(names)
 
-    def _forward(self, inputs, layers):
+    def _fixed_batch_size(self, names: tuple[str, ...]) -> int | None:
+        return None  # known from the conversion
+
+    @property
+    def _tolerance(self) -> float:
+        return SourceModel._tolerance.fget(self)  # type: ignore[attr-defined]
+
+    def _forward(
+        self, inputs: dict[str, np.ndarray], layers: tuple[Layer, ...]
+    ) -> Sequence[np.ndarray]:
         check_ids(inputs, self._id_limits)
-        outputs = self._run(inputs, tuple(layer.name for layer in layers))
-        if any(None in self.data_shapes.get(name, (None,)) for name in inputs):
-            # From now on the table of layers can tell their shapes.
+        outputs = self._run_engine(inputs, tuple(layer.name for layer in layers))
+        if any(None in (self.data_shapes.get(name) or (None,)) for name in inputs):
+            # From now on the table of layers can show their shapes.
             seen = {name: (BATCH, *array.shape[1:]) for name, array in inputs.items()}
             self.data_shapes = {**self.data_shapes, **seen}
             self._layers = None
         return outputs
 
-    def _takes_any_number(self):
-        """Tell whether every layer takes batches of any number of examples."""
-        inputs = {name: (self._data_types[name], dims) for name, dims in self.data_shapes.items()}
-        try:
-            convert(self._network.graph, self._network.parameters, inputs)
-        except ValueError:
-            return False
-        return True
-
-    def _run(self, inputs, names):
+    def _run_engine(
+        self, inputs: dict[str, np.ndarray], names: tuple[str, ...]
+    ) -> Sequence[np.ndarray]:
         if self._engine == "mxnet" or names in self._left_to_mxnet:
             return self._run_mxnet(inputs, names)
         try:
-            outputs = self._onnx.run(inputs, names)
+            outputs = self._run_onnx(inputs, names)
         except ValueError as error:
             if self._engine != "auto" or not (self._compare or isinstance(error, Unsupported)):
                 raise
             outputs = self._run_mxnet(inputs, names, error)
+            for name, output in zip(names, outputs):
+                check_rows(name, output.shape, inputs)
             self._leave_to_mxnet(names, str(error))
             return outputs
         if self._engine == "auto" and self._compare and names not in self._compared:
             return self._compare_engines(inputs, names, outputs)
         return outputs
 
-    def _compare_engines(self, inputs, names, outputs):
-        rows = min(len(outputs[0]), _MOST_COMPARED)
-        if not self._onnx.takes_any_number(inputs, names):
-            rows = len(outputs[0])
-        few = {name: array[:rows] for name, array in inputs.items()}
+    def _run_onnx(self, inputs: dict[str, np.ndarray], names: tuple[str, ...]) -> list[np.ndarray]:
+        converted = self._conversion_for(inputs, names)
+        tensors = tuple(dict.fromkeys(converted.tensors[name] for name in names))
+        size = self._own_sizes.get(names)
+        outputs = dict(zip(tensors, self._run(converted.graph, tensors, inputs, size)))
+        return [outputs[converted.tensors[name]] for name in names]
+
+    def _conversion_for(
+        self, inputs: Mapping[str, np.ndarray], names: tuple[str, ...]
+    ) -> "_Converted":
+        """Return a conversion for any batch size, or for one where the graph asks for that."""
+        heads = [self._network.positions[name] for name in names]
+        n, size = len(next(iter(inputs.values()))), self._own_sizes.get(names)
+        error: ValueError | None = None
+        for batch in [size] if size and n <= size else [BATCH, n]:
+            shapes = {name: (batch, *array.shape[1:]) for name, array in inputs.items()}
+            converted = self._conversion(shapes)
+            try:
+                converted.conversion.check(heads)
+            except Unsupported:
+                raise
+            except ValueError as problem:
+                error = problem
+                continue
+            if batch != BATCH:
+                self._own_sizes[names] = batch
+            return converted
+        if size:  # a larger batch does not fit; the size that did still does
+            return self._conversion_for(take(dict(inputs), slice(size)), names)
+        raise ValueError(
+            f"data of shape {example_shapes(inputs)} for one example do not fit the network: "
+            f"{error}"
+        ) from error
+
+    def _conversion(self, shapes: Mapping[str, Dims]) -> "_Converted":
+        """Convert the whole network for data of some shapes, once."""
+        # Not one for any size: features could differ in the last digit from those of a process
+        # that knew the sizes.
+        for converted in self._conversions:
+            if all(converted.shapes.get(name) == dims for name, dims in shapes.items()):
+                return converted
+        inputs = {name: (self._data_types[name], shapes.get(name)) for name in self.input_names}
+        conversion = convert(self._network.graph, self._network.parameters, inputs)
+        converted = _Converted(conversion, shapes)
+        self._conversions = [*self._conversions[1 - _MOST_CONVERSIONS :], converted]
+        return converted
+
+    def _compare_engines(
+        self, inputs: dict[str, np.ndarray], names: tuple[str, ...], outputs: list[np.ndarray]
+    ) -> Sequence[np.ndarray]:
+        n = len(outputs[0]) if names in self._own_sizes else min(len(outputs[0]), _MOST_COMPARED)
+        few = {name: array[:n] for name, array in inputs.items()}
         for name, found, expected in zip(names, outputs, self._run_mxnet(few, names)):
+            check_rows(name, expected.shape, few)
             scale = float(np.abs(expected).max(initial=0, where=np.isfinite(expected)))
-            close = found[:rows].shape == expected.shape and np.allclose(
-                found[:rows], expected, rtol=0, atol=_TOLERANCE * scale, equal_nan=True
+            close = found[:n].shape == expected.shape and np.allclose(
+                found[:n], expected, rtol=0, atol=_COMPARE_TOLERANCE * scale, equal_nan=True
             )
             if not close:
-                self._leave_to_mxnet(names, _describe_disagreement(name, found[:rows], expected))
+                self._leave_to_mxnet(names, _describe_disagreement(name, found[:n], expected))
                 return self._run_mxnet(inputs, names)
         self._compared.add(names)
         self._mxnet = None
         return outputs
 
-    def _leave_to_mxnet(self, names, reason):
+    def _leave_to_mxnet(self, names: tuple[str, ...], reason: str) -> None:
         self._left_to_mxnet.add(names)
-        warnings.warn(f"MXNet runs the network, slower: {reason}", stacklevel=5)
+        warnings.warn(f"MXNet runs the network, more slowly: {reason}", stacklevel=5)
 
-    def _run_mxnet(self, inputs, names, cause=None):
+    def _run_mxnet(
+        self,
+        inputs: dict[str, np.ndarray],
+        names: tuple[str, ...],
+        cause: ValueError | None = None,
+    ) -> list[np.ndarray]:
         if self._mxnet is None:
             try:
                 from xfer.sources.mxnet_engine import MxnetEngine
             except ImportError as error:
                 raise ValueError(
                     f"{cause or 'its engine is mxnet'}; MXNet, which would run it, cannot be "
-                    "imported here: install mxnet==1.9.1, which has wheels up to Python 3.11 "
+                    "imported here: pip install 'xfer-learn[mxnet]', on Python 3.11 "
                     f"({error})"
                 ) from error
             try:
@@ -253,19 +280,50 @@ class CheckpointSource(SourceModel):
         return self._mxnet.run(inputs, names)
 
 
-def _example_shape(dims):
+class _Converted:
+    """A network converted for data of some shapes."""
+
+    def __init__(self, conversion: Conversion, shapes: Mapping[str, Dims]) -> None:
+        self.conversion = conversion
+        self.shapes = dict(shapes)
+
+    @cached_property
+    def tensors(self) -> dict[str, str]:
+        """The ONNX tensor of each layer that was converted."""
+        graph, builder = self.conversion.graph, self.conversion.builder
+        sound, found = set(), {}
+        for node_id, node in enumerate(graph.nodes):
+            read = {source for source, _ in inputs_that_are_read(node)}
+            if node_id in self.conversion.problems or not read <= sound:
+                continue
+            sound.add(node_id)
+            for i, name in enumerate(() if node.is_variable else output_names(node)):
+                tensor = self.conversion.values.get((node_id, i))
+                if isinstance(tensor, Tensor):
+                    builder.add_output(name, tensor)
+                    found[name] = builder.outputs[-1].name
+        return found
+
+    @cached_property
+    def graph(self) -> OnnxGraph:
+        """The ONNX graph, with an output for each layer that was converted."""
+        assert self.tensors
+        return OnnxGraph(*self.conversion.builder.build())
+
+
+def _example_shape(dims: Dims) -> tuple[int | None, ...] | None:
     if not dims:
         return None
     return tuple(None if follows_batch(size) else size for size in dims[1:])
 
 
-def _describe_disagreement(name, found, expected):
+def _describe_disagreement(name: str, found: np.ndarray, expected: np.ndarray) -> str:
     if found.shape != expected.shape:
         how = f"shape {found.shape} against {expected.shape}"
     else:
         with np.errstate(invalid="ignore"):
             how = (
-                f"{np.nanmax(np.abs(found - expected)):.3g} apart where its largest number is "
+                f"{np.nanmax(np.abs(found - expected)):.3g} apart where its largest value is "
                 f"{np.nanmax(np.abs(expected)):.3g}"
             )
     return f"ONNX Runtime and MXNet disagree on layer {name!r}: {how}"

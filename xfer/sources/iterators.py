@@ -9,7 +9,7 @@ from weakref import WeakSet
 import numpy as np
 
 from xfer._io import progress_bar
-from xfer.sources.data import (
+from xfer.sources.batches import (
     Batch,
     CheckLabels,
     Data,
@@ -22,6 +22,11 @@ from xfer.sources.data import (
 
 # Iterators that the last reading left somewhere else than at their start.
 _displaced: WeakSet = WeakSet()
+
+
+def is_mxnet_iterator(data: Any) -> bool:
+    """Return whether this is an MXNet iterator, which brings its own batches and labels."""
+    return hasattr(data, "provide_data") and hasattr(data, "reset")
 
 
 class IteratorData(Data):

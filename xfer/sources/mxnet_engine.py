@@ -1,86 +1,74 @@
-"""MXNet networks run by MXNet."""
+"""MXNet as the engine of last resort: right answers, and nothing printed."""
 
-import json
+import io
+import os
+import tempfile
+import threading
 from collections import OrderedDict
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, redirect_stdout
+from typing import Any
 
 import mxnet as mx
 import numpy as np
 
-from xfer.sources.mxnet_binding import bind_for_inference
-from xfer.sources.mxnet_graph import SymbolGraph, load_graph
+from xfer.checkpoint.network import Network
+from xfer.sources.base import example_shapes
 
 _MOST_EXECUTORS = 8
+_BIND_LOCK = threading.Lock()
 
 
 class MxnetEngine:
-    """Runs a network, cut at the layers asked for, on MXNet.
+    """Runs a network on MXNet, cut at the layers asked for; several devices share each batch."""
 
-    Parameters
-    ----------
-    network : Network
-    data_types : dict of str to numpy.dtype
-        What each input is computed with.
-    contexts : list of mxnet.Context, optional
-        The devices that share each batch; by default the first CPU.
-
-    Raises
-    ------
-    ValueError
-        If MXNet cannot read the graph, as where it lacks an operator.
-    """
-
-    def __init__(self, network, data_types, contexts=None):
+    def __init__(
+        self,
+        network: Network,
+        data_types: Mapping[str, np.dtype],
+        contexts: Sequence[Any] | None = None,
+    ) -> None:
         self._network = network
         self._data_types = data_types
         self._contexts = contexts or [mx.cpu()]
-        shapes = {name: array.shape for name, array in network.arguments.items()}
-        try:
-            symbol = load_graph(json.loads(network.json))
-        except mx.MXNetError as error:
-            reason = str(error).strip().splitlines()[-1]
-            raise ValueError(f"MXNet cannot read the graph: {reason}") from error
-        self._graph = SymbolGraph(symbol, shapes)
+        load_symbol(network.graph)  # refuses operators that MXNet lacks
         # Copies: MXNet turns weights into a layout of its own in the memory that it is lent.
-        self._parameters = {name: _copy(array) for name, array in network.arguments.items()}
-        self._statistics = {name: _copy(array) for name, array in network.statistics.items()}
-        self._executors = OrderedDict()
+        self._arguments = {name: _copy(array) for name, array in network.arguments.items()}
+        self._auxiliary = {name: _copy(array) for name, array in network.auxiliary.items()}
+        self._executors: OrderedDict[Any, list[Any]] = OrderedDict()
+        self._sizes: dict[Any, set[int]] = {}
 
-    def run(self, inputs, layer_names):
-        """Compute one batch.
-
-        Parameters
-        ----------
-        inputs : dict of str to ndarray of shape (rows, ...)
-        layer_names : tuple of str
-
-        Returns
-        -------
-        list of ndarray of shape (rows, ...)
-            One for each layer.
-
-        Raises
-        ------
-        ValueError
-            If the data do not fit the network, or a layer mixes examples.
-        """
-        rows = len(next(iter(inputs.values())))
-        share = -(-rows // len(self._contexts))
+    def run(self, inputs: dict[str, np.ndarray], layer_names: tuple[str, ...]) -> list[np.ndarray]:
+        """Compute one batch: an array (n, ...) for each layer."""
+        n = len(next(iter(inputs.values())))
+        # Binding for another batch size takes long, so a batch that is a little short is filled up.
+        examples = layer_names, *((name, array.shape[1:]) for name, array in inputs.items())
+        sizes = self._sizes.setdefault(examples, set())
+        size = min((size for size in sizes if n <= size < 2 * n), default=n)
+        sizes.add(size)
+        share = -(-size // len(self._contexts))
         shapes = {name: (share, *array.shape[1:]) for name, array in inputs.items()}
         executors = self._executors_for(layer_names, shapes)
-        for number, executor in enumerate(executors):
-            # The last device may get less than its share: it computes the last row again.
-            index = np.minimum(np.arange(number * share, (number + 1) * share), rows - 1)
+        for index, executor in enumerate(executors):
+            rows = np.minimum(np.arange(index * share, (index + 1) * share), n - 1)
             for name, array in inputs.items():
                 if name in executor.arg_dict:
-                    executor.arg_dict[name][:] = array if len(executors) == 1 else array[index]
+                    executor.arg_dict[name][:] = array[rows]
             executor.forward(is_train=False)
-        if len(executors) == 1:
-            return [output.asnumpy() for output in executors[0].outputs]
         outputs = zip(*(executor.outputs for executor in executors))
-        return [np.concatenate([part.asnumpy() for part in parts])[:rows] for parts in outputs]
+        parts = [[part.asnumpy() for part in parts] for parts in outputs]
+        if len(executors) == 1 and n == size:
+            return [part for (part,) in parts]
+        for name, (first, *_) in zip(layer_names, parts):
+            if first.ndim == 0 or len(first) != share:
+                raise ValueError(
+                    f"layer {name!r} has output shape {first.shape} for a batch of {share} "
+                    f"examples; features need one row for each example on the first axis"
+                )
+        return [np.concatenate(part)[:n] for part in parts]
 
-    def _executors_for(self, names, shapes):
-        key = (names, tuple(sorted(shapes.items())))
+    def _executors_for(self, names: tuple[str, ...], shapes: dict[str, tuple]) -> list[Any]:
+        key = names, tuple(sorted(shapes.items()))
         if key not in self._executors:
             self._executors[key] = self._bind(names, shapes)
             if len(self._executors) > _MOST_EXECUTORS:
@@ -88,41 +76,117 @@ class MxnetEngine:
         self._executors.move_to_end(key)
         return self._executors[key]
 
-    def _bind(self, names, shapes):
-        argument_shapes = self._graph.infer(names, shapes)
-        symbol = self._graph.group(names)
+    def _bind(self, names: tuple[str, ...], shapes: dict[str, tuple]) -> list[Any]:
+        symbol = load_symbol(self._network.prune(names))
         self._check_parameters(symbol)
-        types = {name: array.dtype for name, array in self._parameters.items()}
-        types.update(self._data_types)
         arguments = symbol.list_arguments()
+        known = {name: array.shape for name, array in self._arguments.items()}
+        argument_shapes = dict(zip(arguments, _infer_shapes(symbol, {**known, **shapes}, shapes)))
+        types = {name: array.dtype for name, array in self._arguments.items()}
+        types.update(self._data_types)
         found, _, _ = symbol.infer_type(**{n: types[n] for n in arguments if n in types})
         argument_types = dict(zip(arguments, found))
         executors = []
         for context in self._contexts:
             arrays = {
-                name: self._parameters[name].as_in_context(context)
-                if name in self._parameters
+                name: self._arguments[name].as_in_context(context)
+                if name in self._arguments
                 else mx.nd.zeros(shape, ctx=context, dtype=argument_types[name])
                 for name, shape in argument_shapes.items()
             }
-            statistics = {
-                name: self._statistics[name].as_in_context(context)
+            states = {
+                name: self._auxiliary[name].as_in_context(context)
                 for name in symbol.list_auxiliary_states()
             }
-            executors.append(bind_for_inference(symbol, context, arrays, statistics))
+            with safe_binding():
+                executors.append(symbol.bind(context, arrays, grad_req="null", aux_states=states))
         return executors
 
-    def _check_parameters(self, symbol):
+    def _check_parameters(self, symbol: Any) -> None:
         needed = {*symbol.list_arguments(), *symbol.list_auxiliary_states()}
         network = self._network
         missing = needed - {*network.parameters, *network.input_names, *network.idle_names}
         if missing:
-            missing = sorted(missing)
             raise ValueError(
-                f"the network has no parameters named {', '.join(missing)}; if one is a label, "
-                f"make the Module with label_names={missing[:1]}"
+                f"the network has no parameters named {', '.join(sorted(missing))}; if one is a "
+                f"label, make the Module with label_names={sorted(missing)[:1]}"
             )
 
 
-def _copy(array):
+def load_symbol(graph: Any) -> Any:
+    """Make an MXNet symbol of an MxGraph."""
+    try:
+        return mx.sym.load_json(graph.to_json())
+    except mx.MXNetError as error:
+        raise ValueError(f"MXNet cannot read the graph: {_last_line(error)}") from error
+
+
+def _infer_shapes(symbol: Any, known: Mapping[str, tuple], data: Mapping[str, tuple]) -> list:
+    names = symbol.list_arguments()
+    examples = example_shapes({name: np.broadcast_to(0, shape) for name, shape in data.items()})
+    try:
+        with redirect_stdout(io.StringIO()):  # MXNet prints what it was given before it raises
+            shapes, _, _ = symbol.infer_shape(**{n: known[n] for n in names if n in known})
+    except mx.MXNetError as error:
+        raise ValueError(
+            f"data of shape {examples} for one example do not fit the network: {_last_line(error)}"
+        ) from error
+    if shapes is None:
+        raise ValueError(f"data of shape {examples} do not determine every shape in the network")
+    return shapes
+
+
+@contextmanager
+def safe_binding() -> Iterator[None]:
+    """Bind inside: MXNet then fuses nothing wrongly, and does not say so on each bind.
+
+    Its MKLDNN subgraph backend, the default on a CPU, adds a convolution's output into a tensor
+    that is still needed, as the shortcut of every pre-activation ResNet is, and silently gives
+    wrong features from there on.
+    """
+    # The environment and the standard error stream belong to the whole process.
+    with _BIND_LOCK, _without_subgraph_backend(), _without_bind_line():
+        yield
+
+
+@contextmanager
+def _without_subgraph_backend() -> Iterator[None]:
+    name = "MXNET_SUBGRAPH_BACKEND"
+    before = os.environ.get(name)
+    os.environ[name] = "NONE"
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[name]
+        else:
+            os.environ[name] = before
+
+
+@contextmanager
+def _without_bind_line() -> Iterator[None]:
+    """Hold back the line that MXNet's C++ code writes on each such bind, and no other."""
+    try:
+        stderr = os.dup(2)
+    except OSError:  # a process without one
+        yield
+        return
+    with tempfile.TemporaryFile() as held:
+        os.dup2(held.fileno(), 2)
+        try:
+            yield
+        finally:
+            os.dup2(stderr, 2)
+            os.close(stderr)
+            held.seek(0)
+            for line in held:
+                if b"subgraph backend is not in use" not in line:
+                    os.write(2, line)
+
+
+def _last_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[-1]
+
+
+def _copy(array: np.ndarray) -> Any:
     return mx.nd.array(array, dtype=array.dtype)

@@ -1,6 +1,9 @@
-"""ONNX models: their layers, their shapes, what decides their values, and what they may read."""
+"""ONNX graphs: their layers, their shapes, what decides their values, and what files may hold."""
 
 import hashlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -9,33 +12,23 @@ from onnx import numpy_helper
 from onnx.external_data_helper import load_external_data_for_tensor, uses_external_data
 
 from xfer.sources.base import Layer
-from xfer.sources.onnx_session import list_parameters
 
-# The types that NumPy has of itself.
+# The types that NumPy has itself.
 _NUMBERS = {
     onnx.helper.np_dtype_to_tensor_dtype(np.dtype(kind))
     for kind in ("f2", "f4", "f8", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "?")
 }
-# Of the operators that ONNX Runtime brings.
+# The domains of the operators that ONNX Runtime brings.
 _DOMAINS = {"", "ai.onnx", "ai.onnx.ml", "com.microsoft"}
+# Smaller arrays go into the graph whole: shapes, axes and the like are among them, and shapes are
+# inferred only from values that are found there.
+_LEAST_BYTES = 1024
 
 
-class OnnxModel:
-    """The graph of an ONNX network: its layers, their shapes, and what decides their values.
+class OnnxGraph:
+    """The graph of an ONNX network, without its parameters, and these beside it."""
 
-    Parameters
-    ----------
-    model : onnx.ModelProto
-        Without the parameters.
-    parameters : dict of str to ndarray
-
-    Raises
-    ------
-    ValueError
-        If the operators do not follow what they need.
-    """
-
-    def __init__(self, model, parameters):
+    def __init__(self, model: onnx.ModelProto, parameters: Mapping[str, np.ndarray]) -> None:
         self.model = model
         self.parameters = parameters
         graph = model.graph
@@ -55,8 +48,8 @@ class OnnxModel:
         if not graph.node:
             raise ValueError("the network has no operators")
 
-    def layers(self):
-        """List every output of every operator (list of Layer)."""
+    def layers(self) -> list[Layer]:
+        """List every output of every operator, with the shapes that can be inferred."""
         shapes = self._shapes()
         layers, left = [], dict(self.parameters)
         for node in self.model.graph.node:
@@ -64,57 +57,53 @@ class OnnxModel:
                 continue
             inputs = node.input[:3] if node.op_type == "BatchNormalization" else node.input
             arrays = [left.pop(name) for name in inputs if name in left]
-            # Shapes, axes and indices are of 64-bit integers, and nothing that is learned is.
+            # Shapes, axes and indices are 64-bit integers, and nothing that is learned is.
             count = sum(array.size for array in arrays if array.dtype not in (np.int64, np.bool_))
             for name in _named(node.output):
                 layers.append(Layer(name, node.op_type, shapes.get(name), count))
                 count = 0
         return layers
 
-    def outputs_of(self, name):
-        """List the outputs of the operators of some name (list of str)."""
+    def outputs_of(self, name: str) -> list[str]:
+        """List the outputs of the operators of some name."""
         nodes = [node for node in self.model.graph.node if node.name == name]
         return [output for node in nodes for output in _named(node.output)]
 
-    def input_types(self):
-        """Tell the dtype of each input.
+    @property
+    def input_names(self) -> list[str]:
+        """The declared inputs that are not initializers."""
+        return [value.name for value in self.model.graph.input]
 
-        Returns
-        -------
-        dict of str to numpy.dtype
-
-        Raises
-        ------
-        ValueError
-            If an input is no array of numbers.
-        """
+    def input_types(self) -> dict[str, np.dtype]:
+        """Return the dtype of each input; refuse inputs that are not arrays of numbers."""
         types = {}
         for value in self.model.graph.input:
             kind = value.type.tensor_type.elem_type
-            name = onnx.TensorProto.DataType.Name(kind)
             if kind not in _NUMBERS:
+                name = onnx.TensorProto.DataType.Name(kind)
                 raise ValueError(f"input {value.name!r} is of {name}, not an array of numbers")
             types[value.name] = onnx.helper.tensor_dtype_to_np_dtype(kind)
         return types
 
-    def batch_size(self):
-        """Tell the size of batches that the inputs were written for; None if any will do."""
+    def batch_size(self) -> int | None:
+        """Return the batch size that the inputs were written for; None if any will do."""
         sizes = {dims[0].dim_value for dims in map(_dims, self.model.graph.input) if dims}
         return sizes.pop() or None if len(sizes) == 1 else None
 
-    def any_batch(self):
-        """Free the inputs of the size of batches that they were written for (OnnxModel)."""
+    def any_batch(self) -> "OnnxGraph":
+        """Free the inputs of the batch size that they were written for."""
         if self.batch_size() is None:
             return self
         model = onnx.ModelProto()
         model.CopyFrom(self.model)
         for value in model.graph.input:
             _dims(value)[0].dim_param = "batch"
-        return OnnxModel(model, self.parameters)
+        return OnnxGraph(model, self.parameters)
 
-    def cut(self, names):
-        """Cut the graph after some layers: what they do not need is left out (OnnxModel)."""
+    def cut(self, names: Iterable[str]) -> "OnnxGraph":
+        """Cut the graph after some outputs: what they do not need is left out."""
         graph = self.model.graph
+        names = list(dict.fromkeys(names))
         needed, nodes = set(names), []
         for node in reversed(graph.node):
             if not needed.isdisjoint(node.output):
@@ -129,11 +118,11 @@ class OnnxModel:
             sparse_initializer=[t for t in graph.sparse_initializer if t.values.name in needed],
         )
         model = _model(self.model, cut)
-        return OnnxModel(model, {n: a for n, a in self.parameters.items() if n in needed})
+        return OnnxGraph(model, {n: a for n, a in self.parameters.items() if n in needed})
 
-    def id_limits(self):
-        """Yield input, layer and number of ids of each embedding that reads an input."""
-        source = {value.name: value.name for value in self.model.graph.input}
+    def id_limits(self) -> Iterator[tuple[str, str, int]]:
+        """Yield input, layer and table size of each embedding that reads an input."""
+        source = {name: name for name in self.input_names}
         for node in self.model.graph.node:
             if node.op_type in ("Cast", "Identity") and node.input[0] in source:
                 source[node.output[0]] = source[node.input[0]]
@@ -143,25 +132,19 @@ class OnnxModel:
             if table is not None and node.input[1] in source:
                 yield source[node.input[1]], node.output[0], len(table)
 
-    def quantizes_by_batch(self):
-        """Tell whether numbers are rounded by the range that they have in a batch."""
+    def quantizes_by_batch(self) -> bool:
+        """Return whether values are rounded by the range that they have in a batch."""
         return any(node.op_type.startswith("DynamicQuantize") for node in self.model.graph.node)
 
-    def foreign_operators(self):
-        """Name the operators that are of none of ONNX Runtime's domains (list of str)."""
+    def foreign_operators(self) -> list[str]:
+        """Name the operators that belong to none of ONNX Runtime's domains."""
         own = {(function.domain, function.name) for function in self.model.functions}
         nodes = [part for part in _parts(self.model) if isinstance(part, onnx.NodeProto)]
         used = {(node.domain, node.op_type) for node in nodes} - own
         return sorted(f"{domain}:{kind}" for domain, kind in used if domain not in _DOMAINS)
 
-    def checksums(self):
-        """Tell what decides the values of the outputs.
-
-        Returns
-        -------
-        dict
-            Checksums of the graph, and of each parameter.
-        """
+    def checksums(self) -> dict[str, Any]:
+        """Return checksums of what decides the values of the outputs: graph and each parameter."""
         model = onnx.ModelProto()
         model.CopyFrom(self.model)
         graph = model.graph
@@ -176,21 +159,47 @@ class OnnxModel:
         inputs = [(value.name, value.type.tensor_type.elem_type) for value in graph.input]
         rest = [*graph.node, *graph.initializer, *graph.sparse_initializer, *model.functions]
         return {
-            "graph": _checksum(
+            "graph": checksum(
                 repr([operators, inputs, outputs]).encode(),
                 *(part.SerializeToString(deterministic=True) for part in rest),
             ),
             "parameters": {
-                name: _checksum(
-                    f"{array.dtype} {array.shape}".encode(), np.ascontiguousarray(array)
-                )
+                name: checksum(f"{array.dtype} {array.shape}".encode(), np.ascontiguousarray(array))
                 for name, array in self.parameters.items()
             },
         }
 
-    def _shapes(self):
+    def with_placeholders(self) -> tuple[onnx.ModelProto, dict[str, np.ndarray]]:
+        """List the parameters in a copy of the graph: small ones whole, of others only the shapes.
+
+        Also returns the parameters whose values the copy does not hold.
+        """
+        listed = onnx.ModelProto()
+        listed.CopyFrom(self.model)
+        outside = {n: a for n, a in self.parameters.items() if a.nbytes >= _LEAST_BYTES}
+        listed.graph.initializer.extend(
+            _placeholder(name, array) if name in outside else numpy_helper.from_array(array, name)
+            for name, array in self.parameters.items()
+        )
+        return listed, outside
+
+    def embeddings(self) -> set[str]:
+        """Name the parameters that are only ever looked up in: no optimization rewrites these."""
+        graph = self.model.graph
+        attributes = [attribute for node in graph.node for attribute in node.attribute]
+        if any(attribute.HasField("g") or attribute.graphs for attribute in attributes):
+            return set()  # the body of a loop or a condition may read them too
+        tables: set[str] = set()
+        others = {output.name for output in graph.output}
+        for node in graph.node:
+            looks_up = node.op_type == "Gather" and not node.domain
+            tables.update(node.input[:1] if looks_up else ())
+            others.update(node.input[1:] if looks_up else node.input)
+        return tables - others
+
+    def _shapes(self) -> dict[str, tuple[int | None, ...]]:
         try:
-            listed, _ = list_parameters(self.model, self.parameters)
+            listed, _ = self.with_placeholders()
             found = onnx.shape_inference.infer_shapes(listed, data_prop=True).graph
         except Exception:
             found = self.model.graph  # what the file says
@@ -201,26 +210,13 @@ class OnnxModel:
         }
 
 
-def take_apart(model, folder=None):
-    """Take the parameters out of a network.
+def take_apart(
+    model: onnx.ModelProto, folder: Path | None = None
+) -> tuple[onnx.ModelProto, dict[str, np.ndarray]]:
+    """Separate a network's parameters from a copy of its graph without names of producers.
 
-    Parameters
-    ----------
-    model : onnx.ModelProto
-    folder : pathlib.Path, optional
-        Where the files are that it may read.
-
-    Returns
-    -------
-    graph : onnx.ModelProto
-        A copy without parameters, names of producers and the like.
-    parameters : dict of str to ndarray
-        Each initializer that is used and that NumPy has the dtype of; others stay in the graph.
-
-    Raises
-    ------
-    ValueError
-        If the network is damaged, or reads a file that is not in the folder.
+    `folder` holds the files that the network may read. Initializers that NumPy has no dtype for
+    stay in the graph.
     """
     graph, parameters, kept = model.graph, {}, []
     used = {name for entry in graph.node for name in _reads(entry)}
@@ -254,22 +250,30 @@ def take_apart(model, folder=None):
         if isinstance(part, onnx.TensorProto) and uses_external_data(part):
             part.CopyFrom(_loaded(part, folder))
         for field, value in part.ListFields():
-            # What is no UTF-8 comes as bytes.
+            # Text that is not UTF-8 comes as bytes.
             values = value if field.type == field.TYPE_STRING else ()
             if isinstance(values, bytes) or any(isinstance(entry, bytes) for entry in values):
-                raise ValueError(f"its {field.name} {value!r} is no text")
+                raise ValueError(f"its {field.name} {value!r} is not text")
     return bare, parameters
 
 
-def parse(content):
-    """Read a model from bytes; raises ValueError if they are none."""
+def parse(content: bytes) -> onnx.ModelProto:
+    """Read a model from bytes."""
     try:
         return onnx.ModelProto.FromString(content)
     except DecodeError as error:
-        raise ValueError(f"it is damaged, or no ONNX file ({error})") from error
+        raise ValueError(f"it is damaged, or not an ONNX file ({error})") from error
 
 
-def _loaded(tensor, folder):
+def checksum(*parts: Any) -> str:
+    """Return the SHA-256 of some bytes or arrays."""
+    digest = hashlib.sha256()
+    for part in parts:
+        digest.update(part)
+    return digest.hexdigest()
+
+
+def _loaded(tensor: onnx.TensorProto, folder: Path | None) -> onnx.TensorProto:
     """Return a tensor with its values, which may be in a file of the network's folder."""
     if not uses_external_data(tensor):
         return tensor
@@ -293,7 +297,16 @@ def _loaded(tensor, folder):
     return loaded
 
 
-def _model(like, graph):
+def _placeholder(name: str, array: np.ndarray) -> onnx.TensorProto:
+    """List a parameter in the form that ONNX Runtime replaces: one that is in another file."""
+    tensor = onnx.TensorProto(name=name, dims=array.shape)
+    tensor.data_type = onnx.helper.np_dtype_to_tensor_dtype(array.dtype)
+    tensor.data_location = onnx.TensorProto.EXTERNAL
+    tensor.external_data.add(key="location", value="memory")
+    return tensor
+
+
+def _model(like: onnx.ModelProto, graph: onnx.GraphProto) -> onnx.ModelProto:
     return onnx.ModelProto(
         ir_version=max(like.ir_version, 4),
         opset_import=like.opset_import,
@@ -302,7 +315,7 @@ def _model(like, graph):
     )
 
 
-def _parts(message):
+def _parts(message: Message) -> Iterator[Message]:
     """Yield a message and all that it is made of."""
     yield message
     for field, value in message.ListFields():
@@ -311,7 +324,7 @@ def _parts(message):
                 yield from _parts(part)
 
 
-def _reads(node):
+def _reads(node: onnx.NodeProto) -> Iterator[str]:
     """Yield the names that an operator takes, and those in the bodies of loops and conditions."""
     for part in _parts(node):
         if isinstance(part, onnx.NodeProto):
@@ -320,16 +333,9 @@ def _reads(node):
             yield from (value.name for value in part.output)
 
 
-def _dims(value):
+def _dims(value: Any) -> Any:
     return value.type.tensor_type.shape.dim
 
 
-def _named(outputs):
+def _named(outputs: Sequence[str]) -> list[str]:
     return [name for name in outputs if name]
-
-
-def _checksum(*parts):
-    digest = hashlib.sha256()
-    for part in parts:
-        digest.update(part)
-    return digest.hexdigest()

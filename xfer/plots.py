@@ -1,0 +1,590 @@
+"""Plots that scikit-learn's Displays do not draw; the only file that imports matplotlib.
+
+Each function draws on the Axes that it is given, or on those of a new figure, and returns them.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import ArrayLike
+from sklearn import metrics
+from sklearn.base import is_classifier
+from sklearn.calibration import CalibrationDisplay
+from sklearn.decomposition import PCA
+from sklearn.model_selection import GridSearchCV, RandomizedSearchCV
+from sklearn.preprocessing import StandardScaler
+from sklearn.utils import check_array, check_consistent_length, column_or_1d
+from sklearn.utils.multiclass import unique_labels
+from sklearn.utils.validation import check_is_fitted
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+    from xfer.meta.posterior import Uncertainty
+    from xfer.training import History
+
+__all__ = ["class_probabilities", "confusion_matrix", "features_2d", "layer_comparison"]
+__all__ += ["learning_curve", "reliability", "training_curves", "uncertainty_split"]
+
+# The palette of Okabe and Ito (2008), which colour-blind readers can tell apart; its yellow is too
+# faint on white.
+_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+_MARKERS = "os^Dv"
+_GREY = "#999999"
+# Font sizes in points; smaller text is hard to read in a notebook.
+_SMALL, _MEDIUM = 8, 9
+_LETTERS_PER_INCH = 13
+
+
+def class_probabilities(
+    probabilities: ArrayLike, classes: Sequence, *, ax: "Axes | None" = None
+) -> "Axes":
+    """Draw the class probabilities of one example as bars.
+
+    Parameters
+    ----------
+    probabilities : array-like of shape (n_classes,)
+        One row of ``predict_proba`` or ``predict_probability``.
+    classes : sequence of length n_classes
+        Their names, such as ``repurposer.classes_``.
+    ax : matplotlib.axes.Axes, optional
+        By default those of a new figure.
+
+    Examples
+    --------
+    >>> ax = class_probabilities([0.7, 0.2, 0.1], ["autos", "electronics", "guns"])
+    >>> ax.get_xlabel()
+    'probability'
+    """
+    probabilities = np.asarray(probabilities)
+    names = [_plain(name) for name in classes]
+    if not names or probabilities.shape != (len(names),):
+        raise ValueError(
+            f"probabilities must have shape ({len(names)},), one for each class, got "
+            f"{probabilities.shape}"
+        )
+    if ax is None:
+        ax = _new_axes(5, 0.9 + 0.3 * len(names))
+    positions = np.arange(len(names))
+    colours = np.where(positions == probabilities.argmax(), _COLOURS[0], "#9ecae1").tolist()
+    bars = ax.barh(positions, probabilities, color=colours)
+    ax.bar_label(bars, fmt="%.2f", padding=3, fontsize=_MEDIUM)
+    ax.set_yticks(positions, names)
+    ax.set(xlim=(0, 1.12), xticks=np.linspace(0, 1, 6), xlabel="probability", ylabel="class")
+    ax.invert_yaxis()
+    ax.spines[["top", "right"]].set_visible(False)
+    return ax
+
+
+def confusion_matrix(
+    labels: ArrayLike,
+    predicted: ArrayLike,
+    classes: Sequence | None = None,
+    *,
+    ax: "Axes | None" = None,
+) -> "Axes":
+    """Draw how many examples of each class are predicted as each class.
+
+    This is scikit-learn's ``ConfusionMatrixDisplay``, coloured by the share of the true class.
+
+    Parameters
+    ----------
+    labels, predicted : array-like of shape (n,)
+        True labels, and what ``predict`` or ``predict_label`` returned.
+    classes : sequence, optional
+        All classes in the order to draw them; by default those that occur, sorted.
+    ax : matplotlib.axes.Axes, optional
+        By default those of a new figure.
+
+    Examples
+    --------
+    >>> ax = confusion_matrix(["cat", "dog", "dog"], ["cat", "dog", "cat"])
+    >>> [text.get_text() for text in ax.texts]
+    ['1', '0', '1', '1']
+    """
+    labels, predicted = _columns(labels, predicted)
+    found = unique_labels(labels, predicted).tolist()
+    classes = found if classes is None else np.asarray(classes).tolist()
+    if len({*classes}) < len(classes):
+        raise ValueError(f"a class must not be repeated, got {classes}")
+    if unknown := [label for label in found if label not in classes]:
+        raise ValueError(
+            f"labels and predicted must be among the classes {classes}, got {unknown[:5]}"
+        )
+    counts = metrics.confusion_matrix(labels, predicted, labels=classes)
+    shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    n_classes, names = len(classes), [_plain(name) for name in classes]
+    longest = max(map(len, names))
+    if ax is None:
+        side = max(2.6, 0.45 * n_classes) + longest / _LETTERS_PER_INCH
+        ax = _new_axes(side + 1.4, side + 0.5)
+    display = metrics.ConfusionMatrixDisplay(shares, display_labels=names).plot(
+        ax=ax,
+        cmap="Blues",
+        colorbar=False,
+        im_kw={"vmin": 0, "vmax": 1, "aspect": "auto"},
+        text_kw={"fontsize": _SMALL + (n_classes <= 12)},
+    )
+    for text, count in zip(display.text_.flat, counts.flat):
+        text.set_text(f"{count:,}")
+        text.set_color(text.get_color() if count else _GREY)
+    inches = ax.get_window_extent().width / ax.figure.dpi
+    if longest > _LETTERS_PER_INCH * inches / n_classes:
+        ax.set_xticks(range(n_classes), names, rotation=45, ha="right", rotation_mode="anchor")
+    ax.set(xlabel="predicted class", ylabel="true class")
+    ax.tick_params(length=0)
+    ax.set_frame_on(False)
+    bar: Any = ax.figure.colorbar(display.im_, ax=ax, label="share of the true class")
+    bar.outline.set_visible(False)
+    return ax
+
+
+def reliability(
+    probabilities: ArrayLike,
+    labels: ArrayLike,
+    classes: ArrayLike,
+    *,
+    bins: int = 15,
+    name: str | None = None,
+    ax: "Axes | None" = None,
+) -> "Axes":
+    """Draw how often predictions are right against how sure they are, and count them below.
+
+    This is scikit-learn's ``CalibrationDisplay`` of the predicted class. The legend gives the
+    expected calibration error [1]_, the mean distance of predictions from the diagonal.
+
+    Parameters
+    ----------
+    probabilities : array-like of shape (n, n_classes)
+        What ``predict_proba`` or ``predict_probability`` returned.
+    labels : array-like of shape (n,)
+        The true labels.
+    classes : array-like of shape (n_classes,)
+        ``repurposer.classes_``.
+    bins : int, default=15
+        Number of bins of equal width from 0 to 1. Empty ones are not drawn.
+    name : str, optional
+        Name of the line.
+    ax : matplotlib.axes.Axes, optional
+        By default those of a new figure. Give the same again to compare.
+
+    References
+    ----------
+    .. [1] Guo et al. (2017), On Calibration of Modern Neural Networks, eq. 3.
+
+    Examples
+    --------
+    >>> ax = reliability([[0.9, 0.1], [0.3, 0.7]], ["a", "b"], ["a", "b"], name="GP")
+    >>> ax.get_legend_handles_labels()[1]
+    ['GP: 0.200']
+    """
+    (labels,), probabilities, classes = _columns(labels), *map(np.asarray, (probabilities, classes))
+    if probabilities.shape != (len(labels), len(classes)):
+        raise ValueError(
+            f"probabilities must have shape ({len(labels)}, {len(classes)}), a row for each label "
+            f"and a column for each class, got {probabilities.shape}"
+        )
+    sure = probabilities.max(axis=1)
+    if not (sure <= 1 + 1e-6).all() or probabilities.min() < 0:
+        raise ValueError(
+            f"probabilities must be from 0 to 1, got {probabilities.min():.3g} to {sure.max():.3g}"
+        )
+    if bins < 1:
+        raise ValueError(f"bins must be an integer >= 1, got {bins!r}")
+    right = classes[probabilities.argmax(axis=1)] == labels
+    sure = np.minimum(sure, 1)  # float32 may round to slightly more
+    if ax is None:
+        ax = _new_axes(5, 6)
+    counts_ax: Any = next((one for one in ax.child_axes if one.get_label() == "counts"), None)
+    if counts_ax is None:
+        counts_ax = _draw_frame(ax)
+    style = _style(len(counts_ax.patches) // 2)
+    display = CalibrationDisplay.from_predictions(
+        right.astype(int), sure, n_bins=bins, ref_line=False, ax=ax, markersize=4, **style
+    )
+    # Bins include their upper edge, like those of the Display.
+    edges = np.linspace(0, 1, bins + 1)
+    counts = np.bincount(np.searchsorted(edges[1:-1], sure), minlength=bins)
+    distances = np.abs(display.prob_true - display.prob_pred)
+    error = np.average(distances, weights=counts[counts > 0])
+    display.line_.set_label(f"{_plain(name)}: {error:.3f}" if name else f"{error:.3f}")
+    # The outline is drawn once more, because bars of other lines may cover it.
+    counts_ax.stairs(counts, edges, fill=True, color=style["color"], alpha=0.15)
+    counts_ax.stairs(counts, edges, color=style["color"], linewidth=1.2)
+    ax.set_xlabel("how sure")
+    bottom, top = ax.get_ylim()
+    ax.set_ylabel("how often right", y=(0.5 - bottom) / (top - bottom))
+    square = {"loc": "best", "bbox_to_anchor": (0, 0, 1, 1), "bbox_transform": ax.transData}
+    small = {"fontsize": _SMALL, "title_fontsize": _SMALL, "handlelength": 1.2, "framealpha": 0.7}
+    ax.legend(title="calibration error", **square, **small)
+    return ax
+
+
+def _draw_frame(ax: "Axes") -> Any:
+    """Draw the diagonal, and return the Axes of the counts below it."""
+    ax.plot([0, 1], [0, 1], color=_GREY, linestyle=":", linewidth=1)
+    ticks = np.linspace(0, 1, 6)
+    ax.set(xlim=(0, 1), ylim=(-0.36, 1.02), xticks=ticks, yticks=ticks, aspect="equal")
+    ax.spines["left"].set_bounds(0, 1)
+    ax.hlines(0, 0, 1, color="black", linewidth=0.8)
+    bounds = 0, -0.36, 1, 0.28
+    counts_ax = ax.inset_axes(bounds, transform=ax.transData, sharex=ax, label="counts")
+    counts_ax.set_ylabel("count", fontsize=_MEDIUM)
+    counts_ax.tick_params(bottom=False, labelbottom=False)
+    counts_ax.tick_params(axis="y", labelsize=_SMALL)
+    counts_ax.locator_params(axis="y", nbins=3, integer=True)
+    for one in (ax, counts_ax):
+        one.spines[["top", "right"]].set_visible(False)
+    return counts_ax
+
+
+def uncertainty_split(
+    uncertainty: "Uncertainty", groups: ArrayLike | None = None, *, ax: "Axes | None" = None
+) -> "Axes":
+    """Draw how uncertain predictions are, and how much of that more labels would remove.
+
+    Parameters
+    ----------
+    uncertainty : Uncertainty
+        What ``predict_uncertainty`` of a `GpRepurposer` or `BnnRepurposer` returned, in nats. More
+        labels reduce the epistemic part, but not the aleatoric one.
+    groups : array-like of shape (n,), optional
+        A name for each example. Each group has a bar, in the order of their first examples. By
+        default one bar stands for all.
+    ax : matplotlib.axes.Axes, optional
+        By default those of a new figure.
+
+    Examples
+    --------
+    >>> from xfer.meta.posterior import Uncertainty
+    >>> ax = uncertainty_split(Uncertainty([0.3, 0.9], [0.2, 0.3], [0.1, 0.6]), ["seen", "new"])
+    >>> [text.get_text() for text in ax.texts]
+    ['0.30', '0.90']
+    """
+    names = "aleatoric", "epistemic"
+    if missing := [name for name in names if not hasattr(uncertainty, name)]:
+        raise TypeError(
+            "uncertainty must be what predict_uncertainty returned, got "
+            f"{type(uncertainty).__name__} without {' and '.join(missing)}"
+        )
+    parts = [np.asarray(getattr(uncertainty, name)) for name in names]
+    groups = np.full(len(parts[0]), "all") if groups is None else groups
+    *parts, groups = _columns(*parts, groups)
+    found, firsts, inverse = np.unique(groups, return_index=True, return_inverse=True)
+    order = firsts.argsort()
+    counts = np.bincount(inverse)
+    if ax is None:
+        ax = _new_axes(6, 1.1 + 0.38 * len(found))
+    positions, total = np.arange(len(found)), np.zeros(len(found))
+    for name, part, colour in zip(names, parts, (_COLOURS[5], _COLOURS[1])):
+        means = (np.bincount(inverse, part) / counts)[order]
+        bars = ax.barh(positions, means, left=total, label=name, color=colour)
+        total = total + means
+    ax.bar_label(bars, [f"{value:.2f}" for value in total], padding=4, fontsize=_MEDIUM)
+    ax.set_yticks(positions, [f"{_plain(found[k])} ({counts[k]:,})" for k in order])
+    ax.set(xlabel="mean uncertainty, nats", ylabel="group (examples)")
+    ax.margins(x=0.18)
+    ax.set_xlim(left=0)
+    ax.invert_yaxis()
+    ax.spines[["top", "right"]].set_visible(False)
+    _legend_beside(ax)
+    return ax
+
+
+def features_2d(features: ArrayLike, labels: ArrayLike, *, ax: "Axes | None" = None) -> "Axes":
+    """Draw standardised features on their first two principal components, coloured by class.
+
+    Parameters
+    ----------
+    features : array-like of shape (n, d)
+        Such as the ``matrix`` that a source extracted; at least two features must vary.
+    labels : array-like of shape (n,)
+        The class of each example.
+    ax : matplotlib.axes.Axes, optional
+        By default those of a new figure.
+
+    Examples
+    --------
+    >>> ax = features_2d([[0, 0, 1], [1, 0, 1], [1, 1, 0]], ["a", "b", "b"])
+    >>> [text.get_text() for text in ax.get_legend().get_texts()]
+    ['a', 'b']
+    """
+    matrix: np.ndarray = check_array(features, ensure_min_samples=2, ensure_min_features=2)
+    check_consistent_length(matrix, labels)
+    labels = column_or_1d(labels)
+    n_varying = int((matrix != matrix[0]).any(axis=0).sum())
+    if n_varying < 2:
+        raise ValueError(f"at least 2 features must vary, got {n_varying} of {matrix.shape[1]}")
+    components = PCA(2, random_state=0)
+    points = components.fit_transform(StandardScaler().fit_transform(matrix))
+    if ax is None:
+        ax = _new_axes(5, 3.6)
+    classes = np.unique(labels)
+    size = np.clip(6000 / len(points), 12, 40)
+    for index, name in enumerate(classes):
+        x, y = points[labels == name].T
+        ax.scatter(x, y, s=size, alpha=0.7, linewidths=0, label=_plain(name), **_style(index))
+    first, second = components.explained_variance_ratio_
+    ax.set_xlabel(f"first component ({first:.0%} of the variance)")
+    ax.set_ylabel(f"second component ({second:.0%} of the variance)")
+    ax.spines[["top", "right"]].set_visible(False)
+    # A name in the legend is 0.15 inches high.
+    rows = max(1, int(ax.get_window_extent().height / ax.figure.dpi / 0.15))
+    tight = {"columnspacing": 1, "handletextpad": 0.2, "labelspacing": 0.2, "markerscale": 1.5}
+    _legend_beside(ax, ncols=1 + (len(classes) - 1) // rows, **tight)
+    return ax
+
+
+def layer_comparison(search: Any, *, ax: "Axes | None" = None) -> "Axes":
+    """Draw the scores of layers in a search, as mean and standard deviation over the folds.
+
+    The layers are in the order of the search. If parameters other than layers and poolings vary,
+    the best of their scores is drawn.
+
+    Parameters
+    ----------
+    search : GridSearchCV or RandomizedSearchCV
+        Fitted, over ``feature_layer_names`` and maybe ``pooling``, of a repurposer or of a pipeline
+        with :class:`xfer.LayerFeatures`.
+    ax : matplotlib.axes.Axes, optional
+        By default those of a new figure.
+
+    Examples
+    --------
+    >>> from sklearn.model_selection import GridSearchCV
+    >>> import xfer
+    >>> images, digits = xfer.example.digits()
+    >>> repurposer = xfer.LrRepurposer(xfer.load_checkpoint(xfer.example.checkpoint()), "pool3")
+    >>> search = GridSearchCV(repurposer, {"feature_layer_names": ["pool2", "pool3"]}, cv=2)
+    >>> ax = layer_comparison(search.fit(images[:100], digits[:100]))
+    >>> [label.get_text() for label in ax.get_yticklabels()]
+    ['pool2', 'pool3']
+    """
+    layer_key, score_key = _check_search(search)
+    pooling_key = layer_key.replace("feature_layer_names", "pooling")
+    results, usual = search.cv_results_, search.estimator.get_params()
+    scores: dict[tuple[str, str], tuple[float, float]] = {}
+    means, deviations = results[f"mean_test_{score_key}"], results[f"std_test_{score_key}"]
+    for params, mean, deviation in zip(results["params"], means, deviations):
+        known = {**usual, **params}
+        key = _join(known[layer_key]), _join(known.get(pooling_key, ""))
+        if key not in scores or not mean <= scores[key][0]:
+            scores[key] = mean, deviation
+    layers = _in_order(search, layer_key, [layer for layer, _ in scores])
+    poolings = _in_order(search, pooling_key, [pooling for _, pooling in scores])
+    if ax is None:
+        ax = _new_axes(5, 1 + len(layers) * (0.2 + 0.14 * len(poolings)))
+    for index, pooling in enumerate(poolings):
+        rows = [row for row, layer in enumerate(layers) if (layer, pooling) in scores]
+        x, error = np.transpose([scores[layers[row], pooling] for row in rows])
+        y = np.add(rows, 0.7 * ((index + 0.5) / len(poolings) - 0.5))
+        style = {**_style(index), "label": _plain(pooling), "markersize": 5, "capsize": 2}
+        ax.errorbar(x, y, xerr=error, linestyle="none", **style)
+    ax.set_yticks(range(len(layers)), map(_plain, layers))
+    ax.set_ylim(len(layers) - 0.5, -0.5)
+    score = _score_name(search, score_key)
+    ax.set(xlabel=f"{score} ± standard deviation of {search.n_splits_} folds", ylabel="layer")
+    ax.grid(axis="x", color="#e5e5e5", linewidth=0.8)
+    ax.set_axisbelow(True)
+    ax.spines[["top", "right"]].set_visible(False)
+    if len(poolings) > 1:
+        _legend_beside(ax, title="pooling", title_fontsize=_MEDIUM)
+    return ax
+
+
+def _check_search(search: Any) -> tuple[str, str]:
+    """Return the keys of layers and scores in the results of a search."""
+    if not isinstance(search, (GridSearchCV, RandomizedSearchCV)):
+        raise TypeError(
+            "search must be a GridSearchCV or a RandomizedSearchCV, got "
+            f"{type(search).__name__}: {search!r:.80}"
+        )
+    unfitted = "this %(name)s is not fitted yet: call fit before layer_comparison"
+    check_is_fitted(search, "cv_results_", msg=unfitted)
+    varied = dict.fromkeys(key for params in search.cv_results_["params"] for key in params)
+    keys = [key for key in varied if key.rpartition("__")[2] == "feature_layer_names"]
+    if len(keys) != 1:
+        raise ValueError(
+            "the search must be over the feature_layer_names of one step, got "
+            f"{', '.join(varied) or 'no parameters'}"
+        )
+    if not search.multimetric_:
+        return keys[0], "score"
+    if isinstance(search.refit, str):
+        return keys[0], search.refit
+    raise ValueError(
+        f"a search of several scores ({', '.join(search.scorer_)}) must choose by one: "
+        f"refit must be a name, got {search.refit!r}"
+    )
+
+
+def _in_order(search: Any, key: str, found: Iterable[str]) -> list[str]:
+    """Sort layers or poolings as the search was given them; others come last."""
+    grids = search.param_grid if hasattr(search, "param_grid") else search.param_distributions
+    values = [grid.get(key, ()) for grid in ([grids] if isinstance(grids, Mapping) else grids)]
+    given = [_join(one) for listed in values if not hasattr(listed, "rvs") for one in listed]
+    return list(dict.fromkeys([*(one for one in given if one in found), *found]))
+
+
+def _join(value: Any) -> str:
+    """Write one or several layers or poolings."""
+    if isinstance(value, Mapping):
+        return ", ".join(f"{layer}: {pooling}" for layer, pooling in value.items())
+    return value if isinstance(value, str) else " + ".join(map(str, value))
+
+
+def _score_name(search: Any, score_key: str) -> str:
+    if score_key == "score" and search.scoring is None:
+        return "accuracy" if is_classifier(search.estimator) else "R²"
+    name = search.scoring if isinstance(search.scoring, str) else score_key
+    return name.replace("neg_", "negative ").replace("_", " ")
+
+
+def learning_curve(
+    sizes: ArrayLike, scores: ArrayLike, *, name: str | None = None, ax: "Axes | None" = None
+) -> "Axes":
+    """Draw how the score grows with the number of labels, on a logarithmic scale.
+
+    Unlike scikit-learn's ``LearningCurveDisplay`` it compares several models.
+
+    Parameters
+    ----------
+    sizes : array-like of shape (n_sizes,)
+        Numbers of labels.
+    scores : array-like of shape (n_sizes,) or (n_sizes, n_samples)
+        Several samples of labels are drawn as their mean, with the standard deviation as a band.
+    name : str, optional
+        Name of the line.
+    ax : matplotlib.axes.Axes, optional
+        By default those of a new figure. Give the same again to compare.
+
+    Examples
+    --------
+    >>> ax = learning_curve([10, 50], [[0.4, 0.5], [0.8, 0.7]], name="relu2")
+    >>> ax.lines[0].get_ydata().round(2)
+    array([0.45, 0.75])
+    """
+    check_consistent_length(sizes, scores)
+    x = column_or_1d(sizes)
+    y: np.ndarray = check_array(np.reshape(scores, (len(x), -1)))
+    if not (np.isfinite(x) & (x > 0)).all():
+        raise ValueError(f"sizes must be positive numbers, got {x.tolist()}")
+    order = x.argsort()
+    x, mean, deviation = x[order], y.mean(axis=1)[order], y.std(axis=1)[order]
+    if ax is None:
+        ax = _new_axes(5, 3.6)
+    curves = [line for line in ax.lines if line.get_gid() == "learning curve"]
+    style, label = _style(len(curves)), None if name is None else _plain(name)
+    curves += ax.plot(x, mean, markersize=5, label=label, gid="learning curve", **style)
+    if y.shape[1] > 1:
+        band = mean - deviation, mean + deviation
+        ax.fill_between(x, *band, color=style["color"], alpha=0.15, linewidth=0)
+    _mark_sizes(ax, np.unique(np.concatenate([line.get_xdata() for line in curves])))
+    if not ax.get_ylabel():
+        ax.set(xlabel="labels", ylabel="accuracy")
+    if y.shape[1] > 1 and ax.get_ylabel() == "accuracy":
+        ax.set_ylabel("accuracy ± standard deviation")
+    ax.spines[["top", "right"]].set_visible(False)
+    if name is not None:
+        ax.legend(fontsize=_MEDIUM, frameon=False)
+    return ax
+
+
+def _mark_sizes(ax: "Axes", sizes: np.ndarray) -> None:
+    """Put ticks at the sizes, from the largest down, except where they would overlap."""
+    ax.set_xscale("log")
+    distance = 0.07 * np.log(sizes[-1] / sizes[0])
+    marked: list[float] = []
+    for size in sizes[::-1]:
+        if not marked or np.log(marked[-1] / size) >= distance:
+            marked.append(size)
+    ax.set_xticks(marked, [f"{size:,.6g}" for size in marked])
+    ax.set_xticks([], minor=True)
+
+
+def training_curves(history: "History", *, ax: "Axes | None" = None) -> "Axes":
+    """Draw loss and accuracy over the epochs in which a network was trained.
+
+    Parameters
+    ----------
+    history : xfer.training.History
+        ``history_`` of a repurposer that trains its network.
+    ax : matplotlib.axes.Axes, optional
+        By default those of a new figure.
+
+    Examples
+    --------
+    >>> from xfer.training import History
+    >>> ax = training_curves(History([0.1, 0.05], [1.2, 0.7], [0.5, 0.8], best_epoch=2))
+    >>> ax.get_xlabel(), ax.get_ylabel()
+    ('epoch', 'log loss, nats (solid)')
+    """
+    if not history.loss or len(history.loss) != len(history.accuracy):
+        raise ValueError(
+            "history must have the loss and the accuracy of each epoch, got "
+            f"{len(history.loss)} and {len(history.accuracy)}"
+        )
+    if ax is None:
+        ax = _new_axes(5, 3.6)
+    right = ax.twinx()
+    # The held-out examples are also scored before the first epoch.
+    for label, colour, first, losses, accuracies in (
+        ("training", _COLOURS[0], 1, history.loss, history.accuracy),
+        ("held out", _COLOURS[1], 0, history.validation_loss, history.validation_accuracy),
+    ):
+        if losses:
+            epochs = np.arange(first, first + len(losses))
+            ax.plot(epochs, losses, color=colour, marker=".", label=label)
+            right.plot(epochs, accuracies, color=colour, marker=".", linestyle=":")
+    label = f"kept: epoch {history.best_epoch}"
+    ax.axvline(history.best_epoch, color=_GREY, linewidth=1, linestyle="--", label=label)
+    ax.set(xlabel="epoch", ylabel="log loss, nats (solid)")
+    ax.set_ylim(bottom=0)
+    ax.locator_params(axis="x", integer=True)
+    right.set(ylabel="accuracy (dotted)", ylim=(0, 1.02))
+    # There are few curves here: losses have fallen and accuracies risen.
+    right.legend(
+        *ax.get_legend_handles_labels(), loc="center right", fontsize=_MEDIUM, framealpha=0.7
+    )
+    ax.spines["top"].set_visible(False)
+    right.spines["top"].set_visible(False)
+    return ax
+
+
+def _new_axes(width: float, height: float) -> "Axes":
+    """Make a figure of this size in inches."""
+    try:
+        import matplotlib.pyplot as plt
+    except ImportError as error:
+        raise ImportError("plots need matplotlib: pip install 'xfer-learn[plots]'") from error
+    return plt.subplots(figsize=(width, height), layout="constrained")[1]
+
+
+def _columns(*arrays: ArrayLike) -> list[np.ndarray]:
+    """Check that arrays have one entry for each example, and that there are examples."""
+    check_consistent_length(*arrays)
+    columns = [column_or_1d(array) for array in arrays]
+    if not columns[0].size:
+        raise ValueError("at least one example is needed, got none")
+    return columns
+
+
+def _style(index: int) -> dict[str, Any]:
+    """Return the colour and marker of a line; 35 differ."""
+    rounds, colour = divmod(index, len(_COLOURS))
+    return {"color": _COLOURS[colour], "marker": _MARKERS[rounds % len(_MARKERS)]}
+
+
+def _plain(name: object) -> str:
+    """Write a name so that matplotlib shows it as it is."""
+    # Text between dollar signs would become a formula, and a name that begins with an underscore
+    # would not be in the legend; a space without width goes before it.
+    text = str(name).replace("$", r"\$")
+    return f"\u200b{text}" if text.startswith("_") else text
+
+
+def _legend_beside(ax: "Axes", **options: Any) -> None:
+    """Put the legend to the right of the Axes, where it covers nothing."""
+    place = {"loc": "center left", "bbox_to_anchor": (1, 0.5)}
+    ax.legend(**place, fontsize=_MEDIUM, frameon=False, **options)
