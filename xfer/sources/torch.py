@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from xfer.sources.base import Layer, SourceModel, check_rows, example_shapes
-from xfer.sources.data import check_ids
+from xfer.sources.batches import check_ids
 from xfer.sources.pooling import pool
 from xfer.sources.torch_fingerprint import fingerprint
 from xfer.sources.torch_layers import Capture, Output, Stop, read_name
