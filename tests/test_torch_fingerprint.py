@@ -95,6 +95,7 @@ class Net(nn.Module):
         self.function = times
         self.object = Scale(2.0)
         self.slotted = Slotted(1.0)
+        self.pairs = [("a", 1), {"b": (2, [3])}]
         self.unregistered = [nn.Linear(3, 3)]
         self.by_name = {"tensor": torch.ones(2), "array": np.ones(2), "set": {"a", "b"}}
         self.partial = functools.partial(times, by=3.0)
@@ -106,6 +107,10 @@ class Net(nn.Module):
         x = self.head(x) + self.shift
         x = self.unregistered[0](self.function(x)) * self.factor
         return self.helper(torch.nn.functional.relu(by_other_function(by_global(x))))
+
+    @functools.cached_property
+    def size(self):
+        return len(self.pairs)
 
     @staticmethod
     def helper(x, by=1.0):
@@ -172,6 +177,9 @@ CHANGES = {
     "list in a dataclass": lambda n: n.config.sizes.append(3),
     "enum": lambda n: setattr(n, "kind", Kind.SQUARE),
     "object": lambda n: setattr(n.object, "by", 3.0),
+    "list for a tuple": lambda n: n.pairs.__setitem__(0, ["a", 1]),
+    "inside a tuple": lambda n: n.pairs[1]["b"][1].append(4),
+    "key of a dict": lambda n: n.pairs.__setitem__(1, {"c": (2, [3])}),
     "slot": lambda n: setattr(n.slotted, "by", 3.0),
     "unregistered module": lambda n: n.unregistered[0].weight.data.add_(1),
     "function": lambda n: setattr(n, "function", by_global),
@@ -192,22 +200,22 @@ REFUSED = {
     "import": (lambda n: setattr(n, "function", imports), "function: imports imports, reads"),
     "generator": (lambda n: setattr(n, "numbers", iter([1])), "numbers is builtins.list_iterator"),
     "queue": (lambda n: setattr(n, "past", collections.deque([1])), "past is collections.deque"),
-    "forward hook": (lambda n: n.act.register_forward_hook(hook), "act has hooks"),
+    "forward hook": (lambda n: n.act.register_forward_hook(hook), "layer 'act' has hooks"),
     "hook before": (lambda n: n.register_forward_pre_hook(hook), "the network has hooks"),
     "hook with names": (
         lambda n: n.act.register_forward_pre_hook(hook, with_kwargs=True),
-        "act has hooks",
+        "layer 'act' has hooks",
     ),
     "hook in any case": (
         lambda n: n.act.register_forward_hook(hook, always_call=True),
-        "act has hooks",
+        "layer 'act' has hooks",
     ),
     "hook of an unregistered module": (
         lambda n: n.unregistered[0].register_forward_hook(hook),
-        r"unregistered\[0\] has hooks",
+        r"layer 'unregistered\[0\]' has hooks",
     ),
-    "backward hook": (lambda n: n.act.register_full_backward_hook(hook), "act has hooks"),
-    "compiled": (lambda n: n.act.compile(backend="eager"), "act is compiled"),
+    "backward hook": (lambda n: n.act.register_full_backward_hook(hook), "layer 'act' has hooks"),
+    "compiled": (lambda n: n.act.compile(backend="eager"), "layer 'act' is compiled"),
     "tensor class": (
         lambda n: setattr(n, "t", torch.ones(2).as_subclass(type("Mine", (torch.Tensor,), {}))),
         "t is a tensor of class .*Mine",

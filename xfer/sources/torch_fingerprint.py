@@ -20,7 +20,7 @@ import sysconfig
 import types
 import weakref
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
 from enum import Enum
 from importlib import metadata
 from pathlib import Path
@@ -159,10 +159,9 @@ class _Description:
         parts = next((_PARTS[base] for base in kind.__mro__ if base in _PARTS), ())
         if parts:
             held = {part: getattr(value, part, None) for part in parts}
-            held.update(getattr(value, "__dict__", {}))
-            return kind.__name__ if kind in _PARTS else self.describe(kind, where), self._state(
-                held, where
-            )
+            if kind not in _PARTS:
+                held.update(getattr(value, "__dict__", {}), __class__=kind)
+            return kind.__name__, self._state(held, where)
         if isinstance(value, torch.Tensor):
             return self._tensor(value, where)
         if isinstance(value, torch.nn.Module):
@@ -178,11 +177,10 @@ class _Description:
                 return value.__name__
             return self.report(where, f"is {value.__name__}, a module that is not installed")
         if isinstance(value, Enum):
-            methods = {
-                n: v for n, v in vars(kind).items() if type(v) in (types.FunctionType, property)
-            }
-            content = self.describe(value.value, where)
-            return kind.__qualname__, value.name, content, self._state(methods, where)
+            code = (types.FunctionType, property, staticmethod, classmethod)
+            methods = {name: part for name, part in vars(kind).items() if type(part) in code}
+            state = self._state({**methods, "value": value.value}, where)
+            return kind.__qualname__, value.name, state
         if kind is np.ndarray:
             content = value.tolist() if value.dtype.hasobject else _hash(value.tobytes())
             return str(value.dtype), value.shape, self.describe(content, where)
@@ -207,7 +205,8 @@ class _Description:
         kind = type(value)
         items: list[Any] = []
         if isinstance(value, dict):
-            items = list((OrderedDict if isinstance(value, OrderedDict) else dict).items(value))
+            pairs = (OrderedDict if isinstance(value, OrderedDict) else dict).items(value)
+            items = [part for pair in pairs for part in pair]
             items.append(getattr(value, "default_factory", None))
         elif isinstance(value, (list, tuple)):
             items = list(value)
@@ -218,19 +217,8 @@ class _Description:
         slots = copyreg._slotnames(kind)  # type: ignore[attr-defined]
         state = {slot: getattr(value, slot) for slot in slots if hasattr(value, slot)}
         state.update(getattr(value, "__dict__", {}))
-        return (
-            self.describe(kind, where),
-            self._items(items, where),
-            self._state(state, where, kind),
-        )
-
-    def _items(self, items: Iterable[Any], where: str) -> list[Any]:
-        return [
-            self._items(item, f"{where}[{index}]")
-            if type(item) is tuple
-            else self.describe(item, f"{where}[{index}]")
-            for index, item in enumerate(items)
-        ]
+        described = [self.describe(item, f"{where}[{index}]") for index, item in enumerate(items)]
+        return self.describe(kind, where), described, self._state(state, where, kind)
 
     def _state(
         self, state: Mapping[str, Any], where: str, kind: type = object
@@ -245,17 +233,18 @@ class _Description:
         ]
 
     def _module(self, module: torch.nn.Module, where: str) -> Any:
+        layer = f"layer {where!r}" if where else ""
         if isinstance(module, torch.jit.ScriptModule):
             for name, tensor in module.state_dict().items():
                 self.parameters[_join(where, name)] = self.describe(tensor, where)
-            return self.report(where, "is TorchScript, which can hold numbers that do not show")
+            return self.report(layer, "is TorchScript, which can hold numbers that do not show")
         if isinstance(module, torch.fx.GraphModule):
-            return self.report(where, "is a traced graph, which can call any function")
+            return self.report(layer, "is a traced graph, which can call any function")
         state = vars(module)
         if any(state.get(name) for name in _HOOKS):
-            self.report(where, "has hooks")
+            self.report(layer, "has hooks")
         if module._compiled_call_impl is not None or "_orig_mod" in module._modules:
-            self.report(where, "is compiled")
+            self.report(layer, "is compiled")
         tensors = {
             name: self.describe(tensor, _join(where, name))
             for name, tensor in {**module._parameters, **module._buffers}.items()
@@ -307,7 +296,8 @@ class _Description:
         members = {n: v for n, v in members.items() if not (fields and _is_generated(v))}
         if package is None:
             return kind.__qualname__, bases, self._state(members, kind.__qualname__)
-        if kind.__module__ not in self.installed[package]:
+        # Interactive sessions add functions to builtins.
+        if kind.__module__ not in self.installed[package] and kind.__module__ != "builtins":
             self._check_names(kind.__module__, vars(sys.modules[kind.__module__]))
         self.installed[package][name] = _digest(
             [(n, self._part(members[n], f"{name}.{n}")) for n in sorted(members)]
