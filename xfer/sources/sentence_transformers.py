@@ -78,7 +78,7 @@ class SentenceTransformerSource(TorchSource):
         return super().extract(data, layer_names, **options)
 
     def _describe(self) -> dict[str, Any]:
-        tokenizer = _content_of(self.module.tokenizer), self.inputs.identity()
+        tokenizer = {**self.inputs.identity(), "content": _content_of(self.module.tokenizer)}
         return fingerprint(self.module, self.cache_key, _is_note, tokenizer=tokenizer)
 
     def _compute(
@@ -179,7 +179,7 @@ def _content_of(tokenizer: Any) -> Any:
     own = getattr(tokenizer, "__dict__", {})
     patched = {name: own[name] for name in own if callable(getattr(kind, name, None))}
     sides = [getattr(tokenizer, side, None) for side in ("truncation_side", "padding_side")]
-    return kind, json.dumps(steps), sides, patched
+    return {"class": kind, "steps": json.dumps(steps), "sides": sides, "patched": patched}
 
 
 def _check_texts(examples: Any) -> None:

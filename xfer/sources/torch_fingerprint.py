@@ -67,8 +67,8 @@ _CLASS_NOTES = {
     *("__orig_bases__", "__parameters__", "__abstractmethods__", "_abc_impl", "__match_args__"),
     *("__dataclass_params__", "__slotnames__", "__signature__", "__text_signature__"),
 }
-# What torch's compiler replaces in the class of all modules, once anything is compiled.
-_COMPILER_NOTES = {"__init__", "__setstate__", "___needs_generation_tag_patch"}
+# What torch's compiler and transformers put into the class of all modules when they are used.
+_PUT_IN_MODULE = {"__init__", "__setstate__", "___needs_generation_tag_patch", "smart_apply"}
 # With these a function can use what its text does not name.
 _DYNAMIC = {"eval", "exec", "compile", "globals", "__import__", "open"}
 _GENERATED = {
@@ -205,11 +205,12 @@ class _Description:
         kind = type(value)
         items: list[Any] = []
         if isinstance(value, dict):
-            pairs = (OrderedDict if isinstance(value, OrderedDict) else dict).items(value)
-            items = [part for pair in pairs for part in pair]
-            items.append(getattr(value, "default_factory", None))
+            pairs = list((OrderedDict if isinstance(value, OrderedDict) else dict).items(value))
+            items = [self.describe(key, f"a key of {where}") for key, _ in pairs]
+            items += [self.describe(item, f"{where}[{key!r:.40}]") for key, item in pairs]
+            items.append(self.describe(getattr(value, "default_factory", None), where))
         elif isinstance(value, (list, tuple)):
-            items = list(value)
+            items = [self.describe(item, f"{where}[{index}]") for index, item in enumerate(value)]
         elif isinstance(value, (set, frozenset)):
             items = sorted(self.describe(item, where) for item in value)
         elif _has_hidden_content(kind):
@@ -217,8 +218,7 @@ class _Description:
         slots = copyreg._slotnames(kind)  # type: ignore[attr-defined]
         state = {slot: getattr(value, slot) for slot in slots if hasattr(value, slot)}
         state.update(getattr(value, "__dict__", {}))
-        described = [self.describe(item, f"{where}[{index}]") for index, item in enumerate(items)]
-        return self.describe(kind, where), described, self._state(state, where, kind)
+        return self.describe(kind, where), items, self._state(state, where, kind)
 
     def _state(
         self, state: Mapping[str, Any], where: str, kind: type = object
@@ -288,7 +288,7 @@ class _Description:
         name, package = _name(kind), self._package_of_module(kind.__module__)
         above = [base for base in (*kind.__bases__, type(kind)) if base not in (object, type)]
         bases = [self.describe(base, where) for base in above]
-        notes = _CLASS_NOTES | _COMPILER_NOTES if kind is torch.nn.Module else _CLASS_NOTES
+        notes = _CLASS_NOTES | _PUT_IN_MODULE if kind is torch.nn.Module else _CLASS_NOTES
         members = {n: v for n, v in vars(kind).items() if n not in notes}
         fields = members.pop("__dataclass_fields__", {})
         members.update({f"{n} made by": f.default_factory for n, f in fields.items()})
