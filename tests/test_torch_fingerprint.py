@@ -227,7 +227,11 @@ REFUSED = {
 def test_a_changed_network_has_another_fingerprint(network, change):
     before = fingerprint(network)
     CHANGES[change](network)
-    after = fingerprint(network)
+    try:
+        after = fingerprint(network)
+    except ValueError as error:
+        assert "cannot be known for certain" in str(error) and "cache_key=" in str(error)
+        return
     assert after != before
     assert json.loads(json.dumps(after)) == after, "as it comes back from a file"
 
