@@ -14,8 +14,8 @@ NEWEST := $(or $(PYTHON),python3.13 python3.12 python3.11 python3 python)
 first = $(firstword $(foreach candidate,$(1),$(shell \
 	$(candidate) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $(candidate))))
 PIP := -m pip install --quiet --disable-pip-version-check
-# One process per core, each with one thread of BLAS.
-PYTEST := -m pytest -n 2
+# One process per core, each with one thread of BLAS. OPTIONS=--cov reports the coverage.
+PYTEST := -m pytest -n 2 $(OPTIONS)
 export OMP_NUM_THREADS := 1
 
 demo: .venv/ready
@@ -25,7 +25,7 @@ test: .venv/ready-to-test lint
 	.venv/bin/python $(PYTEST) -m "not slow"
 
 test-all: .venv/ready-to-test lint
-	.venv/bin/python $(PYTEST) --cov --cov-report=term
+	.venv/bin/python $(PYTEST)
 
 lint: .venv/ready-to-test
 	.venv/bin/ruff check .

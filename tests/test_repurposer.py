@@ -211,7 +211,7 @@ def test_bad_input_is_refused_and_leaves_the_repurposer_as_it_was(mx, module, da
     cases = [
         ("input 'data' has NaN.* at example 59", lambda: repurposer.fit(spoilt, numbers)),
         ("X has 60 examples and y has 3 labels", lambda: repurposer.fit(images, numbers[:3])),
-        ("carry no labels: give them as y", lambda: repurposer.fit(images)),
+        ("carry no labels; give them as y", lambda: repurposer.fit(images)),
         ("an iterator carries its own labels", lambda: repurposer.fit(iterator, numbers)),
         ("the labels hold NaN", lambda: repurposer.fit(images, numbers * np.nan)),
         ("needs at least 2 classes; every label is 0", lambda: repurposer.fit(images, numbers * 0)),

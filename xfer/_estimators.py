@@ -40,7 +40,7 @@ def stores_parameters(options_of: type | None = None) -> Callable[[_Init], _Init
         own = list(signature(init).parameters.values())
         own = [one for one in own if one.kind is not Parameter.VAR_KEYWORD]
         names = {one.name for one in own}
-        others = signature(options_of.__init__).parameters.values() if options_of else ()
+        others = signature(options_of).parameters.values() if options_of else ()
         keyword_only = [one for one in others if one.kind is Parameter.KEYWORD_ONLY]
         full = Signature([*own, *(one for one in keyword_only if one.name not in names)])
 

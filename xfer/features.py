@@ -1,5 +1,6 @@
 """Data to a feature matrix: a frozen network as a scikit-learn transformer."""
 
+import math
 import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypedDict
@@ -116,7 +117,7 @@ class LayerFeatures(TransformerMixin, SharesNetwork):
         if len(getattr(given, "shape", ())) == 2:
             validate_data(self, given, skip_check_array=True)
         else:
-            vars(self).pop("n_features_in_", None)
+            self.__dict__.pop("n_features_in_", None)
         self.layers_ = layers
         self.poolings_ = poolings
         self.cache_ = cache
@@ -187,16 +188,17 @@ class LayerFeatures(TransformerMixin, SharesNetwork):
             If a layer's shape is not known before the first data have been seen.
         """
         check_is_fitted(self)
-        names = []
+        names: list[str] = []
         for layer, pooling in zip(self.layers_, self.poolings_):
-            shape = self._shapes.get(layer.name)
+            shape: tuple[int | None, ...] | None = self._shapes.get(layer.name)
             if shape is None:
                 known = {one.name: one.shape for one in self.source_.layers}
                 shape = known.get(layer.name, layer.shape)
                 shape = shape and pooled_shape(shape, pooling)
-            if shape is None or None in shape:
+            sizes = [size for size in shape or () if size is not None]
+            if shape is None or len(sizes) < len(shape):
                 raise ValueError(f"the shape of layer {layer.name!r} is not known before transform")
-            names.extend(f"{layer.name}_{index}" for index in range(int(np.prod(shape))))
+            names.extend(f"{layer.name}_{index}" for index in range(math.prod(sizes)))
         return np.array(names, dtype=object)
 
     def _check_like_fitted(self, X: Any) -> None:

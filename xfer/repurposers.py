@@ -24,7 +24,7 @@ from xfer.meta import (
     DirichletGaussianProcess,
 )
 from xfer.persistence import register, save
-from xfer.sources.base import Features
+from xfer.sources.table import Features
 from xfer.sources.data import brings_batches, open_data
 from xfer.targets import checked_labels, checked_multilabels, checked_numbers
 

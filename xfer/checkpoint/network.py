@@ -164,7 +164,7 @@ class Network:
     def data_types(self) -> dict[str, np.dtype]:
         """The type that each input is converted to: as declared, or float32."""
         variables = {node.name: node for node in self.graph.nodes if node.is_variable}
-        declared = {
+        declared: dict[str, Any] = {
             name: Attributes(variables[name].attributes).int("__dtype__", None) or 0
             for name in self.input_names
             if name in variables
@@ -205,7 +205,7 @@ class Network:
         """Return checksums of the graph up to some layers, and of each parameter in it."""
         graph = self.prune(layer_names)
         nodes = [
-            (node.operator, node.name, sorted(node.attributes.items()), node.inputs)
+            (node.operator, node.name, sorted(node.attributes.items()), node.inputs, node.subgraphs)
             for node in graph.nodes
         ]
         used = [node.name for node in graph.nodes if node.name in self.parameters]

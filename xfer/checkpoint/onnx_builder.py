@@ -200,7 +200,7 @@ class OnnxBuilder:
         given = {tensor.name: tensor.value for tensor in inputs if tensor is not None}
         found = ReferenceEvaluator(node, opsets={"": OPSET}).run(None, given)
         moved = [Tensor(name, v.dtype, v.shape, v) for name, v in zip(node.output, found)]
-        self.initializers.update((tensor.name, tensor.value) for tensor in moved)
+        self.initializers.update(zip(node.output, found))
         return moved
 
     def _unique(self, name: str) -> str:

@@ -113,7 +113,7 @@ def write_params(path: str | os.PathLike[str], arrays: Mapping[str, Any]) -> Non
         for flag, values in zip(flags, arrays.values()):
             shape = struct.pack(f"<i{values.ndim}q", values.ndim, *values.shape)
             file.write(struct.pack("<Ii", version, 0) + shape + struct.pack("<iii", _CPU, 0, flag))
-            file.write(np.asarray(values, dtype=_WRITTEN[flag], order="C"))
+            file.write(np.asarray(values, dtype=_WRITTEN[flag], order="C").data)
         file.write(struct.pack("<Q", len(names)))
         for name in names:
             file.write(struct.pack("<Q", len(name)) + name)

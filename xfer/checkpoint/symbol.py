@@ -5,11 +5,12 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
+from typing import Any
 
 from xfer.checkpoint.legacy import upgrade
 
-_HOLDS_GRAPHS = ("_foreach", "_while_loop", "_cond")
-
+# The operators that hold graphs of their own.
+_LOOPS = ("_foreach", "_while_loop", "_cond")
 
 #: The index of a node, and the index of one of its outputs.
 Entry = tuple[int, int]
@@ -20,7 +21,8 @@ class Node:
     """A variable (whose operator is ``"null"``) or an operator; its mappings cannot be changed.
 
     Operators go by the names of MXNet 1.9. ``training`` holds hints that only training needs, such
-    as ``__lr_mult__``; nodes that differ only in them are equal.
+    as ``__lr_mult__``; nodes that differ only in them are equal. ``subgraphs`` are the bodies of
+    loops and conditions, as in the file.
     """
 
     operator: str
@@ -28,6 +30,7 @@ class Node:
     attributes: Mapping[str, str] = field(default_factory=dict, hash=False)
     inputs: tuple[Entry, ...] = ()
     training: Mapping[str, str] = field(default_factory=dict, compare=False)
+    subgraphs: tuple[Any, ...] = field(default=(), hash=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "attributes", MappingProxyType(dict(self.attributes)))
@@ -36,7 +39,8 @@ class Node:
     def __reduce__(self) -> tuple:
         # Pickle cannot write a mapping proxy, and a model may travel to another process.
         mappings = dict(self.attributes), dict(self.training)
-        return Node, (self.operator, self.name, mappings[0], self.inputs, mappings[1])
+        first = self.operator, self.name, mappings[0], self.inputs, mappings[1]
+        return Node, (*first, self.subgraphs)
 
     @property
     def is_variable(self) -> bool:
@@ -97,7 +101,13 @@ class MxGraph:
         except (TypeError, ValueError, RecursionError) as error:
             raise ValueError(f"the graph is not JSON: {error}") from None
         nodes, heads = upgrade(found)
-        return cls(tuple(Node(*node) for node in nodes), heads)
+        # Files of 0.8, which had no loops, list fewer nodes than there are.
+        bodies = [
+            tuple(node["subgraphs"]) if node["op"] in _LOOPS and "subgraphs" in node else ()
+            for node in found["nodes"]
+        ]
+        bodies = bodies if len(bodies) == len(nodes) else [()] * len(nodes)
+        return cls(tuple(Node(*node, body) for node, body in zip(nodes, bodies)), heads)
 
     def to_json(self) -> str:
         """Write the JSON that MXNet 1.9 writes and reads.
@@ -105,24 +115,14 @@ class MxGraph:
         Returns
         -------
         str
-
-        Raises
-        ------
-        ValueError
-            If an operator is a loop or a condition: their subgraphs are not kept here.
         """
-        for node in self.nodes:
-            if node.operator in _HOLDS_GRAPHS:
-                raise ValueError(
-                    f"layer {node.name!r} ({node.operator}) holds a graph of its own, and such "
-                    "networks can be read but not written"
-                )
         nodes = [
             {
                 "op": node.operator,
                 "name": node.name,
                 "attrs": dict(node.attributes) | dict(node.training),
                 "inputs": [[*source, 0] for source in node.inputs],
+                **({"subgraphs": list(node.subgraphs)} if node.subgraphs else {}),
             }
             for node in self.nodes
         ]

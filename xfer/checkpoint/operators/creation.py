@@ -131,7 +131,7 @@ def eye(op: Call) -> Tensor:
 @operator("_npi_identity")
 def identity(op: Call) -> Tensor:
     """Return a square matrix with ones on the diagonal."""
-    return op.constant(np.eye(*op.ints("shape"), dtype=_dtype(op)))
+    return op.constant(np.eye(*op.ints("shape")).astype(_dtype(op)))
 
 
 @operator("_npi_indices")

@@ -1,5 +1,6 @@
 """Reductions (sums, norms, extremes) and orderings (sort, top k)."""
 
+import math
 from collections.abc import Iterable
 
 import numpy as np
@@ -158,10 +159,10 @@ def _moments(op: Call, x: Tensor, axes: tuple[int, ...], ddof: int) -> tuple[Ten
         squares = op("Mul", centred, centred)
         spread = _reduce(op, "ReduceMean", squares, axes)
     else:
-        sizes = [x.dims[axis] if x.dims else None for axis in axes]
-        if None in sizes or any(map(follows_batch, sizes)):
+        sizes = [size for axis in axes if x.dims and (size := x.dims[axis]) is not None]
+        if len(sizes) < len(axes) or any(map(follows_batch, sizes)):
             raise ValueError("needs the size of the axes")
-        number = float(np.prod(sizes) - ddof)
+        number = float(math.prod(sizes) - ddof)
         spread = op("Div", _reduce(op, "ReduceSumSquare", centred, axes), op.constant(number))
     if axes and not op.flag("keepdims", False):
         mean = op("Squeeze", mean, op.constant(axes, np.int64))

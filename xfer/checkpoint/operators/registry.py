@@ -13,7 +13,7 @@ from xfer.checkpoint.onnx_builder import BATCH, OnnxBuilder, Tensor, describe_sh
 from xfer.checkpoint.symbol import Node
 
 #: Types by MXNet's flags; all floating-point ones are computed in single precision.
-TYPES = {
+TYPES: dict[int, Any] = {
     0: np.dtype(np.float32),
     1: np.dtype(np.float32),
     2: np.dtype(np.float32),

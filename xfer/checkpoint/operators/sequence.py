@@ -128,7 +128,7 @@ def _size(op: Call, x: Tensor, axis: int) -> Tensor:
 def _range(op: Call, x: Tensor, axis: int) -> Tensor:
     size = _size(op, x, axis)
     if size.value is not None:
-        return _whole(op, np.arange(size.value))
+        return _whole(op, np.arange(int(size.value.item())))
     return op("Range", _whole(op, 0), size, _whole(op, 1))
 
 
