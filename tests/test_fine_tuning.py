@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import pickle
 import subprocess
 import sys
 import time
@@ -324,21 +325,27 @@ def test_learning_rates_follow_the_schedule(small, data, schedule):
     np.testing.assert_allclose(found.history_.learning_rate, 0.01 * expected[schedule])
 
 
-def test_the_schedule_goes_on_within_an_epoch_and_over_stages(small, data, monkeypatch):
+@pytest.fixture
+def trained(mx, monkeypatch):
+    """Shapes of the inputs, and options, of every network that was trained."""
     from xfer.training import mxnet
 
-    asked = []
+    found = []
 
     class Spy(mxnet.TrainingModule):
-        def __init__(self, *args, rate, **options):
-            super().__init__(*args, rate=rate, **options)
-            asked.append([rate(step) for step in range(3)])
+        def __init__(self, network, shapes, **options):
+            super().__init__(network, shapes, **options)
+            found.append({"shapes": shapes, **options})
 
     monkeypatch.setattr(mxnet, "TrainingModule", Spy)
+    return found
+
+
+def test_the_schedule_goes_on_within_an_epoch_and_over_stages(small, data, trained):
     options = {"optimizer_params": {"learning_rate": 1.2e-3}, "learning_rate_schedule": "linear"}
     fine_tune(small, num_epochs=4, batch_size=20, unfreeze_epochs=1, **options).fit(*data)
-    expected = 1e-4 * np.array([[12, 11, 10], [9, 8, 7], [6, 5, 4]])
-    np.testing.assert_allclose(asked, expected)
+    found = [[one["rate"](step) for step in range(3)] for one in trained]
+    np.testing.assert_allclose(found, 1e-4 * np.array([[12, 11, 10], [9, 8, 7], [6, 5, 4]]))
 
 
 # What stays as it is
@@ -449,22 +456,6 @@ def test_layers_are_unfrozen_from_the_top(normed, data, every):
 # What fixed layers put out is computed once
 
 
-@pytest.fixture
-def shapes(mx, monkeypatch):
-    """Shapes of the inputs of every network that was trained."""
-    from xfer.training import mxnet
-
-    found = []
-
-    class Spy(mxnet.TrainingModule):
-        def __init__(self, network, shapes, **options):
-            super().__init__(network, shapes, **options)
-            found.append(shapes)
-
-    monkeypatch.setattr(mxnet, "TrainingModule", Spy)
-    return found
-
-
 OPTIONS = {
     "fixed bottom": {"fixed_layers": ["conv1", "bn1"]},
     "unfreezing": {"unfreeze_epochs": 1, "num_epochs": 3},
@@ -473,36 +464,36 @@ OPTIONS = {
 
 
 @pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
-def test_computing_fixed_layers_once_changes_nothing(normed, data, options, shapes, monkeypatch):
+def test_computing_fixed_layers_once_changes_nothing(normed, data, options, trained, monkeypatch):
     once = freeze(normed, **options).fit(*data)
-    left_out, shapes[:] = list(shapes), []
+    shapes = [one["shapes"] for one in trained]
+    trained.clear()
     monkeypatch.setattr("xfer.training.loop._MOST_KEPT", 0)
     again = freeze(normed, **options).fit(*data)
     for name, expected in parameters(again).items():
         np.testing.assert_allclose(parameters(once)[name], expected, atol=1e-5, err_msg=name)
     np.testing.assert_allclose(once.history_.loss, again.history_.loss, rtol=1e-4)
-    rows = left_out[0]
-    assert {name for one in shapes for name in one} == {"data"}
+    assert {name for one in trained for name in one["shapes"]} == {"data"}
     if "unfreeze_epochs" in options:
-        assert left_out == [{"tanh1": (32, 8)}, {"pool1": (32, 4, 2, 2)}, {"data": (32, 2, 6, 6)}]
+        assert shapes == [{"tanh1": (32, 8)}, {"pool1": (32, 4, 2, 2)}, {"data": (32, 2, 6, 6)}]
     else:
-        assert rows == {"pool1": (32, 4, 2, 2)}
+        assert shapes == [{"pool1": (32, 4, 2, 2)}]
 
 
-def test_layers_on_several_fixed_outputs(mx, module, data, shapes):
+def test_layers_on_several_fixed_outputs(module, data, trained):
     """The network of two branches, which read the same fixed layer, and two halves of its sum."""
     options = {"fixed_layers": ["conv1", "bn1"], "num_layers_to_drop": 3, "num_epochs": 2}
     before = parameters(module)
     after = parameters(freeze(module, **options).fit(*data))
-    assert shapes == [{"relu1": (32, 4, 6, 6)}]
+    assert trained[0]["shapes"] == {"relu1": (32, 4, 6, 6)}
     assert moved(before, after) == {"conv2_weight", "conv2_bias"}
     freeze(module, **{**options, "fixed_layers": ["conv1", "bn1", "conv2"]}).fit(*data)
-    assert shapes[1] == {"flat": (32, 2)}
+    assert trained[1]["shapes"] == {"flat": (32, 2)}
 
 
-def test_what_is_augmented_is_computed_anew(normed, data, shapes):
+def test_what_is_augmented_is_computed_in_every_step(normed, data, trained):
     freeze(normed, fixed_layers=["conv1", "bn1"], augment=lambda X, random: X).fit(*data)
-    assert shapes == [{"data": (32, 2, 6, 6)}]
+    assert [one["shapes"] for one in trained] == [{"data": (32, 2, 6, 6)}]
 
 
 # What is held out
@@ -795,6 +786,8 @@ def test_divergence_is_told_and_leaves_the_weights_before(
     assert np.isfinite(repurposer.predict_proba(data[0])).all()
     assert repurposer.score(*data) > 0.6
     assert repurposer.history_.best_epoch == 0 and repurposer.history_.loss == []
+    again = pickle.loads(pickle.dumps(caught.value))  # workers of a search send it
+    assert str(again) == str(caught.value) and again.history == caught.value.history
 
 
 def test_finite_but_huge_scores_are_divergence_too(small, data):

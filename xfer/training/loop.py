@@ -47,6 +47,9 @@ class TrainingDiverged(ValueError):
         self.network = network
         self.history = history
 
+    def __reduce__(self) -> tuple:
+        return type(self), (str(self), self.network, self.history)
+
 
 @dataclass
 class History:

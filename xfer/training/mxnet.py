@@ -59,7 +59,7 @@ class TrainingModule:
         self._network = network
         self._batch_size = next(iter(shapes.values()))[0]
         self._module = mx.mod.Module(
-            load_symbol(_with_rates(network.graph, rates)),
+            load_symbol(network.graph),
             data_names=list(shapes),
             label_names=None,
             context=contexts or [mx.cpu()],
@@ -76,10 +76,9 @@ class TrainingModule:
             arg_params={name: mx.nd.array(array) for name, array in network.arguments.items()},
             aux_params={name: mx.nd.array(array) for name, array in network.auxiliary.items()},
         )
-        schedule = _Schedule(optimizer_params["learning_rate"], rate)
-        self._module.init_optimizer(
-            optimizer=optimizer, optimizer_params={**optimizer_params, "lr_scheduler": schedule}
-        )
+        self._module.init_optimizer(optimizer=optimizer, optimizer_params=dict(optimizer_params))
+        self._module._optimizer.set_lr_mult(dict(rates))
+        self._module._optimizer.lr_scheduler = lambda update: rate(update - 1)
 
     def step(
         self, inputs: Mapping[str, np.ndarray], gradient: Callable[[np.ndarray], np.ndarray]
@@ -114,18 +113,9 @@ class TrainingModule:
         return replace(self._network, arguments=arguments, auxiliary=auxiliary)
 
 
-class _Schedule(mx.lr_scheduler.LRScheduler):
-    def __init__(self, first: float, rate: Callable[[int], float]) -> None:
-        super().__init__(base_lr=first)
-        self.rate = rate
-
-    def __call__(self, update: int) -> float:
-        return self.rate(update - 1)
-
-
 @contextmanager
 def seeded(seed: int) -> Iterator[None]:
-    """Seed MXNet's generator, which dropout uses; afterwards it goes on as if it had not been."""
+    """Seed MXNet's generator, which dropout uses; afterwards it gets a seed of its own."""
     after = int(mx.nd.random.randint(0, (1 << 31) - 1, shape=(1,), dtype="int32").asscalar())
     mx.random.seed(seed)
     try:
@@ -136,17 +126,6 @@ def seeded(seed: int) -> Iterator[None]:
 
 def _batch(inputs: Mapping[str, np.ndarray]) -> Any:
     return mx.io.DataBatch([mx.nd.array(array) for array in inputs.values()])
-
-
-def _with_rates(graph: MxGraph, rates: Mapping[str, float]) -> MxGraph:
-    """Write factors of the learning rate where MXNet's optimizers look for them."""
-    nodes = tuple(
-        replace(node, training={**node.training, "__lr_mult__": str(rates[node.name])})
-        if node.is_variable and node.name in rates
-        else node
-        for node in graph.nodes
-    )
-    return MxGraph(nodes, graph.heads)
 
 
 def make_module(
