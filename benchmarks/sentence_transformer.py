@@ -28,7 +28,7 @@ from xfer.meta.support_vector_machine import CalibratedSvm
 
 DRAWS = 10
 LABELS = 100
-BLOCKS = ["0.model.embeddings", *(f"0.model.encoder.layer.{number}" for number in range(6))]
+BLOCKS = ["0.model.embeddings", *(f"0.model.encoder.layer.{index}" for index in range(6))]
 MASKED_MEANS = dict.fromkeys(BLOCKS, "masked_mean")
 
 
