@@ -1,8 +1,8 @@
-"""MXNet networks on ONNX Runtime, on MXNet correctly bound, and on plain PyTorch.
+"""Speed and memory of MXNet networks on ONNX Runtime, on correctly bound MXNet and on PyTorch.
 
-Run with ``python benchmarks/engines.py``; PyTorch joins in where it is installed, as
-``pip install '.[benchmarks]'`` does. Speeds are medians of rounds in which all take turns in one
-process; memory is measured in a process of its own for each.
+Run with ``python benchmarks/engines.py``; PyTorch is included if it is installed, for example by
+``pip install '.[benchmarks]'``. Speeds are medians over rounds in which all take turns in one
+process. Memory is measured in a separate process for each.
 """
 
 import ast
@@ -83,7 +83,7 @@ def speeds(name, network, layer, inputs, peak):
 
 
 def first_result(name, network, layer, inputs):
-    """Print how long a new user waits."""
+    """Print the time to the first result."""
     batch = inputs[:BATCH_SIZE]
     conversions, firsts, compared, warms = [], [], [], []
     for _ in range(ROUNDS):
@@ -106,7 +106,7 @@ def first_result(name, network, layer, inputs):
 
 
 def anew(network):
-    """Return a network of which nothing has been computed yet."""
+    """Return a newly opened network."""
     return Network(network.json, network.arguments, network.statistics, network.input_names, [])
 
 
@@ -137,13 +137,13 @@ def memory(folder, layer, engine):
 
 
 def peak_memory():
-    """Return the most memory this process has held, in MB, not counting the one it came from."""
+    """Return the peak memory of this process in MB, without that of its parent."""
     status = Path("/proc/self/status").read_text()
     return int(re.search(r"VmHWM:\s+(\d+) kB", status)[1]) / 1000
 
 
 def matrix_product_peak(size=2048):
-    """Measure floating-point operations a second of NumPy's matrix product."""
+    """Measure floating-point operations per second of NumPy's matrix product."""
     left = np.random.default_rng(0).normal(size=(size, size)).astype(np.float32)
     taken = []
     for _ in range(10):
@@ -195,18 +195,18 @@ def zoo(name, number=64):
 
 
 def tiny():
-    """Return the smallest network, to load the engines with."""
+    """Return the smallest network, to warm up the engines."""
     symbol = mx.sym.FullyConnected(mx.sym.var("data"), num_hidden=2, name="dense")
     arrays = {"dense_weight": np.zeros((2, 3), "f"), "dense_bias": np.zeros(2, "f")}
     return Network(symbol.tojson(), arrays, {}, ["data"], [])
 
 
 def plain_torch(network, layer):
-    """Return a function that runs a network in PyTorch, as one would write it there."""
+    """Return a function that runs a network in plain PyTorch."""
     import torch
     from torch.nn import functional
 
-    # MXNet, in the same process, leaves it with fewer.
+    # MXNet in the same process would leave it fewer threads.
     torch.set_num_threads(len(os.sched_getaffinity(0)))
     graph = network.prune([layer])
     arrays = {name: torch.tensor(array) for name, array in network.parameters.items()}

@@ -1,7 +1,7 @@
 """Feature extraction against a plain MXNet forward loop: throughput, peak memory, right or wrong.
 
-Run with ``python benchmarks/extraction.py``. Each figure comes from a process of its own; the two
-take turns, and the median of their pairwise ratios is what to quote.
+Run with ``python benchmarks/extraction.py``. Each figure is from a separate process. The two take
+turns; quote the median of their pairwise ratios.
 """
 
 import json
@@ -40,14 +40,14 @@ def main():
 
 
 def measure(task, way):
-    """Run one way in a process of its own."""
+    """Run one way in a separate process."""
     command = [sys.executable, __file__, task, way]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     return json.loads(done.stdout.splitlines()[-1])
 
 
 def child(task, way):
-    """Measure one way; print examples a second, memory beyond the loaded model, largest error."""
+    """Measure one way; print examples per second, memory beyond the loaded model, largest error."""
     import mxnet as mx
     import sources
 
@@ -81,7 +81,7 @@ def child(task, way):
 
 
 def plain_loop(mx, module, layer, iterator):
-    """Do what a user of MXNet would: bind the inner layer for inference and collect batches."""
+    """Extract with plain MXNet: bind the inner layer for inference and collect batches."""
     inner = mx.mod.Module(module.symbol.get_internals()[layer + "_output"], label_names=None)
     inner.bind(iterator.provide_data, for_training=False)
     inner.set_params(module._arg_params, module._aux_params, allow_extra=True)
@@ -104,7 +104,7 @@ def error(mx, module, layer, inputs, features):
 
 
 def peak_memory():
-    """Return the most memory this process has held, in MB."""
+    """Return the peak memory of this process in MB."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 

@@ -1,7 +1,7 @@
-"""What keeping features saves: the first and the second of two fits, and the overhead that is left.
+"""What the feature cache saves: the first and the second of two fits, and the remaining overhead.
 
 Run with ``python benchmarks/feature_cache.py``. The usual alternative is joblib.Memory around the
-extraction, which keeps whole calls and not examples.
+extraction, which caches whole calls, not examples.
 """
 
 import os
@@ -21,7 +21,7 @@ import xfer
 
 def main():
     """Print the tables."""
-    # MXNet, which comes with what the benchmarks share, leaves torch one thread.
+    # The shared code imports MXNet, which leaves torch one thread.
     torch.set_num_threads(os.cpu_count())
     texts, names = posts("target")
     ids, _ = newsgroups()
@@ -64,7 +64,7 @@ def fits(source, layer, data, labels):
 
 
 def with_memory(source, layer, data, labels):
-    """Return the seconds of the second fit where joblib keeps the extraction's result."""
+    """Return the seconds of the second fit with the extraction cached by joblib."""
     with tempfile.TemporaryDirectory() as folder:
         memory = joblib.Memory(folder, verbose=0)
 
@@ -81,7 +81,7 @@ def with_memory(source, layer, data, labels):
 
 
 def overhead(source, layer, data, labels):
-    """Print what a fit on kept features takes beside the classifier's own fit."""
+    """Print the time of a fit on cached features and of the classifier alone."""
     with tempfile.TemporaryDirectory() as folder:
         repurposer = xfer.LrRepurposer(source, layer, cache=folder).fit(data, labels)
         matrix = repurposer.features_.transform(data)

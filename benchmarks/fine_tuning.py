@@ -1,6 +1,6 @@
-"""What an epoch of fine-tuning costs, against a plain MXNet training loop on the same batches.
+"""Cost of an epoch of fine-tuning, against a plain MXNet training loop on the same batches.
 
-Run with ``python benchmarks/fine_tuning.py`` on a machine that does nothing else.
+Run with ``python benchmarks/fine_tuning.py`` on an idle machine.
 """
 
 import time
@@ -54,7 +54,7 @@ def fixed_layers(source, layer):
 
 
 def time_ours(source, layer, fixed, inputs, names):
-    """Return the seconds of a step, of all the epochs of a fit but the first."""
+    """Return the seconds per step, over all epochs of a fit except the first."""
     seconds, run_epoch = [], training.Trainer._run_epoch
 
     def timed(self, *arguments):
@@ -76,13 +76,13 @@ def time_ours(source, layer, fixed, inputs, names):
 
 
 def number_above(source, layer):
-    """Count the layers above one, of which a chain leads up."""
+    """Count the layers above one in a chain."""
     names = xfer.ModelHandler(source).layer_names
     return len(names) - 1 - names.index(layer)
 
 
 def time_plain(source, layer, fixed, inputs, targets):
-    """Return the seconds of a step of MXNet's own loop."""
+    """Return the seconds per step of MXNet's own loop."""
     handler = xfer.ModelHandler(source)
     parameters = [n for n in handler.get_layer_parameters(fixed) if n in handler.arg_params]
     symbol = handler.symbol.get_internals()[f"{layer}_output"]

@@ -23,7 +23,7 @@ from xfer.checkpoint.symbol import MxGraph
 
 FOLDER = Path(os.environ.get("XFER_TEST_DATA") or Path(__file__).parents[2] / "shared")
 
-#: Counts and sizes that a reader could be led astray by: small, and at the ends of each type.
+#: Counts and sizes that can mislead a reader: small ones, and the limits of each type.
 EXTREMES = (0, 1, 2, 3, 7, 12, 33, 2**15, 2**24, 2**31 - 1, 2**31, 2**32 - 1, 2**40, 2**62, 2**63)
 EXTREMES += (-1, -2, -(2**31), -(2**63), 0x112, 0xF993FAC8, 0xF993FAC9, 0xF993FACA)
 
@@ -62,7 +62,7 @@ def fuzz(path, read, positions, count, seed=0):
             try:
                 read(mutated)
             except Exception as error:
-                # Other subclasses of ValueError, such as UnicodeDecodeError, come by accident.
+                # Other subclasses of ValueError, such as UnicodeDecodeError, are accidents.
                 if type(error) not in (ValueError, Unsupported, UnknownShape):
                     raise RuntimeError(f"mutation {number} of {path}, seed {seed}") from error
                 errors += 1
@@ -73,7 +73,7 @@ def fuzz(path, read, positions, count, seed=0):
 
 
 def mutate(data, positions, random):
-    """Change, put in, take out or cut off bytes; half of the time at one of ``positions``."""
+    """Change, insert, remove or truncate bytes; half of the time at one of ``positions``."""
     data = bytearray(data)
     for _ in range(random.randint(1, 4)):
         at = random.randint(len(data) + 1)
@@ -103,7 +103,7 @@ def params(path):
 
 
 def params_headers(path):
-    """Find the bytes of a ``.params`` file that are no values of an array."""
+    """Find the bytes of a ``.params`` file that are not array values."""
     data, start, positions = path.read_bytes(), 0, []
     for values in read_params(path).values():
         end = data.index(values.tobytes(), start)

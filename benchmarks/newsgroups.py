@@ -35,7 +35,7 @@ def run(kind, features, numbers, size, seed):
     """Return accuracy, log loss and calibration error of one draw."""
     order = np.random.RandomState(seed).permutation(len(numbers))
     train, test = order[:size], order[size:]
-    # The features are at hand, so the classifier is fitted on them without its network.
+    # The features are computed already, so the classifier is fitted on them directly.
     model = kind(None, None)._meta_model().fit(features[train], numbers[train])
     return measures(model.predict_proba(features[test]), numbers[test])
 

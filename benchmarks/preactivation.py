@@ -1,7 +1,7 @@
 """How far MXNet's default inference is off on a pre-activation ResNet, layer by layer.
 
 Run with ``python benchmarks/preactivation.py``; it prints a table and draws
-``docs/preactivation.png``. Each layer is bound for itself, as a user who wants its features would.
+``docs/preactivation.png``. Each layer is bound separately, as for extracting its features.
 """
 
 import os
@@ -57,7 +57,7 @@ def main():
 
 
 def mxnet_default(name, layer, images):
-    """Compute a layer as MXNet does when it is bound for inference and told nothing."""
+    """Compute a layer with MXNet bound for inference with default settings."""
     assert "MXNET_SUBGRAPH_BACKEND" not in os.environ
     symbol = module(name).symbol.get_internals()[f"{layer}_output"]
     inner = mx.mod.Module(symbol, label_names=None)
@@ -69,12 +69,12 @@ def mxnet_default(name, layer, images):
 
 
 def distance(found, right):
-    """Return the root mean square difference as a share of the right numbers' own."""
+    """Return the root mean square difference relative to that of the right values."""
     return np.sqrt(np.mean((found - right) ** 2) / np.mean(right**2))
 
 
 def draw(errors, accuracies):
-    """Draw the error along the network, and what it does to the accuracy."""
+    """Plot the error along the network, and the accuracies."""
     figure, (left, right) = plt.subplots(
         1, 2, figsize=(9, 3.4), width_ratios=(3, 2), layout="constrained"
     )

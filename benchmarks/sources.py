@@ -31,7 +31,7 @@ def newsgroups():
 
 
 def cifar_input(images):
-    """Scale images (n, 32, 32, 3) as the CIFAR networks want them: (n, 3, 32, 32)."""
+    """Scale images (n, 32, 32, 3) for the CIFAR networks: (n, 3, 32, 32)."""
     scaled = (images / 255 - [0.4914, 0.4822, 0.4465]) / [0.2023, 0.1994, 0.2010]
     return scaled.transpose(0, 3, 1, 2).astype(np.float32)
 
@@ -50,7 +50,7 @@ def cifar100():
 
 
 def digits():
-    """Return scikit-learn's digits as LeNet wants them, (1797, 1, 28, 28), and their labels."""
+    """Return scikit-learn's digits for LeNet, (1797, 1, 28, 28), and their labels."""
     images, labels = load_digits(return_X_y=True)
     images = zoom(images.reshape(-1, 8, 8) / 16, (1, 2.5, 2.5), order=1)
     return np.pad(images, ((0, 0), (4, 4), (4, 4)))[:, None].astype(np.float32), labels

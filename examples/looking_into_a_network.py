@@ -1,9 +1,9 @@
 """
-Looking into a network
-======================
+Inspecting a network
+====================
 
-Which layers a network has, how they are connected, what is left when some are dropped, and what
-each layer makes of an image. None of this needs the framework that the network comes from.
+List the layers of a network, see how they are connected, drop some, and look at what each layer
+computes. You do not need the framework that the network comes from.
 """
 
 import matplotlib.pyplot as plt
@@ -13,7 +13,7 @@ import xfer
 
 # %%
 # ``print`` shows the layers of a source as a table. Sizes that depend on the data are known once
-# the network has seen some: here a seven, a digit that it was not trained on.
+# the network has seen some. Here it sees a seven, a digit that it was not trained on.
 
 images, digits = xfer.example.digits()
 seven = images[np.flatnonzero(digits == 7)[:1]]
@@ -41,7 +41,7 @@ print(handler.layer_names)
 print(handler.get_layer_parameters(["conv3"]))
 
 # %%
-# What is left is a source of features like any other.
+# You can compute features with what is left.
 
 features, _ = handler.get_layer_output(images[:100], ["relu2", "relu3"])
 for name, matrix in features.items():

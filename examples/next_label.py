@@ -2,9 +2,8 @@
 Which example to label next
 ===========================
 
-Somebody has to label the examples, a few at a time. A Gaussian process tells how much of its doubt
-about an example a label would end: the epistemic part. Does it pay to label first where that is
-largest?
+If you label a few examples at a time, which should be next? The epistemic uncertainty of a Gaussian
+process is the part that more labels would reduce. Does it help to label first where it is largest?
 """
 
 import matplotlib.pyplot as plt
@@ -19,8 +18,8 @@ ROUNDS = 7
 LABELS_A_ROUND = 5
 
 # %%
-# Features of all images are computed once. What learns from them is the classifier of
-# ``GpRepurposer``, which takes a matrix.
+# The features of all images are computed once. The classifier is that of ``GpRepurposer``, which
+# takes a matrix.
 
 source = xfer.load_checkpoint(xfer.example.checkpoint())
 images, digits = xfer.example.digits()
@@ -31,24 +30,24 @@ features = source.extract(images, "relu2", pooling="max").matrix
 # Three ways to choose
 # --------------------
 #
-# Each gives the unlabelled examples a number; the five with the largest are labelled next. Beside
-# the epistemic part and chance there is an old way that needs no uncertainty: the closer the two
-# largest probabilities, the sooner.
+# Each way scores the unlabelled examples; the five with the highest scores are labelled next. One
+# is the epistemic uncertainty, one is random, and one is margin sampling: examples come first if
+# their two largest probabilities are close.
 
 
 def epistemic(classifier, rows, random):
-    """Return what labels would tell."""
+    """Score by the uncertainty that labels would reduce."""
     return classifier.predict_uncertainty(features[rows]).epistemic
 
 
 def close_call(classifier, rows, random):
-    """Return how close the second label came to the first."""
+    """Score by the negative margin between the two largest probabilities."""
     second, first = np.sort(classifier.predict_proba(features[rows]))[:, -2:].T
     return second - first
 
 
 def chance(classifier, rows, random):
-    """Return nothing that means anything."""
+    """Score at random."""
     return random.uniform(size=len(rows))
 
 
@@ -56,8 +55,8 @@ def chance(classifier, rows, random):
 # Rounds of labels
 # ----------------
 #
-# At first two examples of each digit are labelled. After that nobody sees to it that digits come in
-# equal numbers. 400 images are kept apart for testing.
+# At first, two examples of each digit are labelled. After that, the numbers of examples per digit
+# may differ. 400 images are for testing.
 
 
 def label_in_rounds(choose, seed):
@@ -82,11 +81,11 @@ scores = {
 }
 
 # %%
-# What comes of it
-# ----------------
+# Result
+# ------
 #
-# It pays from the fourth round on: at random it takes 35 labels to get as far as 25 that were
-# chosen. But the old way, for which any classifier will do, is as good here.
+# Choosing helps from the fourth round on: 25 chosen labels are as good as 35 random ones. But
+# margin sampling, which works with any classifier, is as good as the epistemic uncertainty here.
 
 labels = 10 + LABELS_A_ROUND * np.arange(ROUNDS)
 figure, ax = plt.subplots(figsize=(7, 4.9), layout="constrained")

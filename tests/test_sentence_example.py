@@ -40,7 +40,7 @@ def test_a_sentence_transformer_knows_the_newsgroups(
     ]
     accuracies = example.main(arguments)
     printed = capsys.readouterr().out
-    assert "100 posts to learn from, 60 to be tested on" in printed
+    assert "100 posts for fitting, 60 for testing" in printed
     rows = re.findall(r"^(\w.*?) {2,}(0\.\d{3}) +(0\.\d{3}|1\.\d{3})$", printed, re.M)
     assert [name for name, _, _ in rows] == NAMES == list(accuracies)
     assert [accuracy for _, accuracy, _ in rows] == [f"{a:.3f}" for a in accuracies.values()]
