@@ -131,6 +131,14 @@ def fingerprint(network):
     return TorchSource(network).fingerprint(["head"])
 
 
+def is_another(network, before):
+    """Whether a network is told from another: by its fingerprint, or by a refusal."""
+    try:
+        return fingerprint(network) != before
+    except ValueError as error:
+        return "cannot be known for certain" in str(error) and "cache_key=" in str(error)
+
+
 def hook(module, *args):
     return None
 
@@ -195,11 +203,11 @@ CHANGES = {
     "parametrization": lambda n: nn.utils.parametrizations.weight_norm(n.head[1]),
 }
 REFUSED = {
-    "lambda": (lambda n: setattr(n, "forward", lambda x: x), r"forward: .*<lambda> is a function"),
-    "file": (lambda n: setattr(n, "function", reads_a_file), "function: reads_a_file imports, "),
-    "import": (lambda n: setattr(n, "function", imports), "function: imports imports, reads"),
-    "generator": (lambda n: setattr(n, "numbers", iter([1])), "numbers is builtins.list_iterator"),
-    "queue": (lambda n: setattr(n, "past", collections.deque([1])), "past is collections.deque"),
+    "lambda": (lambda n: setattr(n, "forward", lambda x: x), "has a patched forward"),
+    "file": (lambda n: setattr(n, "function", reads_a_file), "function imports or looks up what it uses"),
+    "import": (lambda n: setattr(n, "function", imports), "function imports or looks up what it uses"),
+    "generator": (lambda n: setattr(n, "numbers", iter([1])), "numbers is a builtins.list_iterator"),
+    "queue": (lambda n: setattr(n, "past", collections.deque([1])), "past is a collections.deque"),
     "forward hook": (lambda n: n.act.register_forward_hook(hook), "layer 'act' has hooks"),
     "hook before": (lambda n: n.register_forward_pre_hook(hook), "the network has hooks"),
     "hook with names": (
@@ -212,13 +220,13 @@ REFUSED = {
     ),
     "hook of an unregistered module": (
         lambda n: n.unregistered[0].register_forward_hook(hook),
-        r"layer 'unregistered\[0\]' has hooks",
+        "layer 'unregistered.' has hooks",
     ),
     "backward hook": (lambda n: n.act.register_full_backward_hook(hook), "layer 'act' has hooks"),
     "compiled": (lambda n: n.act.compile(backend="eager"), "layer 'act' is compiled"),
     "tensor class": (
         lambda n: setattr(n, "t", torch.ones(2).as_subclass(type("Mine", (torch.Tensor,), {}))),
-        "t is a tensor of class .*Mine",
+        "t is a tensor of .*Mine",
     ),
 }
 
@@ -227,13 +235,8 @@ REFUSED = {
 def test_a_changed_network_has_another_fingerprint(network, change):
     before = fingerprint(network)
     CHANGES[change](network)
-    try:
-        after = fingerprint(network)
-    except ValueError as error:
-        assert "cannot be known for certain" in str(error) and "cache_key=" in str(error)
-        return
-    assert after != before
-    assert json.loads(json.dumps(after)) == after, "as it comes back from a file"
+    assert json.loads(json.dumps(before)) == before, "as it comes back from a file"
+    assert is_another(network, before)
 
 
 @pytest.mark.parametrize("change", REFUSED)
@@ -286,20 +289,20 @@ def test_patched_code_is_other_code(network, patch, monkeypatch):
     if name.startswith("__") and isinstance(owner, types.FunctionType):
         kept = getattr(owner, name)
         setattr(owner, name, value)
-        after = fingerprint(network)
+        after = is_another(network, before)
         setattr(owner, name, kept)
     else:
         monkeypatch.setattr(owner, name, value, raising=False)
-        after = fingerprint(network)
+        after = is_another(network, before)
         monkeypatch.undo()
-    assert after != before
+    assert after
     assert fingerprint(network) == before
 
 
 def test_data_in_a_global_count(network, monkeypatch):
     before = fingerprint(network)
     monkeypatch.setitem(TABLE, "scale", [1.0, np.zeros(2)])
-    assert fingerprint(network) != before
+    assert is_another(network, before)
 
 
 @pytest.mark.parametrize(
@@ -324,13 +327,7 @@ def test_a_mode_is_refused(network):
         def __torch_function__(self, func, types, args=(), kwargs=None):
             return func(*args, **(kwargs or {}))
 
-    with Mode(), pytest.raises(ValueError, match="Mode is a mode that changes"):
-        fingerprint(network)
-
-
-def test_a_module_put_in_the_place_of_torchs_is_refused(network, monkeypatch):
-    monkeypatch.setattr(nn.modules.activation, "F", types.ModuleType("mine"))
-    with pytest.raises(ValueError, match=r"activation.F is mine, a module that is not installed"):
+    with Mode(), pytest.raises(ValueError, match="torch is in a mode that changes"):
         fingerprint(network)
 
 
@@ -349,7 +346,7 @@ def script(kind):
 def test_scripts_are_refused():
     for network in script(0):
         for one in (network, nn.Sequential(network)):
-            with pytest.raises(ValueError, match="is TorchScript, .*cache_key"):
+            with pytest.raises(ValueError, match="is scripted or traced.*cache_key"):
                 fingerprint(one)
 
 
@@ -362,17 +359,12 @@ def test_weights_of_scripts_count_beside_a_key():
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning")
-def test_quantised_networks_are_told_apart():
-    def quantised(scale):
-        torch.manual_seed(0)
-        network = nn.Sequential(nn.Linear(6, 4))
-        network[0].weight.data.mul_(scale)
-        return torch.ao.quantization.quantize_dynamic(network, {nn.Linear})
-
+def test_quantised_networks_are_refused():
     if "fbgemm" not in torch.backends.quantized.supported_engines:
         pytest.skip("no kernels for quantised networks")
-    found = [fingerprint(quantised(scale)) for scale in (1, 1, 2)]
-    assert found[0] == found[1] != found[2], "the integers are the same, the scales are not"
+    network = torch.ao.quantization.quantize_dynamic(nn.Sequential(nn.Linear(6, 4)), {nn.Linear})
+    with pytest.raises(ValueError, match="whose content cannot be read.*cache_key="):
+        fingerprint(network)
 
 
 @pytest.mark.parametrize(
@@ -465,29 +457,19 @@ class FromFile(torch.nn.Module):
 """
 
 
-def load(path):
-    space = {"__name__": "a_module_of_the_users", "__file__": str(path)}
-    exec(compile(path.read_text(), str(path), "exec"), space)
-    return space["FromFile"]()
+def test_the_text_of_a_users_class_counts(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "their_first.py").write_text(SOURCE)
+    (tmp_path / "their_second.py").write_text(SOURCE.replace("x * 2", "x * 3"))
+    import their_first
+    import their_second
 
-
-def test_the_source_text_must_be_what_runs(tmp_path):
-    path = tmp_path / "networks.py"
-    path.write_text(SOURCE)
-    first = load(path)
-    before = fingerprint(first)
-    assert fingerprint(load(path)) == before
-    path.write_text(SOURCE.replace("x * 2", "x * 3"))
-    second = load(path)
-    with pytest.raises(ValueError, match="FromFile.forward is a function whose source text cannot"):
-        fingerprint(first)
-    assert fingerprint(second) != before
-    path.write_text("# moved\n" + SOURCE)
-    assert fingerprint(load(path)) == before, "where a class stands does not count"
-    path.unlink()
-    linecache.checkcache()
-    with pytest.raises(ValueError, match="whose source text cannot be known"):
-        fingerprint(second)
+    first, second = (fingerprint(module.FromFile()) for module in (their_first, their_second))
+    assert first["graph"] != second["graph"]
+    space = {"__name__": "nowhere"}
+    exec(SOURCE, space)
+    with pytest.raises(ValueError, match="FromFile, whose source cannot be read"):
+        fingerprint(space["FromFile"]())
 
 
 def test_modules_that_the_user_wrote_are_refused(network, monkeypatch):

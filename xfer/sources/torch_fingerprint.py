@@ -27,7 +27,14 @@ _PLAIN = (type(None), bool, int, float, complex, str, bytes, type(...), range, s
 _BY_REPR = (torch.dtype, torch.device, torch.layout, torch.memory_format, np.dtype)
 _FUNCTIONS = (types.FunctionType, types.BuiltinFunctionType)
 _IN_EVERY_MODULE = vars(torch.nn.Module()).keys()
-_HOOKS = ("_forward_pre_hooks", "_forward_hooks")
+_HOOKS = ("_forward_pre_hooks", "_forward_hooks", "_backward_pre_hooks", "_backward_hooks")
+# What torch's functions and methods were when this module was imported.
+_ORIGINAL = {
+    (space, name): value
+    for space in (torch, torch.nn.functional, torch.Tensor)
+    for name, value in vars(space).items()
+    if callable(value)
+}
 # Where transformers note where a network came from and what they have seen.
 _NOTES = {
     *("_is_hf_initialized", "_name_or_path", "name_or_path"),
@@ -101,10 +108,11 @@ class _Description:
         modes = torch.overrides._get_current_function_mode_stack()
         if any(type(mode).__name__ != "DeviceContext" for mode in modes):
             self.report("torch", "is in a mode that changes what its functions compute")
-        for space in (torch, torch.nn.functional, torch.Tensor):
-            for name, value in list(vars(space).items()):
-                if isinstance(value, types.FunctionType) and not self._package(value):
-                    self.report(f"{space.__name__}.{name}", "was replaced")
+        for (space, name), value in _ORIGINAL.items():
+            now = vars(space).get(name)
+            edited = isinstance(now, types.FunctionType) and not self._package(now)
+            if now is not value or edited:
+                self.report(f"{space.__name__}.{name}", "was replaced")
 
     def module(self, module: torch.nn.Module, where: str) -> Any:
         """Describe a module without the modules in it."""
@@ -191,7 +199,8 @@ class _Description:
         values = tensor.detach().resolve_conj().resolve_neg()
         values = values if values.layout == torch.strided else values.to_dense()
         content = values.cpu().contiguous().flatten().view(torch.uint8).numpy()
-        return str(values.dtype), tuple(values.shape), _hash(content)
+        own = self._state(vars(tensor), where)
+        return str(values.dtype), tuple(values.shape), _hash(content), own
 
     def _class(self, kind: type, where: str) -> Any:
         """Describe a class: an installed one by name, another by its text and what that uses."""
@@ -205,6 +214,9 @@ class _Description:
             own = {n: v for n, v in own.items() if not self._package(v)}
             if self._package(base):
                 found.append(name)
+                forward = functions.get("forward") if base is not torch.nn.Module else None
+                if forward and forward.__qualname__ != f"{base.__qualname__}.forward":
+                    own["forward"] = forward
                 for method in own:
                     self.report(name, f"has a patched {method}")
                 continue
