@@ -66,11 +66,12 @@ class TrainingOptions(TypedDict, total=False):
 class NeuralNetworkRepurposer(Repurposer, ABC):
     """A repurposer that trains a network made from the source model; training needs MXNet.
 
-    The source model itself is never changed. Predictions need no MXNet.
+    Predictions need no MXNet.
 
     Parameters
     ----------
     source_model : mxnet.mod.Module, or any MXNet network that :func:`xfer.open_source` takes
+        The network. It is never changed.
     target_class_count : int, optional
         Number of classes of the labels, if it is to be checked.
     batch_size : int, default=32
@@ -101,24 +102,15 @@ class NeuralNetworkRepurposer(Repurposer, ABC):
         from. Not saved with the repurposer.
     random_state : int, default=0
         Seed of everything random.
-    context_function : callable, optional
-        Makes the device of each index to train on, as ``mxnet.cpu`` and ``mxnet.gpu`` do; by
-        default the CPU. Not saved with the repurposer.
-    num_devices : int, default=1
-        How many devices share each batch.
-    progress : bool, optional
-        Whether to show a bar; by default only in an interactive session.
+    context_function, num_devices, progress
+        See :class:`xfer.MetaModelRepurposer`; training too runs on these devices.
 
     Attributes
     ----------
-    classes_ : ndarray of shape (n_classes,)
-        The labels, sorted.
     history_ : xfer.training.History
         Loss, accuracy and learning rate of the epochs; see :func:`xfer.plots.training_curves`.
-    features_ : LayerFeatures
-        The scores of the trained network.
-    meta_model_ : xfer.meta.scores.ScaledScores
-        Turns them into probabilities.
+    classes_, features_, meta_model_
+        See :class:`xfer.Repurposer`; the features are the scores of the trained network.
 
     References
     ----------
@@ -149,35 +141,20 @@ class NeuralNetworkRepurposer(Repurposer, ABC):
         """
 
     def fit(self: _Self, X: Any, y: Any = None) -> _Self:
-        """Train a network for the new task.
+        """Train a network for the new task; see :meth:`xfer.MetaModelRepurposer.fit`.
 
-        Parameters
-        ----------
-        X : array of shape (n, ...), dict of str to array, list, or an iterable of batches
-            The examples, which are read into memory.
-        y : array-like of shape (n,), optional
-            Their labels, of any kind. An iterator carries its own.
-
-        Returns
-        -------
-        NeuralNetworkRepurposer
-            Itself.
-
-        Raises
-        ------
-        TypeError, ValueError
-            If the network, a layer, an option, the data or the labels cannot be used; nothing is
-            changed.
-        TrainingDiverged
-            If scores become NaN or infinite. The repurposer is then fitted with the best weights
-            before that.
-        ImportError
-            If MXNet is not installed.
+        The examples are read into memory. If scores become NaN or infinite,
+        :class:`xfer.TrainingDiverged` is raised, and the repurposer is fitted with the best weights
+        before that.
         """
         trainer = Trainer(**{name: getattr(self, name) for name in signature(Trainer).parameters})
         source = self._open_checkpoint()
         body, fixed = self._body(source, trainer.random)
-        inputs, labels = _read(open_data(X, y, checked_labels), source, body)
+        names, data = body.input_names, open_data(X, y, checked_labels)
+        prepare, raw = partial(source.prepare, needed=names), source.inputs is not None
+        inputs, labels = read_all(data, source.input_names, names, prepare, raw=raw)
+        inputs = {name: inputs[name] for name in names}
+        check_ids(inputs, body.id_limits())
         classes, targets = np.unique(labels, return_inverse=True)
         if self.target_class_count not in (None, len(classes)):
             raise ValueError(
@@ -197,12 +174,23 @@ class NeuralNetworkRepurposer(Repurposer, ABC):
         # On layers that still have to learn, the new layer starts at random too.
         random = trainer.random if transferred < body.arguments.keys() else None
         network = _with_head(source.with_network(body), examples, len(classes), random)
+
+        def set_trained(network: Network, history: History) -> None:
+            trained = source.with_network(network)
+            features = LayerFeatures(trained, _head_name(network), progress=self.progress).fit()
+            model = ScaledScores(classes)
+            if held_out is not None:
+                scores = trained.extract(held_out.inputs, _head_name(network), progress=False)
+                model = ScaledScores.held_out(classes, scores.matrix, held_out.targets)
+            self.history_ = history
+            self._set_fitted(features, model)
+
         try:
-            network, history = trainer.run(source, network, examples, held_out, fixed, transferred)
+            set_trained(*trainer.run(source, network, examples, held_out, fixed, transferred))
         except TrainingDiverged as error:
-            self._set_trained(source.with_network(error.network), error.history, classes, held_out)
+            set_trained(error.network, error.history)
             raise
-        return self._set_trained(source.with_network(network), history, classes, held_out)
+        return self
 
     def _open_checkpoint(self) -> CheckpointSource:
         """Open the source model, if it is a network that can be trained."""
@@ -218,22 +206,6 @@ class NeuralNetworkRepurposer(Repurposer, ABC):
                 " allowed are an mxnet.mod.Module and the path of a checkpoint's .params file"
             )
         return source
-
-    def _set_trained(
-        self: _Self,
-        source: CheckpointSource,
-        history: History,
-        classes: np.ndarray,
-        held_out: Examples | None,
-    ) -> _Self:
-        features = LayerFeatures(source, _head_name(source.network), progress=self.progress).fit()
-        if held_out is None:
-            model = ScaledScores(classes)
-        else:
-            scores = source.extract(held_out.inputs, features.layers_[0].name, progress=False)
-            model = ScaledScores.held_out(classes, scores.matrix, held_out.targets)
-        self.history_ = history
-        return self._set_fitted(features, model)
 
     def _meta_model(self) -> ScaledScores:
         return ScaledScores(None)
@@ -255,27 +227,20 @@ class NeuralNetworkFineTuneRepurposer(NeuralNetworkRepurposer):
 
     Parameters
     ----------
-    source_model : mxnet.mod.Module, or any MXNet network that :func:`xfer.open_source` takes
-        The network. It is never changed.
     transfer_layer_name : str
         The last layer that is kept; the new one reads its output, flattened.
-    target_class_count : int, optional
-        Number of classes of the labels, if it is to be checked.
-    **options
-        ``batch_size`` and all others of :class:`xfer.NeuralNetworkRepurposer`.
+    source_model, target_class_count, **options
+        See :class:`xfer.NeuralNetworkRepurposer`.
 
     Examples
     --------
-    >>> import numpy as np
     >>> import mxnet as mx
-    >>> hidden = mx.sym.FullyConnected(mx.sym.var("data"), num_hidden=4, name="hidden")
-    >>> module = mx.mod.Module(mx.sym.softmax(hidden, name="out"), label_names=None)
-    >>> module.bind(data_shapes=[("data", (10, 8))], for_training=False)
-    >>> module.init_params()
-    >>> X, y = np.eye(8)[[0, 0, 0, 1, 1, 1]], ["bike"] * 3 + ["car"] * 3
-    >>> repurposer = NeuralNetworkFineTuneRepurposer(module, "hidden", 2).fit(X, y)
-    >>> repurposer.predict(X[[0, 5]])
-    array(['bike', 'car'], dtype='<U4')
+    >>> import xfer
+    >>> images, digits = xfer.example.digits()
+    >>> source = xfer.load_checkpoint(xfer.example.checkpoint())
+    >>> repurposer = NeuralNetworkFineTuneRepurposer(source, "pool3", num_epochs=1)
+    >>> repurposer.fit(images[:50], digits[:50]).predict(images[:3])
+    array([0, 1, 2])
     """
 
     transfer_layer_name: str
@@ -312,10 +277,6 @@ class NeuralNetworkRandomFreezeRepurposer(NeuralNetworkRepurposer):
 
     Parameters
     ----------
-    source_model : mxnet.mod.Module, or any MXNet network that :func:`xfer.open_source` takes
-        The network. It is never changed.
-    target_class_count : int, optional
-        Number of classes of the labels, if it is to be checked.
     fixed_layers : list of str, default=()
         Layers whose parameters and running statistics do not change.
     random_layers : list of str, default=()
@@ -324,8 +285,8 @@ class NeuralNetworkRandomFreezeRepurposer(NeuralNetworkRepurposer):
     num_layers_to_drop : int, default=2
         How many layers to drop from the top: in most networks the output layer and the last layer
         with weights.
-    **options
-        ``batch_size`` and all others of :class:`xfer.NeuralNetworkRepurposer`.
+    source_model, target_class_count, **options
+        See :class:`xfer.NeuralNetworkRepurposer`.
     """
 
     fixed_layers: Iterable[str]
@@ -363,17 +324,6 @@ class NeuralNetworkRandomFreezeRepurposer(NeuralNetworkRepurposer):
             for values in (body.arguments, body.auxiliary)
         )
         return replace(body, arguments=arguments, auxiliary=auxiliary), fixed
-
-
-def _read(data: Any, source: CheckpointSource, body: Network) -> tuple[dict[str, np.ndarray], Any]:
-    """Read all data into memory: the inputs that a network reads, and the labels."""
-    names = body.input_names
-    prepare = partial(source.prepare, needed=names)
-    raw = source.inputs is not None
-    inputs, labels = read_all(data, source.input_names, names, prepare, raw=raw)
-    inputs = {name: inputs[name] for name in names}
-    check_ids(inputs, body.id_limits())
-    return inputs, labels
 
 
 def _class_weights(given: Any, classes: np.ndarray, labels: np.ndarray) -> np.ndarray:
