@@ -56,6 +56,7 @@ def _network(estimator: Any, features: Any) -> tuple[str, str]:
 
 def _layers(estimator: Any, features: Any) -> list[tuple[str, str]]:
     """Return the label and the details of the layers; an empty list if none is chosen."""
+    poolings: Mapping[str, str]
     if hasattr(features, "layers_"):
         names = [layer.name for layer in features.layers_]
         poolings = dict(zip(names, features.poolings_))

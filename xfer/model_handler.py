@@ -190,21 +190,10 @@ class ModelHandler:
     def get_layer_output(
         self, iterator: Any, layer_names: Sequence[str]
     ) -> tuple[OrderedDict[str, np.ndarray], np.ndarray | None]:
-        """Compute the features of layers.
+        """Compute the features of layers, and return the labels of an iterator that has any.
 
-        Parameters
-        ----------
-        iterator : mxnet.io.DataIter, array, or dict of str to array
-            The examples; see :meth:`xfer.sources.SourceModel.extract`.
-        layer_names : list of str
-            The name of a layer with several outputs stands for all of them.
-
-        Returns
-        -------
-        features : OrderedDict of str to ndarray of shape (n, d)
-            Row i is example i, flattened.
-        labels : ndarray of shape (n,) or None
-            The labels of the iterator, if it has any.
+        Data are what :meth:`xfer.sources.SourceModel.extract` takes. Row i of an array of shape
+        (n, d) is example i, flattened. A layer with several outputs stands for all of them.
         """
         _check_list(layer_names)
         names = [one for name in layer_names for one in self._outputs(name)]

@@ -186,8 +186,8 @@ def reliability(
     right = classes[probabilities.argmax(axis=1)] == labels
     sure = np.minimum(sure, 1)  # float32 may round to slightly more
     ax = _axes(ax, 5, 6)
-    counts_ax = next((one for one in ax.child_axes if one.get_label() == "counts"), None)
-    counts_ax = counts_ax or _draw_frame(ax)
+    found: list[Any] = [one for one in ax.child_axes if one.get_label() == "counts"]
+    (counts_ax,) = found or [_draw_frame(ax)]
     style = _style(len(counts_ax.patches) // 2)
     display = CalibrationDisplay.from_predictions(
         right.astype(int), sure, n_bins=bins, ref_line=False, ax=ax, markersize=4, **style
@@ -433,10 +433,10 @@ def learning_curve(
         ax.fill_between(x, *band, color=style["color"], alpha=0.15, linewidth=0)
         ax.set_ylabel("accuracy ± standard deviation")
     # Ticks are at the sizes, from the largest down, except where they would overlap.
-    sizes = np.unique(np.concatenate([line.get_xdata() for line in curves]))[::-1]
-    marked = [sizes[0]]
-    for size in sizes:
-        if np.log(marked[-1] / size) >= 0.07 * np.log(sizes[0] / sizes[-1]) > 0:
+    drawn = np.unique(np.concatenate([line.get_xdata() for line in curves]))[::-1]
+    marked = [drawn[0]]
+    for size in drawn[1:]:
+        if np.log(marked[-1] / size) >= 0.07 * np.log(drawn[0] / drawn[-1]):
             marked.append(size)
     ax.set(xscale="log", xlabel="labels", ylabel=ax.get_ylabel() or "accuracy")
     ax.set_xticks(marked, [f"{size:,.6g}" for size in marked])
@@ -485,8 +485,8 @@ def training_curves(history: "History", *, ax: "Axes | None" = None) -> "Axes":
     ax.locator_params(axis="x", integer=True)
     right.set(ylabel="accuracy (dotted)", ylim=(0, 1.02))
     # There are few curves here: losses have fallen and accuracies risen.
-    place = {"loc": "center right", "fontsize": _MEDIUM, "framealpha": 0.7}
-    right.legend(*ax.get_legend_handles_labels(), **place)
+    handles, labels = ax.get_legend_handles_labels()
+    right.legend(handles, labels, loc="center right", fontsize=_MEDIUM, framealpha=0.7)
     right.spines["top"].set_visible(False)
     return ax
 

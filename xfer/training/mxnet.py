@@ -247,12 +247,11 @@ def _values(
     hints = {node.name: node.training.get("__init__") for node in graph.nodes}
     values = {}
     for name, shape in shapes.items():
-        if name in kept:
-            values[name] = mx.nd.array(kept[name], dtype=kept[name].dtype)
-        elif hint := hints[name]:
-            values[name] = _values_by_hint(name, shape, hint, random)
+        if name not in kept and hints[name]:
+            values[name] = _values_by_hint(name, shape, hints[name], random)
         else:
-            values[name] = mx.nd.array(initial_values(name, shape, random))
+            array = kept[name] if name in kept else initial_values(name, shape, random)
+            values[name] = mx.nd.array(array, dtype=array.dtype)
     return values
 
 
@@ -278,7 +277,9 @@ def initial_values(name: str, shape: tuple[int, ...], random: RandomState) -> np
     return random.uniform(-limit, limit, shape).astype(np.float32)
 
 
-def _values_by_hint(name: str, shape: tuple[int, ...], hint: str, random: RandomState) -> Any:
+def _values_by_hint(
+    name: str, shape: tuple[int, ...], hint: str | None, random: RandomState
+) -> Any:
     """Initialise a parameter by the initialiser that its variable names."""
     array, before = mx.nd.zeros(shape), np.random.get_state()
     np.random.seed(random.randint(2**31))  # MXNet's initialisers use either global generator

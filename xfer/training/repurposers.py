@@ -13,15 +13,8 @@ from numpy.random import RandomState
 from sklearn.utils.class_weight import compute_class_weight
 
 from xfer._estimators import stores_parameters
+from xfer.checkpoint import edit
 from xfer.checkpoint.convert import output_names
-from xfer.checkpoint.edit import (
-    OUTPUT_LAYERS,
-    add_top,
-    data_dependent_nodes,
-    drop_top,
-    find_layer,
-    find_parameters,
-)
 from xfer.checkpoint.network import Network
 from xfer.checkpoint.symbol import MxGraph, Node
 from xfer.features import LayerFeatures
@@ -152,6 +145,7 @@ class NeuralNetworkRepurposer(Repurposer, ABC):
         body, fixed = self._body(source, trainer.random)
         names, data = body.input_names, open_data(X, y, checked_labels)
         prepare, raw = partial(source.prepare, needed=names), source.inputs is not None
+        labels: Any
         inputs, labels = read_all(data, source.input_names, names, prepare, raw=raw)
         inputs = {name: inputs[name] for name in names}
         check_ids(inputs, body.id_limits())
@@ -208,7 +202,7 @@ class NeuralNetworkRepurposer(Repurposer, ABC):
         return source
 
     def _meta_model(self) -> ScaledScores:
-        return ScaledScores(None)
+        return ScaledScores(np.empty(0))
 
     def _learned(self) -> dict[str, Any]:
         return {**super()._learned(), "history": vars(self.history_)}
@@ -260,7 +254,7 @@ class NeuralNetworkFineTuneRepurposer(NeuralNetworkRepurposer):
                 f"transfer_layer_name must be the name of a layer, got {self.transfer_layer_name!r}"
             )
         (layer,) = source.find_layers(self.transfer_layer_name)
-        if layer.operator in OUTPUT_LAYERS:
+        if layer.operator in edit.OUTPUT_LAYERS:
             raise ValueError(
                 f"transfer_layer_name is {layer.name!r}, which is an output layer "
                 f"({layer.operator}); name a layer before it"
@@ -309,20 +303,19 @@ class NeuralNetworkRandomFreezeRepurposer(NeuralNetworkRepurposer):
 
         check_number("num_layers_to_drop", self.num_layers_to_drop, Integral, 1)
         network, count = source.network, int(self.num_layers_to_drop)
-        body = network.with_graph(drop_top(network.graph, count, network.input_names))
+        body = network.with_graph(edit.drop_top(network.graph, count, network.input_names))
         fixed = _parameters_of(body, "fixed_layers", self.fixed_layers)
         chosen = _parameters_of(body, "random_layers", self.random_layers)
         if fixed & chosen:
             raise ValueError(
                 f"fixed_layers and random_layers share the parameter {min(fixed & chosen)!r}"
             )
-        arguments, auxiliary = (
-            {
-                name: initial_values(name, array.shape, random) if name in chosen else array
-                for name, array in values.items()
-            }
-            for values in (body.arguments, body.auxiliary)
-        )
+
+        def start(values: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+            new = {n: initial_values(n, values[n].shape, random) for n in values if n in chosen}
+            return {**values, **new}
+
+        arguments, auxiliary = start(body.arguments), start(body.auxiliary)
         return replace(body, arguments=arguments, auxiliary=auxiliary), fixed
 
 
@@ -340,10 +333,7 @@ def _class_weights(given: Any, classes: np.ndarray, labels: np.ndarray) -> np.nd
 
 
 def _with_head(
-    source: CheckpointSource,
-    examples: Examples,
-    n_classes: int,
-    random: RandomState | None,
+    source: CheckpointSource, examples: Examples, n_classes: int, random: RandomState | None
 ) -> Network:
     """Put a layer with a score for each class on a network.
 
@@ -355,20 +345,21 @@ def _with_head(
     taken = {node.name for node in network.graph.nodes}
     while taken & {name, f"{name}_weight", f"{name}_bias"}:
         name = f"new_{name}"
-    variables = (Node("null", one) for one in ("data", f"{name}_weight", f"{name}_bias"))
+    names = [f"{name}_weight", f"{name}_bias"]
+    variables = (Node("null", one) for one in ("data", *names))
     inputs = ((0, 0), (1, 0), (2, 0))
     layer = Node("FullyConnected", name, {"num_hidden": str(n_classes)}, inputs)
-    whole = network.with_graph(add_top(network.graph, MxGraph((*variables, layer), ((3, 0),))))
-    feature_name = _head_name(network)
+    head = MxGraph((*variables, layer), ((3, 0),))
+    whole = network.with_graph(edit.add_top(network.graph, head))
+    seen = examples if random is None else examples.take(slice(1))
+    features = source.extract(seen.inputs, _head_name(network)).matrix
     if random is None:
-        features = source.extract(examples.inputs, feature_name).matrix
-        model = CalibratedLogisticRegression().fit(features, examples.targets)
-        weight, bias = model.coef_, model.intercept_
+        model = CalibratedLogisticRegression().fit(features, seen.targets)
+        values = model.coef_, model.intercept_
     else:
-        first = examples.take(slice(1)).inputs
-        size = source.extract(first, feature_name, progress=False).matrix.shape[1]
-        weight, bias = initial_values("weight", (n_classes, size), random), np.zeros(n_classes)
-    new = {f"{name}_weight": weight.astype(np.float32), f"{name}_bias": bias.astype(np.float32)}
+        shape = n_classes, features.shape[1]
+        values = initial_values("weight", shape, random), np.zeros(n_classes)
+    new = {name: array.astype(np.float32) for name, array in zip(names, values)}
     return replace(whole, arguments={**whole.arguments, **new})
 
 
@@ -381,6 +372,8 @@ def _parameters_of(network: Network, option: str, layer_names: Iterable[str]) ->
     if isinstance(layer_names, str) or not isinstance(layer_names, Iterable):
         raise TypeError(f"{option} must be a list of names of layers, got {layer_names!r}")
     graph = network.graph
-    dependent = data_dependent_nodes(graph, network.input_names)
-    node_ids = [find_layer(graph, name) for name in layer_names]
-    return {name for node_id in node_ids for name in find_parameters(graph, node_id, dependent)}
+    dependent = edit.data_dependent_nodes(graph, network.input_names)
+    node_ids = [edit.find_layer(graph, name) for name in layer_names]
+    return {
+        name for node_id in node_ids for name in edit.find_parameters(graph, node_id, dependent)
+    }
