@@ -584,13 +584,13 @@ def test_the_scale_of_probabilities_is_learned_from_what_is_held_out(small, numb
         for scale in scales
     ]
     best = scales[np.argmin(losses)]
-    assert repurposer.meta_model_.scale == pytest.approx(best, rel=0.01)
+    assert repurposer.meta_model_.inverse_temperature == pytest.approx(best, rel=0.01)
     assert abs(np.log(best)) > 0.05
-    expected = log_softmax(repurposer.meta_model_.scale * scores, axis=1)
+    expected = log_softmax(repurposer.meta_model_.inverse_temperature * scores, axis=1)
     np.testing.assert_allclose(
         np.log(repurposer.predict_proba(images[held_out])), expected, atol=1e-3
     )
-    assert fine_tune(small).fit(images, targets).meta_model_.scale == 1
+    assert fine_tune(small).fit(images, targets).meta_model_.inverse_temperature == 1
 
 
 def test_one_example_of_each_class_leaves_none_to_hold_out(small, data):

@@ -50,30 +50,28 @@ def _network(estimator: Any, features: Any) -> tuple[str, str]:
             return f"network: {os.path.basename(model)}", f"{model}\nnot opened yet"
         return f"network: {type(model).__name__}", "not opened yet"
     count = sum(layer.parameter_count for layer in source.layers)
-    inputs = ", ".join(source.input_names)
     sizes = f"{len(source.layers):,} layers\n{count:,} parameters"
-    return f"network: {type(source).__name__}", f"inputs: {inputs}\n{sizes}"
+    return f"network: {type(source).__name__}", f"inputs: {', '.join(source.input_names)}\n{sizes}"
 
 
 def _layers(estimator: Any, features: Any) -> list[tuple[str, str]]:
     """Return the label and the details of the layers; an empty list if none is chosen."""
-    layers = getattr(features, "layers_", None)
-    if layers is None:
+    poolings: Mapping[str, str]
+    if hasattr(features, "layers_"):
+        names = [layer.name for layer in features.layers_]
+        poolings = dict(zip(names, features.poolings_))
+        # Once data have passed through the network, it knows more shapes.
+        known = {layer.name: layer for layer in (*features.layers_, *features.source_.layers)}
+        told = [f"{name} {known[name].operator} {known[name].shape or ''}" for name in names]
+    else:
         chosen = getattr(estimator, "feature_layer_names", None)
         chosen = getattr(estimator, "transfer_layer_name", chosen) or []
-        names = [chosen] if isinstance(chosen, str) else list(chosen)
-        lines, pooling = names, getattr(estimator, "pooling", "flatten")
-        known = pooling if isinstance(pooling, Mapping) else dict.fromkeys(names, pooling)
-        poolings = [known.get(name, "flatten") for name in names]
-    else:
-        names, poolings = [layer.name for layer in layers], features.poolings_
-        shapes = [str(layer.shape or "").replace("None", "?") for layer in layers]
-        lines = [
-            f"{one.name} {one.operator} {shape}".rstrip() for one, shape in zip(layers, shapes)
-        ]
-    lines = [
-        line if pooling == "flatten" else f"{line}, pooling: {pooling}"
-        for line, pooling in zip(lines, poolings)
-    ]
+        told = names = [chosen] if isinstance(chosen, str) else list(chosen)
+        pooling = getattr(estimator, "pooling", "flatten")
+        poolings = pooling if isinstance(pooling, Mapping) else dict.fromkeys(names, pooling)
+    lines = [line.replace("None", "?").rstrip() for line in told]
+    for i, name in enumerate(names):
+        if poolings.get(name, "flatten") != "flatten":
+            lines[i] += f", pooling: {poolings[name]}"
     label = f"layer{'s' * (len(names) != 1)}: {', '.join(names)}"
     return [(label, "\n".join(lines))] if names else []

@@ -9,17 +9,9 @@ import numpy as np
 
 from xfer._dot import Diagram
 from xfer._io import atomic_write
+from xfer.checkpoint import edit
 from xfer.checkpoint.convert import needed_nodes, output_names
-from xfer.checkpoint.edit import (
-    ModelError,
-    add_bottom,
-    add_top,
-    data_dependent_nodes,
-    drop_bottom,
-    drop_top,
-    find_layer,
-    find_parameters,
-)
+from xfer.checkpoint.edit import ModelError, find_layer
 from xfer.checkpoint.legacy import own_name
 from xfer.checkpoint.network import Network
 from xfer.checkpoint.onnx_builder import Dims
@@ -52,13 +44,6 @@ class ModelHandler:
     data_name : str, default="data"
         Name of the input at the bottom of the network.
 
-    Raises
-    ------
-    TypeError
-        If `module` is not an MXNet network.
-    ValueError
-        If a file is broken, or `num_devices` is not an integer >= 1.
-
     Examples
     --------
     >>> import xfer
@@ -88,11 +73,24 @@ class ModelHandler:
         self._data_shapes: dict[str, Dims] = {}
         self._data_types: dict[str, np.dtype] = {}
         self._batch_size: int | None = None
-        self._is_module = "mxnet" in {
-            kind.__module__.split(".")[0] for kind in type(module).__mro__
-        }
         self._source: CheckpointSource | None = None
-        self._network = self._read_module(module) if self._is_module else self._read_source(module)
+        frameworks = {kind.__module__.split(".")[0] for kind in type(module).__mro__}
+        self._is_module = "mxnet" in frameworks
+        if self._is_module:
+            from xfer.sources.mxnet import read_module
+
+            self._network, self._data_shapes, self._data_types = read_module(module)
+            if module.binded:
+                self._batch_size = module.data_shapes[0].shape[0]
+            return
+        source = open_source(module) if isinstance(module, (str, PathLike)) else module
+        if not isinstance(source, CheckpointSource):
+            raise TypeError(
+                f"cannot handle {type(module).__name__}: {module!r:.80}; allowed are an "
+                "mxnet.mod.Module, the path of an MXNet checkpoint's .params file, and what "
+                "xfer.load_checkpoint returns; ModelHandler.from_gluon takes Gluon blocks"
+            )
+        self._network, self._batch_size = source.network, source.batch_size
 
     @classmethod
     def from_gluon(
@@ -104,13 +102,7 @@ class ModelHandler:
     ) -> "ModelHandler":
         """Copy the network of a Gluon block, whose parameters must have values.
 
-        Parameters
-        ----------
-        block : mxnet.gluon.HybridBlock
-        data_names : str or list of str, default="data"
-            Names for the inputs of the block, in order. The first is at the bottom.
-        context_function, num_devices
-            As for the class.
+        `data_names` are for the inputs of the block, in order; the first is at the bottom.
         """
         from xfer.sources.mxnet import read_block
 
@@ -127,7 +119,21 @@ class ModelHandler:
     def source(self) -> CheckpointSource:
         """The network as it is now, to be given to a repurposer; later edits do not change it."""
         if self._source is None:
-            self._source = self._open()
+            contexts, engine = None, "auto"
+            if self.context_function is not None or self.num_devices > 1:
+                from xfer.training.mxnet import make_contexts
+
+                contexts = make_contexts(self.context_function, self.num_devices)
+                engine = "auto" if contexts == make_contexts(None, 1) else "mxnet"
+            self._source = CheckpointSource(
+                self._network,
+                engine=engine,
+                data_shapes={**self._network.data_shapes, **self._data_shapes},
+                data_types=self._data_types,
+                contexts=contexts,
+                compare=self._is_module,
+            )
+            self._source.batch_size = self._batch_size or self._source.batch_size
         return self._source
 
     @property
@@ -174,29 +180,20 @@ class ModelHandler:
         """
         _check_list(layer_names)
         graph = self._network.graph
-        dependent = data_dependent_nodes(graph, self._network.input_names)
+        dependent = edit.data_dependent_nodes(graph, self._network.input_names)
         node_ids = [find_layer(graph, name) for name in layer_names]
-        found = dict.fromkeys(n for k in node_ids for n in find_parameters(graph, k, dependent))
+        found = dict.fromkeys(
+            n for k in node_ids for n in edit.find_parameters(graph, k, dependent)
+        )
         return [name for name in found if name not in self._network.label_names]
 
     def get_layer_output(
         self, iterator: Any, layer_names: Sequence[str]
     ) -> tuple[OrderedDict[str, np.ndarray], np.ndarray | None]:
-        """Compute the features of layers.
+        """Compute the features of layers, and return the labels of an iterator that has any.
 
-        Parameters
-        ----------
-        iterator : mxnet.io.DataIter, array of shape (n, ...), or dict of str to array
-            The examples; see :meth:`xfer.sources.SourceModel.extract`.
-        layer_names : list of str
-            The name of a layer with several outputs stands for all of them.
-
-        Returns
-        -------
-        features : OrderedDict of str to ndarray of shape (n, d)
-            Row i is example i, flattened.
-        labels : ndarray of shape (n,) or None
-            The labels of the iterator, if it has any.
+        Data are what :meth:`xfer.sources.SourceModel.extract` takes. Row i of an array of shape
+        (n, d) is example i, flattened. A layer with several outputs stands for all of them.
         """
         _check_list(layer_names)
         names = [one for name in layer_names for one in self._outputs(name)]
@@ -206,42 +203,36 @@ class ModelHandler:
         return OrderedDict(flat), features.labels
 
     def drop_layer_top(self, n: int = 1) -> None:
-        """Drop the last `n` layers.
-
-        A layer that joins branches cannot be dropped, and one layer must be left.
-        """
-        self._replace(drop_top(self._network.graph, n, self._network.input_names))
+        """Drop the last `n` layers; one must be left, and none that joins branches can go."""
+        self._replace(edit.drop_top(self._network.graph, n, self._network.input_names))
 
     def drop_layer_bottom(self, n: int = 1) -> None:
         """Drop the first `n` layers; the data then replace the output of the last of them.
 
-        A layer cannot be dropped if other layers read the data too, or if it reads something else
-        too. One layer must be left.
+        A layer can be dropped if it alone reads the data, and reads nothing else.
         """
         names = self._network.input_names
-        self._replace(drop_bottom(self._network.graph, n, names, self.data_name), new_data=True)
+        self._replace(
+            edit.drop_bottom(self._network.graph, n, names, self.data_name), new_data=True
+        )
 
     def add_layer_top(self, symbols: Any) -> None:
-        """Add layers that read the output of the network.
+        """Add layers that read the output of the network, one symbol or a list in order.
 
-        Parameters
-        ----------
-        symbols : mxnet.sym.Symbol or list of them
-            In the order in which data pass them. Each has one input, such as
-            ``mx.sym.FullyConnected(num_hidden=10, name="fc")``. Where it is ambiguous which
-            variable is the input, name that variable like the handler's `data_name`. New parameters
-            have no values until :meth:`get_module` initialises them.
+        Each symbol has one input, such as ``mx.sym.FullyConnected(num_hidden=10, name="fc")``.
+        Where it is ambiguous which variable is the input, name that variable like the handler's
+        `data_name`. New parameters have no values until :meth:`get_module` initialises them.
         """
         graph = self._network.graph
         for added in _graphs(symbols):
-            graph = add_top(graph, added, self.data_name)
+            graph = edit.add_top(graph, added, self.data_name)
         self._replace(graph)
 
     def add_layer_bottom(self, symbols: Any) -> None:
         """Add layers between the data and the network; see :meth:`add_layer_top`."""
         graph = self._network.graph
         for added in reversed(_graphs(symbols)):
-            graph = add_bottom(graph, added, self.data_name)
+            graph = edit.add_bottom(graph, added, self.data_name)
         self._replace(graph, new_data=True)
 
     def update_sym(self, symbol: Any) -> None:
@@ -277,30 +268,16 @@ class ModelHandler:
             Glorot and Bengio (2010), scales and variances are 1, and the rest is 0.
         random_state : int, RandomState instance or None, default=0
             Seed of the initialisation.
-
-        Raises
-        ------
-        ModelError
-            If the iterator does not fit the network, or parameters do not fit its data.
         """
-        from xfer.training.mxnet import make_module
+        from xfer.training.mxnet import make_contexts, make_module
 
-        return make_module(
-            self._network,
-            iterator,
-            self._contexts(),
-            () if fixed_layer_parameters is None else fixed_layer_parameters,
-            () if random_layer_parameters is None else random_layer_parameters,
-            random_state,
-        )
+        contexts = make_contexts(self.context_function, self.num_devices)
+        chosen = fixed_layer_parameters, random_layer_parameters
+        return make_module(self._network, iterator, contexts, *chosen, random_state)
 
     def visualize_net(self) -> Diagram:
         """Draw the network; a notebook shows the result, and ``.save("net.svg")`` writes it."""
-        network = self._network
-        shapes = {layer.name: layer.shape for layer in self.source.layers}
-        inputs: dict[str, Dims] = {**network.data_shapes, **self._data_shapes}
-        shapes.update({name: batch and batch[1:] for name, batch in inputs.items()})
-        return Diagram(network.graph, shapes, network.input_names, network.label_names)
+        return Diagram(self.source)
 
     def save_symbol(self, model_name: str | PathLike) -> str:
         """Write the graph to ``<model_name>-symbol.json`` and return that path."""
@@ -314,29 +291,7 @@ class ModelHandler:
         return f"ModelHandler({len(self.layer_names)} layers, inputs: {inputs})"
 
     def __str__(self) -> str:
-        """Write the layers as a table."""
         return "\n".join([repr(self), *str(self.source).splitlines()[1:]])
-
-    def _read_module(self, module: Any) -> Network:
-        """Return the network of a Module, and keep how it was bound."""
-        from xfer.sources.mxnet import read_module
-
-        network, self._data_shapes, self._data_types = read_module(module)
-        if module.binded:
-            self._batch_size = module.data_shapes[0].shape[0]
-        return network
-
-    def _read_source(self, model: Any) -> Network:
-        """Return the network of a checkpoint or a source."""
-        source = open_source(model) if isinstance(model, (str, PathLike)) else model
-        if not isinstance(source, CheckpointSource):
-            raise TypeError(
-                f"cannot handle {type(model).__name__}: {model!r:.80}; allowed are an "
-                "mxnet.mod.Module, the path of an MXNet checkpoint's .params file, and what "
-                "xfer.load_checkpoint returns; ModelHandler.from_gluon takes Gluon blocks"
-            )
-        self._batch_size = source.batch_size
-        return source.network
 
     def _layers(self) -> list[Node]:
         return [node for node in self._network.graph.nodes if not node.is_variable]
@@ -352,30 +307,13 @@ class ModelHandler:
         """Refuse to compute layers that need a parameter without values."""
         network, graph = self._network, self._network.prune(names)
         known = {*network.parameters, *network.input_names, *network.label_names}
-        for node in (graph.nodes[node_id] for node_id in sorted(needed_nodes(graph))):
+        for node_id in sorted(needed_nodes(graph)):
+            node = graph.nodes[node_id]
             if node.is_variable and node.name not in known:
                 raise ModelError(
                     f"parameter {node.name!r} has no values yet, and layers {', '.join(names)} "
                     "need it: get_module(iterator) initialises it, and training gives it a meaning"
                 )
-
-    def _open(self) -> CheckpointSource:
-        is_chosen = self.context_function is not None or self.num_devices > 1
-        contexts = self._contexts() if is_chosen else None
-        source = CheckpointSource(
-            self._network,
-            engine="mxnet" if is_chosen and contexts != [_cpu(0)] else "auto",
-            data_shapes={**self._network.data_shapes, **self._data_shapes},
-            data_types=self._data_types,
-            contexts=contexts,
-            compare=self._is_module,
-        )
-        source.batch_size = self._batch_size or source.batch_size
-        return source
-
-    def _contexts(self) -> list:
-        make = self.context_function or _cpu
-        return [make(index) for index in range(self.num_devices)]
 
     def _replace(self, graph: MxGraph, new_data: bool = False) -> None:
         """Put an edited graph in place; new data may have another shape and type."""
@@ -384,12 +322,6 @@ class ModelHandler:
         if new_data:
             self._data_shapes.pop(self.data_name, None)
             self._data_types.pop(self.data_name, None)
-
-
-def _cpu(index: int) -> Any:
-    from mxnet import cpu
-
-    return cpu(index)
 
 
 def _graphs(symbols: Any) -> list[MxGraph]:

@@ -1,9 +1,9 @@
 """Plots that scikit-learn's Displays do not draw; the only file that imports matplotlib.
 
-Each function draws on the Axes that it is given, or on those of a new figure, and returns them.
+Each function draws on the Axes `ax`, by default those of a new figure, and returns them.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -48,8 +48,6 @@ def class_probabilities(
         One row of ``predict_proba`` or ``predict_probability``.
     classes : sequence of length n_classes
         Their names, such as ``repurposer.classes_``.
-    ax : matplotlib.axes.Axes, optional
-        By default those of a new figure.
 
     Examples
     --------
@@ -64,8 +62,7 @@ def class_probabilities(
             f"probabilities must have shape ({len(names)},), one for each class, got "
             f"{probabilities.shape}"
         )
-    if ax is None:
-        ax = _new_axes(5, 0.9 + 0.3 * len(names))
+    ax = _axes(ax, 5, 0.9 + 0.3 * len(names))
     positions = np.arange(len(names))
     colours = np.where(positions == probabilities.argmax(), _COLOURS[0], "#9ecae1").tolist()
     bars = ax.barh(positions, probabilities, color=colours)
@@ -73,7 +70,6 @@ def class_probabilities(
     ax.set_yticks(positions, names)
     ax.set(xlim=(0, 1.12), xticks=np.linspace(0, 1, 6), xlabel="probability", ylabel="class")
     ax.invert_yaxis()
-    ax.spines[["top", "right"]].set_visible(False)
     return ax
 
 
@@ -94,8 +90,6 @@ def confusion_matrix(
         True labels, and what ``predict`` or ``predict_label`` returned.
     classes : sequence, optional
         All classes in the order to draw them; by default those that occur, sorted.
-    ax : matplotlib.axes.Axes, optional
-        By default those of a new figure.
 
     Examples
     --------
@@ -116,9 +110,8 @@ def confusion_matrix(
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     n_classes, names = len(classes), [_plain(name) for name in classes]
     longest = max(map(len, names))
-    if ax is None:
-        side = max(2.6, 0.45 * n_classes) + longest / _LETTERS_PER_INCH
-        ax = _new_axes(side + 1.4, side + 0.5)
+    side = max(2.6, 0.45 * n_classes) + longest / _LETTERS_PER_INCH
+    ax = _axes(ax, side + 1.4, side + 0.5)
     display = metrics.ConfusionMatrixDisplay(shares, display_labels=names).plot(
         ax=ax,
         cmap="Blues",
@@ -165,9 +158,7 @@ def reliability(
     bins : int, default=15
         Number of bins of equal width from 0 to 1. Empty ones are not drawn.
     name : str, optional
-        Name of the line.
-    ax : matplotlib.axes.Axes, optional
-        By default those of a new figure. Give the same again to compare.
+        Name of the line; give the same `ax` again to compare several.
 
     References
     ----------
@@ -194,11 +185,9 @@ def reliability(
         raise ValueError(f"bins must be an integer >= 1, got {bins!r}")
     right = classes[probabilities.argmax(axis=1)] == labels
     sure = np.minimum(sure, 1)  # float32 may round to slightly more
-    if ax is None:
-        ax = _new_axes(5, 6)
-    counts_ax: Any = next((one for one in ax.child_axes if one.get_label() == "counts"), None)
-    if counts_ax is None:
-        counts_ax = _draw_frame(ax)
+    ax = _axes(ax, 5, 6)
+    found: list[Any] = [one for one in ax.child_axes if one.get_label() == "counts"]
+    (counts_ax,) = found or [_draw_frame(ax)]
     style = _style(len(counts_ax.patches) // 2)
     display = CalibrationDisplay.from_predictions(
         right.astype(int), sure, n_bins=bins, ref_line=False, ax=ax, markersize=4, **style
@@ -234,9 +223,7 @@ def _draw_frame(ax: "Axes") -> Any:
     counts_ax.tick_params(bottom=False, labelbottom=False)
     counts_ax.tick_params(axis="y", labelsize=_SMALL)
     counts_ax.locator_params(axis="y", nbins=3, integer=True)
-    for one in (ax, counts_ax):
-        one.spines[["top", "right"]].set_visible(False)
-    return counts_ax
+    return _axes(counts_ax)
 
 
 def uncertainty_split(
@@ -252,8 +239,6 @@ def uncertainty_split(
     groups : array-like of shape (n,), optional
         A name for each example. Each group has a bar, in the order of their first examples. By
         default one bar stands for all.
-    ax : matplotlib.axes.Axes, optional
-        By default those of a new figure.
 
     Examples
     --------
@@ -263,19 +248,16 @@ def uncertainty_split(
     ['0.30', '0.90']
     """
     names = "aleatoric", "epistemic"
-    if missing := [name for name in names if not hasattr(uncertainty, name)]:
-        raise TypeError(
-            "uncertainty must be what predict_uncertainty returned, got "
-            f"{type(uncertainty).__name__} without {' and '.join(missing)}"
-        )
-    parts = [np.asarray(getattr(uncertainty, name)) for name in names]
+    try:
+        parts = [np.asarray(getattr(uncertainty, name)) for name in names]
+    except AttributeError as error:
+        raise TypeError(f"uncertainty must be what predict_uncertainty returned: {error}") from None
     groups = np.full(len(parts[0]), "all") if groups is None else groups
     *parts, groups = _columns(*parts, groups)
     found, firsts, inverse = np.unique(groups, return_index=True, return_inverse=True)
     order = firsts.argsort()
     counts = np.bincount(inverse)
-    if ax is None:
-        ax = _new_axes(6, 1.1 + 0.38 * len(found))
+    ax = _axes(ax, 6, 1.1 + 0.38 * len(found))
     positions, total = np.arange(len(found)), np.zeros(len(found))
     for name, part, colour in zip(names, parts, (_COLOURS[5], _COLOURS[1])):
         means = (np.bincount(inverse, part) / counts)[order]
@@ -287,7 +269,6 @@ def uncertainty_split(
     ax.margins(x=0.18)
     ax.set_xlim(left=0)
     ax.invert_yaxis()
-    ax.spines[["top", "right"]].set_visible(False)
     _legend_beside(ax)
     return ax
 
@@ -301,8 +282,6 @@ def features_2d(features: ArrayLike, labels: ArrayLike, *, ax: "Axes | None" = N
         Such as the ``matrix`` that a source extracted; at least two features must vary.
     labels : array-like of shape (n,)
         The class of each example.
-    ax : matplotlib.axes.Axes, optional
-        By default those of a new figure.
 
     Examples
     --------
@@ -318,8 +297,7 @@ def features_2d(features: ArrayLike, labels: ArrayLike, *, ax: "Axes | None" = N
         raise ValueError(f"at least 2 features must vary, got {n_varying} of {matrix.shape[1]}")
     components = PCA(2, random_state=0)
     points = components.fit_transform(StandardScaler().fit_transform(matrix))
-    if ax is None:
-        ax = _new_axes(5, 3.6)
+    ax = _axes(ax)
     classes = np.unique(labels)
     size = np.clip(6000 / len(points), 12, 40)
     for index, name in enumerate(classes):
@@ -328,7 +306,6 @@ def features_2d(features: ArrayLike, labels: ArrayLike, *, ax: "Axes | None" = N
     first, second = components.explained_variance_ratio_
     ax.set_xlabel(f"first component ({first:.0%} of the variance)")
     ax.set_ylabel(f"second component ({second:.0%} of the variance)")
-    ax.spines[["top", "right"]].set_visible(False)
     # A name in the legend is 0.15 inches high.
     rows = max(1, int(ax.get_window_extent().height / ax.figure.dpi / 0.15))
     tight = {"columnspacing": 1, "handletextpad": 0.2, "labelspacing": 0.2, "markerscale": 1.5}
@@ -339,16 +316,13 @@ def features_2d(features: ArrayLike, labels: ArrayLike, *, ax: "Axes | None" = N
 def layer_comparison(search: Any, *, ax: "Axes | None" = None) -> "Axes":
     """Draw the scores of layers in a search, as mean and standard deviation over the folds.
 
-    The layers are in the order of the search. If parameters other than layers and poolings vary,
-    the best of their scores is drawn.
+    If parameters other than layers and poolings vary, the best of their scores is drawn.
 
     Parameters
     ----------
     search : GridSearchCV or RandomizedSearchCV
-        Fitted, over ``feature_layer_names`` and maybe ``pooling``, of a repurposer or of a pipeline
-        with :class:`xfer.LayerFeatures`.
-    ax : matplotlib.axes.Axes, optional
-        By default those of a new figure.
+        Fitted, with one score, over ``feature_layer_names`` and maybe ``pooling``, of a repurposer
+        or of a pipeline with :class:`xfer.LayerFeatures`.
 
     Examples
     --------
@@ -361,40 +335,40 @@ def layer_comparison(search: Any, *, ax: "Axes | None" = None) -> "Axes":
     >>> [label.get_text() for label in ax.get_yticklabels()]
     ['pool2', 'pool3']
     """
-    layer_key, score_key = _check_search(search)
+    layer_key = _find_layer_key(search)
     pooling_key = layer_key.replace("feature_layer_names", "pooling")
     results, usual = search.cv_results_, search.estimator.get_params()
-    scores: dict[tuple[str, str], tuple[float, float]] = {}
-    means, deviations = results[f"mean_test_{score_key}"], results[f"std_test_{score_key}"]
-    for params, mean, deviation in zip(results["params"], means, deviations):
+    best: dict[tuple[str, str], tuple[float, float]] = {}
+    scores = zip(results["mean_test_score"], results["std_test_score"])
+    for params, (mean, deviation) in zip(results["params"], scores):
         known = {**usual, **params}
         key = _join(known[layer_key]), _join(known.get(pooling_key, ""))
-        if key not in scores or not mean <= scores[key][0]:
-            scores[key] = mean, deviation
-    layers = _in_order(search, layer_key, [layer for layer, _ in scores])
-    poolings = _in_order(search, pooling_key, [pooling for _, pooling in scores])
-    if ax is None:
-        ax = _new_axes(5, 1 + len(layers) * (0.2 + 0.14 * len(poolings)))
+        if key not in best or not mean <= best[key][0]:
+            best[key] = mean, deviation
+    layers, poolings = (list(dict.fromkeys(names)) for names in zip(*best))
+    ax = _axes(ax, 5, 1 + len(layers) * (0.2 + 0.14 * len(poolings)))
     for index, pooling in enumerate(poolings):
-        rows = [row for row, layer in enumerate(layers) if (layer, pooling) in scores]
-        x, error = np.transpose([scores[layers[row], pooling] for row in rows])
+        rows = [row for row, layer in enumerate(layers) if (layer, pooling) in best]
+        x, error = np.transpose([best[layers[row], pooling] for row in rows])
         y = np.add(rows, 0.7 * ((index + 0.5) / len(poolings) - 0.5))
         style = {**_style(index), "label": _plain(pooling), "markersize": 5, "capsize": 2}
         ax.errorbar(x, y, xerr=error, linestyle="none", **style)
     ax.set_yticks(range(len(layers)), map(_plain, layers))
     ax.set_ylim(len(layers) - 0.5, -0.5)
-    score = _score_name(search, score_key)
+    score = search.scoring if isinstance(search.scoring, str) else "score"
+    if search.scoring is None:
+        score = "accuracy" if is_classifier(search.estimator) else "R²"
+    score = score.replace("neg_", "negative ").replace("_", " ")
     ax.set(xlabel=f"{score} ± standard deviation of {search.n_splits_} folds", ylabel="layer")
     ax.grid(axis="x", color="#e5e5e5", linewidth=0.8)
     ax.set_axisbelow(True)
-    ax.spines[["top", "right"]].set_visible(False)
     if len(poolings) > 1:
         _legend_beside(ax, title="pooling", title_fontsize=_MEDIUM)
     return ax
 
 
-def _check_search(search: Any) -> tuple[str, str]:
-    """Return the keys of layers and scores in the results of a search."""
+def _find_layer_key(search: Any) -> str:
+    """Return the parameter of a search that names the layers."""
     if not isinstance(search, (GridSearchCV, RandomizedSearchCV)):
         raise TypeError(
             "search must be a GridSearchCV or a RandomizedSearchCV, got "
@@ -402,6 +376,8 @@ def _check_search(search: Any) -> tuple[str, str]:
         )
     unfitted = "this %(name)s is not fitted yet: call fit before layer_comparison"
     check_is_fitted(search, "cv_results_", msg=unfitted)
+    if search.multimetric_:
+        raise ValueError(f"a search by one score is needed, got {', '.join(search.scorer_)}")
     varied = dict.fromkeys(key for params in search.cv_results_["params"] for key in params)
     keys = [key for key in varied if key.rpartition("__")[2] == "feature_layer_names"]
     if len(keys) != 1:
@@ -409,22 +385,7 @@ def _check_search(search: Any) -> tuple[str, str]:
             "the search must be over the feature_layer_names of one step, got "
             f"{', '.join(varied) or 'no parameters'}"
         )
-    if not search.multimetric_:
-        return keys[0], "score"
-    if isinstance(search.refit, str):
-        return keys[0], search.refit
-    raise ValueError(
-        f"a search of several scores ({', '.join(search.scorer_)}) must choose by one: "
-        f"refit must be a name, got {search.refit!r}"
-    )
-
-
-def _in_order(search: Any, key: str, found: Iterable[str]) -> list[str]:
-    """Sort layers or poolings as the search was given them; others come last."""
-    grids = search.param_grid if hasattr(search, "param_grid") else search.param_distributions
-    values = [grid.get(key, ()) for grid in ([grids] if isinstance(grids, Mapping) else grids)]
-    given = [_join(one) for listed in values if not hasattr(listed, "rvs") for one in listed]
-    return list(dict.fromkeys([*(one for one in given if one in found), *found]))
+    return keys[0]
 
 
 def _join(value: Any) -> str:
@@ -432,13 +393,6 @@ def _join(value: Any) -> str:
     if isinstance(value, Mapping):
         return ", ".join(f"{layer}: {pooling}" for layer, pooling in value.items())
     return value if isinstance(value, str) else " + ".join(map(str, value))
-
-
-def _score_name(search: Any, score_key: str) -> str:
-    if score_key == "score" and search.scoring is None:
-        return "accuracy" if is_classifier(search.estimator) else "R²"
-    name = search.scoring if isinstance(search.scoring, str) else score_key
-    return name.replace("neg_", "negative ").replace("_", " ")
 
 
 def learning_curve(
@@ -455,9 +409,7 @@ def learning_curve(
     scores : array-like of shape (n_sizes,) or (n_sizes, n_samples)
         Several samples of labels are drawn as their mean, with the standard deviation as a band.
     name : str, optional
-        Name of the line.
-    ax : matplotlib.axes.Axes, optional
-        By default those of a new figure. Give the same again to compare.
+        Name of the line; give the same `ax` again to compare several.
 
     Examples
     --------
@@ -472,35 +424,27 @@ def learning_curve(
         raise ValueError(f"sizes must be positive numbers, got {x.tolist()}")
     order = x.argsort()
     x, mean, deviation = x[order], y.mean(axis=1)[order], y.std(axis=1)[order]
-    if ax is None:
-        ax = _new_axes(5, 3.6)
+    ax = _axes(ax)
     curves = [line for line in ax.lines if line.get_gid() == "learning curve"]
-    style, label = _style(len(curves)), None if name is None else _plain(name)
-    curves += ax.plot(x, mean, markersize=5, label=label, gid="learning curve", **style)
+    style = _style(len(curves))
+    curves += ax.plot(x, mean, markersize=5, gid="learning curve", **style)
     if y.shape[1] > 1:
         band = mean - deviation, mean + deviation
         ax.fill_between(x, *band, color=style["color"], alpha=0.15, linewidth=0)
-    _mark_sizes(ax, np.unique(np.concatenate([line.get_xdata() for line in curves])))
-    if not ax.get_ylabel():
-        ax.set(xlabel="labels", ylabel="accuracy")
-    if y.shape[1] > 1 and ax.get_ylabel() == "accuracy":
         ax.set_ylabel("accuracy ± standard deviation")
-    ax.spines[["top", "right"]].set_visible(False)
-    if name is not None:
-        ax.legend(fontsize=_MEDIUM, frameon=False)
-    return ax
-
-
-def _mark_sizes(ax: "Axes", sizes: np.ndarray) -> None:
-    """Put ticks at the sizes, from the largest down, except where they would overlap."""
-    ax.set_xscale("log")
-    distance = 0.07 * np.log(sizes[-1] / sizes[0])
-    marked: list[float] = []
-    for size in sizes[::-1]:
-        if not marked or np.log(marked[-1] / size) >= distance:
+    # Ticks are at the sizes, from the largest down, except where they would overlap.
+    drawn = np.unique(np.concatenate([line.get_xdata() for line in curves]))[::-1]
+    marked = [drawn[0]]
+    for size in drawn[1:]:
+        if np.log(marked[-1] / size) >= 0.07 * np.log(drawn[0] / drawn[-1]):
             marked.append(size)
+    ax.set(xscale="log", xlabel="labels", ylabel=ax.get_ylabel() or "accuracy")
     ax.set_xticks(marked, [f"{size:,.6g}" for size in marked])
     ax.set_xticks([], minor=True)
+    if name is not None:
+        curves[-1].set_label(_plain(name))
+        ax.legend(fontsize=_MEDIUM, frameon=False)
+    return ax
 
 
 def training_curves(history: "History", *, ax: "Axes | None" = None) -> "Axes":
@@ -510,8 +454,6 @@ def training_curves(history: "History", *, ax: "Axes | None" = None) -> "Axes":
     ----------
     history : xfer.training.History
         ``history_`` of a repurposer that trains its network.
-    ax : matplotlib.axes.Axes, optional
-        By default those of a new figure.
 
     Examples
     --------
@@ -525,8 +467,7 @@ def training_curves(history: "History", *, ax: "Axes | None" = None) -> "Axes":
             "history must have the loss and the accuracy of each epoch, got "
             f"{len(history.loss)} and {len(history.accuracy)}"
         )
-    if ax is None:
-        ax = _new_axes(5, 3.6)
+    ax = _axes(ax)
     right = ax.twinx()
     # The held-out examples are also scored before the first epoch.
     for label, colour, first, losses, accuracies in (
@@ -544,21 +485,22 @@ def training_curves(history: "History", *, ax: "Axes | None" = None) -> "Axes":
     ax.locator_params(axis="x", integer=True)
     right.set(ylabel="accuracy (dotted)", ylim=(0, 1.02))
     # There are few curves here: losses have fallen and accuracies risen.
-    right.legend(
-        *ax.get_legend_handles_labels(), loc="center right", fontsize=_MEDIUM, framealpha=0.7
-    )
-    ax.spines["top"].set_visible(False)
+    handles, labels = ax.get_legend_handles_labels()
+    right.legend(handles, labels, loc="center right", fontsize=_MEDIUM, framealpha=0.7)
     right.spines["top"].set_visible(False)
     return ax
 
 
-def _new_axes(width: float, height: float) -> "Axes":
-    """Make a figure of this size in inches."""
-    try:
-        import matplotlib.pyplot as plt
-    except ImportError as error:
-        raise ImportError("plots need matplotlib: pip install 'xfer-learn[plots]'") from error
-    return plt.subplots(figsize=(width, height), layout="constrained")[1]
+def _axes(ax: "Axes | None", width: float = 5, height: float = 3.6) -> "Axes":
+    """Return the Axes to draw on, of a new figure of this size in inches if none are given."""
+    if ax is None:
+        try:
+            import matplotlib.pyplot as plt
+        except ImportError as error:
+            raise ImportError("plots need matplotlib: pip install 'xfer-learn[plots]'") from error
+        ax = plt.subplots(figsize=(width, height), layout="constrained")[1]
+    ax.spines[["top", "right"]].set_visible(False)
+    return ax
 
 
 def _columns(*arrays: ArrayLike) -> list[np.ndarray]:

@@ -1,7 +1,7 @@
 """What of a network is fixed in training, and the part that need not be computed in every step."""
 
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import replace
 
 from xfer.checkpoint.convert import output_names
@@ -27,8 +27,6 @@ def find_stages(
     layers: list[set[str]] = []
     dependent = data_dependent_nodes(network.graph, network.input_names)
     for node_id in sorted(dependent):
-        if network.graph.nodes[node_id].is_variable:
-            continue
         names = {*find_parameters(network.graph, node_id, dependent)} & transferred - fixed
         if layers and all(network.arguments[name].ndim < 2 for name in names):
             layers[-1] |= names  # a batch norm goes with the weights below it
@@ -65,11 +63,11 @@ def find_fixed_outputs(
     """
     dependent, changing = data_dependent_nodes(graph, input_names), set()
     for node_id, node in enumerate(graph.nodes):
+        # The running statistics of a batch norm, inputs 3 and 4, change only if it does itself.
+        inputs = node.inputs[:3] if _normalizes_batches(node) else node.inputs
         if node.is_variable:
             changes = node.name not in fixed and node.name not in input_names
         else:
-            # The running statistics of a batch norm, inputs 3 and 4, change only if it does itself.
-            inputs = node.inputs[:3] if _normalizes_batches(node) else node.inputs
             changes = _changes(node) or any(source in changing for source, _ in inputs)
         if changes:
             changing.add(node_id)
@@ -83,18 +81,15 @@ def find_fixed_outputs(
 
 def start_at(graph: MxGraph, entries: Mapping[str, Entry]) -> MxGraph:
     """Replace outputs of layers by new inputs of these names."""
-    shift = len(entries)
-    new = {entry: (i, 0) for i, entry in enumerate(entries.values())}
-    shifted = [
-        replace(
-            node,
-            inputs=tuple(new.get((source, i), (source + shift, i)) for source, i in node.inputs),
-        )
-        for node in graph.nodes
-    ]
-    heads = tuple((source + shift, i) for source, i in graph.heads)
-    joined = MxGraph((*(Node("null", name) for name in entries), *shifted), heads)
-    return joined.prune(heads)
+    inputs = {entry: (i, 0) for i, entry in enumerate(entries.values())}
+
+    def shifted(entries: Iterable[Entry]) -> tuple[Entry, ...]:
+        return tuple(inputs.get(entry, (entry[0] + len(inputs), entry[1])) for entry in entries)
+
+    nodes = [Node("null", name) for name in entries]
+    nodes += [replace(node, inputs=shifted(node.inputs)) for node in graph.nodes]
+    heads = shifted(graph.heads)
+    return MxGraph(tuple(nodes), heads).prune(heads)
 
 
 def _normalizes_batches(node: Node) -> bool:

@@ -1,11 +1,11 @@
 """The training loop: epochs, held-out examples, the best weights, and divergence."""
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
+from itertools import chain, count, islice
 from numbers import Integral, Real
-from types import NoneType
 from typing import Any
 
 import numpy as np
@@ -30,6 +30,15 @@ _MOST_LOSS = 745
 # The most bytes of fixed layers' outputs that are kept instead of computed in every epoch.
 _MOST_KEPT = 1 << 30
 
+_LIMITS: dict[str, tuple] = {  # the kind of number, the least, and what it must be below
+    "batch_size": (Integral, 1),
+    "num_epochs": (Integral, 1),
+    "transferred_rate": (Real, 0),
+    "unfreeze_epochs": (Integral, 0),
+    "validation_fraction": (Real, 0, 1),
+    "patience": (Integral, 1),
+}
+
 
 class TrainingDiverged(ValueError):
     """Raised when scores become NaN or infinite.
@@ -42,13 +51,8 @@ class TrainingDiverged(ValueError):
         The epochs before that.
     """
 
-    def __init__(self, message: str, network: Network, history: "History") -> None:
-        super().__init__(message)
-        self.network = network
-        self.history = history
-
-    def __reduce__(self) -> tuple:
-        return type(self), (str(self), self.network, self.history)
+    network: Network
+    history: "History"
 
 
 @dataclass
@@ -74,29 +78,25 @@ class History:
     validation_accuracy: list[float] = field(default_factory=list)
     best_epoch: int = 0
 
-    def _add_training(self, learning_rate: float, loss: float, accuracy: float) -> None:
-        self.learning_rate.append(learning_rate)
-        self.loss.append(loss)
-        self.accuracy.append(accuracy)
-
-    def _add_validation(self, loss: float, accuracy: float) -> None:
-        self.validation_loss.append(loss)
-        self.validation_accuracy.append(accuracy)
+    def _add(self, **results: float) -> None:
+        for name, value in results.items():
+            getattr(self, name).append(value)
 
     def _repr_html_(self) -> str:
         from xfer._html import table
 
         head = ["epoch", "learning rate", "loss, nats", "accuracy"]
-        epochs = zip(self.learning_rate, self.loss, self.accuracy)
-        rows = [[f"{rate:.2g}", f"{loss:.3f}", f"{hits:.3f}"] for rate, loss, hits in epochs]
-        if self.validation_loss:
+        epochs = enumerate(zip(self.learning_rate, self.loss, self.accuracy), 1)
+        rows = [
+            [f"{i}", f"{rate:.2g}", f"{loss:.3f}", f"{hits:.3f}"]
+            for i, (rate, loss, hits) in epochs
+        ]
+        if self.validation_loss:  # held-out examples are also scored before the first epoch
             head += ["held out: loss, nats", "held out: accuracy"]
-            rows.insert(0, [""] * 3)  # held-out examples are also scored before the first epoch
+            rows.insert(0, ["0", "", "", ""])
             for row, loss, hits in zip(rows, self.validation_loss, self.validation_accuracy):
                 row += [f"{loss:.3f}", f"{hits:.3f}"]
-        first = 0 if self.validation_loss else 1
-        numbered = [[str(epoch), *row] for epoch, row in enumerate(rows, first)]
-        return table(f"History, kept: epoch {self.best_epoch}", head, numbered)
+        return table(f"History, kept: epoch {self.best_epoch}", head, rows)
 
 
 @dataclass(frozen=True)
@@ -173,12 +173,9 @@ class Trainer:
     progress: bool | None = None
 
     def __post_init__(self) -> None:
-        for name, least in {"batch_size": 1, "patience": 1, "unfreeze_epochs": 0}.items():
-            check_number(name, getattr(self, name), Integral, least)
-        if self.num_epochs is not None:
-            check_number("num_epochs", self.num_epochs, Integral, 1)
-        check_number("transferred_rate", self.transferred_rate, Real, 0)
-        check_number("validation_fraction", self.validation_fraction, Real, 0, 1)
+        for name, limits in _LIMITS.items():
+            if name != "num_epochs" or self.num_epochs is not None:
+                check_number(name, getattr(self, name), *limits)
         schedules = ", ".join(SCHEDULES)
         if self.learning_rate_schedule not in [*SCHEDULES]:
             raise ValueError(
@@ -187,17 +184,17 @@ class Trainer:
             )
         if self.augment is not None and not callable(self.augment):
             raise TypeError(f"augment must be callable, got {type(self.augment).__name__}")
-        given = self.optimizer_params
-        if not isinstance(given, (Mapping, NoneType)):
+        given = self.optimizer_params or {}
+        if not isinstance(given, Mapping):
             raise TypeError(f"optimizer_params must be a dict or None, got {type(given).__name__}")
-        params = self._optimizer_params = {"learning_rate": 0.001, **(given or {})}
-        self._first_rate = params["learning_rate"]
-        check_number("the learning_rate in optimizer_params", self._first_rate, Real, 0)
-        if "lr_scheduler" in params:
+        if "lr_scheduler" in given:
             raise ValueError(
                 "optimizer_params may not have an lr_scheduler: give learning_rate_schedule, one "
                 f"of {schedules}"
             )
+        params = self._optimizer_params = {"learning_rate": 0.001, **given}
+        self._first_rate = params["learning_rate"]
+        check_number("the learning_rate in optimizer_params", self._first_rate, Real, 0)
         try:
             from xfer.training.mxnet import check_optimizer
         except ImportError as error:
@@ -231,11 +228,17 @@ class Trainer:
         steps = -(-len(examples) // size)
         few_enough = int(np.clip(_STEPS // steps, _FEWEST_EPOCHS, _MOST_EPOCHS))
         num_epochs = self.num_epochs or few_enough
-        total = num_epochs * steps
-        order = _batches(len(examples), size, self.random)
+        schedule = SCHEDULES[self.learning_rate_schedule]
+
+        def rate(epoch: int, step: int = 0) -> float:
+            return self._first_rate * schedule((epoch * steps + step) / (num_epochs * steps))
+
+        # Without end: all examples in a random order, then all in another.
+        order = chain.from_iterable(self.random.permutation(len(examples)) for _ in count())
+        batches = (np.fromiter(islice(order, size), int) for _ in count())
         stages = find_stages(network, fixed, transferred, self.unfreeze_epochs)
         history, best = History(), network
-        bar = progress_bar(None, self.progress, total, "training")
+        bar = progress_bar(None, self.progress, num_epochs * steps, "training")
         with bar, seeded(self.random.randint(1 << 31)):
             for epoch in range(num_epochs):
                 if epoch in stages:
@@ -251,29 +254,35 @@ class Trainer:
                         rates=dict.fromkeys(transferred, self.transferred_rate),
                         optimizer=self.optimizer,
                         optimizer_params=self._optimizer_params,
-                        rate=partial(self._rate, total, epoch * steps),
+                        rate=partial(rate, epoch),
                     )
                     # Where nothing is held out, one batch shows whether the weights are sound.
-                    validation = seen.take(slice(size)) if unseen is None else unseen
+                    validation = unseen or seen.take(slice(size))
                 if epoch == 0 and held_out is not None:
-                    history._add_validation(*validation.loss(module.scores(validation.inputs)))
+                    loss, accuracy = validation.loss(module.scores(validation.inputs))
+                    history._add(validation_loss=loss, validation_accuracy=accuracy)
                 try:
-                    results = self._run_epoch(module, seen, order, steps, bar)
-                    found = validation.loss(module.scores(validation.inputs))
-                    if found[0] > _MOST_LOSS:
-                        raise FloatingPointError(f"the log loss is {found[0]:.3g} nats")
-                    network = _with_values(network, module.network())
+                    results = self._run_epoch(module, seen, islice(batches, steps), bar)
+                    loss, accuracy = validation.loss(module.scores(validation.inputs))
+                    if loss > _MOST_LOSS:
+                        raise FloatingPointError(f"the log loss is {loss:.3g} nats")
+                    trained = module.network()
                 except FloatingPointError as error:
-                    raise TrainingDiverged(
+                    diverged = TrainingDiverged(
                         f"training diverged in epoch {epoch + 1}: {error}; the weights of epoch "
                         f"{history.best_epoch} are kept. Try a smaller learning rate than "
-                        f"{self._first_rate:g}",
-                        best,
-                        history,
-                    ) from None
-                history._add_training(self._rate(total, epoch * steps), *results)
+                        f"{self._first_rate:g}"
+                    )
+                    diverged.network, diverged.history = best, history
+                    raise diverged from None
+                network = replace(
+                    network,
+                    arguments=network.arguments | trained.arguments,
+                    auxiliary=network.auxiliary | trained.auxiliary,
+                )
+                history._add(learning_rate=rate(epoch), loss=results[0], accuracy=results[1])
                 if held_out is not None:
-                    history._add_validation(*found)
+                    history._add(validation_loss=loss, validation_accuracy=accuracy)
                 if held_out is None or np.argmin(history.validation_loss) == epoch + 1:
                     best, history.best_epoch = network, epoch + 1
                 elif epoch + 1 - history.best_epoch >= self.patience:
@@ -281,12 +290,12 @@ class Trainer:
         return best, history
 
     def _run_epoch(
-        self, module: Any, examples: Examples, order: Iterator[np.ndarray], steps: int, bar: Any
+        self, module: Any, examples: Examples, batches: Iterable[np.ndarray], bar: Any
     ) -> tuple[float, float]:
         """Return the mean log loss and accuracy of the batches."""
         results = []
-        for _ in range(steps):
-            batch = examples.take(next(order))
+        for index in batches:
+            batch = examples.take(index)
 
             def learn(scores: np.ndarray, batch: Examples = batch) -> np.ndarray:
                 results.append(batch.loss(scores))
@@ -314,9 +323,6 @@ class Trainer:
             raise ValueError(f"augment must keep shapes: it made {shapes} of {expected}")
         return {name: found[name] for name in inputs}
 
-    def _rate(self, total: int, done: int, step: int = 0) -> float:
-        return self._first_rate * SCHEDULES[self.learning_rate_schedule]((done + step) / total)
-
     def _without_fixed(
         self,
         source: CheckpointSource,
@@ -338,8 +344,7 @@ class Trainer:
             first = source.extract(examples.take(slice(1)).inputs, names, progress=False)
         except ValueError:  # a layer that has no row for each example
             return whole
-        n_examples = len(examples) + (0 if held_out is None else len(held_out))
-        if first.matrix.nbytes * n_examples > _MOST_KEPT:
+        if first.matrix.nbytes * (len(examples) + len(held_out or ())) > _MOST_KEPT:
             return whole
         part = network.with_graph(start_at(graph, entries))
         part = replace(part, input_names=[*part.input_names, *names])
@@ -353,22 +358,6 @@ def _with_outputs(source: CheckpointSource, examples: Examples, names: list[str]
     layers = [name for name in names if name not in examples.inputs]
     known = {**source.extract(examples.inputs, layers, progress=False), **examples.inputs}
     return replace(examples, inputs={name: known[name] for name in names})
-
-
-def _with_values(network: Network, part: Network) -> Network:
-    """Give a network the parameters of a part of it."""
-    arguments = {**network.arguments, **part.arguments}
-    return replace(network, arguments=arguments, auxiliary={**network.auxiliary, **part.auxiliary})
-
-
-def _batches(n_examples: int, size: int, random: RandomState) -> Iterator[np.ndarray]:
-    """Yield batches of indices without end: all in a random order, then all in another."""
-    indices = np.empty(0, dtype=int)
-    while True:
-        while len(indices) < size:
-            indices = np.concatenate([indices, random.permutation(n_examples)])
-        yield indices[:size]
-        indices = indices[size:]
 
 
 def check_number(name: str, value: Any, kind: type, least: float, below: float = math.inf) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 
 import mxnet as mx
 import numpy as np
+from numpy.random import RandomState
 
 from xfer.checkpoint.edit import ModelError, describe_node
 from xfer.checkpoint.network import Network, auxiliary_names
@@ -58,23 +59,14 @@ class TrainingModule:
     ) -> None:
         self._network = network
         self._batch_size = next(iter(shapes.values()))[0]
-        self._module = mx.mod.Module(
-            load_symbol(network.graph),
-            data_names=list(shapes),
-            label_names=None,
-            context=contexts or [mx.cpu()],
-            fixed_param_names=[name for name in network.arguments if name in fixed],
-        )
         types = network.data_types
-        with safe_binding():
-            self._module.bind(
-                [mx.io.DataDesc(name, shape, types[name]) for name, shape in shapes.items()],
-                for_training=True,
-            )
-        self._module.init_params(
-            initializer=None,
-            arg_params={name: mx.nd.array(array) for name, array in network.arguments.items()},
-            aux_params={name: mx.nd.array(array) for name, array in network.auxiliary.items()},
+        self._module = _bind(
+            load_symbol(network.graph),
+            [mx.io.DataDesc(name, shape, types[name]) for name, shape in shapes.items()],
+            [],
+            contexts or [mx.cpu()],
+            fixed,
+            {name: mx.nd.array(array) for name, array in network.parameters.items()},
         )
         self._module.init_optimizer(optimizer=optimizer, optimizer_params=dict(optimizer_params))
         self._module._optimizer.set_lr_mult(dict(rates))
@@ -107,10 +99,11 @@ class TrainingModule:
             {name: array.asnumpy() for name, array in values.items()}
             for values in self._module.get_params()
         )
-        for name, array in {**arguments, **auxiliary}.items():
+        network = replace(self._network, arguments=arguments, auxiliary=auxiliary)
+        for name, array in network.parameters.items():
             if not np.isfinite(array).all():
                 raise FloatingPointError(f"the parameter {name!r} is NaN or infinite")
-        return replace(self._network, arguments=arguments, auxiliary=auxiliary)
+        return network
 
 
 @contextmanager
@@ -128,27 +121,15 @@ def _batch(inputs: Mapping[str, np.ndarray]) -> Any:
     return mx.io.DataBatch([mx.nd.array(array) for array in inputs.values()])
 
 
-def make_module(
-    network: Network,
-    iterator: Any,
+def _bind(
+    symbol: Any,
+    data: list[Any],
+    labels: list[Any],
     contexts: Sequence[Any],
-    fixed: Collection[str] = (),
-    random: Collection[str] = (),
-    random_state: int | np.random.RandomState | None = 0,
+    fixed: Collection[str],
+    values: Mapping[str, Any],
 ) -> Any:
-    """Make a Module bound for training; see :meth:`xfer.ModelHandler.get_module`."""
-    graph = network.graph.prune(network.graph.heads)
-    variables = dict.fromkeys(node.name for node in graph.nodes if node.is_variable)
-    label_names = [name for name in variables if name in network.label_names]
-    known = [name for name in variables if name not in {*network.input_names, *label_names}]
-    for names in (fixed, random):
-        _check_known(names, known)
-    data, labels = _descriptions(iterator, network.input_names, label_names)
-    graph = _freeze(graph, {*fixed})
-    symbol = load_symbol(graph)
-    kept = {name: array for name, array in network.parameters.items() if name not in {*random}}
-    shapes = _infer_shapes(symbol, [*data, *labels], kept)
-    values = _values(graph, {name: shapes[name] for name in known}, kept, random_state)
+    """Make a Module bound for training, with these values of its parameters."""
     arguments = {*symbol.list_arguments()}
     module = mx.mod.Module(
         symbol,
@@ -159,45 +140,61 @@ def make_module(
     )
     with safe_binding():
         module.bind(data, labels or None, for_training=True)
-    module.set_params(
-        {name: array for name, array in values.items() if name in arguments},
-        {name: array for name, array in values.items() if name not in arguments},
-    )
+    module.set_params(values, values)  # it takes from each what it needs
     return module
 
 
-def _check_known(names: Collection[str], known: list[str]) -> None:
+def make_module(
+    network: Network,
+    iterator: Any,
+    contexts: Sequence[Any],
+    fixed: Collection[str] | None,
+    random: Collection[str] | None,
+    random_state: int | RandomState | None,
+) -> Any:
+    """Make a Module bound for training; see :meth:`xfer.ModelHandler.get_module`."""
+    graph = network.graph.prune(network.graph.heads)
+    variables = dict.fromkeys(node.name for node in graph.nodes if node.is_variable)
+    label_names = [name for name in variables if name in network.label_names]
+    known = [name for name in variables if name not in {*network.input_names, *label_names}]
+    fixed, random = _checked_names(fixed, known), _checked_names(random, known)
+    data = _descriptions(iterator.provide_data, network.input_names)
+    check_names([one.name for one in data], network.input_names, network.input_names)
+    labels = _descriptions(iterator.provide_label, label_names)
+    given = [one.name for one in labels]
+    if missing := [name for name in label_names if name not in given]:
+        raise ModelError(
+            f"the network has the label {missing[0]!r}, and the labels of the iterator are "
+            f"{', '.join(given) or 'none'}"
+        )
+    labels = [one for one in labels if one.name in label_names]
+    graph = _freeze(graph, fixed)
+    symbol = load_symbol(graph)
+    kept = {name: array for name, array in network.parameters.items() if name not in random}
+    shapes = _infer_shapes(symbol, {one.name: one.shape for one in [*data, *labels]}, kept)
+    values = _values(graph, {name: shapes[name] for name in known}, kept, random_state)
+    return _bind(symbol, data, labels, contexts, fixed, values)
+
+
+def _checked_names(names: Collection[str] | None, known: list[str]) -> set[str]:
     if isinstance(names, str):
         raise TypeError(f"parameters must be a list of names, got the string {names!r}")
-    for name in names:
+    for name in () if names is None else names:
         if name not in known:
             near = get_close_matches(str(name), known, n=5, cutoff=0.4) or known[:5]
             raise ValueError(f"the network has no parameter {name!r}; nearest: {', '.join(near)}")
+    return set() if names is None else set(names)
 
 
-def _descriptions(
-    iterator: Any, input_names: list[str], label_names: list[str]
-) -> tuple[list[Any], list[Any]]:
-    """Return the shapes of an iterator's data and labels, by the network's own names."""
-    data = [_description(one) for one in iterator.provide_data]
-    labels = [_description(one) for one in iterator.provide_label or ()]
-    given = ", ".join(one.name for one in labels) or "none"
-    if len(data) == len(input_names) == 1:
-        data = [_description(data[0], input_names[0])]
-    if len(labels) == len(label_names) == 1:
-        labels = [_description(labels[0], label_names[0])]
-    check_names([one.name for one in data], input_names, input_names)
-    missing = [name for name in label_names if name not in {one.name for one in labels}]
-    if missing:
-        raise ModelError(
-            f"the network has the label {missing[0]!r}, and the labels of the iterator are {given}"
-        )
-    return data, [one for one in labels if one.name in label_names]
-
-
-def _description(one: Any, name: str | None = None) -> Any:
-    one = one if isinstance(one, mx.io.DataDesc) else mx.io.DataDesc(*one)
-    return mx.io.DataDesc(name or one.name, one.shape, one.dtype, one.layout)
+def _descriptions(given: Any, names: list[str]) -> list[Any]:
+    """Return the shapes of an iterator's data or labels; a single one by the network's own name."""
+    found = [
+        one if isinstance(one, mx.io.DataDesc) else mx.io.DataDesc(*one) for one in given or ()
+    ]
+    if len(found) == len(names) == 1:
+        (one,) = found
+        found = [mx.io.DataDesc(names[0], one.shape, one.dtype, one.layout)]
+    return found
 
 
 def _freeze(graph: MxGraph, fixed: set[str]) -> MxGraph:
@@ -214,65 +211,51 @@ def _freeze(graph: MxGraph, fixed: set[str]) -> MxGraph:
 
 
 def _infer_shapes(
-    symbol: Any, descriptions: list[Any], kept: Mapping[str, np.ndarray]
+    symbol: Any, given: Mapping[str, tuple[int, ...]], kept: Mapping[str, np.ndarray]
 ) -> dict[str, tuple[int, ...]]:
-    """Infer the shapes of all parameters, and check that those with values fit."""
-    given = {one.name: one.shape for one in descriptions}
-    found = _inferred(symbol, given)
-    for name, array in kept.items():
-        shape = found.get(name) or array.shape
-        if len(shape) != array.ndim or any(
-            inferred not in (0, size) for inferred, size in zip(shape, array.shape)
-        ):
-            raise ModelError(
-                f"parameter {name!r} has shape {array.shape}, and data of shapes {given} need "
-                f"{shape}; to initialise it again, name it in random_layer_parameters"
-            )
-    arguments = {*symbol.list_arguments()}
-    shapes = {name: array.shape for name, array in kept.items() if name in arguments}
-    found = _inferred(symbol, {**shapes, **given})
+    """Infer the shapes of all parameters from those of the data; check those that have values."""
+    try:
+        with redirect_stdout(io.StringIO()):  # MXNet prints what it was given before it raises
+            shapes, _, auxiliary = symbol.infer_shape_partial(**given)
+    except mx.MXNetError as error:
+        reason = str(error).strip().splitlines()[-1]
+        raise ModelError(f"such shapes do not fit the network, {given}: {reason}") from error
+    names = [*symbol.list_arguments(), *symbol.list_auxiliary_states()]
+    found = dict(zip(names, [*shapes, *auxiliary]))
     unknown = [name for name, shape in found.items() if not shape or 0 in shape]
     if unknown:
         raise ModelError(
             f"data of shapes {given} do not determine the shape of {', '.join(unknown)}"
         )
+    for name, shape in found.items():
+        if name in kept and kept[name].shape != shape:
+            raise ModelError(
+                f"parameter {name!r} has shape {kept[name].shape}, and data of shapes {given} need "
+                f"{shape}; to initialise it again, name it in random_layer_parameters"
+            )
     return found
-
-
-def _inferred(symbol: Any, given: Mapping[str, tuple[int, ...]]) -> dict[str, tuple[int, ...]]:
-    """Return the shapes of all variables, as far as they follow from those of some."""
-    try:
-        with redirect_stdout(io.StringIO()):  # MXNet prints what it was given before it raises
-            arguments, _, auxiliary = symbol.infer_shape_partial(**given)
-    except mx.MXNetError as error:
-        reason = str(error).strip().splitlines()[-1]
-        raise ModelError(f"such shapes do not fit the network, {given}: {reason}") from error
-    names = [*symbol.list_arguments(), *symbol.list_auxiliary_states()]
-    return dict(zip(names, [*arguments, *auxiliary]))
 
 
 def _values(
     graph: MxGraph,
     shapes: Mapping[str, tuple[int, ...]],
     kept: Mapping[str, np.ndarray],
-    random_state: int | np.random.RandomState | None,
+    random_state: int | RandomState | None,
 ) -> dict[str, Any]:
-    """Return the values of all parameters as MXNet's arrays; those without any are initialised."""
-    if not isinstance(random_state, np.random.RandomState):
-        random_state = np.random.RandomState(random_state)
-    hints = {node.name: node.training.get("__init__") for node in graph.nodes if node.is_variable}
+    """Return all parameters as MXNet's arrays; those without values are initialised."""
+    random = random_state if isinstance(random_state, RandomState) else RandomState(random_state)
+    hints = {node.name: node.training.get("__init__") for node in graph.nodes}
     values = {}
     for name, shape in shapes.items():
-        if name in kept:
-            values[name] = mx.nd.array(kept[name], dtype=kept[name].dtype)
-        elif hint := hints[name]:
-            values[name] = _values_by_hint(name, shape, hint, random_state)
+        if name not in kept and hints[name]:
+            values[name] = _values_by_hint(name, shape, hints[name], random)
         else:
-            values[name] = mx.nd.array(initial_values(name, shape, random_state))
+            array = kept[name] if name in kept else initial_values(name, shape, random)
+            values[name] = mx.nd.array(array, dtype=array.dtype)
     return values
 
 
-def initial_values(name: str, shape: tuple[int, ...], random: np.random.RandomState) -> np.ndarray:
+def initial_values(name: str, shape: tuple[int, ...], random: RandomState) -> np.ndarray:
     """Initialise a parameter at random if it is a weight, and as 0 or 1 if not, by its name.
 
     Weights are uniform, by Glorot and Bengio (2010), Understanding the difficulty of training deep
@@ -295,7 +278,7 @@ def initial_values(name: str, shape: tuple[int, ...], random: np.random.RandomSt
 
 
 def _values_by_hint(
-    name: str, shape: tuple[int, ...], hint: str, random: np.random.RandomState
+    name: str, shape: tuple[int, ...], hint: str | None, random: RandomState
 ) -> Any:
     """Initialise a parameter by the initialiser that its variable names."""
     array, before = mx.nd.zeros(shape), np.random.get_state()

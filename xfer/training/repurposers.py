@@ -13,15 +13,8 @@ from numpy.random import RandomState
 from sklearn.utils.class_weight import compute_class_weight
 
 from xfer._estimators import stores_parameters
+from xfer.checkpoint import edit
 from xfer.checkpoint.convert import output_names
-from xfer.checkpoint.edit import (
-    OUTPUT_LAYERS,
-    add_top,
-    data_dependent_nodes,
-    drop_top,
-    find_layer,
-    find_parameters,
-)
 from xfer.checkpoint.network import Network
 from xfer.checkpoint.symbol import MxGraph, Node
 from xfer.features import LayerFeatures
@@ -66,11 +59,12 @@ class TrainingOptions(TypedDict, total=False):
 class NeuralNetworkRepurposer(Repurposer, ABC):
     """A repurposer that trains a network made from the source model; training needs MXNet.
 
-    The source model itself is never changed. Predictions need no MXNet.
+    Predictions need no MXNet.
 
     Parameters
     ----------
     source_model : mxnet.mod.Module, or any MXNet network that :func:`xfer.open_source` takes
+        The network. It is never changed.
     target_class_count : int, optional
         Number of classes of the labels, if it is to be checked.
     batch_size : int, default=32
@@ -101,24 +95,15 @@ class NeuralNetworkRepurposer(Repurposer, ABC):
         from. Not saved with the repurposer.
     random_state : int, default=0
         Seed of everything random.
-    context_function : callable, optional
-        Makes the device of each index to train on, as ``mxnet.cpu`` and ``mxnet.gpu`` do; by
-        default the CPU. Not saved with the repurposer.
-    num_devices : int, default=1
-        How many devices share each batch.
-    progress : bool, optional
-        Whether to show a bar; by default only in an interactive session.
+    context_function, num_devices, progress
+        See :class:`xfer.MetaModelRepurposer`; training too runs on these devices.
 
     Attributes
     ----------
-    classes_ : ndarray of shape (n_classes,)
-        The labels, sorted.
     history_ : xfer.training.History
         Loss, accuracy and learning rate of the epochs; see :func:`xfer.plots.training_curves`.
-    features_ : LayerFeatures
-        The scores of the trained network.
-    meta_model_ : xfer.meta.scores.ScaledScores
-        Turns them into probabilities.
+    classes_, features_, meta_model_
+        See :class:`xfer.Repurposer`; the features are the scores of the trained network.
 
     References
     ----------
@@ -149,35 +134,21 @@ class NeuralNetworkRepurposer(Repurposer, ABC):
         """
 
     def fit(self: _Self, X: Any, y: Any = None) -> _Self:
-        """Train a network for the new task.
+        """Train a network for the new task; see :meth:`xfer.MetaModelRepurposer.fit`.
 
-        Parameters
-        ----------
-        X : array of shape (n, ...), dict of str to array, list, or an iterable of batches
-            The examples, which are read into memory.
-        y : array-like of shape (n,), optional
-            Their labels, of any kind. An iterator carries its own.
-
-        Returns
-        -------
-        NeuralNetworkRepurposer
-            Itself.
-
-        Raises
-        ------
-        TypeError, ValueError
-            If the network, a layer, an option, the data or the labels cannot be used; nothing is
-            changed.
-        TrainingDiverged
-            If scores become NaN or infinite. The repurposer is then fitted with the best weights
-            before that.
-        ImportError
-            If MXNet is not installed.
+        The examples are read into memory. If scores become NaN or infinite,
+        :class:`xfer.TrainingDiverged` is raised, and the repurposer is fitted with the best weights
+        before that.
         """
         trainer = Trainer(**{name: getattr(self, name) for name in signature(Trainer).parameters})
         source = self._open_checkpoint()
         body, fixed = self._body(source, trainer.random)
-        inputs, labels = _read(open_data(X, y, checked_labels), source, body)
+        names, data = body.input_names, open_data(X, y, checked_labels)
+        prepare, raw = partial(source.prepare, needed=names), source.inputs is not None
+        labels: Any
+        inputs, labels = read_all(data, source.input_names, names, prepare, raw=raw)
+        inputs = {name: inputs[name] for name in names}
+        check_ids(inputs, body.id_limits())
         classes, targets = np.unique(labels, return_inverse=True)
         if self.target_class_count not in (None, len(classes)):
             raise ValueError(
@@ -197,12 +168,23 @@ class NeuralNetworkRepurposer(Repurposer, ABC):
         # On layers that still have to learn, the new layer starts at random too.
         random = trainer.random if transferred < body.arguments.keys() else None
         network = _with_head(source.with_network(body), examples, len(classes), random)
+
+        def set_trained(network: Network, history: History) -> None:
+            trained = source.with_network(network)
+            features = LayerFeatures(trained, _head_name(network), progress=self.progress).fit()
+            model = ScaledScores(classes)
+            if held_out is not None:
+                scores = trained.extract(held_out.inputs, _head_name(network), progress=False)
+                model = ScaledScores.held_out(classes, scores.matrix, held_out.targets)
+            self.history_ = history
+            self._set_fitted(features, model)
+
         try:
-            network, history = trainer.run(source, network, examples, held_out, fixed, transferred)
+            set_trained(*trainer.run(source, network, examples, held_out, fixed, transferred))
         except TrainingDiverged as error:
-            self._set_trained(source.with_network(error.network), error.history, classes, held_out)
+            set_trained(error.network, error.history)
             raise
-        return self._set_trained(source.with_network(network), history, classes, held_out)
+        return self
 
     def _open_checkpoint(self) -> CheckpointSource:
         """Open the source model, if it is a network that can be trained."""
@@ -219,24 +201,8 @@ class NeuralNetworkRepurposer(Repurposer, ABC):
             )
         return source
 
-    def _set_trained(
-        self: _Self,
-        source: CheckpointSource,
-        history: History,
-        classes: np.ndarray,
-        held_out: Examples | None,
-    ) -> _Self:
-        features = LayerFeatures(source, _head_name(source.network), progress=self.progress).fit()
-        if held_out is None:
-            model = ScaledScores(classes)
-        else:
-            scores = source.extract(held_out.inputs, features.layers_[0].name, progress=False)
-            model = ScaledScores.held_out(classes, scores.matrix, held_out.targets)
-        self.history_ = history
-        return self._set_fitted(features, model)
-
     def _meta_model(self) -> ScaledScores:
-        return ScaledScores(None)
+        return ScaledScores(np.empty(0))
 
     def _learned(self) -> dict[str, Any]:
         return {**super()._learned(), "history": vars(self.history_)}
@@ -255,27 +221,20 @@ class NeuralNetworkFineTuneRepurposer(NeuralNetworkRepurposer):
 
     Parameters
     ----------
-    source_model : mxnet.mod.Module, or any MXNet network that :func:`xfer.open_source` takes
-        The network. It is never changed.
     transfer_layer_name : str
         The last layer that is kept; the new one reads its output, flattened.
-    target_class_count : int, optional
-        Number of classes of the labels, if it is to be checked.
-    **options
-        ``batch_size`` and all others of :class:`xfer.NeuralNetworkRepurposer`.
+    source_model, target_class_count, **options
+        See :class:`xfer.NeuralNetworkRepurposer`.
 
     Examples
     --------
-    >>> import numpy as np
     >>> import mxnet as mx
-    >>> hidden = mx.sym.FullyConnected(mx.sym.var("data"), num_hidden=4, name="hidden")
-    >>> module = mx.mod.Module(mx.sym.softmax(hidden, name="out"), label_names=None)
-    >>> module.bind(data_shapes=[("data", (10, 8))], for_training=False)
-    >>> module.init_params()
-    >>> X, y = np.eye(8)[[0, 0, 0, 1, 1, 1]], ["bike"] * 3 + ["car"] * 3
-    >>> repurposer = NeuralNetworkFineTuneRepurposer(module, "hidden", 2).fit(X, y)
-    >>> repurposer.predict(X[[0, 5]])
-    array(['bike', 'car'], dtype='<U4')
+    >>> import xfer
+    >>> images, digits = xfer.example.digits()
+    >>> source = xfer.load_checkpoint(xfer.example.checkpoint())
+    >>> repurposer = NeuralNetworkFineTuneRepurposer(source, "pool3", num_epochs=1)
+    >>> repurposer.fit(images[:50], digits[:50]).predict(images[:3])
+    array([0, 1, 2])
     """
 
     transfer_layer_name: str
@@ -295,7 +254,7 @@ class NeuralNetworkFineTuneRepurposer(NeuralNetworkRepurposer):
                 f"transfer_layer_name must be the name of a layer, got {self.transfer_layer_name!r}"
             )
         (layer,) = source.find_layers(self.transfer_layer_name)
-        if layer.operator in OUTPUT_LAYERS:
+        if layer.operator in edit.OUTPUT_LAYERS:
             raise ValueError(
                 f"transfer_layer_name is {layer.name!r}, which is an output layer "
                 f"({layer.operator}); name a layer before it"
@@ -312,10 +271,6 @@ class NeuralNetworkRandomFreezeRepurposer(NeuralNetworkRepurposer):
 
     Parameters
     ----------
-    source_model : mxnet.mod.Module, or any MXNet network that :func:`xfer.open_source` takes
-        The network. It is never changed.
-    target_class_count : int, optional
-        Number of classes of the labels, if it is to be checked.
     fixed_layers : list of str, default=()
         Layers whose parameters and running statistics do not change.
     random_layers : list of str, default=()
@@ -324,8 +279,8 @@ class NeuralNetworkRandomFreezeRepurposer(NeuralNetworkRepurposer):
     num_layers_to_drop : int, default=2
         How many layers to drop from the top: in most networks the output layer and the last layer
         with weights.
-    **options
-        ``batch_size`` and all others of :class:`xfer.NeuralNetworkRepurposer`.
+    source_model, target_class_count, **options
+        See :class:`xfer.NeuralNetworkRepurposer`.
     """
 
     fixed_layers: Iterable[str]
@@ -348,32 +303,20 @@ class NeuralNetworkRandomFreezeRepurposer(NeuralNetworkRepurposer):
 
         check_number("num_layers_to_drop", self.num_layers_to_drop, Integral, 1)
         network, count = source.network, int(self.num_layers_to_drop)
-        body = network.with_graph(drop_top(network.graph, count, network.input_names))
+        body = network.with_graph(edit.drop_top(network.graph, count, network.input_names))
         fixed = _parameters_of(body, "fixed_layers", self.fixed_layers)
         chosen = _parameters_of(body, "random_layers", self.random_layers)
         if fixed & chosen:
             raise ValueError(
                 f"fixed_layers and random_layers share the parameter {min(fixed & chosen)!r}"
             )
-        arguments, auxiliary = (
-            {
-                name: initial_values(name, array.shape, random) if name in chosen else array
-                for name, array in values.items()
-            }
-            for values in (body.arguments, body.auxiliary)
-        )
+
+        def start(values: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+            new = {n: initial_values(n, values[n].shape, random) for n in values if n in chosen}
+            return {**values, **new}
+
+        arguments, auxiliary = start(body.arguments), start(body.auxiliary)
         return replace(body, arguments=arguments, auxiliary=auxiliary), fixed
-
-
-def _read(data: Any, source: CheckpointSource, body: Network) -> tuple[dict[str, np.ndarray], Any]:
-    """Read all data into memory: the inputs that a network reads, and the labels."""
-    names = body.input_names
-    prepare = partial(source.prepare, needed=names)
-    raw = source.inputs is not None
-    inputs, labels = read_all(data, source.input_names, names, prepare, raw=raw)
-    inputs = {name: inputs[name] for name in names}
-    check_ids(inputs, body.id_limits())
-    return inputs, labels
 
 
 def _class_weights(given: Any, classes: np.ndarray, labels: np.ndarray) -> np.ndarray:
@@ -390,10 +333,7 @@ def _class_weights(given: Any, classes: np.ndarray, labels: np.ndarray) -> np.nd
 
 
 def _with_head(
-    source: CheckpointSource,
-    examples: Examples,
-    n_classes: int,
-    random: RandomState | None,
+    source: CheckpointSource, examples: Examples, n_classes: int, random: RandomState | None
 ) -> Network:
     """Put a layer with a score for each class on a network.
 
@@ -405,20 +345,21 @@ def _with_head(
     taken = {node.name for node in network.graph.nodes}
     while taken & {name, f"{name}_weight", f"{name}_bias"}:
         name = f"new_{name}"
-    variables = (Node("null", one) for one in ("data", f"{name}_weight", f"{name}_bias"))
+    names = [f"{name}_weight", f"{name}_bias"]
+    variables = (Node("null", one) for one in ("data", *names))
     inputs = ((0, 0), (1, 0), (2, 0))
     layer = Node("FullyConnected", name, {"num_hidden": str(n_classes)}, inputs)
-    whole = network.with_graph(add_top(network.graph, MxGraph((*variables, layer), ((3, 0),))))
-    feature_name = _head_name(network)
+    head = MxGraph((*variables, layer), ((3, 0),))
+    whole = network.with_graph(edit.add_top(network.graph, head))
+    seen = examples if random is None else examples.take(slice(1))
+    features = source.extract(seen.inputs, _head_name(network)).matrix
     if random is None:
-        features = source.extract(examples.inputs, feature_name).matrix
-        model = CalibratedLogisticRegression().fit(features, examples.targets)
-        weight, bias = model.coef_, model.intercept_
+        model = CalibratedLogisticRegression().fit(features, seen.targets)
+        values = model.coef_, model.intercept_
     else:
-        first = examples.take(slice(1)).inputs
-        size = source.extract(first, feature_name, progress=False).matrix.shape[1]
-        weight, bias = initial_values("weight", (n_classes, size), random), np.zeros(n_classes)
-    new = {f"{name}_weight": weight.astype(np.float32), f"{name}_bias": bias.astype(np.float32)}
+        shape = n_classes, features.shape[1]
+        values = initial_values("weight", shape, random), np.zeros(n_classes)
+    new = {name: array.astype(np.float32) for name, array in zip(names, values)}
     return replace(whole, arguments={**whole.arguments, **new})
 
 
@@ -431,6 +372,8 @@ def _parameters_of(network: Network, option: str, layer_names: Iterable[str]) ->
     if isinstance(layer_names, str) or not isinstance(layer_names, Iterable):
         raise TypeError(f"{option} must be a list of names of layers, got {layer_names!r}")
     graph = network.graph
-    dependent = data_dependent_nodes(graph, network.input_names)
-    node_ids = [find_layer(graph, name) for name in layer_names]
-    return {name for node_id in node_ids for name in find_parameters(graph, node_id, dependent)}
+    dependent = edit.data_dependent_nodes(graph, network.input_names)
+    node_ids = [edit.find_layer(graph, name) for name in layer_names]
+    return {
+        name for node_id in node_ids for name in edit.find_parameters(graph, node_id, dependent)
+    }
