@@ -110,8 +110,9 @@ class _Description:
             self.report("torch", "is in a mode that changes what its functions compute")
         for (space, name), value in _ORIGINAL.items():
             now = vars(space).get(name)
-            edited = isinstance(now, types.FunctionType) and not self._package(now)
-            if now is not value or edited:
+            # torch wraps some of its functions when they are first used, and keeps their names.
+            other = getattr(now, "__name__", None) != getattr(value, "__name__", None)
+            if other or (isinstance(now, types.FunctionType) and not self._package(now)):
                 self.report(f"{space.__name__}.{name}", "was replaced")
 
     def module(self, module: torch.nn.Module, where: str) -> Any:
