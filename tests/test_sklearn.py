@@ -35,7 +35,7 @@ from sklearn.svm import LinearSVC
 from sklearn.utils import get_tags
 
 import xfer
-import xfer.sharing
+import xfer._estimators
 from xfer.sources import Layer, SourceModel
 
 KINDS = [xfer.LrRepurposer, xfer.SvmRepurposer, xfer.GpRepurposer, xfer.BnnRepurposer]
@@ -141,7 +141,7 @@ def test_what_a_worker_opens_itself_comes_home_whole(data):
 
     (features,) = joblib.Parallel(n_jobs=2)([joblib.delayed(fit)()])
     assert features.transform(data[0]).shape == (90, 6)
-    assert features.source_ not in xfer.sharing._post._paths
+    assert features.source_ not in xfer._estimators._post._paths
 
 
 def test_a_network_that_nothing_can_hold_on_to_is_kept_by_its_content(data, tmp_path):
