@@ -293,7 +293,9 @@ def _check_not_empty(n_examples: int) -> None:
 
 def _length(data: Any) -> int:
     values = next(iter(data.values()), ()) if isinstance(data, Mapping) else data
-    return len(values) if hasattr(values, "__len__") else 0
+    if not hasattr(values, "__len__") or getattr(values, "ndim", 1) == 0:
+        raise TypeError(f"data must be an array, a dict, a list or an iterable, got {values!r:.80}")
+    return len(values)
 
 
 def _holds_arrays(first: Any) -> bool:
