@@ -66,6 +66,9 @@ def _layers(estimator: Any, features: Any) -> list[tuple[str, str]]:
         known = pooling if isinstance(pooling, Mapping) else dict.fromkeys(names, pooling)
         poolings = [known.get(name, "flatten") for name in names]
     else:
+        # Once data have passed through the network, it knows more shapes.
+        known = {layer.name: layer for layer in features.source_.layers}
+        layers = [known.get(layer.name, layer) for layer in layers]
         names, poolings = [layer.name for layer in layers], features.poolings_
         shapes = [str(layer.shape or "").replace("None", "?") for layer in layers]
         lines = [
