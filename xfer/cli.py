@@ -8,7 +8,7 @@ from __future__ import annotations
 import argparse
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -97,12 +97,12 @@ def _last_epoch(prefix: str) -> int:
     return max((int(match[1]) for match in found if match), default=0)
 
 
-def _shapes(network: Network, given: Sequence[str]) -> tuple[dict[str, Dims], str]:
+def _shapes(network: Network, given: Sequence[str]) -> tuple[Mapping[str, Dims], str]:
     """Return the shapes of the inputs as far as they are known, and a sentence about them."""
     from xfer.checkpoint.data_shape import guess_sizes
     from xfer.checkpoint.onnx_builder import BATCH, describe_shape
 
-    shapes: dict[str, Dims] = dict(network.data_shapes)
+    shapes = dict(network.data_shapes)
     for text in given:
         match = re.fullmatch(r"(.+)=\(?(\d+(?:,\d+)*)?,?\)?", text.replace(" ", ""))
         if not match or match[1] not in network.input_names:
@@ -113,7 +113,7 @@ def _shapes(network: Network, given: Sequence[str]) -> tuple[dict[str, Dims], st
         # An input with one number for each example, such as a length, has no sizes.
         shapes[match[1]] = (BATCH, *map(int, match[2].split(",") if match[2] else ()))
     ending = "."
-    if any(None in (shape or ()) for shape in shapes.values()):
+    if any(None in shape for shape in shapes.values()):
         guessed = guess_sizes(network, shapes)
         ending = "; ? is an unknown size: give it with --shape."
         if guessed:
