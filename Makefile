@@ -14,8 +14,10 @@ NEWEST := $(or $(PYTHON),python3.13 python3.12 python3.11 python3 python)
 first = $(firstword $(foreach candidate,$(1),$(shell \
 	$(candidate) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $(candidate))))
 PIP := -m pip install --quiet --disable-pip-version-check
-# One process per core, each with one thread of BLAS.
-PYTEST := -m pytest -n 2
+# One process per core, each with one thread of BLAS. OPTIONS=--cov reports the coverage.
+PYTEST := -m pytest -n 2 $(OPTIONS)
+# Where a package is left out on purpose, so are the docstrings of modules that import it.
+PARTLY := $(PYTEST) -p no:cacheprovider --doctest-ignore-import-errors
 export OMP_NUM_THREADS := 1
 
 demo: .venv/ready
@@ -25,7 +27,7 @@ test: .venv/ready-to-test lint
 	.venv/bin/python $(PYTEST) -m "not slow"
 
 test-all: .venv/ready-to-test lint
-	.venv/bin/python $(PYTEST) --cov --cov-report=term
+	.venv/bin/python $(PYTEST)
 
 lint: .venv/ready-to-test
 	.venv/bin/ruff check .
@@ -36,12 +38,12 @@ lint: .venv/ready-to-test
 # NumPy 2 and PyTorch, and xfer beside them, which must change neither. The tests run without MXNet
 # first. Those that need MXNet run with it beside the new NumPy.
 test-numpy2: .venv-numpy2/ready
-	.venv-numpy2/bin/python $(PYTEST) -p no:cacheprovider -m "not slow"
-	PYTHONPATH=.venv-numpy2/mxnet .venv-numpy2/bin/python $(PYTEST) -p no:cacheprovider -m "mxnet and not slow"
+	.venv-numpy2/bin/python $(PARTLY) -m "not slow"
+	PYTHONPATH=.venv-numpy2/mxnet .venv-numpy2/bin/python $(PARTLY) -m "mxnet and not slow"
 
 # The newest Python, with nothing but what `pip install xfer-learn` brings.
 test-base: .venv-base/ready
-	.venv-base/bin/python $(PYTEST) -p no:cacheprovider -m "not slow"
+	.venv-base/bin/python $(PARTLY) -m "not slow"
 
 docs: .venv/ready-for-docs
 	.venv/bin/python -m sphinx -W --keep-going -b html docs build/site

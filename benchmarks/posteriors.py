@@ -1,9 +1,9 @@
-"""Our Gaussian process and Bayesian network against those that one can install today.
+"""Our Gaussian process and Bayesian network against other packages that one can install.
 
 Run with ``python benchmarks/posteriors.py [SIZES]`` after ``pip install '.[benchmarks]'``.
+Its latest table is in docs/benchmarks.md.
 
-Every fit has a process of its own, so that memory is its own: what it adds to the features.
-The table that it printed last stands in docs/benchmarks.md.
+Every fit runs in its own process, to measure the memory it adds to that of the features.
 """
 
 import multiprocessing
@@ -11,6 +11,8 @@ import resource
 import sys
 import time
 import warnings
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 from sources import module, newsgroups
@@ -24,37 +26,41 @@ from xfer.meta.support_vector_machine import CalibratedSvm
 SAMPLES = 512
 
 
-def main(*sizes):
+Predict = Callable[[np.ndarray], np.ndarray]
+Fit = Callable[[np.ndarray, np.ndarray], Predict]
+
+
+def main(*sizes: int) -> None:
     """Print the table of the fixed split."""
     order = np.random.RandomState(0).permutation(6642)
-    features, numbers = newsgroup_features()
+    features, labels = newsgroup_features()
     test = order[1000:3000]
     print("| labels | | fit s | predict 2,000 s | accuracy | log loss | ECE | memory MB |")
     print("| --- " * 8 + "|")
     for size in sizes or (100, 500, 1000):
         train = order[:size]
         for name, fit in CLASSIFIERS.items():
-            cells = apart(run, fit, features[train], numbers[train], features[test], numbers[test])
+            cells = apart(run, fit, features[train], labels[train], features[test], labels[test])
             print(f"| {size:,} | {name} | {cells} |", flush=True)
 
 
-def newsgroup_features():
-    """Return features (6642, 300) of layer dropout0, and numbers of the groups."""
+def newsgroup_features() -> tuple[np.ndarray, np.ndarray]:
+    """Return features (6642, 300) of layer dropout0, and the class index of each post."""
     ids, names = newsgroups()
     source = xfer.open_source(module("newsgroups_cnn"))
     features = source.extract(ids, "dropout0", progress=True).matrix.astype(float)
     return features, np.unique(names, return_inverse=True)[1]
 
 
-def apart(function, *arguments):
-    """Call a function in a process of its own and return what it returns."""
+def apart(function: Callable, *arguments: Any) -> Any:
+    """Call a function in a new process."""
     context = multiprocessing.get_context("spawn")
     with context.Pool(1) as pool:
         return pool.apply(function, arguments)
 
 
-def run(fit, X, y, test, truth):
-    """Return a row of the table; the first, small fit is for what is imported late."""
+def run(fit: Fit, X: np.ndarray, y: np.ndarray, test: np.ndarray, truth: np.ndarray) -> str:
+    """Return a row of the table; a small fit first imports what is imported late."""
     warnings.filterwarnings("ignore")
     fit(X[:60], np.resize(np.arange(3), 60))(test[:5])
     before, start = peak(), time.perf_counter()
@@ -64,54 +70,62 @@ def run(fit, X, y, test, truth):
     return row(probabilities, truth, seconds, time.perf_counter() - start, peak() - before)
 
 
-def peak():
-    """Return the most memory this process had, in MB."""
+def peak() -> float:
+    """Return the peak memory of this process, in MB."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
-def row(probabilities, truth, fit_seconds, predict_seconds, memory):
-    """Format the figures of one fit."""
-    figures = accuracy, loss, error = measures(probabilities, truth)
-    assert np.isfinite(figures).all()
+def row(
+    probabilities: np.ndarray,
+    truth: np.ndarray,
+    fit_seconds: float,
+    predict_seconds: float,
+    memory: float,
+) -> str:
+    """Format the results of one fit."""
+    accuracy, loss, error = measures(probabilities, truth)
+    assert np.isfinite([accuracy, loss, error]).all()
     return (
         f"{fit_seconds:.2f} | {predict_seconds:.3f} | {accuracy:.4f} | {loss:.3f} | {error:.3f} | "
         f"{memory:.0f}"
     )
 
 
-def measures(probabilities, truth, bins=15):
-    """Return accuracy, log loss, and expected calibration error in 15 bins."""
+def measures(
+    probabilities: np.ndarray, truth: np.ndarray, bins: int = 15
+) -> tuple[float, float, float]:
+    """Return accuracy, log loss, and expected calibration error."""
     confidence, hit = probabilities.max(axis=1), probabilities.argmax(axis=1) == truth
     loss = -np.log(np.maximum(probabilities[np.arange(len(truth)), truth], 1e-15)).mean()
-    place = np.minimum((confidence * bins).astype(int), bins - 1)
-    gaps = np.bincount(place, hit - confidence, minlength=bins)
+    index = np.minimum((confidence * bins).astype(int), bins - 1)
+    gaps = np.bincount(index, hit - confidence, minlength=bins)
     return hit.mean(), loss, np.abs(gaps).sum() / len(truth)
 
 
-def ours(classifier):
-    """Return a function that fits it and returns its ``predict_proba``."""
+def ours(classifier: Any) -> Fit:
+    """Return a function that fits the classifier and returns its ``predict_proba``."""
 
-    def fit(X, y):
+    def fit(X: np.ndarray, y: np.ndarray) -> Predict:
         return classifier().fit(X, y).predict_proba
 
     fit.__qualname__ = fit.__name__ = f"fit_{classifier.__name__}"
-    globals()[fit.__name__] = fit  # by this name another process finds it
+    globals()[fit.__name__] = fit  # so that another process can import it
     return fit
 
 
-def centred(X):
-    """Return a function that centres on these rows and scales to length 1, as the peers want."""
+def centred(X: np.ndarray) -> Predict:
+    """Return a function that centres rows on the mean of X and scales them to length 1."""
     mean = X.mean(axis=0)
 
-    def scale(rows):
+    def scale(rows: np.ndarray) -> np.ndarray:
         rows = rows - mean
         return rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12)
 
     return scale
 
 
-def fit_scikit_learn(X, y):
-    """Fit scikit-learn's GaussianProcessClassifier: one against the rest, Laplace."""
+def fit_scikit_learn(X: np.ndarray, y: np.ndarray) -> Predict:
+    """Fit scikit-learn's GaussianProcessClassifier: one-vs-rest, Laplace approximation."""
     from sklearn.gaussian_process import GaussianProcessClassifier
     from sklearn.gaussian_process.kernels import RBF, ConstantKernel
 
@@ -121,7 +135,7 @@ def fit_scikit_learn(X, y):
     return lambda rows: model.predict_proba(scale(rows))
 
 
-def fit_gpytorch(X, y, steps=50):
+def fit_gpytorch(X: np.ndarray, y: np.ndarray, steps: int = 50) -> Predict:
     """Fit GPyTorch's Dirichlet classification: exact, 50 steps of Adam."""
     import gpytorch
     import torch
@@ -135,13 +149,13 @@ def fit_gpytorch(X, y, steps=50):
     shape = torch.Size((likelihood.num_classes,))
 
     class Model(gpytorch.models.ExactGP):
-        def __init__(self):
+        def __init__(self) -> None:
             super().__init__(inputs, likelihood.transformed_targets, likelihood)
             self.mean = gpytorch.means.ConstantMean(batch_shape=shape)
             kernel = gpytorch.kernels.RBFKernel(batch_shape=shape)
             self.kernel = gpytorch.kernels.ScaleKernel(kernel, batch_shape=shape)
 
-        def forward(self, x):
+        def forward(self, x: Any) -> Any:
             return gpytorch.distributions.MultivariateNormal(self.mean(x), self.kernel(x))
 
     model = Model().double()
@@ -157,17 +171,17 @@ def fit_gpytorch(X, y, steps=50):
     model.eval()
     likelihood.eval()
 
-    def predict(rows):
+    def predict(rows: np.ndarray) -> np.ndarray:
         with torch.no_grad():
-            found = model(torch.tensor(scale(rows)))
-            mean, deviation = found.mean.T, found.variance.sqrt().T
+            scores = model(torch.tensor(scale(rows)))
+            mean, deviation = scores.mean.T, scores.variance.sqrt().T
             noise = torch.randn(SAMPLES, *mean.shape, dtype=torch.float64)
             return torch.softmax(mean + deviation * noise, -1).mean(0).numpy()
 
     return predict
 
 
-def fit_laplace(X, y):
+def fit_laplace(X: np.ndarray, y: np.ndarray) -> Predict:
     """Fit laplace-torch on the last layer of a perceptron of 64 units."""
     import torch
     from laplace import Laplace
@@ -188,7 +202,7 @@ def fit_laplace(X, y):
     model.fit(DataLoader(TensorDataset(inputs, labels), batch_size=256))
     model.optimize_prior_precision(method="marglik")
 
-    def predict(rows):
+    def predict(rows: np.ndarray) -> np.ndarray:
         new = torch.tensor(scale(rows), dtype=torch.float32)
         return model(new, link_approx="mc", n_samples=SAMPLES).detach().double().numpy()
 

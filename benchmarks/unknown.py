@@ -1,14 +1,14 @@
-"""What our classifiers know that they do not know.
+"""Whether uncertainty reveals examples of unknown classes.
 
-Run with ``python benchmarks/unknown.py``.
+Run with ``python benchmarks/unknown.py``. Its latest tables are in docs/benchmarks.md.
 
-First, examples of classes that were never seen, among examples of those that were: the area under
-the ROC curve of telling them apart by the epistemic and the total uncertainty, against the largest
-probability of logistic regression. Then, how the epistemic uncertainty falls as labels are added.
-The tables that it printed last stand in docs/benchmarks.md.
+The first table tells examples of unknown classes from those of known ones by the epistemic or the
+total uncertainty, and by the largest probability of logistic regression: area under the ROC curve.
+The second shows how the epistemic uncertainty falls as labels are added.
 """
 
 import json
+from collections.abc import Iterator
 
 import numpy as np
 from newsgroups_data import posts
@@ -22,18 +22,18 @@ from xfer.meta.bayesian_network import BayesianNetwork
 from xfer.meta.gaussian_process import DirichletGaussianProcess
 from xfer.meta.logistic_regression import CalibratedLogisticRegression
 
-DRAWS, ROWS = 10, 1000
+SPLITS, ROWS = 10, 1000
 
 
-def main():
+def main() -> None:
     """Print both tables."""
     everything = dict(tasks())
-    print(f"{DRAWS} draws of labels: mean ± standard deviation\n")
+    print(f"{SPLITS} random splits: mean ± standard deviation\n")
     print("| known, labels; unknown | LR, 1 - largest | GP, epistemic | GP, total | ", end="")
     print("BNN, epistemic | BNN, total |\n" + "| --- " * 6 + "|")
     for name, (features, labels, unknown, sizes) in everything.items():
         for size in sizes:
-            rows = [areas(features, labels, unknown, size, seed) for seed in range(DRAWS)]
+            rows = [areas(features, labels, unknown, size, seed) for seed in range(SPLITS)]
             cells = [
                 f"{m:.3f} ± {s:.3f}" for m, s in zip(np.mean(rows, 0), np.std(rows, 0, ddof=1))
             ]
@@ -42,15 +42,15 @@ def main():
     print("| labels | 50 | 100 | 200 | 500 | 1,000 |\n" + "| --- " * 6 + "|")
     features, labels, *_ = next(iter(everything.values()))
     for name, kind in (("GP", DirichletGaussianProcess), ("BNN", BayesianNetwork)):
-        found = [
+        values = [
             np.mean([epistemic(kind, features, labels, size, seed) for seed in range(3)])
             for size in (50, 100, 200, 500, 1000)
         ]
-        print(f"| {name} | {' | '.join(f'{value:.3f}' for value in found)} |", flush=True)
+        print(f"| {name} | {' | '.join(f'{value:.3f}' for value in values)} |", flush=True)
 
 
-def tasks():
-    """Yield a name, and features, labels, features of unknown classes, and sizes of each task."""
+def tasks() -> Iterator[tuple]:
+    """Yield a name, and (features, labels, features of unknown classes, sizes) of each task."""
     source = xfer.open_source(module("newsgroups_cnn"))
     ids, names = newsgroups()
     order = np.random.RandomState(0).permutation(len(names))
@@ -58,10 +58,10 @@ def tasks():
     words = json.loads((FOLDER / "models/newsgroups_cnn-words.json").read_text())
     words = words["id2word"] if isinstance(words, dict) else words
     texts, groups = posts("source")
-    some = np.random.RandomState(0).permutation(len(texts))[:ROWS]
+    rows = np.random.RandomState(0).permutation(len(texts))[:ROWS]
     corpus = xfer.Corpus(
-        [texts[row] for row in some],
-        [groups[row] for row in some],
+        [texts[row] for row in rows],
+        [groups[row] for row in rows],
         xfer.Vocabulary.from_words(words),
         fix_length=300,
     )
@@ -90,22 +90,24 @@ def tasks():
     yield "digits, {}; CIFAR-10 photographs", (features, labels[order], unknown, (100,))
 
 
-def areas(features, labels, unknown, size, seed):
-    """Return the area under the ROC curve for each way to tell the unknown."""
+def areas(
+    features: np.ndarray, labels: np.ndarray, unknown: np.ndarray, size: int, seed: int
+) -> list[float]:
+    """Return the area under the ROC curve for each score that may reveal unknown classes."""
     order = np.random.RandomState(seed).permutation(len(labels))
     train, test = order[:size], order[-ROWS:] if len(order) > 2 * ROWS else order[size:]
     both = np.concatenate([features[test], unknown])
     is_unknown = np.arange(len(both)) >= len(test)
     model = CalibratedLogisticRegression().fit(features[train], labels[train])
-    found = [1 - model.predict_proba(both).max(axis=1)]
+    scores = [1 - model.predict_proba(both).max(axis=1)]
     for kind in (DirichletGaussianProcess, BayesianNetwork):
         parts = kind().fit(features[train], labels[train]).predict_uncertainty(both)
-        found += [parts.epistemic, parts.total]
-    return [roc_auc_score(is_unknown, score) for score in found]
+        scores += [parts.epistemic, parts.total]
+    return [roc_auc_score(is_unknown, score) for score in scores]
 
 
-def epistemic(kind, features, labels, size, seed):
-    """Return the mean epistemic uncertainty after some labels."""
+def epistemic(kind: type, features: np.ndarray, labels: np.ndarray, size: int, seed: int) -> float:
+    """Return the mean epistemic uncertainty after a fit on that many labels."""
     order = np.random.RandomState(seed).permutation(len(labels))
     model = kind().fit(features[order[:size]], labels[order[:size]])
     return model.predict_uncertainty(features[order[-ROWS:]]).epistemic.mean()

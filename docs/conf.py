@@ -1,7 +1,8 @@
-"""How Sphinx makes the site of these pages: ``make docs``."""
+"""Sphinx configuration of the site: ``make docs``."""
 
 import os
 from pathlib import Path
+from typing import Any
 
 import xfer
 
@@ -19,7 +20,7 @@ extensions = [
     "sphinx_gallery.gen_gallery",
 ]
 exclude_patterns = ["README.md"]
-suppress_warnings = ["config.cache"]  # of the gallery's classes
+suppress_warnings = ["config.cache"]  # the gallery configuration holds a class
 
 autodoc_typehints = "none"
 autosummary_generate = True
@@ -38,7 +39,7 @@ html_copy_source = False
 _OKABE_ITO = {"color-brand-primary": "#0072B2", "color-brand-content": "#0072B2"}
 html_theme_options = {"light_css_variables": _OKABE_ITO}
 
-# The pages of the gallery, in this order. Two of them want the folder of real models and data.
+# The pages of the gallery in order. The first two need the folder of real models and data.
 GALLERY = [
     "text_transfer",
     "image_transfer",
@@ -52,21 +53,21 @@ GALLERY = [
 ]
 if not os.environ.get("XFER_TEST_DATA"):
     GALLERY = GALLERY[2:]
-    print("XFER_TEST_DATA names no folder: the gallery goes without the two tutorials.")
+    print("XFER_TEST_DATA is not set: the gallery leaves out the two tutorials.")
 
 
 class InOrder:
-    """Sort the gallery's pages as they stand in the list above."""
+    """Sort the pages of the gallery in the order of the list above."""
 
-    def __init__(self, folder):
+    def __init__(self, folder: str) -> None:
         pass
 
-    def __call__(self, file):
-        """Return the place of a script."""
+    def __call__(self, file: str) -> int:
+        """Return the position of a script."""
         return GALLERY.index(Path(file).stem)
 
-    def __repr__(self):
-        return f"InOrder({', '.join(GALLERY)})"  # so that another order makes the pages anew
+    def __repr__(self) -> str:
+        return f"InOrder({', '.join(GALLERY)})"  # another order builds the pages again
 
 
 sphinx_gallery_conf = {
@@ -87,19 +88,19 @@ sphinx_gallery_conf = {
 }
 
 
-def setup(app):
-    """Make the site of what is written for the checkout and for scikit-learn too."""
-    app.connect("autodoc-skip-member", skip_what_is_not_ours)
+def setup(app: Any) -> None:
+    """Adapt pages that are also read in the checkout, and classes that inherit from others."""
+    app.connect("autodoc-skip-member", skip_inherited_from_others)
     app.connect("source-read", link_to_pages)
 
 
-def skip_what_is_not_ours(app, what, name, thing, skip, options):
-    """Leave out of the reference what scikit-learn's base classes bring along."""
+def skip_inherited_from_others(app: Any, what: str, name: str, thing: Any, *_: Any) -> bool | None:
+    """Leave members that scikit-learn's base classes define out of the reference."""
     module = getattr(getattr(thing, "fget", thing), "__module__", "xfer")
     return None if str(module).startswith("xfer") else True
 
 
-def link_to_pages(app, name, text):
-    """Lead from links to files of the checkout to the pages of the site that show them."""
+def link_to_pages(app: Any, name: str, text: list[str]) -> None:
+    """Point links to files of the checkout at the pages of the site that show them."""
     for file, page in {"CONTRIBUTING": "contributing", "CHANGELOG": "changelog"}.items():
         text[0] = text[0].replace(f"](../{file}.md", f"]({page}.md")

@@ -2,8 +2,9 @@
 
 A small network has learned to read the handwritten digits 0 to 4, each somewhere on a canvas. It
 is repurposed to 5 to 9 with ten labels of each, and compared with the same network used as it is,
-with the same network trained from scratch on these labels, and with no network at all. Network and
-digits come with xfer and scikit-learn; nothing is downloaded.
+with the same network trained from scratch on these labels, and with no network at all. The network
+comes with xfer, the digits with scikit-learn; nothing is downloaded. Training from scratch needs
+MXNet and is left out where it is not installed.
 
 Run with ``make demo`` or ``python examples/demo.py [PICTURE.png]``.
 """
@@ -17,15 +18,18 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import log_loss
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer
-from train_digits import network, train
 
 import xfer
 from xfer import plots
 
-import mxnet as mx  # isort: skip  (after xfer, so that it imports beside a newer NumPy too)
+try:
+    import mxnet as mx  # after xfer, which lets it import beside a newer NumPy
+    from train_digits import network, train
+except ImportError:
+    mx = None
 
 TARGET_DIGITS = range(5, 10)
-LABELS_A_CLASS = 10
+LABELS_PER_CLASS = 10
 DRAWS = 5
 REPURPOSERS = [xfer.LrRepurposer, xfer.SvmRepurposer, xfer.GpRepurposer, xfer.BnnRepurposer]
 
@@ -34,26 +38,33 @@ def main(picture="demo.png"):
     """Print the table and draw the picture."""
     start = time.perf_counter()
     images, digits = xfer.example.digits()
-    source_module = mx.mod.Module.load(xfer.example.checkpoint(), 0)
+    if mx is None:
+        source_network = xfer.load_checkpoint(xfer.example.checkpoint())
+        print(
+            "MXNet is not installed: the checkpoint runs on ONNX Runtime, and nothing is trained.\n"
+        )
+    else:
+        source_network = mx.mod.Module.load(xfer.example.checkpoint(), 0)
     unseen, images, digits = images[digits < 5], images[digits >= 5], digits[digits >= 5]
 
     print("A network that reads 0 to 4 is repurposed to the digits 5 to 9:")
-    print(f"{LABELS_A_CLASS} labels each, {DRAWS} draws ...")
+    print(f"{LABELS_PER_CLASS} labels each, {DRAWS} draws ...")
     results, collected = {}, {}
     for seed in range(DRAWS):
         train_rows, test_rows = draw(digits, seed)
         given = images[train_rows], digits[train_rows]
         asked, truth = images[test_rows], digits[test_rows]
         classifiers = {
-            "the network as it is": AsItIs(source_module),
+            "the network as it is": AsItIs(source_network),
             "regression on pixels": make_pipeline(
                 FunctionTransformer(lambda images: images.reshape(len(images), -1)),
                 LogisticRegression(max_iter=1000),
             ),
-            "trained from scratch": FromScratch(),
         }
+        if mx is not None:
+            classifiers["trained from scratch"] = FromScratch()
         for kind in REPURPOSERS:
-            classifiers[kind.__name__] = kind(source_module, ["relu2"], pooling="max")
+            classifiers[kind.__name__] = kind(source_network, ["relu2"], pooling="max")
         for name, classifier in classifiers.items():
             begin = time.perf_counter()
             probabilities = classifier.fit(*given).predict_proba(asked)
@@ -73,7 +84,7 @@ def main(picture="demo.png"):
     known = gaussian_process.predict_uncertainty(asked).epistemic.mean()
     new = gaussian_process.predict_uncertainty(unseen)
     print(
-        f"\nWhat GpRepurposer does not know, in nats: {known:.2f} on the digits 5 to 9, "
+        f"\nEpistemic uncertainty of GpRepurposer, in nats: {known:.2f} on the digits 5 to 9, "
         f"{new.epistemic.mean():.2f} on 0 to 4,\nof which it has seen no label."
     )
     draw_picture(picture, results, collected, asked)
@@ -83,8 +94,8 @@ def main(picture="demo.png"):
 class AsItIs:
     """The source network, its five outputs read as the five new digits."""
 
-    def __init__(self, module):
-        self.source = xfer.open_source(module)
+    def __init__(self, model):
+        self.source = xfer.open_source(model)
 
     def fit(self, images, labels):
         """Learn nothing."""
@@ -112,7 +123,7 @@ class FromScratch:
 def draw(labels, seed):
     """Draw rows for training, the same number of each class, and leave the others for testing."""
     order = np.random.RandomState(seed).permutation(len(labels))
-    chosen = [order[labels[order] == digit][:LABELS_A_CLASS] for digit in TARGET_DIGITS]
+    chosen = [order[labels[order] == digit][:LABELS_PER_CLASS] for digit in TARGET_DIGITS]
     train_rows = np.concatenate(chosen)
     return train_rows, np.setdiff1d(order, train_rows)
 
@@ -144,7 +155,7 @@ def draw_accuracies(axes, results):
     axes.invert_yaxis()
     axes.axvline(0.2, color="black", linestyle=":", linewidth=1)
     axes.text(0.21, -0.45, "chance", fontsize=9)
-    axes.set(xlim=(0, 1), xlabel=f"accuracy on digits 5 to 9, {LABELS_A_CLASS} labels each")
+    axes.set(xlim=(0, 1), xlabel=f"accuracy on digits 5 to 9, {LABELS_PER_CLASS} labels each")
     axes.spines[["top", "right"]].set_visible(False)
 
 

@@ -12,7 +12,7 @@ from sklearn.datasets import load_digits, load_iris
 from sklearn.metrics import log_loss
 from sklearn.model_selection import train_test_split
 
-from xfer import _progress
+from xfer import _io
 from xfer.meta import bayesian_network
 from xfer.meta.bayesian_network import BayesianNetwork
 
@@ -74,8 +74,8 @@ def test_sampled_sums_have_the_moments_of_sampled_weights():
     random, shapes, _, point, inputs = tiny([4])
     means = bayesian_network._layers(point[0], shapes)
     variances = bayesian_network._layers(np.exp(2 * point[1]), shapes)
-    draws = random.normal(size=(200_000, *shapes[0]))
-    weights = means[0] + np.sqrt(variances[0]) * draws
+    samples = random.normal(size=(200_000, *shapes[0]))
+    weights = means[0] + np.sqrt(variances[0]) * samples
     expected = np.einsum("k,skh->sh", inputs[0], weights)
     noises = [random.normal(size=(200_000, 1, units)) for _, units in shapes[:-1]]
     _, passes = bayesian_network._forward(inputs[:1], means, variances, noises)
@@ -90,22 +90,22 @@ def test_probabilities_are_those_of_explicitly_sampled_weights(hidden):
     random, shapes, _, point, inputs = tiny(hidden)
     means, deviations = (bayesian_network._layers(p, shapes) for p in (point[0], np.exp(point[1])))
 
-    draws = 200_000
+    n_samples = 200_000
     layers = [
-        mean + deviation * random.normal(size=(draws, *mean.shape))
+        mean + deviation * random.normal(size=(n_samples, *mean.shape))
         for mean, deviation in zip(means, deviations)
     ]
     units = inputs
     for weights in layers[:-2]:
         units = np.maximum(units @ weights, 0)
-        units = np.concatenate([units, np.ones((draws, 5, 1))], axis=2)
+        units = np.concatenate([units, np.ones((n_samples, 5, 1))], axis=2)
     expected = softmax(units @ layers[-2] + inputs @ layers[-1], axis=2).mean(axis=0)
 
     model = BayesianNetwork()
     model._inputs = lambda X: inputs
-    model.spread_ = 1.0
+    model.temperature_ = 1.0
     model.weights_, model.standard_deviations_ = means, deviations
-    model.noise_ = random.normal(size=(draws, sum(hidden) + 3))
+    model.noise_ = random.normal(size=(n_samples, sum(hidden) + 3))
     found = softmax(model._score_samples(None), axis=2).mean(axis=1)
     assert np.ptp(expected, axis=1).min() > 0.1, "not trivial"
     np.testing.assert_allclose(found, expected, atol=0.005)
@@ -148,9 +148,9 @@ def test_the_divergence_gains_weight_between_two_epochs():
 def test_a_weight_that_no_label_speaks_of_returns_to_its_prior():
     model = BayesianNetwork(start_annealing=0, end_annealing=400, num_epochs=500)
     model.fit(np.ones((20, 3)), np.arange(20) % 2)
-    for number, prior in ((0, model.sigma), (-1, model.sigma / 2)):
-        np.testing.assert_allclose(model.weights_[number][0], 0, atol=0.5)
-        deviations = model.standard_deviations_[number][0]
+    for layer, prior in ((0, model.sigma), (-1, model.sigma / 2)):
+        np.testing.assert_allclose(model.weights_[layer][0], 0, atol=0.5)
+        deviations = model.standard_deviations_[layer][0]
         np.testing.assert_allclose(deviations, prior, rtol=0.1, err_msg="of one input")
 
 
@@ -206,53 +206,55 @@ def test_what_was_never_seen_is_epistemic():
     assert (far[:, None] > near).mean() > 0.85, "area under the curve"
 
 
-def scores_of(width, spread, seed=0):
-    """Return samples around right scores, the labels drawn as if they spread by a part of it."""
+def scores_of(width, temperature, seed=0):
+    """Return samples around right scores, and labels for which that temperature is right."""
     random = np.random.RandomState(seed)
     mean = 2 * random.normal(size=(400, 1, 3))
     samples = mean + width * random.normal(size=(400, 200, 3))
-    p = softmax(mean + spread * (samples - mean), axis=2).mean(axis=1)
+    p = softmax(mean + temperature * (samples - mean), axis=2).mean(axis=1)
     return samples, np.array([random.choice(3, p=row / row.sum()) for row in p])
 
 
-def test_samples_that_spread_too_far_are_drawn_in():
-    samples, y = scores_of(width=6, spread=0.1)
-    assert bayesian_network._largest_spread(samples, y) < 0.4
+def test_samples_that_spread_too_far_are_shrunk():
+    samples, y = scores_of(width=6, temperature=0.1)
+    assert bayesian_network._largest_temperature(samples, y) < 0.4
 
 
 @pytest.mark.parametrize("seed", range(5))
 def test_samples_that_spread_rightly_are_left_alone(seed):
-    samples, y = scores_of(width=3, spread=1.0, seed=seed)
-    assert bayesian_network._largest_spread(samples, y) == 1
+    samples, y = scores_of(width=3, temperature=1.0, seed=seed)
+    assert bayesian_network._largest_temperature(samples, y) == 1
 
 
-def test_the_spread_is_the_largest_that_is_not_clearly_worse():
-    samples, y = scores_of(width=2, spread=0.3)
+def test_the_temperature_is_the_largest_that_is_not_clearly_worse():
+    samples, y = scores_of(width=2, temperature=0.3)
 
-    def losses(spread):
-        drawn = bayesian_network._shrink(samples.copy(), spread)
-        return -np.log(softmax(drawn, axis=2).mean(axis=1)[np.arange(400), y])
+    def losses(temperature):
+        shrunk = bayesian_network._shrink(samples.copy(), temperature)
+        return -np.log(softmax(shrunk, axis=2).mean(axis=1)[np.arange(400), y])
 
-    table = np.array([losses(spread) for spread in bayesian_network._SPREADS])
+    table = np.array([losses(temperature) for temperature in bayesian_network._TEMPERATURES])
     best = table.mean(axis=1).argmin()
-    chosen = bayesian_network._largest_spread(samples, y)
-    assert bayesian_network._SPREADS[best] < chosen < 1
-    for spread, row in zip(bayesian_network._SPREADS, table):
+    chosen = bayesian_network._largest_temperature(samples, y)
+    assert bayesian_network._TEMPERATURES[best] < chosen < 1
+    for temperature, row in zip(bayesian_network._TEMPERATURES, table):
         excess = row - table[best]
         within = excess.mean() <= bayesian_network._STANDARD_ERRORS * excess.std(ddof=1) / np.sqrt(
             400
         )
-        assert within == (spread <= chosen) or spread < bayesian_network._SPREADS[best]
+        assert (
+            within == (temperature <= chosen) or temperature < bayesian_network._TEMPERATURES[best]
+        )
 
 
-def test_the_spread_acts_on_what_is_sampled(digits, fitted):
+def test_the_temperature_acts_on_what_is_sampled(digits, fitted):
     """Probabilities and uncertainty agree on it, as both come from the same samples."""
-    drawn = clone(fitted).fit(digits[0], digits[2])
+    model = clone(fitted).fit(digits[0], digits[2])
     test = digits[1][:50]
-    drawn.spread_ = 1.0
-    wide = drawn._score_samples(test)
-    drawn.spread_ = 0.25
-    narrow = drawn._score_samples(test)
+    model.temperature_ = 1.0
+    wide = model._score_samples(test)
+    model.temperature_ = 0.25
+    narrow = model._score_samples(test)
     np.testing.assert_allclose(narrow.mean(axis=1), wide.mean(axis=1), atol=1e-4)
     np.testing.assert_allclose(narrow.std(axis=1), 0.25 * wide.std(axis=1), rtol=1e-3)
 
@@ -345,12 +347,12 @@ def test_reporting(digits, capsys):
 def test_a_bar_counts_the_epochs_of_all_networks(digits, monkeypatch, capsys):
     made = []
 
-    class Bar(_progress.tqdm):
+    class Bar(_io.tqdm):
         def __init__(self, *args, **kwargs):
             super().__init__(*args, **{**kwargs, "delay": 0})
             made.append(self)
 
-    monkeypatch.setattr(_progress, "tqdm", Bar)
+    monkeypatch.setattr(_io, "tqdm", Bar)
     BayesianNetwork(progress=True, num_epochs=100).fit(digits[0], digits[2])
     assert made[0].n == made[0].total == 600
     assert "100%" in capsys.readouterr().err
@@ -386,16 +388,16 @@ def test_a_saved_one_predicts_the_same(digits, fitted):
     ("parameters", "message"),
     [
         ({"sigma": 0}, "sigma must be a positive number, got 0"),
-        ({"sigma": np.inf}, "sigma must be a positive number, got inf"),
+        ({"sigma": np.inf}, "sigma must be a finite number, got inf"),
         ({"learning_rate": "fast"}, "learning_rate must be a positive number, got 'fast'"),
-        ({"n_hidden": 2.5}, r"n_hidden must be an integer of at least 1, got 2\.5"),
-        ({"num_layers": 0}, "num_layers must be an integer of at least 1, got 0"),
-        ({"num_epochs": True}, "num_epochs must be an integer of at least 1, got True"),
-        ({"batch_size": None}, "batch_size must be an integer of at least 1, got None"),
-        ({"num_samples_mc": -1}, "num_samples_mc must be an integer of at least 1, got -1"),
+        ({"n_hidden": 2.5}, r"n_hidden must be an integer >= 1, got 2\.5"),
+        ({"num_layers": 0}, "num_layers must be an integer >= 1, got 0"),
+        ({"num_epochs": True}, "num_epochs must be an integer >= 1, got True"),
+        ({"batch_size": None}, "batch_size must be an integer >= 1, got None"),
+        ({"num_samples_mc": -1}, "num_samples_mc must be an integer >= 1, got -1"),
         ({"num_samples_mc_prediction": 0}, "num_samples_mc_prediction must be an integer"),
-        ({"start_annealing": -1}, "start_annealing must be an integer of at least 0, got -1"),
-        ({"start_annealing": 50}, "end_annealing must not come before start_annealing, 50, got 40"),
+        ({"start_annealing": -1}, "start_annealing must be an integer >= 0, got -1"),
+        ({"start_annealing": 50}, "end_annealing must be >= start_annealing, which is 50, got 40"),
     ],
 )
 def test_parameters_out_of_range_are_refused(digits, parameters, message):

@@ -1,14 +1,19 @@
 """Repurposers that train the network: what they learn, what they leave alone, what they refuse."""
 
+import hashlib
+import json
 import os
+import pickle
 import subprocess
 import sys
 import time
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
 import pytest
+import skops.io
 from conftest import bound_module, cifar_input, load_module
 from scipy.special import log_softmax
 from sklearn.base import clone
@@ -16,10 +21,11 @@ from sklearn.exceptions import NotFittedError
 from sklearn.model_selection import GridSearchCV
 
 import xfer
-from xfer.checkpoint.export import export
+from xfer import persistence
 from xfer.sources import open_source
-from xfer.sources.mxnet_binding import quiet_binding
-from xfer.training import SCHEDULES, Examples, TrainingDiverged
+from xfer.sources.mxnet_engine import safe_binding
+from xfer.training import TrainingDiverged
+from xfer.training.loop import SCHEDULES, Examples
 
 LABELS = {
     "integers with gaps": [3, 7, 40],
@@ -71,11 +77,11 @@ def normed(mx):
 
 @pytest.fixture
 def data():
-    """60 images of three kinds that a classifier can tell apart, with column numbers."""
+    """60 images of three kinds that a classifier can tell apart, with the index of their class."""
     random = np.random.RandomState(3)
-    numbers = np.resize([0, 1, 2], 60)
-    images = random.normal(size=(60, 2, 6, 6)) + 2 * numbers[:, None, None, None]
-    return images.astype(np.float32), numbers
+    targets = np.resize([0, 1, 2], 60)
+    images = random.normal(size=(60, 2, 6, 6)) + 2 * targets[:, None, None, None]
+    return images.astype(np.float32), targets
 
 
 def parameters(model):
@@ -102,24 +108,24 @@ def assert_same(first, second):
 @pytest.mark.parametrize("labels", LABELS.values(), ids=LABELS)
 def test_labels_of_any_kind(small, data, kind, labels):
     labels = np.asarray(labels)
-    images, numbers = data
-    numbers = numbers % len(labels)
-    repurposer = kind(small, target_class_count=len(labels)).fit(images, labels[numbers])
+    images, targets = data
+    targets = targets % len(labels)
+    repurposer = kind(small, target_class_count=len(labels)).fit(images, labels[targets])
     np.testing.assert_array_equal(repurposer.classes_, np.unique(labels))
     probabilities = repurposer.predict_proba(images)
     assert probabilities.shape == (60, len(labels))
     np.testing.assert_allclose(probabilities.sum(axis=1), 1, atol=1e-12)
     predicted = repurposer.predict(images)
     np.testing.assert_array_equal(predicted, repurposer.classes_[probabilities.argmax(axis=1)])
-    assert (predicted == labels[numbers]).mean() == repurposer.score(images, labels[numbers])
+    assert (predicted == labels[targets]).mean() == repurposer.score(images, labels[targets])
     if len(labels) == 3:
-        assert repurposer.score(images, labels[numbers]) > 0.8
+        assert repurposer.score(images, labels[targets]) > 0.8
 
 
 @KINDS
 def test_both_families_of_verbs_do_the_same(mx, small, data, kind):
-    images, numbers = data
-    labels = np.array([3, 7, 40])[numbers]
+    images, targets = data
+    labels = np.array([3, 7, 40])[targets]
     by_array = kind(small).fit(images, labels)
     iterator = mx.io.NDArrayIter(images, labels, 8)
     by_iterator = kind(small).repurpose(iterator)
@@ -136,18 +142,18 @@ def test_both_families_of_verbs_do_the_same(mx, small, data, kind):
 
 @KINDS
 def test_a_shuffling_iterator_teaches_the_same_lesson(mx, small, data, kind):
-    images, numbers = data
-    plain = kind(small).fit(images, numbers)
-    shuffled = kind(small).repurpose(mx.io.NDArrayIter(images, numbers, 8, shuffle=True))
+    images, targets = data
+    plain = kind(small).fit(images, targets)
+    shuffled = kind(small).repurpose(mx.io.NDArrayIter(images, targets, 8, shuffle=True))
     assert (shuffled.predict(images) == plain.predict(images)).mean() > 0.9
 
 
 @KINDS
 @pytest.mark.parametrize("count", [2, 3])
 def test_training_starts_where_logistic_regression_ends(small, data, kind, count):
-    images, numbers = data[0], data[1] % count
-    repurposer = kind(small, optimizer_params=STILL).fit(images, numbers)
-    regression = xfer.LrRepurposer(small, "tanh1").fit(images, numbers)
+    images, targets = data[0], data[1] % count
+    repurposer = kind(small, optimizer_params=STILL).fit(images, targets)
+    regression = xfer.LrRepurposer(small, "tanh1").fit(images, targets)
     np.testing.assert_allclose(
         repurposer.predict_proba(images), regression.predict_proba(images), atol=1e-5
     )
@@ -167,10 +173,10 @@ def test_training_goes_on_from_there(small, data):
     assert repurposer.history_.validation_loss == []
 
 
-def log_loss(repurposer, images, numbers):
+def log_loss(repurposer, images, targets):
     """Mean log loss of the scores of the network, before any scale."""
     scores = repurposer.features_.transform(images).astype(np.float64)
-    return -log_softmax(scores, axis=1)[np.arange(len(numbers)), numbers].mean()
+    return -log_softmax(scores, axis=1)[np.arange(len(targets)), targets].mean()
 
 
 def test_the_history_is_what_came_of_the_batches(small, data):
@@ -204,7 +210,7 @@ def test_the_gradient_is_that_of_the_loss(weights):
 
 def training_module(module, rows=8, **options):
     """The scores of a small Module, to be trained."""
-    from xfer.sources.mxnet_training import TrainingModule
+    from xfer.training.mxnet import TrainingModule
 
     network = open_source(module).network
     network = network.with_graph(network.prune(["fc1"]))
@@ -219,11 +225,11 @@ def training_module(module, rows=8, **options):
     return TrainingModule(network, {"data": (rows, 2, 6, 6)}, **options)
 
 
-def train(module, images, numbers, steps=5, rows=8, **options):
+def train(module, images, targets, steps=5, rows=8, **options):
     trained = training_module(module, rows, **options)
     for step in range(steps):
         batch = slice(rows * step, rows * (step + 1))
-        examples = Examples({}, numbers[batch], np.ones(3))
+        examples = Examples({}, targets[batch], np.ones(3))
         trained.step({"data": images[batch]}, examples.gradient)
     return trained.network().parameters
 
@@ -241,17 +247,17 @@ OPTIMIZERS = {
 @pytest.mark.parametrize("case", OPTIMIZERS)
 @pytest.mark.parametrize("norm", [False, True])
 def test_steps_are_those_of_a_plain_module_with_a_softmax_output(mx, data, case, norm):
-    images, numbers = data
+    images, targets = data
     module = bound_module(mx, small_symbol(mx, norm), {"data": (8, 2, 6, 6)})
     optimizer = case.partition(",")[0]
     options = {"optimizer": optimizer, "optimizer_params": OPTIMIZERS[case]}
-    found = train(module, images, numbers, **options)
+    found = train(module, images, targets, **options)
     assert moved(parameters(module), found) == found.keys()
     module.init_optimizer(optimizer=optimizer, optimizer_params=OPTIMIZERS[case])
     for start in range(0, 40, 8):
         batch = slice(start, start + 8)
         module.forward_backward(
-            mx.io.DataBatch([mx.nd.array(images[batch])], [mx.nd.array(numbers[batch])])
+            mx.io.DataBatch([mx.nd.array(images[batch])], [mx.nd.array(targets[batch])])
         )
         module.update()
     mx.nd.waitall()
@@ -266,7 +272,7 @@ def test_two_devices_give_what_one_gives(mx, small, data):
     for name, expected in one.items():
         np.testing.assert_allclose(two[name], expected, rtol=1e-4, atol=1e-5, err_msg=name)
 
-    def predict(**devices):  # with a new layer that is drawn: the start is the same
+    def predict(**devices):  # with a random new layer, so that the start is the same
         options = {"optimizer": "sgd", "num_epochs": 2, "random_layers": ["hidden"]}
         return freeze(small, **options, **devices).fit(*data).predict_proba(data[0])
 
@@ -319,21 +325,27 @@ def test_learning_rates_follow_the_schedule(small, data, schedule):
     np.testing.assert_allclose(found.history_.learning_rate, 0.01 * expected[schedule])
 
 
-def test_the_schedule_goes_on_within_an_epoch_and_over_stages(small, data, monkeypatch):
-    from xfer.sources import mxnet_training
+@pytest.fixture
+def trained(mx, monkeypatch):
+    """Shapes of the inputs, and options, of every network that was trained."""
+    from xfer.training import mxnet
 
-    asked = []
+    found = []
 
-    class Spy(mxnet_training.TrainingModule):
-        def __init__(self, *args, rate, **options):
-            super().__init__(*args, rate=rate, **options)
-            asked.append([rate(step) for step in range(3)])
+    class Spy(mxnet.TrainingModule):
+        def __init__(self, network, shapes, **options):
+            super().__init__(network, shapes, **options)
+            found.append({"shapes": shapes, **options})
 
-    monkeypatch.setattr(mxnet_training, "TrainingModule", Spy)
+    monkeypatch.setattr(mxnet, "TrainingModule", Spy)
+    return found
+
+
+def test_the_schedule_goes_on_within_an_epoch_and_over_stages(small, data, trained):
     options = {"optimizer_params": {"learning_rate": 1.2e-3}, "learning_rate_schedule": "linear"}
     fine_tune(small, num_epochs=4, batch_size=20, unfreeze_epochs=1, **options).fit(*data)
-    expected = 1e-4 * np.array([[12, 11, 10], [9, 8, 7], [6, 5, 4]])
-    np.testing.assert_allclose(asked, expected)
+    found = [[one["rate"](step) for step in range(3)] for one in trained]
+    np.testing.assert_allclose(found, 1e-4 * np.array([[12, 11, 10], [9, 8, 7], [6, 5, 4]]))
 
 
 # What stays as it is
@@ -372,27 +384,27 @@ def test_what_is_fixed_stays_and_the_rest_moves(normed, data, fixed):
     assert after.keys() == learned | stays | {"scores_weight", "scores_bias"}
 
 
-def test_layers_are_drawn_anew(normed, data):
-    def drawn(seed, names=("conv1", "bn1")):
+def test_layers_start_at_random(normed, data):
+    def start(seed, names=("conv1", "bn1")):
         options = {"optimizer_params": STILL, "transferred_rate": 0}
         repurposer = freeze(normed, random_layers=names, random_state=seed, **options)
         return parameters(repurposer.fit(*data))
 
-    before, first, second = parameters(normed), drawn(1), drawn(2)
+    before, first, second = parameters(normed), start(1), start(2)
     assert moved(before, first) == {
         *("conv1_weight", "bn1_gamma", "bn1_beta"),
         *("bn1_moving_mean", "bn1_moving_var"),
     }
     assert {"conv1_weight", "scores_weight"} <= moved(first, second)
     assert not {"bn1_beta", "hidden_weight"} & moved(first, second)
-    assert_same(drawn(1), first)
+    assert_same(start(1), first)
     assert np.abs(first["conv1_weight"]).max() <= np.sqrt(6 / ((4 + 2) * 9))
     assert first["conv1_weight"].std() > 0.1
     assert not first["bn1_beta"].any()
     assert (first["bn1_gamma"] == 1).all()
 
 
-def test_what_is_drawn_learns_from_the_start(normed, data):
+def test_what_starts_at_random_is_trained_from_the_first_epoch(normed, data):
     before = parameters(normed)
     options = {"unfreeze_epochs": 1, "random_layers": ["hidden"]}
     one = parameters(freeze(normed, **options).fit(*data))
@@ -431,8 +443,8 @@ def test_layers_are_unfrozen_from_the_top(normed, data, every):
         {"hidden_weight", "hidden_bias", "conv1_weight"} | norm,
     ]
     still = parameters(fine_tune(normed, optimizer_params=STILL).fit(*data))
-    for number, names in enumerate(expected):
-        for epochs in {number * every + 1, (number + 1) * every}:
+    for i, names in enumerate(expected):
+        for epochs in {i * every + 1, (i + 1) * every}:
             repurposer = fine_tune(normed, unfreeze_epochs=every, num_epochs=epochs).fit(*data)
             assert moved(before, parameters(repurposer)) == names
             assert "scores_weight" in moved(still, parameters(repurposer))
@@ -444,22 +456,6 @@ def test_layers_are_unfrozen_from_the_top(normed, data, every):
 # What fixed layers put out is computed once
 
 
-@pytest.fixture
-def shapes(mx, monkeypatch):
-    """Shapes of the inputs of every network that was trained."""
-    from xfer.sources import mxnet_training
-
-    found = []
-
-    class Spy(mxnet_training.TrainingModule):
-        def __init__(self, network, shapes, **options):
-            super().__init__(network, shapes, **options)
-            found.append(shapes)
-
-    monkeypatch.setattr(mxnet_training, "TrainingModule", Spy)
-    return found
-
-
 OPTIONS = {
     "fixed bottom": {"fixed_layers": ["conv1", "bn1"]},
     "unfreezing": {"unfreeze_epochs": 1, "num_epochs": 3},
@@ -468,44 +464,73 @@ OPTIONS = {
 
 
 @pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
-def test_computing_fixed_layers_once_changes_nothing(normed, data, options, shapes, monkeypatch):
+def test_computing_fixed_layers_once_changes_nothing(normed, data, options, trained, monkeypatch):
     once = freeze(normed, **options).fit(*data)
-    left_out, shapes[:] = list(shapes), []
-    monkeypatch.setattr("xfer.training._MOST_KEPT", 0)
+    shapes = [one["shapes"] for one in trained]
+    trained.clear()
+    monkeypatch.setattr("xfer.training.loop._MOST_KEPT", 0)
     again = freeze(normed, **options).fit(*data)
     for name, expected in parameters(again).items():
         np.testing.assert_allclose(parameters(once)[name], expected, atol=1e-5, err_msg=name)
     np.testing.assert_allclose(once.history_.loss, again.history_.loss, rtol=1e-4)
-    rows = left_out[0]
-    assert {name for one in shapes for name in one} == {"data"}
+    assert {name for one in trained for name in one["shapes"]} == {"data"}
     if "unfreeze_epochs" in options:
-        assert left_out == [{"tanh1": (32, 8)}, {"pool1": (32, 4, 2, 2)}, {"data": (32, 2, 6, 6)}]
+        assert shapes == [{"tanh1": (32, 8)}, {"pool1": (32, 4, 2, 2)}, {"data": (32, 2, 6, 6)}]
     else:
-        assert rows == {"pool1": (32, 4, 2, 2)}
+        assert shapes == [{"pool1": (32, 4, 2, 2)}]
 
 
-def test_layers_on_several_fixed_outputs(mx, module, data, shapes):
+def test_layers_on_several_fixed_outputs(module, data, trained):
     """The network of two branches, which read the same fixed layer, and two halves of its sum."""
     options = {"fixed_layers": ["conv1", "bn1"], "num_layers_to_drop": 3, "num_epochs": 2}
     before = parameters(module)
     after = parameters(freeze(module, **options).fit(*data))
-    assert shapes == [{"relu1": (32, 4, 6, 6)}]
+    assert trained[0]["shapes"] == {"relu1": (32, 4, 6, 6)}
     assert moved(before, after) == {"conv2_weight", "conv2_bias"}
     freeze(module, **{**options, "fixed_layers": ["conv1", "bn1", "conv2"]}).fit(*data)
-    assert shapes[1] == {"flat": (32, 2)}
+    assert trained[1]["shapes"] == {"flat": (32, 2)}
 
 
-def test_what_is_augmented_is_computed_anew(normed, data, shapes):
+def test_what_is_augmented_is_computed_in_every_step(normed, data, trained):
     freeze(normed, fixed_layers=["conv1", "bn1"], augment=lambda X, random: X).fit(*data)
-    assert shapes == [{"data": (32, 2, 6, 6)}]
+    assert [one["shapes"] for one in trained] == [{"data": (32, 2, 6, 6)}]
 
 
 # What is held out
 
 
+@pytest.mark.parametrize("fraction", [0.05, 0.25, 0.5, 0.9])
+@pytest.mark.parametrize("counts", [[20, 20, 20], [40, 18, 2], [2, 2], [30, 1, 9]])
+def test_of_each_class_its_share_is_held_out_but_never_the_last(counts, fraction):
+    targets = np.random.RandomState(0).permutation(np.repeat(np.arange(len(counts)), counts))
+    examples = Examples({"data": np.arange(len(targets))}, targets, np.ones(len(counts)))
+    count = round(fraction * len(targets))
+    if not count:
+        with pytest.raises(ValueError, match="leave none to hold out"):
+            examples.split(fraction, np.random.RandomState(0))
+        return
+
+    def split(seed):
+        kept, held_out = examples.split(fraction, np.random.RandomState(seed))
+        for part in (kept, held_out):
+            np.testing.assert_array_equal(part.targets, targets[part.inputs["data"]])
+        together = np.concatenate([kept.inputs["data"], held_out.inputs["data"]])
+        np.testing.assert_array_equal(np.sort(together), np.arange(len(targets)))
+        return kept, held_out
+
+    kept, held_out = split(0)
+    assert np.bincount(kept.targets).min() >= 1 and len({*kept.targets}) == len(counts)
+    assert len(held_out) == min(count, len(targets) - len(counts))
+    for found, size in zip(np.bincount(held_out.targets, minlength=len(counts)), counts):
+        assert abs(found - min(fraction * size, size - 1)) <= 1
+    np.testing.assert_array_equal(split(0)[1].inputs["data"], held_out.inputs["data"])
+    if counts[0] > 2:
+        assert not np.array_equal(split(1)[1].inputs["data"], held_out.inputs["data"])
+
+
 @pytest.fixture
 def numbered(data):
-    """Images that tell their own numbers, and what collects those that are learned from."""
+    """Images that hold their own index, and an augmentation that collects those learned from."""
     images, seen = data[0].copy(), set()
     images[:, 0, 0, 0] = np.arange(60) / 100
 
@@ -516,40 +541,10 @@ def numbered(data):
     return images, seen, collect
 
 
-@pytest.mark.parametrize("fraction", [0.05, 0.25, 0.5, 0.9])
-@pytest.mark.parametrize("counts", [[20, 20, 20], [40, 18, 2], [2, 2], [30, 1, 9]])
-def test_of_each_class_its_share_is_held_out_but_never_the_last(small, numbered, counts, fraction):
-    images, seen, collect = numbered
-    labels = np.random.RandomState(0).permutation(np.repeat(list("abc")[: len(counts)], counts))
-    images, number = images[: len(labels)], round(fraction * len(labels))
-    if not number:
-        with pytest.raises(ValueError, match="leave none to hold out"):
-            fine_tune(small, validation_fraction=fraction).fit(images, labels)
-        return
-
-    def held_out(seed):
-        seen.clear()
-        options = {"validation_fraction": fraction, "augment": collect, "random_state": seed}
-        repurposer = freeze(small, random_layers=["hidden"], **options).fit(images, labels)
-        np.testing.assert_array_equal(repurposer.classes_, np.unique(labels))
-        return {*range(len(labels))} - seen
-
-    found = held_out(0)
-    left = {name: (labels == name).sum() - (labels[[*found]] == name).sum() for name in labels}
-    assert min(left.values()) >= 1
-    assert len(found) == min(number, len(labels) - len(counts))
-    for name, count in zip("abc", counts):
-        share = (labels[[*found]] == name).sum()
-        assert abs(share - min(fraction * count, count - 1)) <= 1
-    assert held_out(0) == found
-    if counts[0] > 2:
-        assert held_out(1) != found
-
-
 @pytest.mark.parametrize("rate", [0.0003, 0.02, 1.0])
 def test_the_weights_of_least_loss_on_what_is_held_out_are_kept(small, numbered, rate):
     images, seen, collect = numbered
-    numbers = np.random.RandomState(0).randint(3, size=60)
+    targets = np.random.RandomState(0).randint(3, size=60)
     options = {"num_epochs": 8, "learning_rate_schedule": "constant", "patience": 3}
     repurposer = fine_tune(
         small,
@@ -557,7 +552,7 @@ def test_the_weights_of_least_loss_on_what_is_held_out_are_kept(small, numbered,
         augment=collect,
         optimizer_params={"learning_rate": rate},
         **options,
-    ).fit(images, numbers)
+    ).fit(images, targets)
     history = repurposer.history_
     epochs = len(history.loss)
     assert len(history.validation_loss) == len(history.validation_accuracy) == epochs + 1
@@ -565,10 +560,10 @@ def test_the_weights_of_least_loss_on_what_is_held_out_are_kept(small, numbered,
     assert epochs == min(8, history.best_epoch + 3)
     held_out = np.setdiff1d(np.arange(60), [*seen])
     assert len(held_out) == 18
-    images, numbers = images[held_out], numbers[held_out]
-    found = log_loss(repurposer, images, numbers)
+    images, targets = images[held_out], targets[held_out]
+    found = log_loss(repurposer, images, targets)
     assert found == pytest.approx(history.validation_loss[history.best_epoch], rel=1e-4)
-    hits = (repurposer.predict(images) == numbers).mean()
+    hits = (repurposer.predict(images) == targets).mean()
     assert hits == pytest.approx(history.validation_accuracy[history.best_epoch])
     if rate == 1.0:
         assert history.best_epoch == 0
@@ -577,15 +572,15 @@ def test_the_weights_of_least_loss_on_what_is_held_out_are_kept(small, numbered,
 
 def test_the_scale_of_probabilities_is_learned_from_what_is_held_out(small, numbered):
     images, seen, collect = numbered
-    numbers = np.random.RandomState(0).randint(3, size=60)
+    targets = np.random.RandomState(0).randint(3, size=60)
     options = {"validation_fraction": 0.3, "augment": collect, "num_epochs": 2}
-    repurposer = fine_tune(small, **options).fit(images, numbers)
+    repurposer = fine_tune(small, **options).fit(images, targets)
     held_out = np.setdiff1d(np.arange(60), [*seen])
     scores = repurposer.features_.transform(images[held_out]).astype(np.float64)
     scales = np.exp(np.linspace(-5, 5, 2001))
     losses = [
         np.log(scale) ** 2
-        - log_softmax(scale * scores, axis=1)[np.arange(18), numbers[held_out]].sum()
+        - log_softmax(scale * scores, axis=1)[np.arange(18), targets[held_out]].sum()
         for scale in scales
     ]
     best = scales[np.argmin(losses)]
@@ -595,7 +590,7 @@ def test_the_scale_of_probabilities_is_learned_from_what_is_held_out(small, numb
     np.testing.assert_allclose(
         np.log(repurposer.predict_proba(images[held_out])), expected, atol=1e-3
     )
-    assert fine_tune(small).fit(images, numbers).meta_model_.scale == 1
+    assert fine_tune(small).fit(images, targets).meta_model_.scale == 1
 
 
 def test_one_example_of_each_class_leaves_none_to_hold_out(small, data):
@@ -625,7 +620,7 @@ def test_class_weights_make_a_rare_class_count(small, data):
 
 
 def test_what_augment_makes_is_learned_from(small, data):
-    images, numbers = data
+    images, targets = data
     calls = []
 
     def nothing(X, random):
@@ -641,9 +636,9 @@ def test_what_augment_makes_is_learned_from(small, data):
     assert not np.array_equal(rows, images), "in a random order"
     zeros = fine_tune(small, optimizer_params=STILL).fit(*data)
     scores = zeros.features_.transform(0 * images[:1])[0]
-    expected = -log_softmax(scores.astype(float))[numbers[:20]].mean()
+    expected = -log_softmax(scores.astype(float))[targets[:20]].mean()
     first = fine_tune(small, augment=nothing, batch_size=60).fit(*data).history_.loss[0]
-    expected = -log_softmax(scores.astype(float))[numbers].mean()
+    expected = -log_softmax(scores.astype(float))[targets].mean()
     assert first == pytest.approx(expected, rel=1e-3)
     assert repurposer.history_.accuracy[0] < 0.5
 
@@ -723,15 +718,14 @@ def test_a_bar_with_loss_and_accuracy(small, data, capsys):
     assert "training" not in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("rows", [1600, 300])
-def test_few_examples_are_seen_often_but_not_without_end(small, rows):
-    random = np.random.RandomState(0)
-    repurposer = freeze(small, num_epochs=None, batch_size=100, random_layers=["hidden"])
-    images = random.normal(size=(rows, 2, 6, 6))
-    repurposer.fit(images, np.resize([0, 1], rows))
+@pytest.mark.parametrize("n_batches", [16, 3])
+def test_few_examples_are_seen_often_but_not_without_end(small, n_batches):
+    repurposer = freeze(small, num_epochs=None, batch_size=10, random_layers=["hidden"])
+    images = np.random.RandomState(0).normal(size=(10 * n_batches, 2, 6, 6))
+    repurposer.fit(images, np.resize([0, 1], len(images)))
     epochs = len(repurposer.history_.loss)
-    assert 5 <= epochs <= 30
-    assert epochs == 30 or epochs * rows / 100 > 350
+    assert 6 <= epochs <= 30
+    assert epochs == 30 or 350 < epochs * n_batches <= 400
 
 
 # Chance
@@ -739,7 +733,7 @@ def test_few_examples_are_seen_often_but_not_without_end(small, rows):
 
 @KINDS
 def test_the_same_seed_gives_the_same_network_bit_for_bit(mx, module, data, kind):
-    """With dropout, whose draws are MXNet's own."""
+    """With dropout, which uses MXNet's own generator."""
     options = {"layer": "dropout0"} if kind is fine_tune else {"random_layers": ["conv2"]}
     np.random.seed(0)
     state = np.random.get_state()[1].copy()
@@ -753,14 +747,14 @@ def test_the_same_seed_gives_the_same_network_bit_for_bit(mx, module, data, kind
 
 
 def test_mxnets_generator_goes_on_from_its_own_seed(mx, module, data):
-    def draws(seed):
+    def sample(seed):
         mx.random.seed(seed)
         fine_tune(module, "dropout0").fit(*data)
         return mx.nd.random.uniform(shape=5).asnumpy()
 
-    first = draws(1)
-    np.testing.assert_array_equal(draws(1), first)
-    assert not np.array_equal(draws(2), first)
+    first = sample(1)
+    np.testing.assert_array_equal(sample(1), first)
+    assert not np.array_equal(sample(2), first)
 
 
 # Divergence
@@ -792,12 +786,14 @@ def test_divergence_is_told_and_leaves_the_weights_before(
     assert np.isfinite(repurposer.predict_proba(data[0])).all()
     assert repurposer.score(*data) > 0.6
     assert repurposer.history_.best_epoch == 0 and repurposer.history_.loss == []
+    again = pickle.loads(pickle.dumps(caught.value))  # workers of a search send it
+    assert str(again) == str(caught.value) and again.history == caught.value.history
 
 
-def test_scores_that_are_numbers_but_huge_are_divergence_too(small, data):
+def test_finite_but_huge_scores_are_divergence_too(small, data):
     # The layer before the last is bounded, so nothing becomes NaN.
     start = fine_tune(small, num_epochs=1, optimizer_params={"learning_rate": 0.0}).fit(*data)
-    new = fine_tune(small, num_epochs=2, optimizer_params={"learning_rate": 1e20})
+    new = fine_tune(small, num_epochs=2, optimizer_params={"learning_rate": 1e10})
     with pytest.raises(TrainingDiverged, match="in epoch 1: the log loss is .* nats; the weights"):
         new.fit(*data)
     np.testing.assert_allclose(new.predict_proba(data[0]), start.predict_proba(data[0]), atol=1e-6)
@@ -819,11 +815,11 @@ def test_late_divergence_keeps_the_epoch_before(small, data):
     assert_same(parameters(repurposer), parameters(expected))
     assert repurposer.history_ == expected.history_
     calls.clear()  # where something is held out, it keeps the best
-    numbers = np.random.RandomState(0).randint(3, size=60)
+    targets = np.random.RandomState(0).randint(3, size=60)
     options |= {"validation_fraction": 0.3, "optimizer_params": {"learning_rate": 1.0}}
     repurposer = fine_tune(small, num_epochs=5, augment=partial(spoil, last=7), **options)
     with pytest.raises(TrainingDiverged, match="in epoch 3: .* the weights of epoch 0 are kept"):
-        repurposer.fit(data[0], numbers)
+        repurposer.fit(data[0], targets)
     assert moved(parameters(small), parameters(repurposer)) == set()
     assert len(repurposer.history_.validation_loss) == 3
 
@@ -831,33 +827,33 @@ def test_late_divergence_keeps_the_epoch_before(small, data):
 # What is refused
 
 OUT_OF_RANGE = [
-    ({"batch_size": 0}, "batch_size must be an integer from 1 on, got 0"),
-    ({"batch_size": 2.5}, "batch_size must be an integer from 1 on, got 2.5"),
-    ({"num_epochs": 0}, "num_epochs must be an integer from 1 on, got 0"),
-    ({"num_epochs": True}, "num_epochs must be an integer from 1 on, got True"),
-    ({"patience": 0}, "patience must be an integer from 1 on, got 0"),
-    ({"patience": None}, "patience must be an integer from 1 on, got None"),
-    ({"unfreeze_epochs": -1}, "unfreeze_epochs must be an integer from 0 on, got -1"),
+    ({"batch_size": 0}, "batch_size must be an integer >= 1, got 0"),
+    ({"batch_size": 2.5}, "batch_size must be an integer >= 1, got 2.5"),
+    ({"num_epochs": 0}, "num_epochs must be an integer >= 1, got 0"),
+    ({"num_epochs": True}, "num_epochs must be an integer >= 1, got True"),
+    ({"patience": 0}, "patience must be an integer >= 1, got 0"),
+    ({"patience": None}, "patience must be an integer >= 1, got None"),
+    ({"unfreeze_epochs": -1}, "unfreeze_epochs must be an integer >= 0, got -1"),
     ({"learning_rate_schedule": "step"}, "must be one of cosine, linear, constant, got 'step'"),
     ({"learning_rate_schedule": ["linear"]}, r"cosine, linear, constant, got \['linear'\]"),
-    ({"transferred_rate": -1}, "transferred_rate must be a number from 0 on, got -1"),
-    ({"transferred_rate": np.nan}, "transferred_rate must be a number from 0 .* got nan"),
-    ({"validation_fraction": 1}, "validation_fraction must be a number from 0 to below 1, got 1"),
+    ({"transferred_rate": -1}, "transferred_rate must be a number >= 0, got -1"),
+    ({"transferred_rate": np.nan}, "transferred_rate must be a number >= 0, got nan"),
+    ({"validation_fraction": 1}, "validation_fraction must be a number >= 0 and < 1, got 1"),
     ({"validation_fraction": "a"}, "validation_fraction must be a number .* got 'a'"),
     ({"augment": 3}, "augment must be callable, got int"),
     ({"optimizer": "newton"}, "optimizer must be one of .*adam.*sgd.*, got 'newton'"),
     ({"optimizer": None}, "optimizer must be one of .*, got None"),
     ({"optimizer_params": {"beta3": 1}}, "optimizer_params do not suit 'adam': .*beta3"),
     ({"optimizer_params": 0.1}, "optimizer_params must be a dict or None, got float"),
-    ({"optimizer_params": {"learning_rate": -1}}, "learning_rate .* number from 0 on, got -1"),
-    ({"optimizer_params": {"learning_rate": "a"}}, "learning_rate .* number from 0 on, got 'a'"),
+    ({"optimizer_params": {"learning_rate": -1}}, "learning_rate .* number >= 0, got -1"),
+    ({"optimizer_params": {"learning_rate": "a"}}, "learning_rate .* number >= 0, got 'a'"),
     ({"optimizer_params": {"lr_scheduler": 1}}, "lr_scheduler: give learning_rate_schedule"),
     ({"target_class_count": 2}, "target_class_count is 2, and the labels have 3 classes: 0, 1, 2"),
     ({"class_weight": {"a": 2}}, "class_weight has 'a', which is none of the labels: 0, 1, 2"),
     ({"class_weight": {0: 0}}, "class_weight must be positive numbers, got 0 for 0"),
     ({"class_weight": {0: np.nan}}, "class_weight must be positive numbers, got nan for 0"),
-    ({"class_weight": "even"}, "class_weight must be a dict, \"balanced\" or None, got 'even'"),
-    ({"num_devices": 0}, "num_devices must be a positive integer, got 0"),
+    ({"class_weight": "even"}, "class_weight.* must be .*dict.*balanced.* None. Got 'even'"),
+    ({"num_devices": 0}, "num_devices must be an integer >= 1, got 0"),
     ({"num_devices": 9, "batch_size": 8}, "num_devices=9 cannot share batches of 8 examples"),
     ({"augment": lambda X, random: X[1:]}, r"augment must keep shapes: it made .*\(31, .*\(32, "),
 ]
@@ -874,7 +870,7 @@ OF_LAYERS = [
     ({"fixed_layers": "conv1"}, "fixed_layers must be a list of names of layers, got 'conv1'"),
     ({"random_layers": None}, "random_layers must be a list of names of layers, got None"),
     ({"fixed_layers": ["conv1"], "random_layers": ["hidden", "conv1"]}, "share the .*'conv1_"),
-    ({"num_layers_to_drop": 0}, "num_layers_to_drop must be a positive integer, got 0"),
+    ({"num_layers_to_drop": 0}, "num_layers_to_drop must be an integer >= 1, got 0"),
     ({"num_layers_to_drop": 7}, "cannot drop 7 layers from the top: no layer would be left"),
 ]
 
@@ -900,24 +896,24 @@ def test_options_out_of_range_leave_the_repurposer_as_it_was(small, data, kind):
 
 @KINDS
 def test_bad_data_are_refused_and_leave_the_repurposer_as_it_was(mx, small, data, kind):
-    images, numbers = data
-    repurposer, new = kind(small).fit(images, numbers), kind(small)
+    images, targets = data
+    repurposer, new = kind(small).fit(images, targets), kind(small)
     before = repurposer.predict_proba(images)
     spoilt = images.copy()
     spoilt[59] = np.nan
-    iterator = mx.io.NDArrayIter(images, numbers, 8)
+    iterator = mx.io.NDArrayIter(images, targets, 8)
     cases = [
-        ("input 'data' has NaN.* at example 59", spoilt, numbers),
-        ("X has 60 examples and y has 3 labels", images, numbers[:3]),
-        ("carry no labels: give them as y", images, None),
-        ("an iterator carries its own labels", iterator, numbers),
+        ("input 'data' has NaN.* at example 59", spoilt, targets),
+        ("X has 60 examples and y has 3 labels", images, targets[:3]),
+        ("these data carry no labels; give them as y", images, None),
+        ("an iterator carries its own labels", iterator, targets),
         ("the iterator carries no labels", mx.io.NDArrayIter(images, None, 8), None),
-        ("the labels hold NaN", images, numbers * np.nan),
-        ("Unknown label type: continuous", images, numbers + 0.5),
-        ("needs at least 2 classes; every label is 0", images, numbers * 0),
-        ("the data are empty", images[:0], numbers[:0]),
-        ("do not fit the network", images[:, :1], numbers),
-        ("the data are named text; the network's inputs are data", {"text": images}, numbers),
+        ("the labels hold NaN", images, targets * np.nan),
+        ("Unknown label type: continuous", images, targets + 0.5),
+        ("needs at least 2 classes; every label is 0", images, targets * 0),
+        ("the data are empty", images[:0], targets[:0]),
+        ("do not fit the network", images[:, :1], targets),
+        ("the data are named text; the network's inputs are data", {"text": images}, targets),
     ]
     for message, X, y in cases:
         for one in (repurposer, new):
@@ -927,23 +923,23 @@ def test_bad_data_are_refused_and_leave_the_repurposer_as_it_was(mx, small, data
         with pytest.raises(NotFittedError, match="is not fitted yet"):
             verb(images)
     with pytest.raises(NotFittedError, match="is not fitted yet"):
-        new.score(images, numbers)
+        new.score(images, targets)
     np.testing.assert_array_equal(repurposer.predict_proba(images), before)
 
 
-def test_word_ids_are_checked_before_anything_is_drawn(mx):
+def test_word_ids_are_checked_before_training(mx):
     net = mx.sym.Embedding(mx.sym.var("data"), input_dim=20, output_dim=4, name="embed")
     net = mx.sym.FullyConnected(net, num_hidden=6, name="hidden")
     net = mx.sym.softmax(mx.sym.FullyConnected(net, num_hidden=2, name="fc1"), name="out")
     module = bound_module(mx, net, {"data": (8, 5)}, label_names=None)
-    ids, numbers = np.random.RandomState(0).randint(20, size=(30, 5)), np.resize([0, 1], 30)
-    repurposer = freeze(module, random_layers=["hidden"]).fit(ids, numbers)
+    ids, targets = np.random.RandomState(0).randint(20, size=(30, 5)), np.resize([0, 1], 30)
+    repurposer = freeze(module, random_layers=["hidden"]).fit(ids, targets)
     assert "embed_weight" in moved(parameters(module), parameters(repurposer))
     before = repurposer.predict_proba(ids)
     for wrong in (-1, 20):
         spoilt = np.where(np.arange(150).reshape(30, 5) == 77, wrong, ids)
         with pytest.raises(ValueError, match=f"hold id {wrong}; layer 'embed' knows ids 0 to 19"):
-            repurposer.fit(spoilt, numbers)
+            repurposer.fit(spoilt, targets)
     np.testing.assert_array_equal(repurposer.predict_proba(ids), before)
 
 
@@ -955,10 +951,13 @@ def test_networks_that_cannot_be_trained_are_refused(mx, small, data, kind, tmp_
         def extract(self, data, layer_names, **options):
             raise AssertionError("it is refused before")
 
-    export(open_source(small).network, tmp_path / "net.onnx", {"data": (None, 2, 6, 6)})
+    open_source(small).network.export(tmp_path / "net.onnx", {"data": (8, 2, 6, 6)})
     for model, message in (
-        (tmp_path / "net.onnx", "only networks of MXNet can be trained, and this is a OnnxSource;"),
-        (Own(), "only networks of MXNet can be trained, and this is a Own; allowed are"),
+        (
+            tmp_path / "net.onnx",
+            "only MXNet networks can be trained, and this is of class OnnxSource;",
+        ),
+        (Own(), "only MXNet networks can be trained, and this is of class Own; allowed are"),
         (None, "was loaded without its source model"),
         (3, "cannot open int as a source model"),
     ):
@@ -1007,25 +1006,34 @@ def test_a_repurposer_comes_back_the_same(small, data, tmp_path, kind, labels):
     )
 
 
-def test_a_tampered_network_is_refused(small, data, tmp_path):
-    from test_persistence import edit_manifest, rewrite
+CHANGES = {
+    "a weight": lambda content: content["source"].update({"arg:scores_bias": np.zeros(3, "f4")}),
+    "the layer": lambda content: edit_manifest(content, layers=["hidden"]),
+    "no network": lambda content: edit_manifest(content, source=None),
+    "another class": lambda content: edit_manifest(content, **{"class": "os.system"}),
+}
 
+
+def edit_manifest(content, **changes):
+    content["manifest"] = json.dumps({**json.loads(content["manifest"]), **changes})
+
+
+@pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
+def test_a_tampered_network_is_refused(small, data, tmp_path, change):
+    """Even if the checksum of the file was adapted."""
     path = fine_tune(small).fit(*data).save_repurposer("net", tmp_path)
-    whole = path.read_bytes()
-    rewrite(path)
+
+    def rewrite(change):
+        content = skops.io.loads(path.read_bytes()[:-64], trusted=persistence._TRUSTED)
+        change(content)
+        state = skops.io.dumps(content)
+        path.write_bytes(state + hashlib.sha256(state).hexdigest().encode())
+
+    rewrite(lambda content: None)
     assert xfer.load("net", tmp_path).score(*data) > 0.8
-    changes = [
-        lambda: path.write_bytes(whole[:-1]),
-        lambda: rewrite(path, **{"source/arg:scores_bias.npy": b"\x93NUMPY"}),
-        lambda: edit_manifest(path, layers=["hidden"]),
-        lambda: edit_manifest(path, source=None),
-        lambda: edit_manifest(path, **{"class": "os.system"}),
-    ]
-    for change in changes:
-        path.write_bytes(whole)
-        change()
-        with pytest.raises(ValueError, match=r"net\.xfer (cannot be loaded|is damaged)"):
-            xfer.load("net", tmp_path)
+    rewrite(change)
+    with pytest.raises(ValueError, match=r"net\.xfer cannot be loaded"):
+        xfer.load("net", tmp_path)
 
 
 def test_what_was_trained_predicts_without_mxnet(small, data, tmp_path):
@@ -1054,44 +1062,38 @@ except ImportError as error:
     assert said.startswith("autos guns hockey\ntraining a network needs MXNet")
 
 
-def test_training_says_what_to_install(data):
-    """Where MXNet is absent."""
-    try:
-        import mxnet  # noqa: F401
-    except ImportError:
-        for repurposer in (fine_tune(None), freeze(None)):
-            with pytest.raises(ImportError, match="training a network needs MXNet, .* pip install"):
-                repurposer.fit(*data)
-            with pytest.raises(NotFittedError):
-                repurposer.predict(data[0])
-    else:
-        pytest.skip("MXNet is here")
+@pytest.mark.skipif(find_spec("mxnet") is not None, reason="MXNet is installed")
+@KINDS
+def test_training_says_what_to_install(data, kind):
+    with pytest.raises(ImportError, match="training a network needs MXNet, .* pip install"):
+        kind(None).fit(*data)
 
 
 # Real networks
 
 
-def test_ten_labels_a_class_of_real_images(mx, shared):
+@pytest.mark.slow
+def test_ten_labels_per_class_of_real_images(mx, shared):
     """At least 5 points above logistic regression, and what MXNet's own network says."""
     with np.load(shared / "data" / "cifar100_10class.npz") as file:
         arrays = {name: file[name] for name in file.files}
-    images, numbers = cifar_input(arrays["x_train"]), arrays["y_train"]
+    images, targets = cifar_input(arrays["x_train"]), arrays["y_train"]
     random = np.random.RandomState(0)
-    places = [random.choice(np.flatnonzero(numbers == c), 10, False) for c in np.unique(numbers)]
+    places = [random.choice(np.flatnonzero(targets == c), 10, False) for c in np.unique(targets)]
     few = np.concatenate(places)
     unseen, truth = cifar_input(arrays["x_test"][:600]), arrays["y_test"][:600]
     module = load_module(mx, shared, "cifar_resnet20_v2", 0, label_names=None)
     layer = "cifarresnetv20_pool0_fwd"
-    repurposer = fine_tune(module, layer, num_epochs=8).fit(images[few], numbers[few])
-    regression = xfer.LrRepurposer(module, layer).fit(images[few], numbers[few])
+    repurposer = fine_tune(module, layer, num_epochs=8).fit(images[few], targets[few])
+    regression = xfer.LrRepurposer(module, layer).fit(images[few], targets[few])
     assert repurposer.score(unseen, truth) >= regression.score(unseen, truth) + 0.05
     network = repurposer.features_.source_.network
-    trained = mx.mod.Module(mx.sym.load_json(network.json), label_names=None)
-    with quiet_binding():
+    trained = mx.mod.Module(mx.sym.load_json(network.graph.to_json()), label_names=None)
+    with safe_binding():
         trained.bind([("data", (20, 3, 32, 32))], for_training=False)
     trained.set_params(
         {name: mx.nd.array(array) for name, array in network.arguments.items()},
-        {name: mx.nd.array(array) for name, array in network.statistics.items()},
+        {name: mx.nd.array(array) for name, array in network.auxiliary.items()},
     )
     trained.forward(mx.io.DataBatch([mx.nd.array(unseen[:20])]), is_train=False)
     expected = mx.nd.softmax(trained.get_outputs()[0]).asnumpy()
@@ -1109,13 +1111,3 @@ def test_word_vectors_are_learned_too(mx, shared):
     changed = np.flatnonzero((parameters(repurposer)[name] != before[name]).any(axis=1))
     assert len(changed) and {*changed} <= {*ids.ravel()}
     assert repurposer.score(ids, labels) > 0.9
-    number = len(before[name])
-    for wrong in (-1, number):
-        spoilt = ids.copy()
-        spoilt[3, 7] = wrong
-        with pytest.raises(
-            ValueError, match=f"hold id {wrong}; layer .* knows ids 0 to {number - 1}"
-        ):
-            fine_tune(module, "dropout0").fit(spoilt, labels)
-        with pytest.raises(ValueError, match=f"hold id {wrong}"):
-            repurposer.predict(spoilt)

@@ -7,9 +7,9 @@ import pytest
 from operator_checks import bind, run_network
 
 from xfer.checkpoint.edit import data_dependent_nodes
-from xfer.checkpoint.frozen import find_fixed_outputs, freeze_statistics, start_at
 from xfer.checkpoint.network import Network
 from xfer.checkpoint.symbol import MxGraph, Node
+from xfer.training.frozen import find_fixed_outputs, freeze_statistics, start_at
 
 SEEDS = range(40)
 WIDTH = 4
@@ -41,12 +41,12 @@ class Builder:
 
     def norm(self, name, entry, operator="BatchNorm", **attributes):
         learned = [self.parameter(f"{name}_{part}", WIDTH) for part in ("gamma", "beta")]
-        observed = [
+        statistics = [
             self.parameter(f"{name}_moving_{part}", WIDTH, hold="auxiliary")
             for part in ("mean", "var")
         ]
         attributes = {"fix_gamma": False, **attributes}
-        return self.add(operator, name, entry, *learned, *observed, **attributes)
+        return self.add(operator, name, entry, *learned, *statistics, **attributes)
 
     def layer(self, kind, name, entry, others):
         if kind in ("dense", "norm"):
@@ -77,10 +77,10 @@ def random_network(seed):
     """A network of 12 layers with branches and a dense one at the end, and what is fixed in it."""
     builder = Builder(seed)
     entries = [builder.add("null", "data")]
-    for number in range(12):
+    for i in range(12):
         kind = builder.rng.choice(KINDS)
         entry = builder.rng.choice(entries[-3:])
-        entries.append(builder.layer(kind, f"{kind}{number}", entry, entries))
+        entries.append(builder.layer(kind, f"{kind}{i}", entry, entries))
     network = builder.network(builder.dense("scores", entries[-1]))
     layers = [
         node for node in network.graph.nodes if node.operator in ("FullyConnected", "BatchNorm")
@@ -88,8 +88,8 @@ def random_network(seed):
     # Below some layer most are fixed, as users do it; and here and there one above.
     border = builder.rng.randint(0, len(layers))
     fixed = set()
-    for number, node in enumerate(layers):
-        if node.name != "scores" and builder.rng.random() < (0.9 if number < border else 0.3):
+    for i, node in enumerate(layers):
+        if node.name != "scores" and builder.rng.random() < (0.9 if i < border else 0.3):
             fixed |= {network.graph.nodes[source].name for source, _ in node.inputs[1:]}
     return network, fixed
 
@@ -103,7 +103,7 @@ def run_mxnet(mx, graph, network, inputs, training=True):
     gradients = {name: mx.nd.zeros(array.shape) for name, array in arrays.items()}
     executor = bind(mx, symbol, arrays, states, gradients)
     outputs = [output.asnumpy() for output in executor.forward(is_train=training)]
-    if training:  # statistics are not taken down before
+    if training:  # running statistics are updated by it
         executor.backward([mx.nd.ones(output.shape) for output in outputs])
         mx.nd.waitall()  # or reading them does not wait for it
     return outputs, {name: array.asnumpy() for name, array in states.items()}
@@ -115,7 +115,7 @@ def random_data(seed, rows=6):
 
 @pytest.mark.parametrize("seed", SEEDS)
 def test_fixed_outputs_are_the_same_whatever_training_does(mx, seed):
-    """Other trained parameters, other examples in the batch, other draws: the rows stay."""
+    """With other trained parameters, other examples in the batch and another seed."""
     network, fixed = random_network(seed)
     graph = freeze_statistics(network.graph, fixed)
     entries = find_fixed_outputs(graph, fixed, ["data"])
@@ -171,7 +171,7 @@ def test_nothing_fixed_is_left_behind(seed):
     learned = {name for name in trained if name in network.arguments}
     assert learned <= variables, "what is trained is still there"
     assert {*entries} <= variables
-    assert all(number in dependent for number, _ in entries.values())
+    assert all(node_id in dependent for node_id, _ in entries.values())
 
 
 def test_the_random_graphs_try_what_they_should():
@@ -180,9 +180,9 @@ def test_the_random_graphs_try_what_they_should():
         find_fixed_outputs(freeze_statistics(network.graph, fixed), fixed, ["data"])
         for network, fixed in found
     ]
-    numbers = [len(one) for one in entries]
-    assert numbers.count(0) < len(numbers) / 2
-    assert sum(number > 1 for number in numbers) > 3, "several fixed outputs"
+    counts = [len(one) for one in entries]
+    assert counts.count(0) < len(counts) / 2
+    assert sum(count > 1 for count in counts) > 3, "several fixed outputs"
     assert any("cut_output" in name for one in entries for name in one), "one of several outputs"
     kept = [start_at(network.graph, one) for (network, _), one in zip(found, entries) if one]
     assert any("data" in {node.name for node in part.nodes} for part in kept), "data are read still"
@@ -246,7 +246,7 @@ def test_a_frozen_batch_norm_gives_in_training_what_it_gives_in_inference(mx):
 @pytest.mark.parametrize(
     "operator", ["Dropout", "_random_normal_like", "LeakyReLU", "RNN", "Custom", "no_such_operator"]
 )
-def test_what_may_draw_or_is_not_known_is_not_taken_as_fixed(operator):
+def test_random_and_unknown_operators_are_not_fixed(operator):
     builder = Builder(0)
     below = builder.dense("below", builder.add("null", "data"))
     network = builder.network(builder.dense("scores", builder.add(operator, "middle", below)))
@@ -282,7 +282,7 @@ def test_several_fixed_outputs_of_one_layer_read_by_one_other():
     entries = find_fixed_outputs(network.graph, trained, ["data"])
     assert {*entries} == {"below", "joined"}, "a bias that is trained is enough"
     halves = MxGraph(network.graph.nodes, network.graph.heads)
-    number = next(k for k, node in enumerate(halves.nodes) if node.name == "cut")
-    cut = start_at(halves, {"cut_output0": (number, 0), "cut_output1": (number, 1)})
+    node_id = next(k for k, node in enumerate(halves.nodes) if node.name == "cut")
+    cut = start_at(halves, {"cut_output0": (node_id, 0), "cut_output1": (node_id, 1)})
     (concat,) = (node for node in cut.nodes if node.name == "joined")
     assert [cut.nodes[source].name for source, _ in concat.inputs] == ["cut_output1", "cut_output0"]

@@ -7,11 +7,11 @@ from sklearn.datasets import load_digits
 from sklearn.metrics import log_loss
 from sklearn.metrics.pairwise import euclidean_distances
 
-from xfer import _progress
+from xfer import _io
 from xfer.meta import gaussian_process
 from xfer.meta.gaussian_process import DirichletGaussianProcess, _negative_objective
 from xfer.meta.left_out import LeftOut, dirichlet_targets
-from xfer.meta.posterior import choose_sharpness, standard_normal_points
+from xfer.meta.posterior import choose_inverse_temperature, standard_normal_points
 
 
 @pytest.fixture
@@ -34,12 +34,12 @@ def covariance(X):
     return 4 * np.exp(-euclidean_distances(X, squared=True) / 8)
 
 
-def noise(own, targets):
-    return np.where(own, *targets.noise)
+def noise(one_hot, targets):
+    return np.where(one_hot, *targets.noise)
 
 
-def regression_targets(own, targets):
-    return targets.gap * (own - 1 / own.shape[1])
+def regression_targets(one_hot, targets):
+    return targets.gap * (one_hot - 1 / one_hot.shape[1])
 
 
 def test_targets_have_the_moments_of_a_gamma_variable():
@@ -52,28 +52,28 @@ def test_targets_have_the_moments_of_a_gamma_variable():
 
 
 def test_left_out_predictions_are_those_of_fits_without_the_example(problem):
-    X, own = problem
+    X, one_hot = problem
     K, targets = covariance(X), dirichlet_targets(np.log(0.01))
-    left_out = LeftOut(K, own, targets)
+    left_out = LeftOut(K, one_hot, targets)
     for row in (0, 7, 29):
         rest = np.arange(30) != row
         for c in range(3):
-            A = K[np.ix_(rest, rest)] + np.diag(noise(own, targets)[rest, c])
+            A = K[np.ix_(rest, rest)] + np.diag(noise(one_hot, targets)[rest, c])
             weights = np.linalg.solve(A, K[rest, row])
-            mean = weights @ regression_targets(own, targets)[rest, c]
+            mean = weights @ regression_targets(one_hot, targets)[rest, c]
             np.testing.assert_allclose(left_out.means[row, c], mean, atol=1e-10)
             variance = K[row, row] - weights @ K[rest, row]
             np.testing.assert_allclose(left_out.variances[row, c], variance, atol=1e-10)
 
 
 def test_the_gradient_of_the_objective(problem):
-    X, own = problem
+    X, one_hot = problem
     distances = [euclidean_distances(X[:, some], squared=True) for some in ([0, 1], [2, 3, 4])]
-    points, middle = standard_normal_points(16, 3, 0), np.array([0.5, 0.7, 1.0, 2.0, -4.0])
+    points, prior_mean = standard_normal_points(16, 3, 0), np.array([0.5, 0.7, 1.0, 2.0, -4.0])
     at = np.array([0.3, 0.8, 1.2, 0.7, -3.0])
 
     def objective(parameters):
-        return _negative_objective(parameters, distances, own, points, middle)
+        return _negative_objective(parameters, distances, one_hot, points, prior_mean)
 
     steps = 1e-5 * np.eye(5)
     expected = [(objective(at + step)[0] - objective(at - step)[0]) / 2e-5 for step in steps]
@@ -90,11 +90,11 @@ def test_the_posterior_is_that_of_dense_regressions(digits):
         * np.exp(-euclidean_distances(a, train, squared=True) / (2 * model.length_scales_[0] ** 2))
         for a in (train, new)
     ]
-    own = y[:, None] == np.arange(5)
-    samples = model._score_samples(test) / model.sharpness_
+    one_hot = y[:, None] == np.arange(5)
+    samples = model._score_samples(test) / model.inverse_temperature_
     for c in range(5):
-        A = kernels[0] + np.diag(noise(own, targets)[:, c])
-        mean = kernels[1] @ np.linalg.solve(A, regression_targets(own, targets)[:, c])
+        A = kernels[0] + np.diag(noise(one_hot, targets)[:, c])
+        mean = kernels[1] @ np.linalg.solve(A, regression_targets(one_hot, targets)[:, c])
         explained = (kernels[1] * np.linalg.solve(A, kernels[1].T).T).sum(axis=1)
         np.testing.assert_allclose(samples[..., c].mean(axis=1), mean, atol=1e-8)
         variance = model.variances_[0] - explained
@@ -131,10 +131,10 @@ def test_the_more_inducing_points_the_nearer_to_the_exact_posterior(digits, monk
     exact = DirichletGaussianProcess().fit(X, y).predict_proba(test)
     monkeypatch.setattr(gaussian_process, "_EXACT_ROWS", 10)
     errors = []
-    for number in (5, 20, 80):
-        monkeypatch.setattr(gaussian_process, "_INDUCING_POINTS", number)
+    for count in (5, 20, 80):
+        monkeypatch.setattr(gaussian_process, "_INDUCING_POINTS", count)
         found = DirichletGaussianProcess().fit(X, y)
-        assert len(found.basis_[0]) == number
+        assert len(found.basis_[0]) == count
         errors.append(np.abs(found.predict_proba(test) - exact).mean())
     assert errors[0] > errors[1] > errors[2] and errors[2] < 0.01
 
@@ -216,10 +216,13 @@ def test_evaluations_are_bounded(digits):
 @pytest.mark.parametrize(
     ("parameters", "message"),
     [
-        ({"max_function_evaluations": 0}, "max_function_evaluations must be an integer .* got 0"),
+        (
+            {"max_function_evaluations": 0},
+            "max_function_evaluations must be an integer >= 1, got 0",
+        ),
         ({"max_function_evaluations": 9.5}, "max_function_evaluations must be .* got 9.5"),
-        ({"columns": []}, "columns must hold, for each layer, the numbers of one column"),
-        ({"columns": [[0, 1], []]}, "columns must hold, for each layer, the numbers of one"),
+        ({"columns": []}, r"columns must give each layer at least one column, got \[\]"),
+        ({"columns": [[0, 1], []]}, "columns must give each layer at least one column"),
     ],
 )
 def test_parameters_out_of_range_are_refused(digits, parameters, message):
@@ -234,28 +237,31 @@ def test_points_are_standard_normal():
     np.testing.assert_allclose(points.T @ points / 128, np.eye(5), atol=1e-12)
 
 
-def test_sharpness_is_not_the_luck_of_a_few():
+def test_the_temperature_is_not_the_luck_of_a_few():
     """Scores twice too small: seen on many examples, not dared on few; and never below 1."""
     random = np.random.RandomState(0)
     scores = 3 * random.normal(size=(4000, 1, 4)) + 0.5 * random.normal(size=(4000, 16, 4))
     chances = softmax(scores, axis=2).mean(axis=1).cumsum(axis=1)
     y = (random.uniform(size=(4000, 1)) > chances[:, :-1]).sum(axis=1)
-    assert choose_sharpness(scores, y) < 1.1
-    assert 1.7 < choose_sharpness(scores / 2, y) < 2.3
-    assert choose_sharpness(scores * 2, y) == 1
-    few = [choose_sharpness(scores[i : i + 20] / 1.3, y[i : i + 20]) for i in range(0, 2000, 20)]
+    assert choose_inverse_temperature(scores, y) < 1.1
+    assert 1.7 < choose_inverse_temperature(scores / 2, y) < 2.3
+    assert choose_inverse_temperature(scores * 2, y) == 1
+    few = [
+        choose_inverse_temperature(scores[i : i + 20] / 1.3, y[i : i + 20])
+        for i in range(0, 2000, 20)
+    ]
     assert np.median(few) == 1
 
 
 def test_a_bar_counts_the_evaluations(digits, monkeypatch):
     bars = []
 
-    class Bar(_progress.tqdm):
+    class Bar(_io.tqdm):
         def close(self):
             bars.append((self.disable, self.n))
             super().close()
 
-    monkeypatch.setattr(_progress, "tqdm", Bar)
+    monkeypatch.setattr(_io, "tqdm", Bar)
     model = DirichletGaussianProcess(progress=True).fit(*digits[:2])
     assert (False, model.n_evaluations_) in bars
     DirichletGaussianProcess().fit(*digits[:2])

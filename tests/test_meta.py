@@ -1,5 +1,7 @@
 """Classifiers for few labels, on their own."""
 
+import threading
+
 import numpy as np
 import pytest
 from scipy.optimize import check_grad
@@ -11,21 +13,24 @@ from sklearn.metrics import log_loss
 from sklearn.model_selection import train_test_split
 from sklearn.svm import SVC
 from sklearn.utils.estimator_checks import estimator_checks_generator
+from threadpoolctl import threadpool_info, threadpool_limits
 
+import xfer.meta
 from xfer.meta import calibrated
+from xfer.meta.base import assign_folds, small_fit_threads
 from xfer.meta.bayesian_network import BayesianNetwork
 from xfer.meta.gaussian_process import DirichletGaussianProcess
 from xfer.meta.logistic_regression import CalibratedLogisticRegression
 from xfer.meta.support_vector_machine import CalibratedSvm
-from xfer.meta.whitening import PartialWhitening
+from xfer.meta.whitening import partial_whitening
 
 KINDS = [CalibratedLogisticRegression, CalibratedSvm, DirichletGaussianProcess, BayesianNetwork]
 CALIBRATED = KINDS[:2]
 
 CHECKS = [
     pytest.param(check, estimator, id=f"{type(estimator).__name__}-{check.func.__name__}")
-    for made in (*(kind() for kind in KINDS), PartialWhitening())
-    for estimator, check in estimator_checks_generator(made)
+    for kind in KINDS
+    for estimator, check in estimator_checks_generator(kind())
 ]
 
 
@@ -157,14 +162,13 @@ def test_threads_give_the_same(digits):
 def test_machines_are_those_of_scikit_learn(digits, kernel, gamma):
     train, test, labels, _ = digits
     model = CalibratedSvm(c=2.0, kernel=kernel, gamma=gamma, probability=False).fit(train, labels)
-    whitening = PartialWhitening().fit(train)
-    number = {"scale": 1.0, "auto": 1 / 64}.get(gamma, gamma)
+    mean, components = partial_whitening(train)
+    value = {"scale": 1.0, "auto": 1 / 64}.get(gamma, gamma)
     for k in (0, 7):
-        machine = SVC(C=2.0, kernel=kernel, gamma=number).fit(
-            whitening.transform(train), labels == k
-        )
-        expected = machine.decision_function(whitening.transform(test))
-        np.testing.assert_allclose(model._calibrated_scores(test)[:, k], expected, atol=1e-3)
+        machine = SVC(C=2.0, kernel=kernel, gamma=value)
+        machine.fit((train - mean) @ components, labels == k)
+        expected = machine.decision_function((test - mean) @ components)
+        np.testing.assert_allclose(model._class_scores(test)[:, k], expected, atol=1e-3)
 
 
 def test_machines_without_probabilities(digits):
@@ -192,7 +196,8 @@ def test_parameters_out_of_range_are_refused(digits, kind, parameters, message):
 
 def test_whitening_is_gentle(digits):
     train = digits[0]
-    Z = PartialWhitening().fit_transform(train)
+    mean, components = partial_whitening(train)
+    Z = (train - mean) @ components
     np.testing.assert_allclose(Z.mean(axis=0), 0, atol=1e-12)
     covariance = Z.T @ Z / len(Z)
     np.testing.assert_allclose(covariance, np.diag(np.diag(covariance)), atol=1e-12)
@@ -228,14 +233,14 @@ def test_the_scale_is_the_best_on_a_fine_grid():
     losses = [
         np.log(a) ** 2 - log_softmax(a * scores, axis=1)[np.arange(300), target].sum() for a in grid
     ]
-    found = calibrated.fit_scale(scores, target, 0.0)
+    found = calibrated.fit_inverse_temperature(scores, target, 0.0)
     assert abs(np.log(found / grid[np.argmin(losses)])) < 0.01
 
 
 def test_folds_keep_twins_together_and_classes_apart():
     X = np.arange(40.0)[:, None] // 2
     y = np.repeat([0, 1, 2], [20, 18, 2])
-    fold = calibrated._folds(X, y, 0)
+    fold = assign_folds(X, y, 0)
     assert (fold[::2] == fold[1::2]).all()
     assert (fold[y == 2] == -1).all(), "its two examples are one"
     assert np.bincount(fold[y == 0]).tolist() == [4] * 5
@@ -250,7 +255,7 @@ def test_the_calibration_map_mends_what_a_scale_cannot(kind):
     scores[np.arange(3000), y] += 2
     scores[:, 1] += 0.8 * scores[:, 0] + 1
     matrix, shift = kind()._calibration(scores, y, 4)
-    scale = calibrated.fit_scale(scores[:, :3], y, 0.0)
+    scale = calibrated.fit_inverse_temperature(scores[:, :3], y, 0.0)
     mended = (scores @ matrix + shift)[:, :3]
     assert (
         log_loss(y, softmax(mended, axis=1))
@@ -258,3 +263,86 @@ def test_the_calibration_map_mends_what_a_scale_cannot(kind):
     )
     np.testing.assert_array_equal(matrix[3], [0, 0, 0, matrix[3, 3]])
     assert matrix[3, 3] > 0 and shift[3] == 0
+
+
+def blas_threads():
+    return [pool["num_threads"] for pool in threadpool_info() if pool["user_api"] == "blas"]
+
+
+def test_small_fits_take_one_thread_and_large_ones_what_there_is(digits):
+    with threadpool_limits(2, "blas"):
+        before = blas_threads()
+        assert before and set(before) == {2}
+        with small_fit_threads(100, 512), small_fit_threads(50, 10):
+            assert set(blas_threads()) == {1}
+            with small_fit_threads(100_000, 2048):
+                assert set(blas_threads()) == {1}, "the small one around it has the say"
+        assert blas_threads() == before
+        with small_fit_threads(100_000, 2048):
+            assert blas_threads() == before
+        with pytest.raises(ValueError, match="one class"):
+            CalibratedSvm().fit(digits[0], np.zeros(100))
+        assert blas_threads() == before
+
+
+@pytest.mark.parametrize("method", ["_fit", "_probabilities"])
+def test_fits_and_predictions_are_inside(digits, monkeypatch, method):
+    train, test, labels, _ = digits
+    seen = []
+    original = getattr(CalibratedLogisticRegression, method)
+
+    def spy(*args):
+        seen.extend(blas_threads())
+        return original(*args)
+
+    monkeypatch.setattr(CalibratedLogisticRegression, method, spy)
+    with threadpool_limits(2, "blas"):
+        CalibratedLogisticRegression().fit(train, labels).predict_proba(test)
+        assert set(seen) == {1} and set(blas_threads()) == {2}
+
+
+def test_overlapping_fits_leave_the_threads_as_they_were():
+    """The first to begin is the first to end; the other must not put its limit back."""
+    inside, go_on = threading.Event(), threading.Event()
+
+    def other():
+        with small_fit_threads(100, 100):
+            inside.set()
+            go_on.wait(10)
+
+    with threadpool_limits(2, "blas"):
+        before = blas_threads()
+        with small_fit_threads(100, 100):
+            thread = threading.Thread(target=other)
+            thread.start()
+            assert inside.wait(10), "nobody waits for a fit in another thread"
+            assert set(blas_threads()) == {1}
+        go_on.set()
+        thread.join()
+        assert blas_threads() == before
+        with small_fit_threads(100, 100):
+            assert set(blas_threads()) == {1}, "free for the next one"
+
+
+def test_names_complete():
+    assert set(xfer.meta.__all__) <= set(dir(xfer.meta))
+    for name in xfer.meta.__all__:
+        assert getattr(xfer.meta, name).__name__ == name
+    with pytest.raises(AttributeError, match="'xfer.meta' has no attribute 'Calibrated'"):
+        _ = xfer.meta.Calibrated
+
+
+def test_scaled_scores_learn_a_temperature():
+    random = np.random.RandomState(0)
+    scores = 2 * random.normal(size=(3000, 3))
+    y = (random.uniform(size=(3000, 1)) > softmax(scores, axis=1).cumsum(axis=1)[:, :-1]).sum(
+        axis=1
+    )
+    classes = np.array(["a", "b", "c"])
+    model = calibrated.ScaledScores.held_out(classes, scores / 2, y)
+    assert model.inverse_temperature == pytest.approx(2, rel=0.1)
+    np.testing.assert_allclose(
+        model.predict_proba(scores), softmax(model.inverse_temperature * scores, axis=1)
+    )
+    np.testing.assert_array_equal(model.predict(scores), classes[scores.argmax(axis=1)])
+    np.testing.assert_array_equal(model.classes_, classes)

@@ -95,7 +95,7 @@ def test_spread(mx):
             check_operator(mx, name, x, axis="(1, 2)", ddof=ddof)
             check_operator(mx, name, x, axis=-1, ddof=ddof, keepdims=True)
         check_operator(mx, name, x, ddof=1, free_batch=False)
-        with pytest.raises(ValueError, match="number of rows"):
+        with pytest.raises(ValueError, match="needs the size of the axes"):
             check_operator(mx, name, x, axis=0, ddof=1)
 
 
@@ -335,11 +335,11 @@ def test_interleaved_attention_on_examples_first(mx):
     found = mx.sym.contrib.interleaved_matmul_selfatt_valatt(turned, weights, heads=2)
     check(mx, mx.sym.transpose(found, axes=(1, 0, 2)), {"x": normal(3, 5, 24)})
     refused(
-        "_contrib_interleaved_matmul_selfatt_qk", normal(5, 3, 24), heads=5, match="no multiple"
+        "_contrib_interleaved_matmul_selfatt_qk", normal(5, 3, 24), heads=5, match="not a multiple"
     )
 
 
 def test_ways_that_are_refused():
     refused("norm", normal(3, 4), out_dtype="complex", match="out_dtype='complex'")
     refused("norm", normal(3, 4), ord=3, match="ord=3")
-    refused("_npi_var", normal(3, 4), dtype="int32", match="whole numbers")
+    refused("_npi_var", normal(3, 4), dtype="int32", match="integers")

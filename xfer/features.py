@@ -1,5 +1,6 @@
 """Data to a feature matrix: a frozen network as a scikit-learn transformer."""
 
+import math
 import os
 from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
@@ -26,7 +27,7 @@ _SHARED = ("source_model", "source_", "cache", "cache_")
 _Init = TypeVar("_Init", bound=Callable[..., None])
 
 
-def stores_parameters(options_of: Any = None) -> Callable[[_Init], _Init]:
+def stores_parameters(options_of: type | None = None) -> Callable[[_Init], _Init]:
     """Make an ``__init__`` that stores each argument under its name, as scikit-learn asks.
 
     ``**options`` stand for the keyword-only parameters of another class.
@@ -36,7 +37,7 @@ def stores_parameters(options_of: Any = None) -> Callable[[_Init], _Init]:
         own = list(signature(init).parameters.values())
         own = [one for one in own if one.kind is not Parameter.VAR_KEYWORD]
         names = {one.name for one in own}
-        others = signature(options_of.__init__).parameters.values() if options_of else ()
+        others = signature(options_of).parameters.values() if options_of else ()
         keyword_only = [one for one in others if one.kind is Parameter.KEYWORD_ONLY]
         full = Signature([*own, *(one for one in keyword_only if one.name not in names)])
 
@@ -307,14 +308,15 @@ class LayerFeatures(TransformerMixin, SharesNetwork):
         check_is_fitted(self)
         names: list[str] = []
         for layer, pooling in zip(self.layers_, self.poolings_):
-            shape: Any = self._shapes.get(layer.name)
+            shape: tuple[int | None, ...] | None = self._shapes.get(layer.name)
             if shape is None:
                 known = {one.name: one.shape for one in self.source_.layers}
                 shape = known.get(layer.name, layer.shape)
                 shape = shape and pooled_shape(shape, pooling)
-            if shape is None or None in shape:
+            sizes = [size for size in shape or () if size is not None]
+            if shape is None or len(sizes) < len(shape):
                 raise ValueError(f"the shape of layer {layer.name!r} is not known before transform")
-            names.extend(f"{layer.name}_{index}" for index in range(int(np.prod(shape))))
+            names.extend(f"{layer.name}_{index}" for index in range(math.prod(sizes)))
         return np.array(names, dtype=object)
 
     def _check_like_fitted(self, X: Any) -> None:

@@ -1,21 +1,29 @@
 """An MXNet network whose layers can be listed, dropped and added."""
 
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from os import PathLike
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from xfer._dot import Diagram
-from xfer._files import written_whole
+from xfer._io import atomic_write
 from xfer.checkpoint.convert import needed_nodes, output_names
-from xfer.checkpoint.edit import add_bottom, add_top, drop_bottom, drop_top
-from xfer.checkpoint.flow import ModelError, find_flow, find_layer, find_parameters
+from xfer.checkpoint.edit import (
+    ModelError,
+    add_bottom,
+    add_top,
+    data_dependent_nodes,
+    drop_bottom,
+    drop_top,
+    find_layer,
+    find_parameters,
+)
 from xfer.checkpoint.legacy import own_name
 from xfer.checkpoint.network import Network
-from xfer.checkpoint.symbol import Graph as MxGraph
-from xfer.checkpoint.symbol import Node as MxNode
+from xfer.checkpoint.onnx_builder import Dims
+from xfer.checkpoint.symbol import MxGraph, Node
 from xfer.sources import open_source
 from xfer.sources.checkpoint import CheckpointSource
 
@@ -77,7 +85,7 @@ class ModelHandler:
         self.context_function = context_function
         self.num_devices = num_devices
         self.data_name = data_name
-        self._data_shapes: dict[str, tuple] = {}
+        self._data_shapes: dict[str, Dims] = {}
         self._data_types: dict[str, np.dtype] = {}
         self._batch_size: int | None = None
         self._is_module = "mxnet" in {
@@ -137,7 +145,7 @@ class ModelHandler:
     @property
     def aux_params(self) -> dict[str, np.ndarray]:
         """The auxiliary parameters by name, such as the running statistics of batch norms."""
-        return dict(self._network.statistics)
+        return dict(self._network.auxiliary)
 
     @property
     def layer_names(self) -> list[str]:
@@ -166,9 +174,9 @@ class ModelHandler:
         """
         _check_list(layer_names)
         graph = self._network.graph
-        flow = find_flow(graph, self._network.input_names)
+        dependent = data_dependent_nodes(graph, self._network.input_names)
         node_ids = [find_layer(graph, name) for name in layer_names]
-        found = dict.fromkeys(n for k in node_ids for n in find_parameters(graph, k, flow))
+        found = dict.fromkeys(n for k in node_ids for n in find_parameters(graph, k, dependent))
         return [name for name in found if name not in self._network.label_names]
 
     def get_layer_output(
@@ -250,8 +258,8 @@ class ModelHandler:
     def get_module(
         self,
         iterator: "mxnet.io.DataIter",
-        fixed_layer_parameters: Iterable[str] | None = None,
-        random_layer_parameters: Iterable[str] | None = None,
+        fixed_layer_parameters: Collection[str] | None = None,
+        random_layer_parameters: Collection[str] | None = None,
         random_state: int | np.random.RandomState | None = 0,
     ) -> "mxnet.mod.Module":
         """Make a Module of the network, bound for training.
@@ -275,7 +283,7 @@ class ModelHandler:
         ModelError
             If the iterator does not fit the network, or parameters do not fit its data.
         """
-        from xfer.sources.mxnet_module import make_module
+        from xfer.training.mxnet import make_module
 
         return make_module(
             self._network,
@@ -290,14 +298,14 @@ class ModelHandler:
         """Draw the network; a notebook shows the result, and ``.save("net.svg")`` writes it."""
         network = self._network
         shapes = {layer.name: layer.shape for layer in self.source.layers}
-        inputs = {**network.data_shapes, **self._data_shapes}
-        shapes.update({name: batch[1:] for name, batch in inputs.items()})
+        inputs: dict[str, Dims] = {**network.data_shapes, **self._data_shapes}
+        shapes.update({name: batch and batch[1:] for name, batch in inputs.items()})
         return Diagram(network.graph, shapes, network.input_names, network.label_names)
 
     def save_symbol(self, model_name: str | PathLike) -> str:
         """Write the graph to ``<model_name>-symbol.json`` and return that path."""
         path = f"{model_name}-symbol.json"
-        with written_whole(path) as file:
+        with atomic_write(path) as file:
             file.write(self._network.graph.to_json().encode())
         return path
 
@@ -330,10 +338,10 @@ class ModelHandler:
         self._batch_size = source.batch_size
         return source.network
 
-    def _layers(self) -> list[MxNode]:
+    def _layers(self) -> list[Node]:
         return [node for node in self._network.graph.nodes if not node.is_variable]
 
-    def _node(self, name: str) -> MxNode:
+    def _node(self, name: str) -> Node:
         return self._network.graph.nodes[find_layer(self._network.graph, name)]
 
     def _outputs(self, name: str) -> list[str]:
@@ -388,7 +396,9 @@ def _graphs(symbols: Any) -> list[MxGraph]:
     found = list(symbols) if isinstance(symbols, (list, tuple)) else [symbols]
     for one in found:
         if not isinstance(one, MxGraph) and not hasattr(one, "tojson"):
-            raise TypeError(f"a layer must be an mxnet Symbol or a Graph, got {type(one).__name__}")
+            raise TypeError(
+                f"a layer must be an mxnet Symbol or an MxGraph, got {type(one).__name__}"
+            )
     if not found:
         raise ValueError("no layer was given: the list is empty")
     return [one if isinstance(one, MxGraph) else MxGraph.from_json(one.tojson()) for one in found]

@@ -70,7 +70,7 @@ _TRUSTED = [
     "xfer.meta.bayesian_network.BayesianNetwork",
     "xfer.meta.gaussian_process.DirichletGaussianProcess",
     "xfer.meta.logistic_regression.CalibratedLogisticRegression",
-    "xfer.meta.scores.ScaledScores",
+    "xfer.meta.calibrated.ScaledScores",
     "xfer.meta.support_vector_machine.CalibratedSvm",
 ]
 _classes: dict[str, type] = {}

@@ -7,10 +7,10 @@ import pickle
 import pickletools
 import re
 import reprlib
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
-from itertools import repeat
 from pathlib import Path
+from string import ascii_letters, digits
 from typing import Any, Self
 
 import numpy as np
@@ -29,12 +29,12 @@ _SAVED = (
     "max_length",
 )
 _TYPE_NAMES = {str: "a string", int: "an integer", type(None): "None"}
-_OTHER_CHARACTER = re.compile(r"[^A-Za-z0-9(),;!?' ]")
-# The published tutorial has one rule for each of these. They cannot overlap: the order is free.
-_SPACED = {
-    **{found: f" {found} " for found in ("'t", "'ve", "'d", "'s", "'ll", "'m", "'er", *",;!")},
-    **{found: f" \\{found} " for found in "()?"},
-}
+# Any character that is not named here becomes a blank.
+_CHARACTERS = defaultdict(
+    lambda: " ", {ord(kept): kept for kept in ascii_letters + digits + "'(),;!?"}
+)
+_ENDING = re.compile("'(?:t|ve|d|s|ll|m|er)")
+_MARKS = {",": " , ", ";": " ; ", "!": " ! ", "(": " \\( ", ")": " \\) ", "?": " \\? "}
 
 
 class Vocabulary:
@@ -238,9 +238,10 @@ class Vocabulary:
         >>> Vocabulary.clean_str("I'll go (now)!")
         "i 'll  go  \\( now \\)  !"
         """
-        text = _OTHER_CHARACTER.sub(" ", _check_type(text, "text", str))
-        for found, spaced in _SPACED.items():
-            text = text.replace(found, spaced)
+        text = _check_type(text, "text", str).translate(_CHARACTERS)
+        text = _ENDING.sub(r" \g<0> ", text)
+        for mark, spaced in _MARKS.items():
+            text = text.replace(mark, spaced)
         return text.strip().lower()
 
     def split(self, text: str) -> list[str]:
@@ -388,11 +389,12 @@ def _id_rows(
     unknown = -1
     if vocabulary.unknown_word is not None:
         unknown = vocabulary.word2id[vocabulary.unknown_word]
-    ids = {**vocabulary.word2id, vocabulary.padding_word: unknown}
+    ids = defaultdict(lambda: unknown, vocabulary.word2id)
+    ids[vocabulary.padding_word] = unknown
     for index, text in enumerate(_strings(sentences, "sentences")):
         words = vocabulary.split(text)[:longest]
-        row = np.fromiter(map(ids.get, words, repeat(unknown)), np.int32, len(words))
-        if -1 in row:
+        row = np.fromiter(map(ids.__getitem__, words), np.int32, len(words))
+        if unknown < 0 and -1 in row:
             raise ValueError(
                 f"sentence {index} has the word {words[row.argmin()]!r}, which the vocabulary "
                 "does not know, and the vocabulary has no unknown_word to stand for it"

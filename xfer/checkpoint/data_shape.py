@@ -8,9 +8,8 @@ import numpy as np
 
 from xfer.checkpoint.convert import convert, inputs_that_are_read
 from xfer.checkpoint.onnx_builder import BATCH
-from xfer.checkpoint.operators import OPERATORS, Unsupported
+from xfer.checkpoint.operators import Unsupported
 from xfer.checkpoint.operators.registry import Attributes
-from xfer.checkpoint.symbol import MxGraph
 
 if TYPE_CHECKING:
     from xfer.checkpoint.network import Network
@@ -18,8 +17,8 @@ if TYPE_CHECKING:
 Shape = tuple[int | None, ...]
 
 # Heights and widths that networks are made for, the most usual first.
-_SIZES = (224, 112, 32, 28, 299, 227, 256, 128, 64, 96, 160, 192, 300, 331, 416, 512, 608, 640)
-_SIZES += (48, 24, 12, 100, 120, 16, 8)
+_SIZES = [224, 112, 32, 28, 299, 227, 256, 128, 64, 96, 160, 192, 300, 331, 416, 512, 608, 640]
+_SIZES += [48, 24, 12, 100, 120, 16, 8]
 # No network is made for these; one that takes them takes any.
 _ODD_SIZES = (1031, 71)
 # Operators before the first layer with weights that keep the number of dimensions and channels.
@@ -50,32 +49,28 @@ def guess_sizes(network: "Network", shapes: Mapping[str, Shape]) -> dict[str, Sh
 
     None where the network takes any size, or no usual one.
     """
-    graph = _part_that_converts(network)
-    if all(_goes_through(network, graph, _filled(shapes, size)) for size in _ODD_SIZES):
+    if all(_goes_through(network, _filled(shapes, size)) for size in _ODD_SIZES):
         return None
     guesses = (_filled(shapes, size) for size in _SIZES)
-    return next((guess for guess in guesses if _goes_through(network, graph, guess)), None)
+    return next((guess for guess in guesses if _goes_through(network, guess)), None)
 
 
-def _part_that_converts(network: "Network") -> MxGraph:
-    """Leave out what needs a label, or has no conversion, whatever the sizes."""
+def _goes_through(network: "Network", shapes: Mapping[str, Shape]) -> bool:
+    """Tell whether all converts but what reads labels or has no conversion, whatever the sizes."""
+    problems = convert(network.graph, network.parameters, network.typed(shapes)).problems
     known = {*network.parameters, *network.input_names}
-    kept: set[int] = set()
+    excused: set[int] = set()
     for node_id, node in enumerate(network.graph.nodes):
         if node.is_variable:
-            converts = node.name in known
+            excuse = node.name not in known
         else:
-            sources = {source for source, _ in inputs_that_are_read(node)}
-            converts = node.operator in OPERATORS and sources <= kept
-        if converts:
-            kept.add(node_id)
-    return network.graph.prune([(node_id, 0) for node_id in sorted(kept)])
-
-
-def _goes_through(network: "Network", graph: MxGraph, shapes: Mapping[str, Shape]) -> bool:
-    problems = convert(graph, network.parameters, network.typed(shapes)).problems
-    # What follows something without conversion may fail for that reason.
-    return isinstance(next(iter(problems.values()), Unsupported()), Unsupported)
+            read_excused = any(source in excused for source, _ in inputs_that_are_read(node))
+            excuse = read_excused or isinstance(problems.get(node_id), Unsupported)
+        if excuse:
+            excused.add(node_id)
+        elif node_id in problems:
+            return False
+    return True
 
 
 def _filled(shapes: Mapping[str, Shape], size: int) -> dict[str, Shape]:

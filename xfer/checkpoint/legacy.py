@@ -1,15 +1,16 @@
-"""Every form MXNet gave its graphs since 0.8, brought to the one form of 1.9.
+"""Graphs of all versions of MXNet since 0.8, upgraded to the form of 1.9.
 
-MXNet has changed its JSON a few times and upgrades old files as it loads them, by a list of rules
-in its loader. These are those rules, as far as they matter to running or training a network.
+MXNet has changed its JSON a few times, and upgrades old files by a list of rules in its loader.
+These are the rules that matter to running or training a network.
 """
 
 import reprlib
+from typing import Any
 
 # What MXNet's loader calls the version of a file that names none.
 _OLDEST = 800
 
-# MXNet 0.8 left the variables that are no arguments, such as running means, out of the file.
+# MXNet 0.8 did not write auxiliary variables, such as running means.
 _INPUTS = {
     "BatchNorm": ("data", "gamma", "beta", "moving_mean", "moving_var"),
     "BatchNorm_v1": ("data", "gamma", "beta", "moving_mean", "moving_var"),
@@ -20,11 +21,11 @@ _INPUTS = {
 # (`weight_lr_mult`), and between double underscores since.
 _TRAINING = ("_ctx_group", "_lr_mult", "_wd_mult", "_force_mirroring", "_mirror_stage")
 
-# What a variable says of its data.
+# The attributes of a variable that describe its data.
 _OF_VARIABLES = ("__shape__", "__dtype__")
 
-# MXNet writes an operator's own name, which has changed for many: other=own, as they are in 1.9.
-# Left out are the prefixes `_sparse_` and `_np`: names that never were an operator's own.
+# MXNet writes an operator's own name, which has changed for many: old=own, as of 1.9. The prefixes
+# `_sparse_` and `_np` are left out: they never were part of an operator's own name.
 _RENAMED = """
     _Div=elemwise_div _Equal=_equal _Greater=_greater _Greater_Equal=_greater_equal
     _Hypot=_hypot _Lesser=_lesser _Lesser_Equal=_lesser_equal _Logical_And=_logical_and
@@ -54,77 +55,62 @@ _RENAMED = """
 """
 _OWN_NAMES = dict(pair.split("=") for pair in _RENAMED.split())
 
-_KINDS = {dict: "an object", list: "a list", str: "a string"}
+#: Operator, name, attributes, inputs and hints: the fields of ``Node``.
+RawNode = tuple[str, str, dict[str, str], tuple[tuple[int, int], ...], dict[str, str]]
+Entries = tuple[tuple[int, int], ...]
 
-# A broken file may hold anything: a message shows its beginning, however long or deep it is.
+_KINDS: dict[type, str] = {dict: "an object", list: "a list", str: "a string"}
+
+# A message shows the beginning of what a broken file holds, however long or deep that is.
 _shown = reprlib.Repr()
 _shown.maxstring = 80
 
 
-def upgrade(graph):
-    """Check a parsed graph and bring it to one form.
+def upgrade(graph: Any) -> tuple[list[RawNode], Entries]:
+    """Check a parsed graph and bring it to one form; return its nodes and heads.
 
     Operators go by the names of MXNet 1.9, hints that only training or the placement on devices
     needs are set apart from the attributes, and the variables that 0.8 did not write are added.
+    Only what is read is checked: ``arg_nodes`` and ``node_row_ptr`` repeat what the nodes say, and
+    ``subgraphs``, the bodies of loops and conditions, are ignored.
 
-    Parameters
-    ----------
-    graph : object
-        What the JSON holds. Only what is read is checked: the lists ``arg_nodes`` and
-        ``node_row_ptr`` repeat what the nodes say, and ``subgraphs``, the bodies of loops and
-        conditions, are left to whoever knows the operator.
-
-    Returns
-    -------
-    nodes : list of (str, str, dict, tuple, dict)
-        Operator, name, attributes, inputs and hints, as in :class:`xfer.checkpoint.symbol.Node`.
-    heads : tuple of (int, int)
-        As in :class:`xfer.checkpoint.symbol.Graph`.
-
-    Raises
-    ------
-    ValueError
-        If the graph is broken: says where, what was expected and what was found.
-
-    Examples
-    --------
     >>> upgrade({"nodes": [{"op": "null", "name": "data", "inputs": []}], "heads": [[0, 0]]})
     ([('null', 'data', {}, (), {})], ((0, 0),))
     """
     version = _version(graph)
-    nodes = []
-    places = []  # of the nodes of the file among `nodes`, which has more
-    for number, node in enumerate(_value(graph, "nodes", list, "the graph")):
-        where = f"node {number}"
+    nodes: list[RawNode] = []
+    new_ids: list[int] = []  # of the nodes of the file, among `nodes`, which has more
+    for node_id, node in enumerate(_value(graph, "nodes", list, "the graph")):
+        where = f"node {node_id}"
         name = _value(node, "name", str, where)
         where += f" ({_shown.repr(name)})"
         operator = own_name(_value(node, "op", str, where))
         attributes = _attributes(node, where)
-        inputs = _entries(_value(node, "inputs", list, where), places, f"{where}: input")
+        inputs = _entries(_value(node, "inputs", list, where), new_ids, f"{where}: input")
         if operator == "null" and inputs:
             raise ValueError(f"{where}: a variable should have no inputs, found {len(inputs)}")
         if version < 900:
             for missing in _INPUTS.get(operator, ())[len(inputs) :]:
                 inputs += ((len(nodes), 0),)
                 added = f"{name}_{missing}" if name else missing
-                # MXNet hands it the operator's attributes, so the same of them must stay.
+                # MXNet gives it the attributes of the operator.
                 nodes.append(("null", added, _kept("null", attributes), (), _hints(attributes)))
         if version < 905 and operator in ("argmax", "argmin") and attributes.get("axis") == "-1":
-            # It meant all axes, which is the default since, and not the last axis.
+            # It meant all axes, the default today, and not the last one.
             del attributes["axis"]
-        places.append(len(nodes))
+        new_ids.append(len(nodes))
         nodes.append((operator, name, _kept(operator, attributes), inputs, _hints(attributes)))
         for source, _ in inputs:
             kind, of, *_, hints = nodes[source]
             if kind == "null":
                 hints.update(_hints_of_input(of.removeprefix(f"{name}_"), attributes))
-    heads = _entries(_value(graph, "heads", list, "the graph"), places, "head")
+    heads = _entries(_value(graph, "heads", list, "the graph"), new_ids, "head")
     if not heads:
         raise ValueError("the graph should have a head, an output of the network; found none")
     return nodes, heads
 
 
-def _version(graph):
+def _version(graph: Any) -> int:
     """Return the version of MXNet that wrote a graph: 10901 is 1.9.1."""
     attributes = _value(graph, "attrs", dict, "the graph", default={})
     typed = _value(attributes, "mxnet_version", list, "attrs of the graph", ["int", _OLDEST])
@@ -135,25 +121,14 @@ def _version(graph):
     return typed[1]
 
 
-def own_name(operator):
-    """Tell the name that MXNet 1.9 gives an operator.
-
-    Parameters
-    ----------
-    operator : str
-        Any name that a version of MXNet has had for it.
-
-    Returns
-    -------
-    str
-        The same where 1.9 does not know it.
-    """
+def own_name(operator: str) -> str:
+    """Return MXNet 1.9's name of an operator, given its name in any version."""
     if operator.startswith(("linalg_", "random_", "sample_")):
         return f"_{operator}"
     return _OWN_NAMES.get(operator, operator)
 
 
-def _attributes(node, where):
+def _attributes(node: Any, where: str) -> dict[str, str]:
     """Return all attributes of a node: `param` to 0.8, `attr` to 0.12, and `attrs` since.
 
     The first two stand side by side where a user added attributes to those of the operator.
@@ -162,16 +137,16 @@ def _attributes(node, where):
     for key in ("param", "attr", "attrs"):
         found = _value(node, key, dict, where, default={})
         for name, value in found.items():
-            # MXNet too refuses numbers here; no version wrote any.
+            # MXNet refuses numbers here, too.
             _check(value, str, f"{where}: attribute {_shown.repr(name)}")
         attributes.update(found)
     return attributes
 
 
-def _kept(operator, attributes):
+def _kept(operator: str, attributes: dict[str, str]) -> dict[str, str]:
     """Return the attributes that matter when the network is run."""
     if operator == "null":
-        # A variable may have those of the operator it was made for; they say nothing of it.
+        # A variable may have the attributes of the operator that it was made for.
         return {key: attributes[key] for key in _OF_VARIABLES if key in attributes}
     return {
         key: value
@@ -180,15 +155,15 @@ def _kept(operator, attributes):
     }
 
 
-def _hints(attributes):
-    """Return what only training or placement needs of a node, as 1.9 names it."""
+def _hints(attributes: dict[str, str]) -> dict[str, str]:
+    """Return the attributes that only training or placement needs, as 1.9 names them."""
     found = {key: value for key, value in attributes.items() if _is_hint(key)}
     bare = {f"_{key}": value for key, value in attributes.items()}
     return {**found, **{f"_{key}__": bare[key] for key in _TRAINING if key in bare}}
 
 
-def _hints_of_input(name, attributes):
-    """Return what an operator says in its input's stead: `weight_lr_mult`."""
+def _hints_of_input(name: str, attributes: dict[str, str]) -> dict[str, str]:
+    """Return the hints that an operator holds for an input: `weight_lr_mult`."""
     return {
         f"_{key}__": attributes[name + key]
         for key in _TRAINING
@@ -196,34 +171,34 @@ def _hints_of_input(name, attributes):
     }
 
 
-def _is_hint(key):
+def _is_hint(key: str) -> bool:
     return key.startswith("__") and key.endswith("__") and key not in _OF_VARIABLES
 
 
-def _entries(found, places, what):
+def _entries(found: list, new_ids: list[int], what: str) -> Entries:
     """Return (node, output) for references that are [node, output] or [node, output, version]."""
     entries = []
-    for position, entry in enumerate(found):
-        # Not isinstance: True is an int to Python, but no number to JSON.
+    for i, entry in enumerate(found):
+        # Not isinstance: True is an int in Python.
         if (
             not isinstance(entry, list)
             or len(entry) not in (2, 3)
-            or any(type(number) is not int or number < 0 for number in entry)
+            or any(type(index) is not int or index < 0 for index in entry)
         ):
             raise ValueError(
-                f"{what} {position} should be [node, output] or [node, output, version], "
+                f"{what} {i} should be [node, output] or [node, output, version], "
                 f"found {_shown.repr(entry)}"
             )
-        if entry[0] >= len(places):
+        if entry[0] >= len(new_ids):
             raise ValueError(
-                f"{what} {position} should be one of the first {len(places)} nodes, "
+                f"{what} {i} should be one of the first {len(new_ids)} nodes, "
                 f"found node {_shown.repr(entry[0])}"
             )
-        entries.append((places[entry[0]], entry[1]))
+        entries.append((new_ids[entry[0]], entry[1]))
     return tuple(entries)
 
 
-def _value(holder, key, kind, where, default=None):
+def _value(holder: Any, key: str, kind: type, where: str, default: Any = None) -> Any:
     """Return `holder[key]`, once both are of the kinds they should be."""
     _check(holder, dict, where)
     if key not in holder and default is not None:
@@ -233,7 +208,7 @@ def _value(holder, key, kind, where, default=None):
     return _check(holder[key], kind, f"{where}: {key!r}")
 
 
-def _check(value, kind, what):
+def _check(value: Any, kind: type, what: str) -> Any:
     """Return a value of this kind."""
     if not isinstance(value, kind):
         raise ValueError(f"{what} should be {_KINDS[kind]}, found {_shown.repr(value)}")

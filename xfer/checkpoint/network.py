@@ -21,7 +21,7 @@ from xfer.checkpoint.params import read_params, split_params
 from xfer.checkpoint.symbol import Entry, MxGraph
 
 # The endings of MXNet's names of parameters; any other variable without values is data.
-ENDINGS_OF_PARAMETERS = ("_weight", "_bias", "_gamma", "_beta", "_mean", "_var", "_parameters")
+_ENDINGS_OF_PARAMETERS = ("_weight", "_bias", "_gamma", "_beta", "_mean", "_var", "_parameters")
 # The index of the first input that is an auxiliary parameter.
 _FIRST_AUXILIARY = {
     "BatchNorm": 3,
@@ -73,7 +73,7 @@ class Network:
         names = [name for name in _variables(graph) if name not in known]
         read = _variables_that_are_read(graph)
         inputs = [name for name in names if name in read and not name.endswith("label")]
-        missing = [name for name in inputs if name.endswith(ENDINGS_OF_PARAMETERS)]
+        missing = [name for name in inputs if name.endswith(_ENDINGS_OF_PARAMETERS)]
         if missing:
             raise ValueError(
                 f"{parameter_path} has no {', '.join(missing[:5])}; it holds "
@@ -86,8 +86,9 @@ class Network:
     def from_state(cls, state: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> "Network":
         """Make a network of what :meth:`to_state` returned."""
         graph = MxGraph.from_json(json.dumps(state["graph"]))
+        arguments, auxiliary = split_params(arrays)
         inputs, idle = list(state["input_names"]), list(state["idle_names"])
-        return cls(graph, *split_params(arrays), inputs, idle)
+        return cls(graph, arguments, auxiliary, inputs, idle)
 
     def to_state(self) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
         """Return what goes into JSON, and the parameters as ``arg:name`` and ``aux:name``."""
@@ -163,7 +164,7 @@ class Network:
     def data_types(self) -> dict[str, np.dtype]:
         """The type that each input is converted to: as declared, or float32."""
         variables = {node.name: node for node in self.graph.nodes if node.is_variable}
-        declared = {
+        declared: dict[str, Any] = {
             name: Attributes(variables[name].attributes).int("__dtype__", None) or 0
             for name in self.input_names
             if name in variables
@@ -187,8 +188,9 @@ class Network:
             count = sum(self.arguments[name].size for name in owned & self.arguments.keys())
             for i, name in enumerate(output_names(node)):
                 tensor = conversion.values.get((node_id, i)) if conversion else None
+                dims = None if tensor is None else tensor.dims
                 # The parameters of an operator with several outputs are counted with the first.
-                found.append((name, node.operator, tensor and tensor.dims, 0 if i else count))
+                found.append((name, node.operator, dims, 0 if i else count))
         return found
 
     def id_limits(self) -> Iterator[tuple[str, str, int]]:
@@ -203,7 +205,7 @@ class Network:
         """Return checksums of the graph up to some layers, and of each parameter in it."""
         graph = self.prune(layer_names)
         nodes = [
-            (node.operator, node.name, sorted(node.attributes.items()), node.inputs)
+            (node.operator, node.name, sorted(node.attributes.items()), node.inputs, node.subgraphs)
             for node in graph.nodes
         ]
         used = [node.name for node in graph.nodes if node.name in self.parameters]

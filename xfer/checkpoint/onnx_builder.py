@@ -45,7 +45,7 @@ class Tensor:
 
     name: str
     dtype: np.dtype
-    dims: Dims
+    dims: Any  # Dims, and not None where a conversion indexes it
     value: np.ndarray | None = field(default=None, repr=False)
 
     @property
@@ -53,7 +53,7 @@ class Tensor:
         """All of its shape; raises UnknownShape where that is not known."""
         if self.dims is None or None in self.dims:
             raise UnknownShape(f"needs the shape of {self.name!r}")
-        return self.dims  # type: ignore[return-value]  # the sizes are all known
+        return self.dims
 
     @property
     def rank(self) -> int:
@@ -200,7 +200,7 @@ class OnnxBuilder:
         given = {tensor.name: tensor.value for tensor in inputs if tensor is not None}
         found = ReferenceEvaluator(node, opsets={"": OPSET}).run(None, given)
         moved = [Tensor(name, v.dtype, v.shape, v) for name, v in zip(node.output, found)]
-        self.initializers.update((tensor.name, tensor.value) for tensor in moved)
+        self.initializers.update(zip(node.output, found))
         return moved
 
     def _unique(self, name: str) -> str:
@@ -213,9 +213,9 @@ class OnnxBuilder:
 
 
 def _value_info(tensor: Tensor) -> onnx.ValueInfoProto:
-    dims = None
-    if tensor.dims is not None:
-        dims = ["batch" if size == BATCH else size for size in tensor.dims]
+    dims = tensor.dims
+    if dims is not None:
+        dims = ["batch" if size == BATCH else size for size in dims]
         # A multiple of the batch has a name that says so.
         dims = [f"{size // BATCH}*batch" if follows_batch(size) else size for size in dims]
     kind = helper.np_dtype_to_tensor_dtype(tensor.dtype)

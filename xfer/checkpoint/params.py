@@ -1,14 +1,16 @@
-"""MXNet's ``.params`` files with NumPy only, so that parameters outlive the framework they are of.
+"""MXNet's ``.params`` files, read and written with NumPy only.
 
-A file is a list of arrays, then a list of their names, all little-endian. There are four layouts of
-an array, told apart by its first four bytes (``NDArray::Load`` in MXNet's ``ndarray.cc``). All that
-is read is checked against the bytes left in the file before memory is taken for it.
+A file is a list of arrays, then a list of their names, all little-endian. An array has one of four
+layouts, which its first four bytes tell (``NDArray::Load`` in MXNet's ``ndarray.cc``). Sizes are
+checked against the bytes left in the file before memory is allocated.
 """
 
 import math
 import os
 import struct
 import sys
+from collections.abc import Mapping, Sequence
+from typing import Any, BinaryIO
 
 import numpy as np
 
@@ -26,7 +28,7 @@ _WRITTEN = _DTYPES[:8]
 _BOOL, _BFLOAT16 = 7, 12
 
 
-def read_params(path):
+def read_params(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
     """Read all arrays of a ``.params`` file.
 
     Parameters
@@ -38,16 +40,16 @@ def read_params(path):
     Returns
     -------
     dict of str to ndarray
-        By their names in the file, in its order; ``"0"``, ``"1"``, ... where they were saved
-        without names. Each owns its memory. bfloat16 comes as float32, which holds it exactly.
+        By name, in the order of the file; the names are ``"0"``, ``"1"``, ... where the arrays
+        were saved without. Each owns its memory. bfloat16 becomes float32, which holds it exactly.
 
     Raises
     ------
     FileNotFoundError
         If there is no such file.
     ValueError
-        If the file is not whole and sound to the last byte, or an array in it is sparse or was
-        saved without values; says at which byte, what was expected there and what was found.
+        If the file is damaged, or an array is sparse or was saved without values. The message
+        names the byte, what was expected there and what was found.
 
     Examples
     --------
@@ -75,42 +77,52 @@ def read_params(path):
     return dict(zip(names, arrays, strict=True))
 
 
-def write_params(path, arrays):
+def write_params(path: str | os.PathLike[str], arrays: Mapping[str, Any]) -> None:
     """Write arrays as a ``.params`` file: the bytes that ``mx.nd.save`` of MXNet 1.9.1 writes.
 
     Parameters
     ----------
     path : str or path-like
-        A file of that name is replaced, in one step, when all is written.
+        An existing file is replaced in one step, once all is written.
     arrays : dict of str to array-like
-        float16, float32, float64, int8, uint8, int32, int64 or bool, of any shape. If one of them
-        is a scalar, of shape (), MXNet can read the file only under ``mx.util.np_shape(True)``.
+        float16, float32, float64, int8, uint8, int32, int64 or bool, of any shape. If one is a
+        scalar, of shape (), MXNet can read the file only under ``mx.util.np_shape(True)``.
 
     Raises
     ------
     TypeError
-        If a name is not a string, or MXNet 1.9.1 has no such type of array.
+        If a name is not a string, or MXNet 1.9.1 does not have the type of an array.
     ValueError
-        If an array has more than 32 dimensions, or UTF-8 cannot write a name.
+        If an array has more than 32 dimensions, or a name cannot be encoded in UTF-8.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     write_params(f"{folder}/net-0000.params", {"arg:fc_bias": [0.5, 2.0]})
+    ...     os.listdir(folder)
+    ['net-0000.params']
     """
     arrays = {name: np.asarray(values) for name, values in arrays.items()}
     flags = [_type_flag(name, values) for name, values in arrays.items()]
     names = [name.encode() for name in arrays]
-    # MXNet reads shape () as "unknown" but in its NumPy semantics, and takes one kind in a file.
+    # MXNet reads shape () as "unknown", except in its NumPy semantics; a file has one kind.
     version = _V3 if any(values.ndim == 0 for values in arrays.values()) else _V2
     with atomic_write(path) as file:
         file.write(struct.pack("<QQQ", _MAGIC, 0, len(arrays)))
         for flag, values in zip(flags, arrays.values()):
             shape = struct.pack(f"<i{values.ndim}q", values.ndim, *values.shape)
             file.write(struct.pack("<Ii", version, 0) + shape + struct.pack("<iii", _CPU, 0, flag))
-            file.write(np.asarray(values, dtype=_WRITTEN[flag], order="C"))
+            file.write(np.asarray(values, dtype=_WRITTEN[flag], order="C").data)
         file.write(struct.pack("<Q", len(names)))
         for name in names:
             file.write(struct.pack("<Q", len(name)) + name)
 
 
-def split_params(arrays):
-    """Part what a network learned from its running statistics.
+def split_params(
+    arrays: Mapping[str, np.ndarray],
+) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+    """Separate learned parameters from running statistics.
 
     Parameters
     ----------
@@ -121,62 +133,63 @@ def split_params(arrays):
     -------
     arguments : dict of str to ndarray
         Those named ``"arg:..."``, without the prefix, and those without a prefix: Gluon's
-        ``save_parameters`` writes none, and only the network then knows which are statistics.
-    statistics : dict of str to ndarray
-        Those named ``"aux:..."``, without the prefix.
+        ``save_parameters`` writes none, and then only the graph tells which are auxiliary.
+    auxiliary : dict of str to ndarray
+        Those named ``"aux:..."``, without the prefix: running statistics.
 
     Raises
     ------
     ValueError
-        If two arrays would have one name.
+        If two arrays would have the same name.
 
     Examples
     --------
     >>> split_params({"arg:bn_gamma": 1, "aux:bn_moving_mean": 2, "dense0_weight": 3})
     ({'bn_gamma': 1, 'dense0_weight': 3}, {'bn_moving_mean': 2})
     """
-    arguments, statistics = {}, {}
+    arguments: dict[str, np.ndarray] = {}
+    auxiliary: dict[str, np.ndarray] = {}
     for name, values in arrays.items():
-        part = statistics if name.startswith("aux:") else arguments
+        part = auxiliary if name.startswith("aux:") else arguments
         bare = name[4:] if name.startswith(("arg:", "aux:")) else name
         if bare in part:
             raise ValueError(f"'arg:{bare}' and {bare!r} would both be named {bare!r}")
         part[bare] = values
-    return arguments, statistics
+    return arguments, auxiliary
 
 
 class _Reader:
     """A file read from front to back; ``at`` is the byte where the last thing read began."""
 
-    def __init__(self, file, path):
+    def __init__(self, file: BinaryIO, path: str | os.PathLike[str]) -> None:
         self.file = file
         self.path = path
         self.size = os.fstat(file.fileno()).st_size
         self.at = 0
 
-    def left(self):
+    def left(self) -> int:
         return self.size - self.file.tell()
 
-    def error(self, expected, found):
+    def error(self, expected: str, found: Any) -> ValueError:
         path = os.fspath(self.path)
         return ValueError(f"{path}, byte {self.at}: expected {expected}, found {found}")
 
-    def values(self, shape, dtype, what):
+    def values(self, shape: Sequence[int], dtype: str, what: str) -> np.ndarray:
         self.at = self.file.tell()
         needed, left = math.prod(shape) * np.dtype(dtype).itemsize, self.left()
         if needed <= left:
             values = np.empty(shape, dtype)
-            left = self.file.readinto(values)
-        # The second chance to find too little: another process may cut the file meanwhile.
+            left = self.file.readinto(values)  # type: ignore[attr-defined]
+        # Another process may cut the file meanwhile.
         if needed > left:
             raise self.error(f"{what} ({needed} bytes)", f"the end of the file after {left} bytes")
         return values
 
-    def number(self, dtype, what):
+    def number(self, dtype: str, what: str) -> int:
         return int(self.values((), dtype, what))
 
 
-def _read_array(reader, what):
+def _read_array(reader: _Reader, what: str) -> np.ndarray:
     version = reader.number("<u4", f"the layout of {what}")
     if version in (_V2, _V3):
         storage = reader.number("<i4", f"the storage type of {what}")
@@ -188,11 +201,11 @@ def _read_array(reader, what):
         if storage != 0:
             raise reader.error(f"the storage type of {what}, 0 to 2", storage)
     shape = _read_shape(reader, version, what)
-    # Where the array was: the device's kind and number, which say nothing about the values.
+    # The kind and index of the device that held the array.
     reader.values((2,), "<i4", f"the device of {what}")
     flag = reader.number("<i4", f"the type flag of {what}")
     if flag == _BOOL:
-        # Any byte but 0 means true; NumPy's bool may hold 0 and 1 only.
+        # Every byte but 0 is true; NumPy's bool holds only 0 and 1.
         return reader.values(shape, "|u1", f"the values of {what}").astype(bool)
     if flag == _BFLOAT16:
         # The upper half of a float32, whose lower half is zero.
@@ -204,51 +217,51 @@ def _read_array(reader, what):
     return reader.values(shape, _DTYPES[flag], f"the values of {what}")
 
 
-def _read_shape(reader, version, what):
+def _read_shape(reader: _Reader, version: int, what: str) -> list[int]:
     if version in (_V1, _V2, _V3):
         dimensions, dtype = reader.number("<i4", f"the number of dimensions of {what}"), "<i8"
     else:
-        # The oldest layout has no mark: what stands in its place is the number of dimensions.
+        # The oldest layout has no mark, and begins with the number of dimensions.
         dimensions, dtype = version, "<u4"
     if not -1 <= dimensions <= _MAX_DIMENSIONS:
         raise reader.error(
             f"the number of dimensions of {what}, at most {_MAX_DIMENSIONS}", dimensions
         )
     shape = reader.values((max(dimensions, 0),), dtype, f"the shape of {what}").tolist()
-    # Under NumPy semantics -1 says "unknown" and 0 is a number; before them 0 said "unknown".
+    # In NumPy semantics -1 is "unknown" and 0 is a size; before them 0 was "unknown".
     if dimensions == -1 or (dimensions == 0 and version != _V3) or (-1 in shape and version == _V3):
         raise reader.error(
             f"the shape of {what}",
             "none: it had no values when it was saved, or is a scalar "
             "that was not saved under mx.util.np_shape(True)",
         )
-    # An array without elements takes no bytes, but NumPy multiplies its other dimensions.
+    # An empty array takes no bytes, but NumPy multiplies its other dimensions.
     if min(shape, default=0) < 0 or math.prod(size or 1 for size in shape) > sys.maxsize // 8:
         raise reader.error(f"a possible shape of {what}", tuple(shape))
     return shape
 
 
-def _read_names(reader, count):
+def _read_names(reader: _Reader, count: int) -> list[str]:
     given = reader.number("<u8", "the number of names")
     if given not in (0, count):
         raise reader.error(f"names for all {count} arrays or for none", f"{given} names")
     if given == 0:
         return [str(i) for i in range(count)]
-    names = {}
+    names: dict[str, int] = {}
     for i in range(count):
         length = reader.number("<u8", f"the length of name {i}")
-        name = reader.values((length,), "|u1", f"name {i}").tobytes()
+        encoded = reader.values((length,), "|u1", f"name {i}").tobytes()
         try:
-            name = name.decode()
+            name = encoded.decode()
         except UnicodeDecodeError:
-            raise reader.error(f"name {i} in UTF-8", name[:40]) from None
+            raise reader.error(f"name {i} in UTF-8", encoded[:40]) from None
         if name in names:
             raise reader.error("a name of its own for each array", f"{name[:80]!r} again")
         names[name] = i
     return list(names)
 
 
-def _type_flag(name, values):
+def _type_flag(name: str, values: np.ndarray) -> int:
     if not isinstance(name, str):
         raise TypeError(f"a name is a string, and {name!r} is a {type(name).__name__}")
     dtype = values.dtype.newbyteorder("<").str

@@ -9,8 +9,8 @@ from typing import Any
 
 from xfer.checkpoint.legacy import upgrade
 
-_HOLDS_GRAPHS = ("_foreach", "_while_loop", "_cond")
-
+# The operators that hold graphs of their own.
+_LOOPS = ("_foreach", "_while_loop", "_cond")
 
 #: The index of a node, and the index of one of its outputs.
 Entry = tuple[int, int]
@@ -21,7 +21,8 @@ class Node:
     """A variable (whose operator is ``"null"``) or an operator; its mappings cannot be changed.
 
     Operators go by the names of MXNet 1.9. ``training`` holds hints that only training needs, such
-    as ``__lr_mult__``; nodes that differ only in them are equal.
+    as ``__lr_mult__``; nodes that differ only in them are equal. ``subgraphs`` are the bodies of
+    loops and conditions, as in the file.
     """
 
     operator: str
@@ -29,6 +30,7 @@ class Node:
     attributes: Mapping[str, str] = field(default_factory=dict, hash=False)
     inputs: tuple[Entry, ...] = ()
     training: Mapping[str, str] = field(default_factory=dict, compare=False)
+    subgraphs: tuple[Any, ...] = field(default=(), hash=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "attributes", MappingProxyType(dict(self.attributes)))
@@ -37,7 +39,8 @@ class Node:
     def __reduce__(self) -> tuple:
         # Pickle cannot write a mapping proxy, and a model may travel to another process.
         mappings = dict(self.attributes), dict(self.training)
-        return Node, (self.operator, self.name, mappings[0], self.inputs, mappings[1])
+        first = self.operator, self.name, mappings[0], self.inputs, mappings[1]
+        return Node, (*first, self.subgraphs)
 
     @property
     def is_variable(self) -> bool:
@@ -98,7 +101,13 @@ class MxGraph:
         except (TypeError, ValueError, RecursionError) as error:
             raise ValueError(f"the graph is not JSON: {error}") from None
         nodes, heads = upgrade(found)
-        return cls(tuple(Node(*node) for node in nodes), heads)
+        # Files of 0.8, which had no loops, list fewer nodes than there are.
+        bodies = [
+            tuple(node["subgraphs"]) if node["op"] in _LOOPS and "subgraphs" in node else ()
+            for node in found["nodes"]
+        ]
+        bodies = bodies if len(bodies) == len(nodes) else [()] * len(nodes)
+        return cls(tuple(Node(*node, body) for node, body in zip(nodes, bodies)), heads)
 
     def to_json(self) -> str:
         """Write the JSON that MXNet 1.9 writes and reads.
@@ -106,36 +115,26 @@ class MxGraph:
         Returns
         -------
         str
-
-        Raises
-        ------
-        ValueError
-            If an operator is a loop or a condition: their subgraphs are not kept here.
         """
-        for node in self.nodes:
-            if node.operator in _HOLDS_GRAPHS:
-                raise ValueError(
-                    f"layer {node.name!r} ({node.operator}) holds a graph of its own, and such "
-                    "networks can be read but not written"
-                )
         nodes = [
             {
                 "op": node.operator,
                 "name": node.name,
-                "attrs": {**node.attributes, **node.training},
+                "attrs": dict(node.attributes) | dict(node.training),
                 "inputs": [[*source, 0] for source in node.inputs],
+                **({"subgraphs": list(node.subgraphs)} if node.subgraphs else {}),
             }
             for node in self.nodes
         ]
         variables = [node_id for node_id, node in enumerate(self.nodes) if node.is_variable]
-        return write_json(
-            {
-                "nodes": nodes,
-                "arg_nodes": variables,
-                "heads": [[*head, 0] for head in self.heads],
-                "attrs": {"mxnet_version": ["int", 10901]},
-            }
-        )
+        graph = {
+            "nodes": nodes,
+            "arg_nodes": variables,
+            "heads": [[*head, 0] for head in self.heads],
+            "attrs": {"mxnet_version": ["int", 10901]},
+        }
+        # MXNet cannot read numeric escapes, as json writes for control characters.
+        return _ESCAPE.sub(_unescaped, json.dumps(graph, ensure_ascii=False))
 
     def prune(self, heads: Iterable[Entry]) -> "MxGraph":
         """Keep the nodes that some outputs depend on.
@@ -183,11 +182,6 @@ class MxGraph:
     def __repr__(self) -> str:
         operators = sum(not node.is_variable for node in self.nodes)
         return f"MxGraph({operators} operators, {len(self.nodes) - operators} variables)"
-
-
-def write_json(graph: dict[str, Any]) -> str:
-    """Write a graph as JSON that MXNet reads: it knows no escapes by number, as of control codes."""
-    return _ESCAPE.sub(_unescaped, json.dumps(graph, ensure_ascii=False))
 
 
 # Whole escapes: an escaped backslash begins no other escape.

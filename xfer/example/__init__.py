@@ -1,10 +1,11 @@
-"""A small task that needs no download: what the documentation works with.
+"""A small task that needs no download, used throughout the documentation.
 
-Handwritten digits, each somewhere on a larger canvas, and a convolutional network that was trained
-to read 0 to 4, as a checkpoint of MXNet. `examples/train_digits.py` trained it.
+Handwritten digits, each at a random place on a larger canvas, and a convolutional network trained
+to read 0 to 4, as an MXNet checkpoint. `examples/train_digits.py` trained it.
 """
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -13,8 +14,8 @@ __all__ = ["checkpoint", "digits", "scatter"]
 CANVAS = 16
 
 
-def digits():
-    """Return the digits of scikit-learn, each somewhere on a canvas.
+def digits() -> tuple[np.ndarray, np.ndarray]:
+    """Return scikit-learn's digits, each at a random place on a canvas.
 
     Returns
     -------
@@ -40,24 +41,8 @@ def digits():
     return scatter(images.reshape(-1, 8, 8) / 16), labels
 
 
-def scatter(images, seed=0):
-    """Put each image of 8 x 8 pixels somewhere on a canvas.
-
-    Parameters
-    ----------
-    images : array-like of shape (n, 8, 8)
-    seed : int, default=0
-        Of their places.
-
-    Returns
-    -------
-    ndarray of shape (n, 1, 16, 16), float32
-
-    Raises
-    ------
-    ValueError
-        If the images are of another shape.
-    """
+def scatter(images: Any, seed: int = 0) -> np.ndarray:
+    """Put images of shape (n, 8, 8) at random places on canvases of shape (n, 1, 16, 16)."""
     images = np.asarray(images)
     if images.shape[1:] != (8, 8):
         raise ValueError(f"images must have shape (n, 8, 8), got {images.shape}")
@@ -68,8 +53,8 @@ def scatter(images, seed=0):
     return canvases
 
 
-def checkpoint():
-    """Return the prefix of a checkpoint that reads the digits 0 to 4, of epoch 0.
+def checkpoint() -> str:
+    """Return the prefix of a checkpoint (epoch 0) that reads the digits 0 to 4.
 
     It takes `data` of shape (n, 1, 16, 16); three convolutions with `relu1`, `relu2` and `relu3`,
     the maximum over the canvas `pool3`, and five outputs.

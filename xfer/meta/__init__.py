@@ -1,9 +1,25 @@
-"""Classifiers for feature matrices with few labels: scikit-learn estimators, no framework."""
+"""Classifiers of feature matrices with few labels: scikit-learn estimators, no framework."""
 
 import importlib
+from typing import TYPE_CHECKING, Any
 
-# Resolved on first use: who wants one of them need not wait for the others.
-_PUBLIC = {
+if TYPE_CHECKING:
+    from xfer.meta.bayesian_network import BayesianNetwork
+    from xfer.meta.gaussian_process import DirichletGaussianProcess
+    from xfer.meta.logistic_regression import CalibratedLogisticRegression
+    from xfer.meta.posterior import Uncertainty
+    from xfer.meta.support_vector_machine import CalibratedSvm
+
+__all__ = [
+    "CalibratedLogisticRegression",
+    "CalibratedSvm",
+    "DirichletGaussianProcess",
+    "BayesianNetwork",
+    "Uncertainty",
+]
+
+# Each name is imported on first use, so that nobody waits for the others.
+_FILES = {
     "CalibratedLogisticRegression": "logistic_regression",
     "CalibratedSvm": "support_vector_machine",
     "DirichletGaussianProcess": "gaussian_process",
@@ -11,10 +27,12 @@ _PUBLIC = {
     "Uncertainty": "posterior",
 }
 
-__all__ = list(_PUBLIC)
 
-
-def __getattr__(name):
-    if name not in _PUBLIC:
+def __getattr__(name: str) -> Any:
+    if name not in _FILES:
         raise AttributeError(f"module 'xfer.meta' has no attribute {name!r}")
-    return getattr(importlib.import_module(f"xfer.meta.{_PUBLIC[name]}"), name)
+    return getattr(importlib.import_module(f"xfer.meta.{_FILES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

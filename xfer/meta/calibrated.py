@@ -1,28 +1,27 @@
-"""Probabilities that mean what they say: class scores, calibrated on held-out examples."""
+"""Calibrated probabilities: class scores rescaled on held-out examples."""
 
-from abc import ABC, abstractmethod
-from numbers import Real
+from __future__ import annotations
+
+from abc import abstractmethod
+from typing import Self
 
 import numpy as np
 from joblib import Parallel, delayed
+from numpy.typing import ArrayLike
 from scipy.optimize import minimize, minimize_scalar
 from scipy.special import log_softmax, softmax
-from sklearn.base import ClassifierMixin
-from sklearn.utils.multiclass import check_classification_targets
-from sklearn.utils.validation import check_is_fitted
+from sklearn.base import BaseEstimator, ClassifierMixin
 
-from xfer.meta.sparse import TakesSparse
-from xfer.meta.whitening import PartialWhitening
-
-_FOLDS = 5
+from xfer.meta.base import MetaClassifier, assign_folds, check_positive
+from xfer.meta.whitening import partial_whitening
 
 
-class CalibratedClassifier(ClassifierMixin, TakesSparse, ABC):
+class CalibratedClassifier(MetaClassifier):
     r"""A classifier whose scores become probabilities by a map learned on held-out scores.
 
-    The scores :math:`s` of every example come from a fit that has not seen it (5 folds). From them
-    are learned first a scale :math:`a` (temperature scaling [1]_), drawn towards a prior, then a
-    matrix and a shift near to doing nothing (matrix scaling with a ridge [2]_):
+    The scores :math:`s` of every example come from a fit that has not seen it (5 folds). First an
+    inverse temperature :math:`a` is learned [1]_, with a prior around its expected value, then a
+    matrix and a shift with a ridge [2]_ that keeps them close to no change:
 
     .. math:: p = \mathrm{softmax}(a s (I + D) + b)
 
@@ -35,205 +34,135 @@ class CalibratedClassifier(ClassifierMixin, TakesSparse, ABC):
        probabilities with Dirichlet calibration, sections 3 and 4.
     """
 
-    #: Logarithm of the scale that is expected before any example has been seen.
+    c: float
+    random_state: int
+    n_jobs: int | None = None
+    probability: bool = True
+    #: Mean of the prior on the logarithm of the inverse temperature.
     _expected_log_scale: float
     #: Weight of the ridge on the matrix and the shift.
     _ridge: float
 
     @abstractmethod
-    def _fit_scores(self, Z, y):
-        """Fit a model of the class scores.
+    def _fit_scores(self, Z: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Fit class scores on whitened features.
 
-        Parameters
-        ----------
-        Z : ndarray of shape (n, rank)
-            Whitened features.
-        y : ndarray of shape (n,)
-            Class numbers, each of which occurs.
-
-        Returns
-        -------
-        weights : ndarray of shape (n_classes, k)
-        intercept : ndarray of shape (n_classes,)
+        Return weights of shape (n_classes, k) and intercepts of shape (n_classes,).
         """
 
     @abstractmethod
-    def _basis(self, new, Z):
-        """Return what the weights multiply for new examples: ndarray of shape (m, k)."""
+    def _basis(self, new: np.ndarray, Z: np.ndarray) -> np.ndarray:
+        """Return what the weights multiply for new examples, of shape (m, k)."""
 
-    @abstractmethod
-    def _keep(self, whitening, Z, weights, intercept):
-        """Store the fitted model as attributes."""
-
-    @abstractmethod
-    def _scores(self, X):
-        """Return the calibrated scores of raw features: ndarray of shape (m, n_classes)."""
-
-    def _calibrates(self):
-        return True
-
-    def check_parameters(self):
-        """Refuse parameters that are out of range.
-
-        Returns
-        -------
-        CalibratedClassifier
-            Itself.
-
-        Raises
-        ------
-        ValueError
-            Naming the parameter.
-        """
-        if isinstance(self.c, bool) or not isinstance(self.c, Real) or not self.c > 0:
-            raise ValueError(f"c must be a positive number, got {self.c!r}")
+    def check_parameters(self) -> Self:
+        """Raise ValueError, naming the parameter, if one is out of range; return self."""
+        check_positive("c", self.c, finite=False)
         return self
 
-    def fit(self, X, y):
-        """Fit the scores, then their calibration.
-
-        Parameters
-        ----------
-        X : array-like or sparse matrix of shape (n, d)
-        y : array-like of shape (n,)
-            Labels of any kind, of two classes or more. A class of a single example is never held
-            out, and has no part in the calibration.
-
-        Returns
-        -------
-        CalibratedClassifier
-            Itself.
-        """
-        self.check_parameters()
-        X, y = self._validated(X, y)
-        check_classification_targets(y)
-        self.classes_, y = np.unique(y, return_inverse=True)
-        number = len(self.classes_)
-        if number < 2:
-            raise ValueError(
-                "Classifier needs samples of at least 2 classes; the data contains only one "
-                f"class: {self.classes_.tolist()[0]!r}"
-            )
-        whitening = PartialWhitening().fit(X)
-        Z = whitening.transform(X)
+    def _fit_and_calibrate(self, X: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, ...]:
+        """Return mean and components of the whitening, whitened X, weights and intercepts."""
+        mean, components = partial_whitening(X)
+        Z = (X - mean) @ components
         weights, intercept = self._fit_scores(Z, y)
-        if self._calibrates():
-            fold = _folds(X, y, self.random_state)
-            held = np.flatnonzero(fold >= 0)
-            scores = self._held_out_scores(Z, y, fold)[held]
-            matrix, shift = self._calibration(scores, y[held], number)
+        if self.probability:
+            fold = assign_folds(X, y, self.random_state)
+            held_out = np.flatnonzero(fold >= 0)
+            scores = self._held_out_scores(Z, y, fold)[held_out]
+            matrix, shift = self._calibration(scores, y[held_out], len(self.classes_))
             weights, intercept = matrix.T @ weights, intercept @ matrix + shift
-        self._keep(whitening, Z, weights, intercept)
-        return self
+        return mean, components, Z, weights, intercept
 
-    def predict(self, X):
-        """Predict labels.
+    def _probabilities(self, X: np.ndarray) -> np.ndarray:
+        return softmax(self._class_scores(X), axis=1)
 
-        Parameters
-        ----------
-        X : array-like of shape (m, d)
-
-        Returns
-        -------
-        ndarray of shape (m,)
-            Members of ``classes_``.
-        """
-        numbers = self._calibrated_scores(X).argmax(axis=1)
-        return self.classes_[numbers]
-
-    def predict_proba(self, X):
-        """Predict the probability of each label.
-
-        Parameters
-        ----------
-        X : array-like of shape (m, d)
-
-        Returns
-        -------
-        ndarray of shape (m, n_classes)
-            Columns follow ``classes_``; rows sum to 1.
-        """
-        return softmax(self._calibrated_scores(X), axis=1)
-
-    def _calibrated_scores(self, X):
-        check_is_fitted(self)
-        return self._scores(self._validated(X, dtype=np.float64, reset=False))
-
-    def _held_out_scores(self, Z, y, fold):
-        def score(number):
-            train, test = fold != number, fold == number
+    def _held_out_scores(self, Z: np.ndarray, y: np.ndarray, fold: np.ndarray) -> np.ndarray:
+        def score(index: int) -> tuple[np.ndarray, np.ndarray]:
+            train, test = fold != index, fold == index
             weights, intercept = self._fit_scores(Z[train], y[train])
             return test, self._basis(Z[test], Z[train]) @ weights.T + intercept
 
         scores = np.zeros((len(y), y.max() + 1))
-        numbers = np.unique(fold[fold >= 0])
-        parallel = Parallel(n_jobs=getattr(self, "n_jobs", None), prefer="threads")
-        for test, found in parallel(delayed(score)(number) for number in numbers):
-            scores[test] = found
+        parallel = Parallel(n_jobs=self.n_jobs, prefer="threads")
+        for test, result in parallel(delayed(score)(i) for i in np.unique(fold[fold >= 0])):
+            scores[test] = result
         return scores
 
-    def _calibration(self, scores, y, number):
-        matrix, shift = np.exp(self._expected_log_scale) * np.eye(number), np.zeros(number)
-        # Classes that were never held out stay out, or it would learn that they never occur.
+    def _calibration(
+        self, scores: np.ndarray, y: np.ndarray, n_classes: int
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Return the matrix and the shift that calibrate scores of shape (n, n_classes)."""
+        matrix = np.exp(self._expected_log_scale) * np.eye(n_classes)
+        shift = np.zeros(n_classes)
+        # Classes never held out are left out, or the map would learn that they never occur.
         seen, target = np.unique(y, return_inverse=True)
         if len(seen) > 1:
-            scale = fit_scale(scores[:, seen], target, self._expected_log_scale)
+            scale = fit_inverse_temperature(scores[:, seen], target, self._expected_log_scale)
             change, shift[seen] = _fit_map(scale * scores[:, seen], target, self._ridge)
-            matrix = scale * np.eye(number)
+            matrix = scale * np.eye(n_classes)
             matrix[np.ix_(seen, seen)] += scale * change
         return matrix, shift
 
 
-def _folds(X, y, random_state):
-    """Tell the fold of each example: classes spread evenly, equal rows together.
+class ScaledScores(ClassifierMixin, BaseEstimator):
+    """Probabilities from the class scores of a network: softmax(inverse_temperature * scores).
 
-    A copy that stays in training would flatter its twin. A class without a second distinct row gets
-    -1, always in training.
-    """
-    distinct, row = np.unique(np.column_stack([y, X]), axis=0, return_inverse=True)
-    label = distinct[:, 0].astype(int)
-    order = np.random.RandomState(random_state).permutation(len(label))
-    order = order[np.argsort(label[order], kind="stable")]
-    fold = np.empty(len(label), dtype=int)
-    fold[order] = np.arange(len(label)) % _FOLDS
-    fold[np.bincount(label)[label] == 1] = -1
-    return fold[row.ravel()]
+    The temperature is learned on held-out scores (Guo et al. 2017, On Calibration of Modern Neural
+    Networks, eq. 9), and does not change labels.
 
-
-def fit_scale(scores, target, expected_log_scale):
-    """Find the scale of least log loss, drawn to the expected one by the weight of one example.
-
-    Parameters
-    ----------
-    scores : ndarray of shape (n, n_classes)
-    target : ndarray of shape (n,)
-        Columns.
-    expected_log_scale : float
-
-    Returns
-    -------
-    float
+    >>> ScaledScores(np.array(["bike", "car"])).predict_proba([[0.0, 2.0]]).round(2)
+    array([[0.12, 0.88]])
     """
 
-    def loss(log_scale):
-        log_probabilities = log_softmax(np.exp(log_scale) * scores, axis=1)
-        right = log_probabilities[np.arange(len(target)), target]
-        return (log_scale - expected_log_scale) ** 2 - right.sum()
+    def __init__(self, classes: np.ndarray, inverse_temperature: float = 1.0) -> None:
+        self.classes = classes
+        self.inverse_temperature = inverse_temperature
 
-    return np.exp(minimize_scalar(loss, bounds=(-5, 5), method="bounded").x)
+    @classmethod
+    def held_out(cls, classes: np.ndarray, scores: np.ndarray, targets: np.ndarray) -> Self:
+        """Learn the temperature from held-out scores of shape (n, n_classes) and class indices."""
+        return cls(classes, fit_inverse_temperature(scores, targets, 0.0))
+
+    @property
+    def classes_(self) -> np.ndarray:
+        """The class of each column."""
+        return self.classes
+
+    def predict(self, X: ArrayLike) -> np.ndarray:
+        """Return the class of the largest score of each row."""
+        return self.classes[np.argmax(X, axis=1)]
+
+    def predict_proba(self, X: ArrayLike) -> np.ndarray:
+        """Return the probability of each class, of shape (n, n_classes)."""
+        return softmax(self.inverse_temperature * np.asarray(X, dtype=np.float64), axis=1)
 
 
-def _fit_map(scores, target, ridge):
-    """Find D and b of least log loss for softmax(s + sD + b), with a ridge on both."""
+def fit_inverse_temperature(
+    scores: np.ndarray, target: np.ndarray, expected_logarithm: float
+) -> float:
+    """Return the factor of least log loss on scores of shape (n, n_classes).
+
+    Its prior, around the expected logarithm, has the weight of one example.
+    """
+
+    def loss(logarithm: float) -> float:
+        log_probabilities = log_softmax(np.exp(logarithm) * scores, axis=1)
+        log_likelihoods = log_probabilities[np.arange(len(target)), target]
+        return (logarithm - expected_logarithm) ** 2 - log_likelihoods.sum()
+
+    return float(np.exp(minimize_scalar(loss, bounds=(-5, 5), method="bounded").x))
+
+
+def _fit_map(scores: np.ndarray, target: np.ndarray, ridge: float) -> tuple[np.ndarray, np.ndarray]:
+    """Return D and b of least log loss for softmax(s + sD + b), with a ridge on both."""
     n, k = scores.shape
     inputs, truth = np.column_stack([scores, np.ones(n)]), np.eye(k)[target]
 
-    def loss_and_gradient(flat):
+    def loss_and_gradient(flat: np.ndarray) -> tuple[float, np.ndarray]:
         log_probabilities = log_softmax(scores + inputs @ flat.reshape(k + 1, k), axis=1)
         gradient = inputs.T @ (np.exp(log_probabilities) - truth)
         loss = ridge / 2 * flat @ flat - (truth * log_probabilities).sum()
         return loss, gradient.ravel() + ridge * flat
 
     start = np.zeros((k + 1) * k)
-    found = minimize(loss_and_gradient, start, jac=True, method="L-BFGS-B").x.reshape(k + 1, k)
-    return found[:k], found[k]
+    result = minimize(loss_and_gradient, start, jac=True, method="L-BFGS-B").x.reshape(k + 1, k)
+    return result[:k], result[k]

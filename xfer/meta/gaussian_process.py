@@ -1,67 +1,74 @@
 """Gaussian process classification for few labels, in closed form."""
 
-from numbers import Integral
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Self
 
 import numpy as np
+from numpy.typing import ArrayLike
 from scipy.linalg import solve_triangular
 from scipy.optimize import minimize
 from sklearn.metrics.pairwise import euclidean_distances
 from sklearn.utils import check_random_state, gen_batches
 
 from xfer._io import progress_bar
+from xfer.meta.base import check_integer
 from xfer.meta.left_out import LeftOut, dirichlet_targets
 from xfer.meta.posterior import (
     BayesianClassifier,
-    choose_sharpness,
+    choose_inverse_temperature,
     standard_normal_points,
 )
-from xfer.meta.whitening import PartialWhitening, drawn_in
+from xfer.meta.whitening import partial_whitening, squash
 
-_LEARNED_ROWS = 1000  # the most that kernels are learned from
-_EXACT_ROWS = 3000  # beyond which inducing points stand for the examples
+_LEARNED_ROWS = 1000  # kernels are learned from at most this many examples
+_EXACT_ROWS = 3000  # with more examples, inducing points stand for them
 _INDUCING_POINTS, _CANDIDATES = 800, 10_000
-_ROWS_AT_A_TIME = 4096
+_BATCH_SIZE = 4096
 _SAMPLES = 128
-# What is expected of the logarithms of the parameters before any example has been seen: normal
-# distributions, and a Laplace distribution for the concentration.
-_LENGTH_SCALE, _LENGTH_SCALE_SPREAD = np.log(2.5), 1.0
-_VARIANCE, _VARIANCE_SPREAD = np.log(10.0), 1.5
+# Priors on the logarithms of the parameters: normal distributions, and a Laplace distribution for
+# the concentration.
+_LENGTH_SCALE, _LENGTH_SCALE_DEVIATION = np.log(2.5), 1.0
+_VARIANCE, _VARIANCE_DEVIATION = np.log(10.0), 1.5
 _CONCENTRATION, _CONCENTRATION_RATE = np.log(0.01), 4.5
+
+Layers = list[np.ndarray]
 
 
 class DirichletGaussianProcess(BayesianClassifier):
     r"""Gaussian processes over the class scores, with one RBF kernel for each layer.
 
-    The label of an example is taken for a draw from a Dirichlet distribution of concentration
+    The label of an example is treated as a sample from a Dirichlet distribution with concentration
     :math:`1 + \epsilon` at the label and :math:`\epsilon` at the other classes. Its Gamma variables
-    are matched by log-normal ones [1]_, so that each class score :math:`f_c` is a regression on
+    are approximated by log-normal ones [1]_, so each class score :math:`f_c` is a regression on
 
     .. math:: \tilde y_c = \log a - \tilde\sigma_c^2 / 2, \quad
               \tilde\sigma_c^2 = \log(1 + 1/a), \quad a = [y = c] + \epsilon
 
-    with noise :math:`\tilde\sigma_c^2`, and everything is in closed form. The scores have the prior
+    with noise :math:`\tilde\sigma_c^2`, and everything has a closed form. The scores have the prior
 
     .. math:: f_c \sim GP(0, \textstyle\sum_l v_l \exp(-|z_l - z_l'|^2 / 2 \lambda_l^2))
 
-    where :math:`z_l` are the features of layer :math:`l`, partly whitened and drawn in to
+    where :math:`z_l` are the features of layer :math:`l`, partly whitened and squashed to
     :math:`z / \sqrt{(1 + |z|^2) / 2}`, so that no example is far from all others by its length
     alone. Variances :math:`v_l`, length scales :math:`\lambda_l` and :math:`\epsilon` are learned
-    by the probability of each label given all others [2]_, times weak priors, with analytic
+    from the probability of each label given all others [2]_, times weak priors, with analytic
     gradients. The marginal likelihood is a density of :math:`\tilde y`, not a probability of
-    labels, and predicted worse when both were tried.
+    labels; it gave worse predictions.
 
-    At the end scores are multiplied by a sharpness of 1 or more, chosen on the same left-out
-    predictions. Beyond 3,000 examples, 800 inducing points stand for them [3]_, chosen one after
-    the other where most variance is left [4]_, and kernels are learned from 1,000 examples.
+    At the end scores are multiplied by an inverse temperature of at least 1, chosen on the same
+    left-out predictions. Beyond 3,000 examples, 800 inducing points stand for them [3]_, chosen one
+    by one where most variance is left [4]_, and kernels are learned from 1,000 examples.
 
     Parameters
     ----------
     columns : list of array-like of int, optional
-        The columns of each layer. By default all columns are of one.
+        The columns of each layer. By default all columns are one layer.
     max_function_evaluations : int, default=100
-        The most evaluations of the objective and its gradient.
+        Maximum number of evaluations of the objective and its gradient.
     apply_l2_norm : bool, default=False
-        Whether each row of a layer is scaled to length 1 before anything else.
+        Whether to scale each row of a layer to length 1 first.
     random_state : int, default=0
         Seed of the samples, and of the choice among many examples.
     progress : bool, optional
@@ -73,13 +80,13 @@ class DirichletGaussianProcess(BayesianClassifier):
     length_scales_ : ndarray of shape (n_layers,)
     variances_ : ndarray of shape (n_layers,)
     concentration_ : float
-        The Dirichlet concentration of classes that were not seen.
-    sharpness_ : float
-        What scores are multiplied by.
+        The Dirichlet concentration :math:`\epsilon`.
+    inverse_temperature_ : float
+        Scores are multiplied by it.
     objective_ : float
-        Log probability of the labels, each left out, and of the parameters; summed, in nats.
+        Log probability of the labels, each left out, plus that of the parameters; in nats.
     n_evaluations_ : int
-        Evaluations of the objective.
+        Number of evaluations of the objective.
 
     References
     ----------
@@ -106,184 +113,152 @@ class DirichletGaussianProcess(BayesianClassifier):
 
     def __init__(
         self,
-        columns=None,
+        columns: Sequence[ArrayLike] | None = None,
         *,
-        max_function_evaluations=100,
-        apply_l2_norm=False,
-        random_state=0,
-        progress=None,
-    ):
+        max_function_evaluations: int = 100,
+        apply_l2_norm: bool = False,
+        random_state: int = 0,
+        progress: bool | None = None,
+    ) -> None:
         self.columns = columns
         self.max_function_evaluations = max_function_evaluations
         self.apply_l2_norm = apply_l2_norm
         self.random_state = random_state
         self.progress = progress
 
-    def check_parameters(self):
-        """Refuse parameters that are out of range.
-
-        Returns
-        -------
-        DirichletGaussianProcess
-            Itself.
-
-        Raises
-        ------
-        ValueError
-            Naming the parameter.
-        """
-        most = self.max_function_evaluations
-        if isinstance(most, bool) or not isinstance(most, Integral) or most < 1:
-            raise ValueError(
-                f"max_function_evaluations must be an integer of at least 1, got {most!r}"
-            )
+    def check_parameters(self) -> Self:
+        """Raise ValueError, naming the parameter, if one is out of range; return self."""
+        check_integer("max_function_evaluations", self.max_function_evaluations, 1)
         return self
 
-    def fit(self, X, y):
-        """Learn the kernels, then the posterior.
-
-        Parameters
-        ----------
-        X : array-like of shape (n, d)
-        y : array-like of shape (n,)
-            Labels of any kind, of two classes or more.
-
-        Returns
-        -------
-        DirichletGaussianProcess
-            Itself.
-        """
-        self.check_parameters()
-        X, y = self._checked(X, y)
+    def _fit(self, X: np.ndarray, y: np.ndarray) -> None:
+        """Learn the kernels, then the posterior."""
         random = check_random_state(self.random_state)
         self.points_ = standard_normal_points(_SAMPLES, len(self.classes_), random)
         order = np.argsort(y, kind="stable")
         X, y = X[order], y[order]
         self.columns_ = _columns(self.columns, X.shape[1])
-        whitenings = [PartialWhitening().fit(self._layer(X, some)) for some in self.columns_]
-        self.means_ = [whitening.mean_ for whitening in whitenings]
-        self.components_ = [whitening.components_ for whitening in whitenings]
+        whitenings = [partial_whitening(self._layer(X, columns)) for columns in self.columns_]
+        self.means_, self.components_ = map(list, zip(*whitenings))
         layers = self._whitened(X)
+        one_hot = y[:, None] == np.arange(len(self.classes_))
         rows = _rows_to_learn_from(X, y, random)
-        self._learn([layer[rows] for layer in layers], self._own(y[rows]))
+        self._learn([layer[rows] for layer in layers], one_hot[rows])
         if len(y) <= _EXACT_ROWS:
-            self._condition(layers, self._own(y))
+            self.sign_ = -1.0
+            posterior = self._condition(layers, one_hot)
         else:
-            self._condition_on_inducing_points(layers, self._own(y), random)
-        return self
+            self.sign_ = 1.0
+            candidates = random.permutation(len(y))[:_CANDIDATES]
+            posterior = self._condition_on_inducing_points(layers, one_hot, candidates)
+        self.basis_, self.root_, weights, class_roots = posterior
+        self.weights_ = self.root_ @ np.column_stack(weights)
+        self.class_roots_ = np.concatenate(class_roots, axis=1)
+        self.class_ends_ = np.cumsum([class_root.shape[1] for class_root in class_roots])
 
-    def _own(self, y):
-        return y[:, None] == np.arange(len(self.classes_))
-
-    def _layer(self, X, columns):
+    def _layer(self, X: np.ndarray, columns: np.ndarray) -> np.ndarray:
         return _of_length_one(X[:, columns]) if self.apply_l2_norm else X[:, columns]
 
-    def _whitened(self, X):
-        """Return the features of each layer: arrays of shape (n, rank)."""
+    def _whitened(self, X: np.ndarray) -> Layers:
+        """Return the features of each layer, of shape (n, rank)."""
         return [
-            drawn_in((self._layer(X, columns) - mean) @ components)
+            squash((self._layer(X, columns) - mean) @ components)
             for columns, mean, components in zip(self.columns_, self.means_, self.components_)
         ]
 
-    def _learn(self, layers, own):
-        """Learn the parameters of the kernels and of the likelihood, then the sharpness."""
+    def _learn(self, layers: Layers, one_hot: np.ndarray) -> None:
+        """Learn the parameters of kernels and likelihood, then the inverse temperature."""
         distances = [euclidean_distances(layer, squared=True) for layer in layers]
-        number = len(layers)
-        start = np.repeat([_LENGTH_SCALE, _VARIANCE - np.log(number)], number)
+        n_layers = len(layers)
+        start = np.repeat([_LENGTH_SCALE, _VARIANCE - np.log(n_layers)], n_layers)
         start = np.append(start, _CONCENTRATION)
         with progress_bar(None, self.progress, None, "kernels", "evaluation") as bar:
 
-            def objective(parameters):
+            def objective(parameters: np.ndarray) -> tuple[float, np.ndarray]:
                 bar.update()
-                return _negative_objective(parameters, distances, own, self.points_, start)
+                return _negative_objective(parameters, distances, one_hot, self.points_, start)
 
             options = {"maxfun": self.max_function_evaluations, "ftol": 1e-4, "gtol": 1e-2}
-            found = minimize(objective, start, jac=True, method="L-BFGS-B", options=options)
-        self.length_scales_ = np.exp(found.x[:number])
-        self.variances_ = np.exp(found.x[number:-1])
-        self.concentration_ = float(np.exp(found.x[-1]))
-        self.objective_, self.n_evaluations_ = float(-found.fun), int(found.nfev)
-        K = sum(_kernels(distances, self.length_scales_, self.variances_))
-        left_out = LeftOut(K, own, dirichlet_targets(found.x[-1]))
-        self.sharpness_ = choose_sharpness(left_out.scores(self.points_), own.argmax(axis=1))
+            result = minimize(objective, start, jac=True, method="L-BFGS-B", options=options)
+        self.length_scales_ = np.exp(result.x[:n_layers])
+        self.variances_ = np.exp(result.x[n_layers:-1])
+        self.concentration_ = float(np.exp(result.x[-1]))
+        self.objective_, self.n_evaluations_ = float(-result.fun), int(result.nfev)
+        K = _sum(_kernels(distances, self.length_scales_, self.variances_))
+        scores = LeftOut(K, one_hot, dirichlet_targets(result.x[-1])).scores(self.points_)
+        self.inverse_temperature_ = choose_inverse_temperature(scores, one_hot.argmax(axis=1))
 
-    def _covariance(self, layers, others):
+    def _covariance(self, layers: Layers, others: Layers) -> np.ndarray:
         distances = (euclidean_distances(a, b, squared=True) for a, b in zip(layers, others))
-        return sum(_kernels(distances, self.length_scales_, self.variances_))
+        return _sum(_kernels(distances, self.length_scales_, self.variances_))
 
-    def _condition(self, layers, own):
-        """Store the exact posterior."""
+    def _condition(self, layers: Layers, one_hot: np.ndarray) -> tuple:
+        """Return basis, root, weights and roots of each class of the exact posterior."""
         targets = dirichlet_targets(np.log(self.concentration_))
         K = self._covariance(layers, layers)
         K[np.diag_indices(len(K))] += targets.noise[1]
         root = _inverse_root(K)
-        y = root.T @ (targets.gap * (own - 1 / own.shape[1]))
+        y = root.T @ (targets.gap * (one_hot - 1 / one_hot.shape[1]))
         class_roots, weights = [], []
-        for c in range(own.shape[1]):
-            rows = root[own[:, c]]
+        for c in range(one_hot.shape[1]):
+            rows = root[one_hot[:, c]]
             S = np.eye(len(rows)) / (targets.noise[1] - targets.noise[0]) - rows @ rows.T
             class_roots.append(rows.T @ _inverse_root(S))
             weights.append(y[:, c] + class_roots[-1] @ (class_roots[-1].T @ y[:, c]))
-        self._keep(layers, root, weights, class_roots, sign=-1.0)
+        return layers, root, weights, class_roots
 
-    def _condition_on_inducing_points(self, layers, own, random):
-        """Store the posterior given the scores of some points, the best there is for them."""
+    def _condition_on_inducing_points(
+        self, layers: Layers, one_hot: np.ndarray, candidates: np.ndarray
+    ) -> tuple:
+        """Return the same of the best posterior given some points (Titsias 2009, eq. 10)."""
         targets = dirichlet_targets(np.log(self.concentration_))
-        candidates = random.permutation(len(own))[:_CANDIDATES]
-        chosen = self._spread_points([layer[candidates] for layer in layers])
+        chosen = self._choose_inducing_points([layer[candidates] for layer in layers])
         inducing = [layer[candidates[chosen]] for layer in layers]
         K = self._covariance(inducing, inducing)
         K[np.diag_indices(len(K))] += 1e-8 * self.variances_.sum()
         root = _inverse_root(K)
-        products = np.zeros((own.shape[1], len(K), len(K)))
-        sums = np.zeros((own.shape[1], len(K)))
-        for c in range(own.shape[1]):
-            rows = np.flatnonzero(own[:, c])
-            for some in gen_batches(len(rows), _ROWS_AT_A_TIME):
-                part = [layer[rows[some]] for layer in layers]
+        products = np.zeros((one_hot.shape[1], len(K), len(K)))
+        sums = np.zeros((one_hot.shape[1], len(K)))
+        for c in range(one_hot.shape[1]):
+            rows = np.flatnonzero(one_hot[:, c])
+            for batch in gen_batches(len(rows), _BATCH_SIZE):
+                part = [layer[rows[batch]] for layer in layers]
                 features = self._covariance(part, inducing) @ root
                 products[c] += features.T @ features
                 sums[c] += features.sum(axis=0)
         own_noise, other_noise = targets.noise
-        shared, total, share = products.sum(axis=0) / other_noise, sums.sum(axis=0), len(sums)
+        shared, total, n_classes = products.sum(axis=0) / other_noise, sums.sum(axis=0), len(sums)
         class_roots, weights = [], []
         for product, of_class in zip(products, sums):
             precision = shared + (1 / own_noise - 1 / other_noise) * product
             precision[np.diag_indices(len(K))] += 1
             class_roots.append(_inverse_root(precision))
-            pull = (1 - 1 / share) / own_noise * of_class
-            pull -= (total - of_class) / (share * other_noise)
+            pull = (1 - 1 / n_classes) / own_noise * of_class
+            pull -= (total - of_class) / (n_classes * other_noise)
             weights.append(class_roots[-1] @ (class_roots[-1].T @ (targets.gap * pull)))
-        self._keep(inducing, root, weights, class_roots, sign=1.0)
+        return inducing, root, weights, class_roots
 
-    def _spread_points(self, layers):
-        """Choose points one after the other, each where the ones before leave most variance."""
+    def _choose_inducing_points(self, layers: Layers) -> np.ndarray:
+        """Return row indices, each chosen where those before leave the most variance."""
         n = len(layers[0])
         left = np.full(n, self.variances_.sum())
         factor = np.empty((n, min(n, _INDUCING_POINTS)))
-        chosen = []
+        chosen: list[int] = []
         while len(chosen) < factor.shape[1] and left.max() > 1e-6 * self.variances_.sum():
-            number, point = len(chosen), int(left.argmax())
+            rank, point = len(chosen), int(left.argmax())
             column = self._covariance(layers, [layer[[point]] for layer in layers])[:, 0]
-            column -= factor[:, :number] @ factor[point, :number]
-            factor[:, number] = column / np.sqrt(left[point])
-            left -= factor[:, number] ** 2
+            column -= factor[:, :rank] @ factor[point, :rank]
+            factor[:, rank] = column / np.sqrt(left[point])
+            left -= factor[:, rank] ** 2
             left[point] = 0
             chosen.append(point)
         return np.array(chosen)
 
-    def _keep(self, layers, root, weights, class_roots, sign):
-        self.basis_ = layers
-        self.root_, self.weights_ = root, root @ np.column_stack(weights)
-        self.class_roots_ = np.concatenate(class_roots, axis=1)
-        self.class_ends_ = np.cumsum([class_root.shape[1] for class_root in class_roots])
-        self.sign_ = sign
-
     @property
-    def _numbers_a_row(self):
+    def _floats_per_row(self) -> int:
         return len(self.points_) * len(self.classes_) + 2 * len(self.root_)
 
-    def _score_samples(self, X):
+    def _score_samples(self, X: np.ndarray) -> np.ndarray:
         K = self._covariance(self._whitened(X), self.basis_)
         means = K @ self.weights_
         h = K @ self.root_
@@ -294,49 +269,62 @@ class DirichletGaussianProcess(BayesianClassifier):
         variances = variances + self.sign_ * np.add.reduceat(squares, starts, axis=1)
         deviations = np.sqrt(np.maximum(variances, 0))
         scores = means[:, None] + deviations[:, None] * self.points_
-        return self.sharpness_ * scores
+        return self.inverse_temperature_ * scores
 
 
-def _negative_objective(parameters, distances, own, points, middle):
+def _negative_objective(
+    parameters: np.ndarray,
+    distances: Layers,
+    one_hot: np.ndarray,
+    points: np.ndarray,
+    prior_mean: np.ndarray,
+) -> tuple[float, np.ndarray]:
     """Return the negative log probability of labels and parameters, and its gradient."""
-    number = len(distances)
-    length_scales, variances = np.exp(parameters[:number]), np.exp(parameters[number:-1])
+    n_layers = len(distances)
+    length_scales, variances = np.exp(parameters[:n_layers]), np.exp(parameters[n_layers:-1])
     parts = _kernels(distances, length_scales, variances)
-    left_out = LeftOut(sum(parts), own, dirichlet_targets(parameters[-1]))
+    left_out = LeftOut(_sum(parts), one_hot, dirichlet_targets(parameters[-1]))
     loss, by_K, by_log_concentration = left_out.loss(points)
     gradient = np.empty_like(parameters)
     for layer, (part, squares) in enumerate(zip(parts, distances)):
         by_part = by_K * part
-        gradient[number + layer] = by_part.sum()
+        gradient[n_layers + layer] = by_part.sum()
         gradient[layer] = np.vdot(by_part, squares) / length_scales[layer] ** 2
     gradient[-1] = by_log_concentration
-    away = parameters - middle
-    spread = np.repeat([_LENGTH_SCALE_SPREAD, _VARIANCE_SPREAD], number)
+    away = parameters - prior_mean
+    deviation = np.repeat([_LENGTH_SCALE_DEVIATION, _VARIANCE_DEVIATION], n_layers)
     length = np.hypot(away[-1], 0.1)  # smooth at 0
-    loss += (away[:-1] ** 2 / spread**2).sum() / 2 + _CONCENTRATION_RATE * length
-    gradient[:-1] += away[:-1] / spread**2
+    loss += (away[:-1] ** 2 / deviation**2).sum() / 2 + _CONCENTRATION_RATE * length
+    gradient[:-1] += away[:-1] / deviation**2
     gradient[-1] += _CONCENTRATION_RATE * away[-1] / length
     return loss, gradient
 
 
-def _kernels(distances, length_scales, variances):
+def _kernels(
+    distances: Iterable[np.ndarray], length_scales: np.ndarray, variances: np.ndarray
+) -> Layers:
     return [
         variance * np.exp(squares / (-2 * length_scale**2))
         for squares, length_scale, variance in zip(distances, length_scales, variances)
     ]
 
 
-def _columns(columns, number):
+def _sum(arrays: Layers) -> np.ndarray:
+    return sum(arrays[1:], arrays[0])
+
+
+def _columns(columns: Sequence[ArrayLike] | None, n_columns: int) -> Layers:
+    """Return the column indices of each layer."""
     if columns is None:
-        return [np.arange(number)]
-    columns = [np.asarray(some) for some in columns]
-    if not columns or not all(len(some) for some in columns):
-        raise ValueError("columns must hold, for each layer, the numbers of one column or more")
-    return [np.arange(number)[some] for some in columns]
+        return [np.arange(n_columns)]
+    layers = [np.asarray(indices) for indices in columns]
+    if not layers or not all(len(indices) for indices in layers):
+        raise ValueError(f"columns must give each layer at least one column, got {columns!r}")
+    return [np.arange(n_columns)[indices] for indices in layers]
 
 
-def _rows_to_learn_from(X, y, random):
-    """Choose examples of every class, none of them twice: a copy would vouch for its twin."""
+def _rows_to_learn_from(X: np.ndarray, y: np.ndarray, random: np.random.RandomState) -> np.ndarray:
+    """Choose distinct examples of every class: a copy would make its twin look predictable."""
     rows = np.unique(np.column_stack([y, X]), axis=0, return_index=True)[1]
     rows = random.permutation(np.sort(rows))
     first = np.unique(y[rows], return_index=True)[1]
@@ -344,11 +332,11 @@ def _rows_to_learn_from(X, y, random):
     return np.sort(np.concatenate([rows[first], others])[: max(_LEARNED_ROWS, len(first))])
 
 
-def _of_length_one(X):
+def _of_length_one(X: np.ndarray) -> np.ndarray:
     length = np.linalg.norm(X, axis=1, keepdims=True)
     return np.divide(X, length, out=np.zeros_like(X), where=length > 0)
 
 
-def _inverse_root(A):
-    """Return R, upper triangular, such that R R' is the inverse of A."""
+def _inverse_root(A: np.ndarray) -> np.ndarray:
+    """Return an upper triangular R with R R' = inverse of A."""
     return solve_triangular(np.linalg.cholesky(A), np.eye(len(A)), lower=True).T

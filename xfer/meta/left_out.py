@@ -1,14 +1,17 @@
 r"""Gaussian process regression on Dirichlet targets: each label predicted from all the others.
 
-Examples are ordered by class. Noise is that of other classes but for the rows of the own class, so
-with :math:`G = (K + \sigma_-^2 I)^{-1}` the precision of class c is, by Woodbury's identity,
+Examples are sorted by class. The noise is :math:`\sigma_-^2`, except :math:`\sigma_+^2` for the
+rows of class c itself, so with :math:`G = (K + \sigma_-^2 I)^{-1}` the precision of class c is, by
+Woodbury's identity,
 
 .. math:: (K + D_c)^{-1} = G + Q_c^T Q_c, \quad
           Q_c = \mathrm{chol}(I / (\sigma_-^2 - \sigma_+^2) - G_{cc})^{-1} G_{c:}
 
-and the :math:`Q_c` of all classes, one above the other, are one n x n matrix. Everything below
-costs a few products of n x n matrices, however many classes there are.
+and the :math:`Q_c` of all classes, stacked, are one n x n matrix. Everything below costs a few
+products of n x n matrices, for any number of classes.
 """
+
+from __future__ import annotations
 
 from typing import NamedTuple
 
@@ -18,25 +21,19 @@ from xfer.meta.posterior import softmax_in_place
 
 
 class Targets(NamedTuple):
-    """Regression targets and noise that stand for labels [1]_.
+    """Regression targets and noise that stand for labels: Milios et al. (2018), section 4."""
 
-    References
-    ----------
-    .. [1] Milios et al. (2018), Dirichlet-based Gaussian Processes for Large-scale Calibrated
-       Classification, section 4.
-    """
-
-    #: How far the target of the own class lies above that of another.
+    #: How far the target of the example's class lies above that of another.
     gap: float
-    #: Noise variance of the own class, and of another: ndarray of shape (2,).
+    #: Noise variance of the example's class, and of another: ndarray of shape (2,).
     noise: np.ndarray
     #: Their derivatives by the logarithm of the concentration.
     gap_slope: float
     noise_slope: np.ndarray
 
 
-def dirichlet_targets(log_concentration):
-    """Return the :class:`Targets` for a concentration of the classes that were not seen."""
+def dirichlet_targets(log_concentration: float) -> Targets:
+    """Return the targets for a Dirichlet concentration of the classes that were not seen."""
     concentration = np.exp(log_concentration)
     a = np.array([1.0, 0.0]) + concentration
     noise, noise_slope = np.log1p(1 / a), -concentration / (a * (a + 1))
@@ -45,103 +42,83 @@ def dirichlet_targets(log_concentration):
 
 
 class LeftOut:
-    """Predictions of each label from all other examples [1]_, and their loss and its gradient.
+    """Each label predicted from all other examples, and the loss of that with its gradient.
 
-    Parameters
-    ----------
-    K : ndarray of shape (n, n)
-        Covariance of the scores.
-    own : ndarray of shape (n, n_classes), bool
-        The class of each example; classes one after the other.
-    targets : Targets
-
-    Attributes
-    ----------
-    means, variances : ndarray of shape (n, n_classes)
-        Of the scores of each example, given all others: eq. 5.12 of [1]_.
-
-    References
-    ----------
-    .. [1] Rasmussen and Williams (2006), Gaussian Processes for Machine Learning, section 5.4.2.
+    `K` is the covariance of the scores, `one_hot` the class of each example (bool, sorted by
+    class). `means` and `variances`, of shape (n, n_classes), are those of the scores of each
+    example given all others: Rasmussen and Williams (2006), eq. 5.12.
     """
 
-    def __init__(self, K, own, targets):
-        self.own, self.targets = own, targets
-        ends = own.sum(axis=0).cumsum()
-        self.slices = [slice(end - count, end) for end, count in zip(ends, own.sum(axis=0))]
+    def __init__(self, K: np.ndarray, one_hot: np.ndarray, targets: Targets) -> None:
+        self.one_hot, self.targets = one_hot, targets
+        counts = one_hot.sum(axis=0)
+        ends = counts.cumsum()
+        self.slices = [slice(end - count, end) for end, count in zip(ends, counts)]
         self.G = _inverse(K, targets.noise[1])
-        gap = targets.noise[1] - targets.noise[0]
+        noise_gap = targets.noise[1] - targets.noise[0]
         self.Q = np.empty_like(self.G)
         for rows in self.slices:
             S = -self.G[rows, rows]
-            S[np.diag_indices(len(S))] += 1 / gap
+            S[np.diag_indices(len(S))] += 1 / noise_gap
             self.Q[rows] = np.linalg.inv(np.linalg.cholesky(S)) @ self.G[rows]
-        y = targets.gap * (own - 1 / own.shape[1])
+        y = targets.gap * (one_hot - 1 / one_hot.shape[1])
         self.weights = self._solve(y)
-        added = np.add.reduceat(self.Q**2, ends - own.sum(axis=0), axis=0)
+        added = np.add.reduceat(self.Q**2, ends - counts, axis=0)
         self.precisions = np.diag(self.G)[:, None] + added.T
         self.means = y - self.weights / self.precisions
-        noise = np.where(own, *targets.noise)
+        noise = np.where(one_hot, *targets.noise)
         self.variances = np.maximum(1 / self.precisions - noise, 1e-12)
 
-    def scores(self, points):
-        """Return samples of the scores: ndarray of shape (n, n_points, n_classes)."""
+    def scores(self, points: np.ndarray) -> np.ndarray:
+        """Return samples of the scores, of shape (n, n_points, n_classes)."""
         return self.means[:, None] + np.sqrt(self.variances)[:, None] * points
 
-    def loss(self, points):
-        """Return the negative log probability of the labels, summed, and its derivatives.
+    def loss(self, points: np.ndarray) -> tuple[float, np.ndarray, float]:
+        """Return the negative log likelihood (nats), and its gradients.
 
-        Parameters
-        ----------
-        points : ndarray of shape (n_points, n_classes)
-            Standard normal.
-
-        Returns
-        -------
-        loss : float
-            In nats.
-        by_K : ndarray of shape (n, n)
-        by_log_concentration : float
+        `points` are standard normal, of shape (n_points, n_classes). The gradients are by K, of
+        shape (n, n), and by the logarithm of the concentration.
         """
         p = softmax_in_place(self.scores(points))
-        right = p[self.own.nonzero()[0], :, self.own.nonzero()[1]]
-        loss = -np.log(right.mean(axis=1)).sum()
-        share = right / right.sum(axis=1, keepdims=True)
+        rows, columns = self.one_hot.nonzero()
+        of_label = p[rows, :, columns]
+        loss = -np.log(of_label.mean(axis=1)).sum()
+        share = of_label / of_label.sum(axis=1, keepdims=True)
         p *= share[:, :, None]
-        by_mean = p.sum(axis=1) - self.own
-        by_deviation = np.einsum("nsc,sc->nc", p, points) - self.own * (share @ points)
+        by_mean = p.sum(axis=1) - self.one_hot
+        by_deviation = np.einsum("nsc,sc->nc", p, points) - self.one_hot * (share @ points)
         by_variance = by_deviation / (2 * np.sqrt(self.variances))
         return loss, *self._chain(by_mean, by_variance)
 
-    def _chain(self, by_mean, by_variance):
-        """Turn derivatives by left-out means and variances into those by K and concentration."""
+    def _chain(self, by_mean: np.ndarray, by_variance: np.ndarray) -> tuple[np.ndarray, float]:
+        """Turn gradients by left-out means and variances into those by K and concentration."""
         g = self.precisions
         a = -by_mean / g
         b = by_mean * self.weights / g**2 - by_variance / g**2
         u = self._solve(a)
-        # What G_c diag(b_c) G_c adds up to over the classes, where G_c is the precision of class c.
+        # The sum of G_c diag(b_c) G_c over the classes, where G_c is the precision of class c.
         # Single precision is enough for a gradient, and takes half the time.
-        G, all_Q, b = (array.astype(np.float32) for array in (self.G, self.Q, b))
+        G, Q, b = (array.astype(np.float32) for array in (self.G, self.Q, b))
         half = np.empty_like(G)
         by_noise = (np.square(G) @ b).astype(float)
         for c, rows in enumerate(self.slices):
-            Q, Qb = all_Q[rows], all_Q[rows] * b[:, c]
-            half[:, rows] = G @ Qb.T + Q.T @ (Qb @ Q.T) / 2
-            by_noise[:, c] += 2 * np.einsum("ij,ji->i", half[:, rows], Q)
-        by_K = half @ all_Q
+            Q_c, Qb = Q[rows], Q[rows] * b[:, c]
+            half[:, rows] = G @ Qb.T + Q_c.T @ (Qb @ Q_c.T) / 2
+            by_noise[:, c] += 2 * np.einsum("ij,ji->i", half[:, rows], Q_c)
+        by_K = half @ Q
         by_K += by_K.T
         by_K += (G * b.sum(axis=1)) @ G
         by_K += (self.weights @ u.T).astype(np.float32)
         by_noise = -(by_noise + self.weights * u) - by_variance
-        own = self.own
+        one_hot, targets = self.one_hot, self.targets
         by_log_concentration = (
-            self.targets.gap_slope * ((u + by_mean) * (own - 1 / own.shape[1])).sum()
-            + self.targets.noise_slope[0] * by_noise[own].sum()
-            + self.targets.noise_slope[1] * by_noise[~own].sum()
+            targets.gap_slope * ((u + by_mean) * (one_hot - 1 / one_hot.shape[1])).sum()
+            + targets.noise_slope[0] * by_noise[one_hot].sum()
+            + targets.noise_slope[1] * by_noise[~one_hot].sum()
         )
         return -by_K, by_log_concentration
 
-    def _solve(self, columns):
+    def _solve(self, columns: np.ndarray) -> np.ndarray:
         """Multiply each column by the precision of its class."""
         solved = self.G @ columns
         for c, rows in enumerate(self.slices):
@@ -149,8 +126,8 @@ class LeftOut:
         return solved
 
 
-def _inverse(K, noise):
-    # All by NumPy: SciPy has threads of its own, and those of both would be in each other's way.
+def _inverse(K: np.ndarray, noise: float) -> np.ndarray:
+    # NumPy throughout: SciPy has a BLAS of its own, and two pools of threads slow each other down.
     A = K.copy()
     A[np.diag_indices(len(A))] += noise
     root = np.linalg.inv(np.linalg.cholesky(A))

@@ -1,5 +1,7 @@
 """Logistic regression for few labels."""
 
+from __future__ import annotations
+
 import numpy as np
 from sklearn.linear_model import LogisticRegression
 
@@ -9,18 +11,18 @@ from xfer.meta.calibrated import CalibratedClassifier
 class CalibratedLogisticRegression(CalibratedClassifier):
     """Multinomial logistic regression on partly whitened features, calibrated.
 
-    However it was fitted, the whole is one affine map of the raw features.
+    The fitted model, whitening and calibration included, is one affine map of the raw features.
 
     Parameters
     ----------
     c : float, default=10.0
         Inverse strength of the ridge on the weights, on features of mean squared norm 1.
     tol : float, default=1e-4
-        Stop when no component of the gradient is larger.
+        The solver stops when no component of the gradient is larger.
     max_iter : int, default=1000
-        Most steps of the solver.
+        Maximum number of steps of the solver.
     n_jobs : int, optional
-        Threads that share the folds of the calibration.
+        Number of threads that share the folds of the calibration.
     random_state : int, default=0
         Seed of the folds.
 
@@ -45,15 +47,28 @@ class CalibratedLogisticRegression(CalibratedClassifier):
     _expected_log_scale = 0.0
     _ridge = 300.0
 
-    def __init__(self, c=10.0, *, tol=1e-4, max_iter=1000, n_jobs=None, random_state=0):
+    def __init__(
+        self,
+        c: float = 10.0,
+        *,
+        tol: float = 1e-4,
+        max_iter: int = 1000,
+        n_jobs: int | None = None,
+        random_state: int = 0,
+    ) -> None:
         self.c = c
         self.tol = tol
         self.max_iter = max_iter
         self.n_jobs = n_jobs
         self.random_state = random_state
 
-    def _fit_scores(self, Z, y):
-        # The solver's tolerance is absolute; ten times the features keep the gradient above it.
+    def _fit(self, X: np.ndarray, y: np.ndarray) -> None:
+        mean, components, _, weights, intercept = self._fit_and_calibrate(X, y)
+        self.coef_ = weights @ components.T
+        self.intercept_ = intercept - self.coef_ @ mean
+
+    def _fit_scores(self, Z: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        # The solver's tolerance is absolute: with features ten times larger, gradients exceed it.
         model = LogisticRegression(C=self.c / 100, tol=self.tol, max_iter=self.max_iter)
         model.fit(10 * Z, y)
         self.n_iter_ = model.n_iter_
@@ -62,12 +77,8 @@ class CalibratedLogisticRegression(CalibratedClassifier):
             return np.vstack([-weights, weights]) / 2, np.append(-intercept, intercept) / 2
         return weights, intercept
 
-    def _basis(self, new, Z):
+    def _basis(self, new: np.ndarray, Z: np.ndarray) -> np.ndarray:
         return new
 
-    def _keep(self, whitening, Z, weights, intercept):
-        self.coef_ = weights @ whitening.components_.T
-        self.intercept_ = intercept - self.coef_ @ whitening.mean_
-
-    def _scores(self, X):
+    def _class_scores(self, X: np.ndarray) -> np.ndarray:
         return X @ self.coef_.T + self.intercept_

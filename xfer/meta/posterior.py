@@ -1,36 +1,38 @@
-"""What Bayesian classifiers share: averages over a posterior, and what it does not know."""
+"""What Bayesian classifiers share: averages over a posterior, and its uncertainty."""
 
-from abc import ABC, abstractmethod
-from typing import NamedTuple
+from __future__ import annotations
+
+from abc import abstractmethod
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from scipy.special import entr
 from scipy.stats import norm, qmc
-from sklearn.base import ClassifierMixin
 from sklearn.utils import gen_batches
-from sklearn.utils.multiclass import check_classification_targets
-from sklearn.utils.validation import check_is_fitted
 
-from xfer.meta.sparse import TakesSparse
+from xfer.meta.base import MetaClassifier, small_fit_threads
 
-_NUMBERS_AT_A_TIME = 2_000_000
+if TYPE_CHECKING:
+    from xfer.meta.base import Matrix
+
+_FLOATS_PER_BATCH = 2_000_000
 
 
 class Uncertainty(NamedTuple):
-    """How unsure a prediction is, and why; in nats.
+    """How uncertain a prediction is, and why; in nats.
 
     ``total`` is at most the logarithm of the number of classes, and is the sum of the other two.
     """
 
     #: Entropy of the predicted probabilities: ndarray of shape (m,).
     total: np.ndarray
-    #: What would stay unknown however many labels there were: ndarray of shape (m,).
+    #: What would stay uncertain with any number of labels: ndarray of shape (m,).
     aleatoric: np.ndarray
-    #: What more labels would tell: ndarray of shape (m,).
+    #: What more labels would resolve: ndarray of shape (m,).
     epistemic: np.ndarray
 
 
-class BayesianClassifier(ClassifierMixin, TakesSparse, ABC):
+class BayesianClassifier(MetaClassifier):
     r"""A classifier with a posterior over its class scores.
 
     Probabilities are the softmax of the scores :math:`f`, averaged over the posterior. Their
@@ -45,90 +47,51 @@ class BayesianClassifier(ClassifierMixin, TakesSparse, ABC):
     """
 
     @abstractmethod
-    def _score_samples(self, X):
-        """Draw class scores from the posterior: float array of shape (m, n_samples, n_classes)."""
+    def _score_samples(self, X: np.ndarray) -> np.ndarray:
+        """Sample class scores from the posterior, of shape (m, n_samples, n_classes)."""
 
     @property
     @abstractmethod
-    def _numbers_a_row(self):
-        """How many numbers prediction holds for each row."""
+    def _floats_per_row(self) -> int:
+        """How many floats a prediction holds in memory for each row."""
 
-    def predict(self, X):
-        """Predict labels.
-
-        Parameters
-        ----------
-        X : array-like of shape (m, d)
-
-        Returns
-        -------
-        ndarray of shape (m,)
-            Members of ``classes_``: those of the largest probability.
-        """
-        numbers = self.predict_proba(X).argmax(axis=1)
-        return self.classes_[numbers]
-
-    def predict_proba(self, X):
-        """Predict the probability of each label.
+    def predict_uncertainty(self, X: Matrix) -> Uncertainty:
+        """Return how uncertain each prediction is, and how much of it more labels would resolve.
 
         Parameters
         ----------
-        X : array-like of shape (m, d)
-
-        Returns
-        -------
-        ndarray of shape (m, n_classes)
-            Columns follow ``classes_``; rows sum to 1.
-        """
-        return self._average(X)[0]
-
-    def predict_uncertainty(self, X):
-        """Tell how unsure each prediction is, and how much of it more labels would mend.
-
-        Parameters
-        ----------
-        X : array-like of shape (m, d)
+        X : array-like or sparse matrix of shape (m, d)
 
         Returns
         -------
         Uncertainty
             ``total``, ``aleatoric`` and ``epistemic``, each of shape (m,), in nats.
         """
-        probabilities, aleatoric = self._average(X, entropies=True)
+        matrix = self._checked(X)
+        with small_fit_threads(*matrix.shape):
+            probabilities, aleatoric = self._average(matrix, entropies=True)
         total = entr(probabilities).sum(axis=1)
-        # Jensen's inequality holds but for rounding.
+        # By Jensen's inequality it is at most the total, except for rounding.
         aleatoric = np.minimum(aleatoric, total)
         return Uncertainty(total, aleatoric, total - aleatoric)
 
-    def _average(self, X, entropies=False):
+    def _probabilities(self, X: np.ndarray) -> np.ndarray:
+        return self._average(X)[0]
+
+    def _average(self, X: np.ndarray, entropies: bool = False) -> tuple[np.ndarray, np.ndarray]:
         """Return mean probabilities, of shape (m, n_classes), and mean entropies, of shape (m,)."""
-        check_is_fitted(self)
-        X = self._validated(X, dtype=np.float64, reset=False)
         probabilities = np.empty((len(X), len(self.classes_)))
-        aleatoric = np.empty(len(X))
-        for rows in gen_batches(len(X), max(1, _NUMBERS_AT_A_TIME // self._numbers_a_row)):
+        mean_entropies = np.empty(len(X))
+        for rows in gen_batches(len(X), max(1, _FLOATS_PER_BATCH // self._floats_per_row)):
             p = softmax_in_place(self._score_samples(X[rows]))
             probabilities[rows] = p.mean(axis=1, dtype=np.float64)
             if entropies:
-                aleatoric[rows] = entr(p).sum(axis=2).mean(axis=1, dtype=np.float64)
+                mean_entropies[rows] = entr(p).sum(axis=2).mean(axis=1, dtype=np.float64)
         probabilities /= probabilities.sum(axis=1, keepdims=True)
-        return probabilities, aleatoric
-
-    def _checked(self, X, y):
-        """Validate training data; set ``classes_``; return X and class numbers."""
-        X, y = self._validated(X, y, dtype=np.float64)
-        check_classification_targets(y)
-        classes, numbers = np.unique(y, return_inverse=True)
-        if len(classes) < 2:
-            raise ValueError(
-                "Classifier needs samples of at least 2 classes; the data contains only one "
-                f"class: {classes.tolist()[0]!r}"
-            )
-        self.classes_ = classes
-        return X, numbers
+        return probabilities, mean_entropies
 
 
-def softmax_in_place(scores):
+def softmax_in_place(scores: np.ndarray) -> np.ndarray:
     """Turn scores into probabilities along the last axis, in their own memory."""
     scores -= scores.max(axis=-1, keepdims=True)
     np.exp(scores, out=scores)
@@ -136,28 +99,15 @@ def softmax_in_place(scores):
     return scores
 
 
-def standard_normal_points(number, dimensions, seed):
-    """Spread points as a standard normal: quasi-random [1]_, each with its mirror image.
+def standard_normal_points(n_points: int, dimensions: int, seed: Any) -> np.ndarray:
+    """Return quasi-random standard normal points of shape (n_points, dimensions); an even count.
 
-    Parameters
-    ----------
-    number : int
-        Of points, even.
-    dimensions : int
-    seed : int, RandomState or Generator
-        Of the scrambling.
-
-    Returns
-    -------
-    ndarray of shape (number, dimensions)
-        Columns have mean 0 and variance 1, and are uncorrelated where there are points enough.
-
-    References
-    ----------
-    .. [1] Owen (1998), Scrambling Sobol' and Niederreiter-Xing Points.
+    The points are scrambled Sobol points (Owen 1998, Scrambling Sobol' and Niederreiter-Xing
+    Points), each with its mirror image. Columns have mean 0 and variance 1, and are uncorrelated
+    if there are enough points.
     """
-    half = 1 << (number // 2 - 1).bit_length()
-    points = norm.ppf(qmc.Sobol(dimensions, seed=seed).random(half)[: number // 2])
+    half = 1 << (n_points // 2 - 1).bit_length()
+    points = norm.ppf(qmc.Sobol(dimensions, seed=seed).random(half)[: n_points // 2])
     if len(points) >= dimensions:
         factor = np.linalg.cholesky(points.T @ points / len(points))
         points = np.linalg.solve(factor, points.T).T
@@ -165,33 +115,18 @@ def standard_normal_points(number, dimensions, seed):
     return points / points.std(axis=0)
 
 
-def choose_sharpness(scores, y):
-    r"""Choose what to multiply scores by, so that probabilities are as sure as they may be.
+def choose_inverse_temperature(scores: np.ndarray, y: np.ndarray) -> float:
+    """Choose a factor from 1 to about 12 for sampled scores of shape (n, n_samples, n_classes).
 
-    Averages over a posterior can be too cautious. Among the factors from 1 up, the least one is
-    chosen whose log loss is within two standard errors of the least loss, as by the rule of
-    Breiman et al. [1]_ that guards against the luck of few examples. The loss includes a prior.
-
-    Parameters
-    ----------
-    scores : ndarray of shape (n, n_samples, n_classes)
-        Sampled scores of examples that had no part in the fit.
-    y : ndarray of shape (n,)
-        Their class numbers.
-
-    Returns
-    -------
-    float
-        From 1 to about 12.
-
-    References
-    ----------
-    .. [1] Breiman et al. (1984), Classification and Regression Trees, section 3.4.3.
+    Averages over a posterior can be too cautious. On examples left out of the fit, this is the
+    least factor whose log loss is within two standard errors of the best (Breiman et al. 1984,
+    Classification and Regression Trees, section 3.4.3), so that a few lucky examples do not decide.
+    The loss includes a prior.
     """
     factors, losses, best = np.exp(np.linspace(0, 2.5, 51)), [], 0
     for factor in factors:
         p = softmax_in_place(factor * scores)[np.arange(len(y)), :, y].mean(axis=1)
-        # The prior is worth one example: even if all are right, more will not be.
+        # The prior is worth one example: even if all are right, the next one may not be.
         prior = np.log(factor) ** 2 / len(y)
         losses.append(prior - np.log(np.maximum(p, np.finfo(p.dtype).tiny)))
         if losses[-1].mean() < losses[best].mean():

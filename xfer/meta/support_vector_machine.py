@@ -1,6 +1,9 @@
 """Support vector machines for few labels."""
 
+from __future__ import annotations
+
 from numbers import Real
+from typing import Any, Self
 
 import numpy as np
 from sklearn.metrics.pairwise import pairwise_kernels
@@ -11,10 +14,10 @@ from sklearn.utils.metaestimators import available_if
 from xfer.meta.calibrated import CalibratedClassifier
 
 _KERNELS = ("linear", "poly", "rbf", "sigmoid")
-_ROWS_AT_A_TIME = 4096
+_BATCH_SIZE = 4096
 
 
-def _has_probabilities(classifier):
+def _has_probabilities(classifier: Any) -> bool:
     if classifier.probability:
         return True
     raise AttributeError(
@@ -26,7 +29,7 @@ def _has_probabilities(classifier):
 class CalibratedSvm(CalibratedClassifier):
     """One-vs-rest support vector machines on partly whitened features, calibrated.
 
-    The machines share one kernel matrix of n x n numbers, which bounds the examples to some ten
+    The machines share one kernel matrix of shape (n, n), which limits the examples to some ten
     thousand.
 
     Parameters
@@ -36,8 +39,8 @@ class CalibratedSvm(CalibratedClassifier):
     kernel : {"rbf", "linear", "poly", "sigmoid"}, default="rbf"
         As in scikit-learn's SVC: of degree 3 and without a constant.
     gamma : float, "scale" or "auto", default=0.3
-        Width of the kernel, on features of mean squared norm 1; "scale" is 1 and "auto" is one by
-        the number of features.
+        Inverse width of the kernel, on features of mean squared norm 1; "scale" is 1 and "auto" is
+        1 / n_features.
     probability : bool, default=True
         Whether to calibrate, which takes five more fits. Without it there is no
         ``predict_proba``.
@@ -49,7 +52,7 @@ class CalibratedSvm(CalibratedClassifier):
     classes_ : ndarray of shape (n_classes,)
     mean_ : ndarray of shape (d,)
     components_ : ndarray of shape (d, rank)
-        They whiten the features.
+        The whitening: features minus ``mean_`` are multiplied by them.
     support_vectors_ : ndarray of shape (n_support, rank)
         Whitened examples.
     dual_coef_ : ndarray of shape (n_classes, n_support)
@@ -69,26 +72,23 @@ class CalibratedSvm(CalibratedClassifier):
     _expected_log_scale = 1.0
     _ridge = 30.0
 
-    def __init__(self, c=5.0, *, kernel="rbf", gamma=0.3, probability=True, random_state=0):
+    def __init__(
+        self,
+        c: float = 5.0,
+        *,
+        kernel: str = "rbf",
+        gamma: float | str = 0.3,
+        probability: bool = True,
+        random_state: int = 0,
+    ) -> None:
         self.c = c
         self.kernel = kernel
         self.gamma = gamma
         self.probability = probability
         self.random_state = random_state
 
-    def check_parameters(self):
-        """Refuse parameters that are out of range.
-
-        Returns
-        -------
-        CalibratedSvm
-            Itself.
-
-        Raises
-        ------
-        ValueError
-            Naming the parameter.
-        """
+    def check_parameters(self) -> Self:
+        """Raise ValueError, naming the parameter, if one is out of range; return self."""
         if self.kernel not in _KERNELS:
             raise ValueError(f"kernel must be one of {', '.join(_KERNELS)}, got {self.kernel!r}")
         named = isinstance(self.gamma, str) and self.gamma in ("scale", "auto")
@@ -98,49 +98,34 @@ class CalibratedSvm(CalibratedClassifier):
             )
         return super().check_parameters()
 
-    @available_if(_has_probabilities)
-    def predict_proba(self, X):
-        """Predict the probability of each label.
+    predict_proba = available_if(_has_probabilities)(CalibratedClassifier.predict_proba)
 
-        Parameters
-        ----------
-        X : array-like of shape (m, d)
+    def _fit(self, X: np.ndarray, y: np.ndarray) -> None:
+        self.mean_, self.components_, Z, weights, intercept = self._fit_and_calibrate(X, y)
+        used = np.abs(weights).sum(axis=0) > 0
+        self.support_vectors_ = Z[used]
+        self.dual_coef_, self.intercept_ = weights[:, used], intercept
 
-        Returns
-        -------
-        ndarray of shape (m, n_classes)
-            Columns follow ``classes_``; rows sum to 1.
-        """
-        return super().predict_proba(X)
-
-    def _calibrates(self):
-        return self.probability
-
-    def _fit_scores(self, Z, y):
+    def _fit_scores(self, Z: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         kernel, classes = self._basis(Z, Z), range(y.max() + 1)
         dual, intercept = np.zeros((len(classes), len(y))), np.zeros(len(classes))
-        for number in classes[-1:] if len(classes) == 2 else classes:
-            machine = SVC(C=self.c, kernel="precomputed").fit(kernel, y == number)
-            dual[number, machine.support_] = machine.dual_coef_[0]
-            intercept[number] = machine.intercept_[0]
+        for c in classes[-1:] if len(classes) == 2 else classes:
+            machine = SVC(C=self.c, kernel="precomputed").fit(kernel, y == c)
+            dual[c, machine.support_] = machine.dual_coef_[0]
+            intercept[c] = machine.intercept_[0]
         if len(classes) == 2:
             dual[0], intercept[0] = -dual[1], -intercept[1]
         return dual, intercept
 
-    def _basis(self, new, Z):
-        gamma = {"scale": 1.0, "auto": 1 / self.n_features_in_}.get(self.gamma, self.gamma)
+    def _basis(self, new: np.ndarray, Z: np.ndarray) -> np.ndarray:
+        named: dict[Any, float] = {"scale": 1.0, "auto": 1 / self.n_features_in_}
+        gamma = named.get(self.gamma, self.gamma)
         options = {"gamma": gamma, "coef0": 0.0, "degree": 3}
         return pairwise_kernels(new, Z, self.kernel, filter_params=True, **options)
 
-    def _keep(self, whitening, Z, weights, intercept):
-        used = np.abs(weights).sum(axis=0) > 0
-        self.mean_, self.components_ = whitening.mean_, whitening.components_
-        self.support_vectors_ = Z[used]
-        self.dual_coef_, self.intercept_ = weights[:, used], intercept
-
-    def _scores(self, X):
+    def _class_scores(self, X: np.ndarray) -> np.ndarray:
         scores = np.empty((len(X), len(self.classes_)))
-        for rows in gen_batches(len(X), _ROWS_AT_A_TIME):
+        for rows in gen_batches(len(X), _BATCH_SIZE):
             new = (X[rows] - self.mean_) @ self.components_
             scores[rows] = self._basis(new, self.support_vectors_) @ self.dual_coef_.T
         return scores + self.intercept_

@@ -1,29 +1,21 @@
-"""Features on one scale, without labels: a gentle whitening."""
+"""Features on one scale, without labels."""
 
 import numpy as np
-from sklearn.base import BaseEstimator, TransformerMixin
-from sklearn.utils.validation import check_is_fitted, validate_data
 
 
-class PartialWhitening(TransformerMixin, BaseEstimator):
-    r"""Centre, damp loud features, then damp loud directions; mean squared norm 1.
+def partial_whitening(X: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    r"""Return mean (d,) and components (d, rank) of a whitening: Z = (X - mean) @ components.
 
-    Full whitening gives every direction the same variance and so trusts the noisiest; raw features
-    leave a few loud ones in charge. In between, each feature is divided by the square root of its
-    standard deviation (Pareto scaling [1]_), and each principal axis of variance :math:`v` is
-    multiplied by :math:`\tilde v^{-1/8}`, where
+    Full whitening gives every direction the same variance, so it trusts the noisiest; raw features
+    leave a few features of large variance in charge. In between, each feature is divided by the
+    square root of its standard deviation (Pareto scaling [1]_), and each principal axis of variance
+    :math:`v` is multiplied by :math:`\tilde v^{-1/8}`, where
 
     .. math:: \tilde v = \frac{n}{n + d} v + \frac{d}{n + d} \bar v
 
-    is the variance shrunk towards the mean variance :math:`\bar v`, the more the fewer the examples
-    are. The exponent was chosen on the tasks of ``benchmarks/meta_models.py``.
-
-    Attributes
-    ----------
-    mean_ : ndarray of shape (d,)
-        Of the training data.
-    components_ : ndarray of shape (d, rank)
-        What centred features are multiplied by. Constant features have a row of zeros.
+    is the variance shrunk towards the mean variance :math:`\bar v`: the fewer examples, the more.
+    The exponent was chosen on the tasks of ``benchmarks/meta_models.py``. The result has mean
+    squared norm 1. Constant features get components of zero.
 
     References
     ----------
@@ -32,71 +24,32 @@ class PartialWhitening(TransformerMixin, BaseEstimator):
     Examples
     --------
     >>> X = np.array([[0.0, 100.0], [1.0, -100.0], [2.0, 0.0]])
-    >>> Z = PartialWhitening().fit_transform(X)
+    >>> mean, components = partial_whitening(X)
+    >>> Z = (X - mean) @ components
     >>> round(float((Z**2).sum(axis=1).mean()), 6)
     1.0
     """
-
-    def fit(self, X, y=None):
-        """Learn the scales.
-
-        Parameters
-        ----------
-        X : array-like of shape (n, d)
-        y : ignored
-
-        Returns
-        -------
-        PartialWhitening
-            Itself.
-        """
-        X = validate_data(self, X, dtype=np.float64)
-        self.mean_ = X.mean(axis=0)
-        Z = X - self.mean_
-        deviation = Z.std(axis=0)
-        varies = deviation > 1e-7 * np.abs(X).max(axis=0)
-        weight = np.divide(1, np.sqrt(deviation), out=np.zeros_like(deviation), where=varies)
-        Z *= weight
-        n, d = len(Z), np.count_nonzero(varies)
-        if not d:
-            self.components_ = np.zeros((X.shape[1], 1))
-            return self
-        _, singular, axes = np.linalg.svd(Z, full_matrices=False)
-        rank = np.count_nonzero(singular > 1e-7 * singular[0])
-        variance, axes = singular[:rank] ** 2 / n, axes[:rank]
-        shrunk = (n * variance + d * (variance.sum() / d)) / (n + d)
-        damping = shrunk**-0.125
-        size = np.sqrt((variance * damping**2).sum())
-        self.components_ = weight[:, None] * axes.T * (damping / size)
-        return self
-
-    def transform(self, X):
-        """Centre and scale.
-
-        Parameters
-        ----------
-        X : array-like of shape (m, d)
-
-        Returns
-        -------
-        ndarray of shape (m, rank)
-        """
-        check_is_fitted(self)
-        X = validate_data(self, X, dtype=np.float64, reset=False)
-        return (X - self.mean_) @ self.components_
+    mean = X.mean(axis=0)
+    Z = X - mean
+    deviation = Z.std(axis=0)
+    varies = deviation > 1e-7 * np.abs(X).max(axis=0)
+    scale = np.divide(1, np.sqrt(deviation), out=np.zeros_like(deviation), where=varies)
+    Z *= scale
+    n, d = len(Z), np.count_nonzero(varies)
+    if not d:
+        return mean, np.zeros((X.shape[1], 1))
+    _, singular_values, axes = np.linalg.svd(Z, full_matrices=False)
+    rank = np.count_nonzero(singular_values > 1e-7 * singular_values[0])
+    variance, axes = singular_values[:rank] ** 2 / n, axes[:rank]
+    shrunk = (n * variance + d * (variance.sum() / d)) / (n + d)
+    factors = shrunk**-0.125
+    norm = np.sqrt((variance * factors**2).sum())
+    return mean, scale[:, None] * axes.T * (factors / norm)
 
 
-def drawn_in(Z):
-    """Draw whitened features in, so that no example is far from all others by its length alone.
+def squash(Z: np.ndarray) -> np.ndarray:
+    """Divide each row z by sqrt((1 + |z|^2) / 2).
 
-    Parameters
-    ----------
-    Z : ndarray of shape (n, rank)
-        Features of mean squared norm 1.
-
-    Returns
-    -------
-    ndarray of shape (n, rank)
-        Rows are divided by the root of the mean of 1 and their squared norm.
+    Without it, an example could be far from all others by its length alone.
     """
     return Z / np.sqrt((1 + np.square(Z).sum(axis=1, keepdims=True)) / 2)

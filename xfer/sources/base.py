@@ -49,7 +49,7 @@ class SourceModel(ABC):
     """A frozen network with named layers.
 
     Your own source gives ``layers`` and ``input_names``, and computes one batch in ``_forward``.
-    Reading the data, checking them, pooling and filling the matrix happen here, for every framework.
+    Reading and checking the data, pooling and filling the matrix happen here, for every framework.
     """
 
     #: Examples per batch when the data are arrays.
@@ -210,9 +210,8 @@ class SourceModel(ABC):
         self, examples: Examples, layers: tuple[Layer, ...], poolings: Sequence[str]
     ) -> list[np.ndarray]:
         """Compute the pooled features of one batch."""
-        inputs = examples
-        if not isinstance(inputs, dict):
-            inputs = self.prepare(inputs, self._inputs_of(layers))
+        needed = () if isinstance(examples, dict) else self._inputs_of(layers)
+        inputs = self.prepare(examples, needed)
         outputs = self._pooled(inputs, layers, poolings)
         self._check_same_features(inputs, outputs, layers, poolings)
         return outputs
@@ -246,7 +245,8 @@ class SourceModel(ABC):
         # Another batch size: the first axis can have the right length by chance. Another order too,
         # and not just reversed: a network that reverses its batch would pass that.
         index = np.array([-1] + [0] * (3 if count(inputs) == 3 else 2))
-        again = self._pooled(take(inputs, index), layers, poolings)
+        few = {name: array[index] for name, array in inputs.items()}
+        again = self._pooled(few, layers, poolings)
         for layer, output, other in zip(layers, outputs, again):
             if output.dtype.kind not in "fiub":
                 raise ValueError(f"layer {layer.name!r} gives {output.dtype}, not numbers")
@@ -404,7 +404,7 @@ def check_rows(name: str, shape: Sequence[int], inputs: Mapping[str, np.ndarray]
 
 
 def example_shapes(inputs: Mapping[str, np.ndarray]) -> Any:
-    """Return the shape of one example: a tuple, or a dict of them where there are several inputs."""
+    """Return the shape of one example; a dict of shapes where there are several inputs."""
     shapes = {name: array.shape[1:] for name, array in inputs.items()}
     return next(iter(shapes.values())) if len(shapes) == 1 else shapes
 

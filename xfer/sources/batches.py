@@ -1,4 +1,4 @@
-"""One batch of data, what data of every kind have in common, and what every batch is checked for."""
+"""One batch of data, what all kinds of data share, and what every batch is checked for."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -13,7 +13,7 @@ CheckLabels = Callable[[np.ndarray], np.ndarray]
 
 @dataclass(frozen=True)
 class Batch:
-    """Inputs of a network, each of shape (m, ...), or m raw examples; the first n_examples count."""
+    """Inputs of a network, each (m, ...), or m raw examples; the first n_examples count."""
 
     examples: Examples
     n_examples: int

@@ -12,7 +12,7 @@ from xfer.checkpoint.network import Network
 from xfer.checkpoint.onnx_builder import BATCH, Dims, Tensor, follows_batch
 from xfer.checkpoint.operators import Unsupported
 from xfer.sources.base import Layer, SourceModel, check_rows, example_shapes, find_layer
-from xfer.sources.batches import check_ids, take
+from xfer.sources.batches import check_ids
 from xfer.sources.onnx import OnnxSource
 from xfer.sources.onnx_model import OnnxGraph
 
@@ -27,8 +27,8 @@ _MOST_CONVERSIONS = 8
 class CheckpointSource(OnnxSource):
     """An MXNet network, read once and run by ONNX Runtime.
 
-    ``engine="auto"`` leaves to MXNet what has no conversion. With ``compare``, it also runs the first
-    examples on MXNet, and leaves layers to it on which the two disagree.
+    ``engine="auto"`` leaves to MXNet what has no conversion. With ``compare``, it also runs the
+    first examples on MXNet, and leaves layers to it on which the two disagree.
     """
 
     def __init__(
@@ -75,16 +75,13 @@ class CheckpointSource(OnnxSource):
         return {**state, "batch_size": self.batch_size}, arrays
 
     def with_network(self, network: Network) -> "CheckpointSource":
-        """Open another network that is run where this one is, and compared on its first examples."""
-        shapes, types = (
-            {name: known[name] for name in network.input_names if name in known}
-            for known in (self.data_shapes, self._data_types)
-        )
+        """Open another network on this one's engine, compared with MXNet on its first examples."""
+        names = network.input_names
         source = CheckpointSource(
             network,
             engine=self._engine,
-            data_shapes=shapes,
-            data_types=types,
+            data_shapes={n: self.data_shapes[n] for n in names if n in self.data_shapes},
+            data_types={n: self._data_types[n] for n in names if n in self._data_types},
             contexts=self._contexts,
             compare=True,
         )
@@ -217,7 +214,8 @@ class CheckpointSource(OnnxSource):
                 self._own_sizes[names] = batch
             return converted
         if size:  # a larger batch does not fit; the size that did still does
-            return self._conversion_for(take(dict(inputs), slice(size)), names)
+            few = {name: array[:size] for name, array in inputs.items()}
+            return self._conversion_for(few, names)
         raise ValueError(
             f"data of shape {example_shapes(inputs)} for one example do not fit the network: "
             f"{error}"
@@ -291,7 +289,8 @@ class _Converted:
     def tensors(self) -> dict[str, str]:
         """The ONNX tensor of each layer that was converted."""
         graph, builder = self.conversion.graph, self.conversion.builder
-        sound, found = set(), {}
+        sound: set[int] = set()
+        found = {}
         for node_id, node in enumerate(graph.nodes):
             read = {source for source, _ in inputs_that_are_read(node)}
             if node_id in self.conversion.problems or not read <= sound:

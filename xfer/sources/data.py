@@ -58,9 +58,9 @@ class ExampleData(Data):
 
     def __init__(self, X: Any, y: Any, check_labels: CheckLabels | None) -> None:
         super().__init__(checked_array(X), check_labels)
-        self.n_examples = _length(self.given)
+        n = self.n_examples = _length(self.given)
         if y is not None:
-            labels = _given_labels(y, self.n_examples)
+            labels = _given_labels(y, n)
             self.labels = labels if check_labels is None else check_labels(labels)
         elif check_labels is not None:
             raise ValueError(
@@ -68,7 +68,7 @@ class ExampleData(Data):
                 "give them as y, or use an iterator that carries them"
             )
 
-    def batches(
+    def batches(  # noqa: D102  (see Data)
         self,
         input_names: Sequence[str],
         needed: Sequence[str],
@@ -134,10 +134,10 @@ class LoaderData(Data):
 
     def __init__(self, loader: Any, check_labels: CheckLabels | None) -> None:
         super().__init__(loader, check_labels)
-        dataset = getattr(loader, "dataset", getattr(loader, "_dataset", None))
+        dataset: Any = getattr(loader, "dataset", getattr(loader, "_dataset", None))
         self.n_examples = len(dataset) if hasattr(dataset, "__len__") else None
 
-    def batches(
+    def batches(  # noqa: D102  (see Data)
         self,
         input_names: Sequence[str],
         needed: Sequence[str],
@@ -231,7 +231,8 @@ def read_all(
         inputs = prepare(batch.examples)
         found.append({name: array[: batch.n_examples] for name, array in inputs.items()})
         labels.append(batch.labels)
-    return {k: np.concatenate([one[k] for one in found]) for k in found[0]}, data.join_labels(labels)
+    inputs = {name: np.concatenate([one[name] for one in found]) for name in found[0]}
+    return inputs, data.join_labels(labels)
 
 
 def checked_array(X: Any) -> Any:
@@ -299,7 +300,7 @@ def _length(data: Any) -> int:
 
 
 def _holds_arrays(first: Any) -> bool:
-    """Return whether this is a dict, or a tuple that begins with an array: a batch or an example."""
+    """Return whether this is a dict, or a tuple that begins with an array."""
     inputs = first[0] if isinstance(first, tuple) and first else first
     return isinstance(inputs, Mapping) or (inputs is not first and _has_axes(inputs))
 

@@ -36,7 +36,7 @@ class IteratorData(Data):
         super().__init__(iterator, check_labels)
         self.n_examples = getattr(iterator, "num_data", None)
 
-    def batches(
+    def batches(  # noqa: D102  (see Data)
         self,
         input_names: Sequence[str],
         needed: Sequence[str],
@@ -152,11 +152,13 @@ class _Ends:
                 f"the iterator gave {n_examples} examples where its num_data says {self.num_data}; "
                 "with round_batch=True, make a new iterator for each reading"
             )
-        padding = () if self.last is None else self.last[self.stop :]
-        if not self.native or not len(padding):
+        if not self.native or self.last is None or self.first is None:
             return
-        several = self.previous is not None
-        if several and self.counts and np.array_equal(padding, self.previous[self.stop :]):
+        padding, several = self.last[self.stop :], self.previous is not None
+        if not len(padding):
+            return
+        before = None if self.previous is None else self.previous[self.stop :]
+        if self.counts and before is not None and np.array_equal(padding, before):
             return  # round_batch=False: what the batch before had left there
         from_start = np.array_equal(padding, np.resize(self.first, padding.shape))
         if from_start or several or not self.counts:

@@ -1,9 +1,8 @@
-"""How MXNet's operators are said in ONNX: one small function for each, a file for each family."""
+"""Conversions of MXNet's operators to ONNX: a small function for each, a file for each family."""
 
 from xfer.checkpoint.operators import (  # noqa: F401
     arithmetic,
     creation,
-    deformable,
     detection,
     layers,
     maths,
@@ -14,7 +13,6 @@ from xfer.checkpoint.operators import (  # noqa: F401
     products,
     recurrent,
     reductions,
-    sampling,
     sequence,
     shapes,
 )

@@ -7,50 +7,59 @@ registers all its uses.
 """
 
 from functools import reduce
+from typing import Any
 
 import numpy as np
 
-from xfer.checkpoint.operators.registry import operator
+from xfer.checkpoint.onnx_builder import Tensor
+from xfer.checkpoint.operators.registry import Call, Formula, emit, operator
 
 _FLOAT, _WHOLE = np.dtype(np.float32), np.dtype(np.int32)
 
 
-def widened(dtype):
-    """Return the type to calculate in: ONNX Runtime has no small whole numbers for most of it."""
+def widened(dtype: Any) -> np.dtype:
+    """Return the type to compute in: ONNX Runtime lacks most operators for small integers."""
     return dtype if dtype in (np.float32, np.int32, np.int64) else _WHOLE
 
 
-def _family(formula, same_shape="", broadcast="", number="", number_first="", result=None):
-    """Register a formula under the names of its uses; `result` is the type of what it gives."""
+def _family(
+    formula: Formula,
+    same_shape: str = "",
+    broadcast: str = "",
+    number: str = "",
+    number_first: str = "",
+    result: Any = None,
+) -> None:
+    """Register a formula under the names of its uses; `result` is the type of its output."""
 
     @operator(*same_shape.split())
-    def on_one_shape(op, a, b):
+    def on_one_shape(op: Call, a: Tensor, b: Tensor) -> Tensor:
         _require_one_shape(a, b)
         return _calculate(op, formula, a, b, result)
 
     @operator(*broadcast.split())
-    def on_tensors(op, a, b):
+    def on_tensors(op: Call, a: Tensor, b: Tensor) -> Tensor:
         return _calculate(op, formula, a, b, result)
 
     @operator(*number.split())
-    def on_number(op, x):
+    def on_number(op: Call, x: Tensor) -> Tensor:
         return _calculate(op, formula, *_with_number(op, x, result), result)
 
     @operator(*number_first.split())
-    def on_number_first(op, x):
+    def on_number_first(op: Call, x: Tensor) -> Tensor:
         return _calculate(op, formula, *_with_number(op, x, result)[::-1], result)
 
 
-def _calculate(op, formula, a, b, result=None):
-    # Only NumPy's operators mix types; float64 is no type here.
+def _calculate(op: Call, formula: Formula, a: Tensor, b: Tensor, result: Any = None) -> Tensor:
+    # Only NumPy's operators mix types, and floats are float32.
     mixed = _FLOAT if "f" in (a.dtype.kind, b.dtype.kind) else np.result_type(a.dtype, b.dtype)
     working = widened(mixed)
     found = formula(op, op.cast(a, working), op.cast(b, working))
     return op.cast(found, mixed if result is None else result)
 
 
-def _require_one_shape(a, b):
-    # A state that MXNet would give as many rows as the data has may come with one.
+def _require_one_shape(a: Tensor, b: Tensor) -> None:
+    # A state may have one row where MXNet would give it as many as the data.
     if None not in (a.dims, b.dims) and (
         len(a.dims) != len(b.dims)
         or any(p != q and None not in (p, q) for p, q in zip(a.dims[1:], b.dims[1:]))
@@ -58,10 +67,10 @@ def _require_one_shape(a, b):
         raise ValueError(f"shapes {a.dims} and {b.dims} are to be equal")
 
 
-def _with_number(op, x, result):
-    """Return a tensor and the number of the operator, both of the type MXNet calculates in."""
+def _with_number(op: Call, x: Tensor, result: Any) -> tuple[Tensor, Tensor]:
+    """Return a tensor and the scalar of the operator, both of the type that MXNet computes in."""
     value, kind = op.float("scalar", 1.0), x.dtype
-    if kind == result:  # truth values are compared with one, whatever the number is
+    if kind == result:  # booleans are compared with True for any scalar but 0
         return x, op.constant(value != 0)
     if kind != np.float32 and not op.flag("is_int", True):
         kind = _FLOAT
@@ -70,34 +79,29 @@ def _with_number(op, x, result):
     if kind.kind != "f":
         if not abs(value) < 2 ** (8 * widened(kind).itemsize - 1):
             raise op.unsupported(f"scalar={value} on {kind}")
-        # Modulo its size where it is of another kind, as in C.
+        # Wraps around, as in C.
         value = np.array(int(value), widened(kind)).astype(kind)
     return op.cast(x, kind), op.constant(value, kind)
 
 
-def _emit(kind):
-    """Make the formula that is one operator of ONNX."""
-    return lambda op, a, b: op(kind, a, b)
-
-
-def _divide(op, a, b):
+def _divide(op: Call, a: Tensor, b: Tensor) -> Tensor:
     return op("Div", a, b if a.dtype == np.float32 else _without_zeros(op, b))
 
 
-def _without_zeros(op, x):
-    """Replace zeros by ones: a whole number divided by zero ends the process."""
+def _without_zeros(op: Call, x: Tensor) -> Tensor:
+    """Replace zeros by ones: dividing an integer by zero ends the process."""
     if x.value is not None and x.value.all():
         return x
     one = op.constant(1, x.dtype)
     return op("Where", op("Equal", x, op.constant(0, x.dtype)), one, x)
 
 
-def _mod(op, a, b):
-    """Take the remainder that has the sign of the divisor; by zero it is zero."""
+def _mod(op: Call, a: Tensor, b: Tensor) -> Tensor:
+    """Compute the remainder with the sign of the divisor; it is zero if the divisor is."""
     if a.dtype != np.float32:
         return op("Mod", a, _without_zeros(op, b))
     zero = op.constant(0.0)
-    rest = op("Mod", a, b, fmod=1)  # that of C, which has the sign of the dividend
+    rest = op("Mod", a, b, fmod=1)  # as in C, with the sign of the dividend
     opposite = op("Equal", op("Add", op("Sign", rest), op("Sign", b)), zero)
     found = op("Where", opposite, op("Add", rest, b), rest)
     if b.value is not None and b.value.all():
@@ -105,41 +109,41 @@ def _mod(op, a, b):
     return op("Where", op("Equal", b, zero), zero, found)
 
 
-def _power(op, a, b):
+def _power(op: Call, a: Tensor, b: Tensor) -> Tensor:
     if b.value is not None and b.value.ndim == 0 and b.value == 0.5:
         return op("Sqrt", a)
     return op("Pow", a, b)
 
 
-def _hypot(op, a, b):
+def _hypot(op: Call, a: Tensor, b: Tensor) -> Tensor:
     squares = [op("Mul", x, x) for x in (op.cast(a, np.float32), op.cast(b, np.float32))]
     return op("Sqrt", op("Add", *squares))
 
 
-def _not_equal(op, a, b):
+def _not_equal(op: Call, a: Tensor, b: Tensor) -> Tensor:
     return op("Not", op("Equal", a, b))
 
 
-def _logic(kind):
-    """Make the formula of a connective, to which every number but zero is true."""
+def _logic(kind: str) -> Formula:
+    """Make the formula of a logical operator, for which every value but zero is true."""
     return lambda op, a, b: op(kind, op.cast(a, bool), op.cast(b, bool))
 
 
 _family(
-    _emit("Add"),
+    emit("Add"),
     "elemwise_add _grad_add _sparse_elemwise_add",
     "broadcast_add _sparse_broadcast_add _sparse_broadcast_plus _npi_add",
     "_plus_scalar _scatter_plus_scalar _npi_add_scalar",
 )
 _family(
-    _emit("Sub"),
+    emit("Sub"),
     "elemwise_sub _sparse_elemwise_sub",
     "broadcast_sub _sparse_broadcast_sub _sparse_broadcast_minus _npi_subtract",
     "_minus_scalar _scatter_minus_scalar _npi_subtract_scalar",
     "_rminus_scalar _npi_rsubtract_scalar",
 )
 _family(
-    _emit("Mul"),
+    emit("Mul"),
     "elemwise_mul _sparse_elemwise_mul",
     "broadcast_mul _sparse_broadcast_mul _npi_multiply",
     "_mul_scalar _npi_multiply_scalar",
@@ -151,47 +155,24 @@ _family(
     "_div_scalar",
     "_rdiv_scalar",
 )
-_family(
-    _mod,
-    "_mod",
-    "broadcast_mod _npi_mod",
-    "_mod_scalar _npi_mod_scalar",
-    "_rmod_scalar _npi_rmod_scalar",
-)
-_family(
-    _power,
-    "_power",
-    "broadcast_power _npi_power",
-    "_power_scalar _npi_power_scalar",
-    "_rpower_scalar _npi_rpower_scalar",
-)
-_family(
-    _emit("Max"),
-    "_maximum",
-    "broadcast_maximum _npi_maximum",
-    "_maximum_scalar _npi_maximum_scalar",
-)
-_family(
-    _emit("Min"),
-    "_minimum",
-    "broadcast_minimum _npi_minimum",
-    "_minimum_scalar _npi_minimum_scalar",
-)
-_family(
-    _hypot,
-    "_hypot",
-    "broadcast_hypot _npi_hypot",
-    "_hypot_scalar _npi_hypot_scalar",
-)
+for _formula, _name, _first in (
+    (_mod, "mod", "_rmod_scalar _npi_rmod_scalar"),
+    (_power, "power", "_rpower_scalar _npi_rpower_scalar"),
+    (emit("Max"), "maximum", ""),
+    (emit("Min"), "minimum", ""),
+    (_hypot, "hypot", ""),
+):
+    _uses = f"_{_name}", f"broadcast_{_name} _npi_{_name}", f"_{_name}_scalar _npi_{_name}_scalar"
+    _family(_formula, *_uses, _first)
 
-# The name in the old operators, and in NumPy's.
+# The name of the old operator, and that of NumPy's.
 for _formula, _name, _numpy in (
-    (_emit("Equal"), "equal", "equal"),
+    (emit("Equal"), "equal", "equal"),
     (_not_equal, "not_equal", "not_equal"),
-    (_emit("Greater"), "greater", "greater"),
-    (_emit("GreaterOrEqual"), "greater_equal", "greater_equal"),
-    (_emit("Less"), "lesser", "less"),
-    (_emit("LessOrEqual"), "lesser_equal", "less_equal"),
+    (emit("Greater"), "greater", "greater"),
+    (emit("GreaterOrEqual"), "greater_equal", "greater_equal"),
+    (emit("Less"), "lesser", "less"),
+    (emit("LessOrEqual"), "lesser_equal", "less_equal"),
     (_logic("And"), "logical_and", None),
     (_logic("Or"), "logical_or", None),
     (_logic("Xor"), "logical_xor", None),
@@ -202,34 +183,30 @@ for _formula, _name, _numpy in (
 
 
 @operator("_npi_true_divide")
-def true_divide(op, a, b):
-    """Divide in floats, whatever the types are."""
+def true_divide(op: Call, a: Tensor, b: Tensor) -> Tensor:
+    """Divide as floats, whatever the types are."""
     return op("Div", op.cast(a, np.float32), op.cast(b, np.float32))
 
 
-@operator("_npi_true_divide_scalar")
-def true_divide_by_number(op, x):
-    """Divide by a number, in floats."""
-    return true_divide(op, x, op.constant(op.float("scalar", 1.0)))
+def _scalar(op: Call) -> Tensor:
+    return op.constant(op.float("scalar", 1.0))
 
 
-@operator("_npi_rtrue_divide_scalar")
-def true_divide_number(op, x):
-    """Divide a number, in floats."""
-    return true_divide(op, op.constant(op.float("scalar", 1.0)), x)
+operator("_npi_true_divide_scalar")(lambda op, x: true_divide(op, x, _scalar(op)))
+operator("_npi_rtrue_divide_scalar")(lambda op, x: true_divide(op, _scalar(op), x))
 
 
 @operator("add_n", "_sparse_add_n", "_sparse_ElementWiseSum")
-def add_n(op, first, *others):
-    """Add any number of tensors."""
+def add_n(op: Call, first: Tensor, *others: Tensor) -> Tensor:
+    """Add several tensors."""
     for other in others:
         _require_one_shape(first, other)
-    return reduce(lambda a, b: _calculate(op, _emit("Add"), a, b), others, first)
+    return reduce(lambda a, b: _calculate(op, emit("Add"), a, b), others, first)
 
 
 @operator("where", "_sparse_where")
-def where(op, condition, x, y):
-    """Choose by a condition of the same shape, or one for each row."""
+def where(op: Call, condition: Tensor, x: Tensor, y: Tensor) -> Tensor:
+    """Choose by a condition of the same shape, or by one value for each row."""
     _require_one_shape(x, y)
     if condition.rank == 1 < x.rank:
         others = op.constant(range(1, x.rank), np.int64)
@@ -240,37 +217,28 @@ def where(op, condition, x, y):
 
 
 @operator("_npi_where")
-def numpy_where(op, condition, x, y):
+def _choose(op: Call, condition: Tensor, x: Tensor, y: Tensor) -> Tensor:
     """Choose between tensors that broadcast."""
-    return _choose(op, condition, x, y)
-
-
-@operator("_npi_where_lscalar")
-def where_number_first(op, condition, y):
-    """Choose a number where the condition holds."""
-    return _choose(op, condition, op.constant(op.float("scalar"), y.dtype), y)
-
-
-@operator("_npi_where_rscalar")
-def where_number_second(op, condition, x):
-    """Choose a number where the condition does not hold."""
-    return _choose(op, condition, x, op.constant(op.float("scalar"), x.dtype))
-
-
-@operator("_npi_where_scalar2")
-def where_numbers(op, condition):
-    """Choose between two numbers."""
-    return _choose(op, condition, op.constant(op.float("x")), op.constant(op.float("y")))
-
-
-def _choose(op, condition, x, y):
     chosen = op.cast(condition, bool)
     return _calculate(op, lambda op, x, y: op("Where", chosen, x, y), x, y)
 
 
+operator("_npi_where_lscalar")(
+    lambda op, condition, y: _choose(op, condition, op.constant(op.float("scalar"), y.dtype), y)
+)
+operator("_npi_where_rscalar")(
+    lambda op, condition, x: _choose(op, condition, x, op.constant(op.float("scalar"), x.dtype))
+)
+operator("_npi_where_scalar2")(
+    lambda op, condition: _choose(
+        op, condition, op.constant(op.float("x")), op.constant(op.float("y"))
+    )
+)
+
+
 @operator("clip", "_sparse_clip", "_npi_clip")
-def clip(op, x):
-    """Limit numbers to a range."""
+def clip(op: Call, x: Tensor) -> Tensor:
+    """Limit values to a range."""
     low, high = op.float("a_min"), op.float("a_max")
     if x.dtype == np.float32:
         return op("Clip", x, op.constant(low), op.constant(high))

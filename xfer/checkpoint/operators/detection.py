@@ -1,17 +1,18 @@
-"""Detection of objects: features of regions, and the arithmetic of boxes.
+"""Object detection: features of regions, and arithmetic of boxes.
 
-What picks boxes one after the other, such as ``box_nms``, is left out: its layers come after those
-whose features are of use, and ONNX breaks ties in another way.
+Operators that select boxes, such as ``box_nms``, are left out: they come after the layers with
+useful features, and ONNX breaks ties differently.
 """
 
 import numpy as np
 
-from xfer.checkpoint.operators.registry import operator
+from xfer.checkpoint.onnx_builder import Tensor
+from xfer.checkpoint.operators.registry import Call, operator
 
 
 @operator("ROIPooling", "_npx_roi_pooling")
-def roi_pooling(op, x, regions):
-    """Take the maxima over a grid in each region (number of the image, then its corners)."""
+def roi_pooling(op: Call, x: Tensor, regions: Tensor) -> Tensor:
+    """Compute the maxima over a grid in each region (index of the image, then its corners)."""
     return op(
         "MaxRoiPool",
         x,
@@ -22,8 +23,8 @@ def roi_pooling(op, x, regions):
 
 
 @operator("_contrib_ROIAlign")
-def roi_align(op, x, regions):
-    """Take means, from interpolation, over a grid in each region."""
+def roi_align(op: Call, x: Tensor, regions: Tensor) -> Tensor:
+    """Compute interpolated means over a grid in each region."""
     if op.flag("position_sensitive", False):
         raise op.unsupported("position_sensitive=True")
     images, boxes = op("Split", regions, op.constant([1, 4], np.int64), axis=1, outputs=2)
@@ -46,8 +47,8 @@ def roi_align(op, x, regions):
 
 
 @operator("_contrib_box_iou")
-def box_iou(op, one, other):
-    """Divide the intersection of each two boxes by their union."""
+def box_iou(op: Call, one: Tensor, other: Tensor) -> Tensor:
+    """Compute intersection over union of all pairs of boxes."""
     others = [one.rank - 1 + place for place in range(other.rank - 1)]
     one = op("Unsqueeze", one, op.constant(others, np.int64)) if others else one
     corners, areas = [], []
@@ -68,8 +69,8 @@ def box_iou(op, one, other):
 
 
 @operator("_contrib_box_decode")
-def box_decode(op, x, anchors):
-    """Return the corners of boxes that are given by their differences from anchors."""
+def box_decode(op: Call, x: Tensor, anchors: Tensor) -> Tensor:
+    """Return the corners of boxes, given their offsets from anchors."""
     scales = [op.float(f"std{place}", 1.0) for place in range(4)]
     centre, size = _halves(op, anchors)
     if op.text("format", "center") == "corner":
@@ -83,9 +84,9 @@ def box_decode(op, x, anchors):
     return op("Concat", op("Sub", centre, reach), op("Add", centre, reach), axis=-1)
 
 
-def _halves(op, boxes):
+def _halves(op: Call, boxes: Tensor) -> list[Tensor]:
     return op("Split", boxes, op.constant([2, 2], np.int64), axis=-1, outputs=2)
 
 
-def _area(op, size):
+def _area(op: Call, size: Tensor) -> Tensor:
     return op("ReduceProd", op("Relu", size), op.constant([-1], np.int64), keepdims=0)

@@ -1,21 +1,30 @@
-"""Functions of one number: rounding, powers, logarithms, trigonometry, and casts."""
+"""Elementwise functions: rounding, powers, logarithms, trigonometry, and casts."""
 
 import math
+from typing import Any
 
 import numpy as np
 
+from xfer.checkpoint.onnx_builder import Tensor
 from xfer.checkpoint.operators.arithmetic import widened
-from xfer.checkpoint.operators.registry import numbered_outputs, operator
+from xfer.checkpoint.operators.registry import (
+    Call,
+    Formula,
+    Result,
+    emit,
+    numbered_outputs,
+    operator,
+)
 
 
-def _function(names, formula, whole=None):
-    """Register a formula on floats; `whole` is that on whole numbers, where it is another one.
+def _function(names: str, formula: Formula, whole: Formula | None = None) -> None:
+    """Register a formula for floats; `whole` is the formula for integers, if it is another one.
 
-    Otherwise the formula is calculated in floats and the fraction cut off, as MXNet does.
+    Otherwise integers are computed as floats and the fraction is cut off, as in MXNet.
     """
 
     @operator(*names.split())
-    def convert(op, x):
+    def convert(op: Call, x: Tensor) -> Tensor:
         if x.dtype == np.float32:
             return formula(op, x)
         if whole is None:
@@ -23,41 +32,32 @@ def _function(names, formula, whole=None):
         return op.cast(whole(op, op.cast(x, widened(x.dtype))), x.dtype)
 
 
-def _emit(kind):
-    """Make the formula that is one operator of ONNX."""
-    return lambda op, x: op(kind, x)
-
-
-def _times(factor):
-    """Make the formula of a product with a number."""
+def _times(factor: float) -> Formula:
+    """Make the formula of a product with a constant."""
     return lambda op, x: op("Mul", x, op.constant(factor))
 
 
-def _same(op, x):
+def _same(op: Call, x: Tensor) -> Tensor:
     return x
 
 
-def _square(op, x):
+def _square(op: Call, x: Tensor) -> Tensor:
     return op("Mul", x, x)
 
 
-def _relu(op, x):
+def _relu(op: Call, x: Tensor) -> Tensor:
     return op("Max", x, op.constant(0, x.dtype))
 
 
-def _logarithm(base):
+def _logarithm(base: float) -> Formula:
     return lambda op, x: op("Mul", op("Log", x), op.constant(1 / math.log(base)))
 
 
-def _then_reciprocal(formula):
-    return lambda op, x: op("Reciprocal", formula(op, x))
-
-
-def _cbrt(op, x):
+def _cbrt(op: Call, x: Tensor) -> Tensor:
     return op("Mul", op("Sign", x), op("Pow", op("Abs", x), op.constant(1 / 3)))
 
 
-def _log1p(op, x):
+def _log1p(op: Call, x: Tensor) -> Tensor:
     # The second form is exact where 1 + x loses the digits of x.
     near = op("Less", op("Abs", x), op.constant(0.5))
     small = op("Atanh", op("Div", x, op("Add", x, op.constant(2.0))))
@@ -65,94 +65,94 @@ def _log1p(op, x):
     return op("Where", near, op("Mul", small, op.constant(2.0)), plain)
 
 
-def _expm1(op, x):
+def _expm1(op: Call, x: Tensor) -> Tensor:
     # exp(x) - 1 = 2 sinh(x/2) exp(x/2) loses no digits of a small x. It is -1 long before -80.
     half = op("Mul", op("Max", x, op.constant(-80.0)), op.constant(0.5))
     return op("Mul", op("Mul", op("Sinh", half), op("Exp", half)), op.constant(2.0))
 
 
-def _truncate(op, x):
+def _truncate(op: Call, x: Tensor) -> Tensor:
     negative = op("Less", x, op.constant(0.0))
     return op("Where", negative, op("Ceil", x), op("Floor", x))
 
 
-def _round(op, x):
-    # Halves go away from zero. Adding 0.5 before the floor would be wrong just below 0.5.
+def _round(op: Call, x: Tensor) -> Tensor:
+    # Halves are rounded away from zero. Floor(x + 0.5) would be wrong just below 0.5.
     size = op("Abs", x)
     up = _round_up(op, size, op("GreaterOrEqual", *_fraction(op, size)))
     return op("Where", op("Less", x, op.constant(0.0)), op("Neg", up), up)
 
 
-def _rint(op, x):
-    # Halves go down, in MXNet's rint as in its numpy.rint.
+def _rint(op: Call, x: Tensor) -> Tensor:
+    # Halves are rounded down, in both of MXNet's rints.
     return _round_up(op, x, op("Greater", *_fraction(op, x)))
 
 
-def _fraction(op, x):
+def _fraction(op: Call, x: Tensor) -> tuple[Tensor, Tensor]:
     return op("Sub", x, op("Floor", x)), op.constant(0.5)
 
 
-def _round_up(op, x, where):
+def _round_up(op: Call, x: Tensor, where: Tensor) -> Tensor:
     return op("Where", where, op("Ceil", x), op("Floor", x))
 
 
-_function("abs _npi_abs _npi_absolute _sparse_abs", _emit("Abs"), _emit("Abs"))
+_function("abs _npi_abs _npi_absolute _sparse_abs", emit("Abs"), emit("Abs"))
 _function(
     "sign _npi_sign _sparse_sign _contrib_sign_ste _sparse__contrib_sign_ste",
-    _emit("Sign"),
-    _emit("Sign"),
+    emit("Sign"),
+    emit("Sign"),
 )
-_function("negative _npi_negative _sparse_negative", _emit("Neg"), _emit("Neg"))
+_function("negative _npi_negative _sparse_negative", emit("Neg"), emit("Neg"))
 _function("square _npi_square _sparse_square", _square, _square)
-_function("relu _npx_relu _sparse_relu", _emit("Relu"), _relu)
+_function("relu _npx_relu _sparse_relu", emit("Relu"), _relu)
 
-_function("floor _npi_floor _sparse_floor", _emit("Floor"), _same)
-_function("ceil _npi_ceil _sparse_ceil", _emit("Ceil"), _same)
+_function("floor _npi_floor _sparse_floor", emit("Floor"), _same)
+_function("ceil _npi_ceil _sparse_ceil", emit("Ceil"), _same)
 _function("round _sparse_round _contrib_round_ste _sparse__contrib_round_ste", _round, _same)
 _function("rint _npi_rint _sparse_rint", _rint, _same)
 _function("trunc _npi_trunc _sparse_trunc fix _npi_fix _sparse_fix", _truncate, _same)
 
-_function("reciprocal _npi_reciprocal", _emit("Reciprocal"))
-_function("sqrt _npi_sqrt _sparse_sqrt", _emit("Sqrt"))
-_function("rsqrt _sparse_rsqrt", _then_reciprocal(_emit("Sqrt")))
+_function("reciprocal _npi_reciprocal", emit("Reciprocal"))
+_function("sqrt _npi_sqrt _sparse_sqrt", emit("Sqrt"))
+_function("rsqrt _sparse_rsqrt", lambda op, x: op("Reciprocal", op("Sqrt", x)))
 _function("cbrt _npi_cbrt _sparse_cbrt", _cbrt)
-_function("rcbrt", _then_reciprocal(_cbrt))
-_function("exp _npi_exp _sparse_exp", _emit("Exp"))
+_function("rcbrt", lambda op, x: op("Reciprocal", _cbrt(op, x)))
+_function("exp _npi_exp _sparse_exp", emit("Exp"))
 _function("expm1 _npi_expm1 _sparse_expm1", _expm1)
-_function("log _npi_log _sparse_log", _emit("Log"))
+_function("log _npi_log _sparse_log", emit("Log"))
 _function("log2 _npi_log2 _sparse_log2", _logarithm(2))
 _function("log10 _npi_log10 _sparse_log10", _logarithm(10))
 _function("log1p _npi_log1p _sparse_log1p", _log1p)
 
-_function("sin _npi_sin _sparse_sin", _emit("Sin"))
-_function("cos _npi_cos _sparse_cos", _emit("Cos"))
-_function("tan _npi_tan _sparse_tan", _emit("Tan"))
-_function("arcsin _npi_arcsin _sparse_arcsin", _emit("Asin"))
-_function("arccos _npi_arccos _sparse_arccos", _emit("Acos"))
-_function("arctan _npi_arctan _sparse_arctan", _emit("Atan"))
-_function("sinh _npi_sinh _sparse_sinh", _emit("Sinh"))
-_function("cosh _npi_cosh _sparse_cosh", _emit("Cosh"))
-_function("tanh _npi_tanh _sparse_tanh", _emit("Tanh"))
-_function("arcsinh _npi_arcsinh _sparse_arcsinh", _emit("Asinh"))
-_function("arccosh _npi_arccosh _sparse_arccosh", _emit("Acosh"))
-_function("arctanh _npi_arctanh _sparse_arctanh", _emit("Atanh"))
+_function("sin _npi_sin _sparse_sin", emit("Sin"))
+_function("cos _npi_cos _sparse_cos", emit("Cos"))
+_function("tan _npi_tan _sparse_tan", emit("Tan"))
+_function("arcsin _npi_arcsin _sparse_arcsin", emit("Asin"))
+_function("arccos _npi_arccos _sparse_arccos", emit("Acos"))
+_function("arctan _npi_arctan _sparse_arctan", emit("Atan"))
+_function("sinh _npi_sinh _sparse_sinh", emit("Sinh"))
+_function("cosh _npi_cosh _sparse_cosh", emit("Cosh"))
+_function("tanh _npi_tanh _sparse_tanh", emit("Tanh"))
+_function("arcsinh _npi_arcsinh _sparse_arcsinh", emit("Asinh"))
+_function("arccosh _npi_arccosh _sparse_arccosh", emit("Acosh"))
+_function("arctanh _npi_arctanh _sparse_arctanh", emit("Atanh"))
 _function("degrees _npi_degrees _sparse_degrees", _times(180 / math.pi))
 _function("radians _npi_radians _sparse_radians", _times(math.pi / 180))
 
-_function("sigmoid _npx_sigmoid _sparse_sigmoid", _emit("Sigmoid"))
-_function("softsign", _emit("Softsign"))
-_function("erf _npx_erf", _emit("Erf"))
+_function("sigmoid _npx_sigmoid _sparse_sigmoid", emit("Sigmoid"))
+_function("softsign", emit("Softsign"))
+_function("erf _npx_erf", emit("Erf"))
 
 
 @operator("hard_sigmoid")
-def hard_sigmoid(op, x):
-    """Approximate the sigmoid by a line between 0 and 1."""
+def hard_sigmoid(op: Call, x: Tensor) -> Tensor:
+    """Approximate the sigmoid by a line from 0 to 1."""
     return op("HardSigmoid", x, alpha=op.float("alpha", 0.2), beta=op.float("beta", 0.5))
 
 
 @operator("smooth_l1", "_npx_smooth_l1")
-def smooth_l1(op, x):
-    """Square small numbers, and go on in a line from there."""
+def smooth_l1(op: Call, x: Tensor) -> Tensor:
+    """Square values near zero, and continue linearly."""
     if x.dtype != np.float32:
         raise op.unsupported(str(x.dtype))
     squared_sigma = op.float("scalar", 1.0) ** 2
@@ -164,14 +164,11 @@ def smooth_l1(op, x):
     return op("Where", near, square, op("Sub", size, op.constant(0.5 / squared_sigma)))
 
 
-@operator("_contrib_div_sqrt_dim")
-def div_sqrt_dim(op, x):
-    """Divide by the root of the last size."""
-    return op("Div", x, op.constant(math.sqrt(x.shape[-1])))
+operator("_contrib_div_sqrt_dim")(lambda op, x: op("Div", x, op.constant(math.sqrt(x.shape[-1]))))
 
 
 @operator("_npi_around")
-def around(op, x):
+def around(op: Call, x: Tensor) -> Tensor:
     """Round to some decimals, halves to even."""
     if x.dtype != np.float32:
         raise op.unsupported(str(x.dtype))
@@ -182,45 +179,17 @@ def around(op, x):
     return op("Div", op("Round", op("Mul", x, scale)), scale)
 
 
-@operator("logical_not")
-def logical_not(op, x):
-    """Tell what is zero, in numbers."""
-    return op.cast(numpy_logical_not(op, x), x.dtype)
-
-
-@operator("_npi_logical_not")
-def numpy_logical_not(op, x):
-    """Tell what is zero."""
-    return op("Not", op.cast(x, bool))
-
-
-@operator("_npi_isnan")
-def isnan(op, x):
-    """Tell what is no number."""
-    return op("IsNaN", op.cast(x, np.float32))
-
-
-@operator("_npi_isinf")
-def isinf(op, x):
-    """Tell what is infinite."""
-    return op("IsInf", op.cast(x, np.float32))
-
-
-@operator("_npi_isposinf")
-def isposinf(op, x):
-    """Tell what is infinite and positive."""
-    return op("IsInf", op.cast(x, np.float32), detect_negative=0)
-
-
-@operator("_npi_isneginf")
-def isneginf(op, x):
-    """Tell what is infinite and negative."""
-    return op("IsInf", op.cast(x, np.float32), detect_positive=0)
+operator("logical_not")(lambda op, x: op.cast(op("Not", op.cast(x, bool)), x.dtype))
+operator("_npi_logical_not")(lambda op, x: op("Not", op.cast(x, bool)))
+operator("_npi_isnan")(lambda op, x: op("IsNaN", op.cast(x, np.float32)))
+operator("_npi_isinf")(lambda op, x: op("IsInf", op.cast(x, np.float32)))
+operator("_npi_isposinf")(lambda op, x: op("IsInf", op.cast(x, np.float32), detect_negative=0))
+operator("_npi_isneginf")(lambda op, x: op("IsInf", op.cast(x, np.float32), detect_positive=0))
 
 
 @operator("_npi_isfinite")
-def isfinite(op, x):
-    """Tell what is finite."""
+def isfinite(op: Call, x: Tensor) -> Tensor:
+    """Return whether values are finite."""
     x = op.cast(x, np.float32)
     return op("Not", op("IsNaN", op("Sub", x, x)))
 
@@ -231,8 +200,8 @@ _KINDS = {
 }
 
 
-def read_dtype(op, default, name="dtype"):
-    """Return the type an operator names (numpy.dtype), or the default where it names none."""
+def read_dtype(op: Call, default: Any, name: str = "dtype") -> np.dtype:
+    """Return the type that an attribute names, or the default."""
     text = op.text(name, None)
     if text is None:
         return np.dtype(default)
@@ -242,24 +211,24 @@ def read_dtype(op, default, name="dtype"):
 
 
 @operator("Cast", "_npi_cast", "_npx_cast")
-def cast(op, x):
+def cast(op: Call, x: Tensor) -> Tensor:
     """Convert to another type; fractions are cut off."""
     dtype = read_dtype(op, np.float32)
     if x.dtype == np.float32 and dtype.itemsize == 1 and dtype.kind in "iu":
-        # What is out of range wraps around, which C leaves open from floats.
+        # Values out of range wrap around, which C does not define for floats.
         x = op.cast(x, np.int32)
     return op.cast(x, dtype)
 
 
 @operator("amp_cast")
-def amp_cast(op, x):
-    """Convert between sizes of floats, which are all one here; leave whole numbers alone."""
+def amp_cast(op: Call, x: Tensor) -> Tensor:
+    """Return the input: all floats are float32 here."""
     if read_dtype(op, np.float32) != np.float32:
         raise op.unsupported(f"dtype={op.text('dtype')!r}")
     return x
 
 
 @operator("amp_multicast", outputs=numbered_outputs("num_outputs"))
-def amp_multicast(op, *inputs):
-    """Convert to the largest size of floats, which are all one here."""
+def amp_multicast(op: Call, *inputs: Tensor) -> Result:
+    """Return the inputs: all floats are float32 here."""
     return inputs

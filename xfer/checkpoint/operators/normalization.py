@@ -1,13 +1,15 @@
-"""Layers that bring numbers to a common scale."""
+"""Normalization layers."""
+
+from collections.abc import Callable
 
 import numpy as np
 
-from xfer.checkpoint.onnx_builder import describe_shape
+from xfer.checkpoint.onnx_builder import Tensor, describe_shape
 from xfer.checkpoint.operators.layers import agree
-from xfer.checkpoint.operators.registry import operator
+from xfer.checkpoint.operators.registry import Attributes, Call, Result, operator
 
 
-def _with_statistics(*names):
+def _with_statistics(*names: str) -> Callable[[Attributes], tuple[str, ...]]:
     return lambda attributes: (
         ("output", *names) if attributes.flag("output_mean_var", False) else ("output",)
     )
@@ -17,8 +19,10 @@ def _with_statistics(*names):
     *("BatchNorm", "BatchNorm_v1", "_npx_batch_norm", "_contrib_SyncBatchNorm"),
     outputs=_with_statistics("mean", "var"),
 )
-def batch_norm(op, x, gamma, beta, mean, variance):
-    """Normalise channels by statistics of the training data."""
+def batch_norm(
+    op: Call, x: Tensor, gamma: Tensor, beta: Tensor, mean: Tensor, variance: Tensor
+) -> Result:
+    """Normalise channels by running statistics."""
     axis = op.int("axis", 1)
     axis = axis if axis == 1 else axis % x.rank
     for parameter in (beta, mean, variance):
@@ -29,7 +33,7 @@ def batch_norm(op, x, gamma, beta, mean, variance):
     if axis == 1:
         y = op("BatchNormalization", x, gamma, beta, mean, variance, epsilon=epsilon)
     else:
-        # ONNX Runtime works these out once, where the parameters are constant.
+        # ONNX Runtime folds these where the parameters are constant.
         shape = [*beta.shape, *[1] * (x.rank - axis - 1)]
         scale = op("Mul", gamma, _inverse_deviation(op, variance, epsilon))
         shift = op("Sub", beta, op("Mul", mean, scale))
@@ -38,7 +42,7 @@ def batch_norm(op, x, gamma, beta, mean, variance):
     if not op.flag("output_mean_var", False):
         return y
     if op.node.operator == "_contrib_SyncBatchNorm":
-        # MXNet leaves them unset.
+        # MXNet leaves these outputs unset.
         raise op.unsupported("output_mean_var=True")
     if op.node.operator == "BatchNorm_v1":
         return y, mean, variance
@@ -46,25 +50,25 @@ def batch_norm(op, x, gamma, beta, mean, variance):
 
 
 @operator("_contrib_BatchNormWithReLU", outputs=_with_statistics("mean", "var"))
-def batch_norm_with_relu(op, x, *parameters):
-    """Normalise channels by statistics of the training data, and cut off what is below zero."""
+def batch_norm_with_relu(op: Call, x: Tensor, *parameters: Tensor) -> Result:
+    """Normalise channels by running statistics, and apply ReLU."""
     y = batch_norm(op, x, *parameters)
-    return (op("Relu", y[0]), *y[1:]) if isinstance(y, tuple) else op("Relu", y)
+    return op("Relu", y) if isinstance(y, Tensor) else (op("Relu", y[0]), *y[1:])
 
 
-def _inverse_deviation(op, variance, epsilon):
+def _inverse_deviation(op: Call, variance: Tensor, epsilon: float) -> Tensor:
     return op("Reciprocal", op("Sqrt", op("Add", variance, op.constant(epsilon))))
 
 
 @operator("LayerNorm", "_npx_layer_norm", outputs=_with_statistics("mean", "std"))
-def layer_norm(op, x, gamma, beta):
+def layer_norm(op: Call, x: Tensor, gamma: Tensor, beta: Tensor) -> Result:
     """Normalise along an axis."""
     axis = op.int("axis", -1) % x.rank
     agree(x, axis, gamma)
     agree(x, axis, beta)
     order = [*(k for k in range(x.rank) if k != axis), axis]
 
-    def turned(tensor, order):
+    def turned(tensor: Tensor, order: list[int]) -> Tensor:
         return tensor if axis == x.rank - 1 else op("Transpose", tensor, perm=order)
 
     rows, epsilon = turned(x, order), op.float("eps", 1e-5)
@@ -77,7 +81,7 @@ def layer_norm(op, x, gamma, beta):
 
 
 @operator("InstanceNorm")
-def instance_norm(op, x, gamma, beta):
+def instance_norm(op: Call, x: Tensor, gamma: Tensor, beta: Tensor) -> Tensor:
     """Normalise each channel of each example."""
     agree(x, 1, gamma)
     agree(x, 1, beta)
@@ -85,8 +89,8 @@ def instance_norm(op, x, gamma, beta):
 
 
 @operator("GroupNorm", outputs=_with_statistics("mean", "std"))
-def group_norm(op, x, gamma, beta):
-    """Normalise groups of channels of each example; scale and shift are one for each group."""
+def group_norm(op: Call, x: Tensor, gamma: Tensor, beta: Tensor) -> Result:
+    """Normalise groups of channels of each example, with a scale and a shift for each group."""
     groups, epsilon = op.int("num_groups", 1), op.float("eps", 1e-5)
     if gamma.shape != (groups,) or beta.shape != (groups,):
         raise ValueError(f"parameters of {describe_shape(gamma.dims)} for {groups} groups")
@@ -104,8 +108,8 @@ def group_norm(op, x, gamma, beta):
 
 
 @operator("L2Normalization")
-def l2_normalization(op, x):
-    """Divide by the Euclidean length of an example, of a position or of a channel."""
+def l2_normalization(op: Call, x: Tensor) -> Tensor:
+    """Divide by the Euclidean norm of an example, a position or a channel."""
     mode = op.text("mode", "instance")
     axes = {"instance": range(1, x.rank), "channel": [1], "spatial": range(2, x.rank)}
     if mode not in axes:
@@ -116,7 +120,7 @@ def l2_normalization(op, x):
 
 
 @operator("LRN")
-def local_response_norm(op, x):
+def local_response_norm(op: Call, x: Tensor) -> Tensor:
     """Divide by a power of the mean square of neighbouring channels, plus a constant."""
     size, alpha, beta = op.int("nsize"), op.float("alpha", 1e-4), op.float("beta", 0.75)
     if size % 2 == 0 or x.rank < 3:
@@ -124,7 +128,7 @@ def local_response_norm(op, x):
     channels = x.dims[1]
     if channels is None:
         return op("LRN", x, size=size, alpha=alpha, beta=beta, bias=op.float("knorm", 2.0))
-    # A convolution over channels with roots for the power, five times as fast in ONNX Runtime.
+    # A convolution over channels, and roots as the power: five times faster in ONNX Runtime.
     place = np.arange(channels)
     near = np.abs(place[:, None] - place) <= size // 2
     band = (near * alpha / size).reshape(channels, channels, *[1] * (x.rank - 2))

@@ -1,21 +1,22 @@
-"""Pieces: tensors cut up, put together, repeated and padded."""
+"""Slicing, splitting, joining, repeating and padding."""
 
 import itertools
 import re
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 
-from xfer.checkpoint.onnx_builder import describe_shape, follows_batch
-from xfer.checkpoint.operators.registry import numbered_outputs, operator
+from xfer.checkpoint.onnx_builder import Tensor, describe_shape, follows_batch
+from xfer.checkpoint.operators.registry import Attributes, Call, Result, numbered_outputs, operator
 from xfer.checkpoint.operators.shapes import sizes_of
 
-# Beyond either end of every axis.
+# Beyond the ends of every axis.
 _FIRST, _LAST = np.iinfo(np.int64).min, np.iinfo(np.int64).max
 
 
 @operator("slice", "_npi_slice", "_npx_slice", "_sparse_slice")
-def slice_axes(op, x):
-    """Cut out a range of each of the first axes."""
+def slice_axes(op: Call, x: Tensor) -> Tensor:
+    """Slice the first axes."""
     begins, ends, steps = op.ints("begin"), op.ints("end"), op.ints("step", ())
     ranges = {}
     for axis, (begin, end, step) in enumerate(itertools.zip_longest(begins, ends, steps)):
@@ -28,26 +29,33 @@ def slice_axes(op, x):
 
 
 @operator("slice_axis")
-def slice_axis(op, x):
-    """Cut a range out of an axis."""
+def slice_axis(op: Call, x: Tensor) -> Tensor:
+    """Slice an axis."""
     end = op.int("end")
     return _slice(op, x, {op.int("axis"): (op.int("begin"), _LAST if end is None else end, 1)})
 
 
 @operator("reverse", "_npi_flip")
-def reverse(op, x):
-    """Turn axes round."""
+def reverse(op: Call, x: Tensor) -> Tensor:
+    """Reverse axes."""
     return _slice(op, x, dict.fromkeys(op.ints("axis"), (_LAST, _FIRST, -1)))
 
 
-def _slice(op, x, ranges):
+def _slice(op: Call, x: Tensor, ranges: dict[int, tuple[int, int, int]]) -> Tensor:
     if not ranges:
         return x
     begins, ends, steps = (op.constant(values, np.int64) for values in zip(*ranges.values()))
     return _slice_to(op, x, begins, ends, list(ranges), steps)
 
 
-def _slice_to(op, x, begins, ends, axes, steps=None):
+def _slice_to(
+    op: Call,
+    x: Tensor,
+    begins: Tensor,
+    ends: Tensor,
+    axes: list[int],
+    steps: Tensor | None = None,
+) -> Tensor:
     result = op("Slice", x, begins, ends, op.constant(axes, np.int64), steps)
     for axis in axes if result.dims is not None else ():
         if follows_batch(x.dims[axis]) and not follows_batch(result.dims[axis]):
@@ -56,8 +64,8 @@ def _slice_to(op, x, begins, ends, axes, steps=None):
 
 
 @operator("slice_like")
-def slice_like(op, x, like):
-    """Cut the beginning out of axes, as long as they are in another tensor."""
+def slice_like(op: Call, x: Tensor, like: Tensor) -> Tensor:
+    """Slice the beginning of axes, to the sizes of another tensor."""
     axes = [axis % x.rank for axis in op.ints("axes", ())] or list(range(x.rank))
     if max(axes) >= like.rank:
         raise ValueError(f"{describe_shape(like.dims)} has no axis {max(axes)}")
@@ -71,27 +79,27 @@ def slice_like(op, x, like):
 
 
 @operator("SliceChannel", outputs=numbered_outputs("num_outputs"))
-def split(op, x):
-    """Cut an axis into equal parts."""
+def split(op: Call, x: Tensor) -> Result:
+    """Split an axis into equal parts."""
     axis, count = op.int("axis", 1), op.int("num_outputs")
     size = x.dims[axis] if x.dims is not None else None
     if size is None:
         parts = op("Split", x, outputs=count, axis=axis, num_outputs=count)
-        return _finish_split(op, [parts] if count == 1 else parts, axis)
+        return _squeezed(op, [parts] if count == 1 else parts, axis)
     if size % count:
         raise ValueError(f"axis {axis} of {describe_shape(x.dims)} cannot be cut into {count}")
     return _split(op, x, [size // count] * count, axis)
 
 
-def _outputs_of_split(attributes):
+def _outputs_of_split(attributes: Attributes) -> tuple[str, ...]:
     count = attributes.int("sections", 0) or len(attributes.ints("indices", ()))
     return tuple(f"output{k}" for k in range(count)) if count > 1 else ("output",)
 
 
 @operator("_split_v2", "_npi_split", "_npi_hsplit", "_npi_dsplit", outputs=_outputs_of_split)
-def split_at(op, x):
-    """Cut an axis before given places (the first is zero), or into parts as equal as can be."""
-    # NumPy's horizontal split takes the one axis there is.
+def split_at(op: Call, x: Tensor) -> Result:
+    """Split an axis at given indices (the first is 0), or into parts as equal as possible."""
+    # NumPy's horizontal split takes the only axis of a vector.
     axis = 0 if op.node.operator == "_npi_hsplit" and x.rank == 1 else op.int("axis", 1)
     size, count = x.shape[axis], op.int("sections", 0)
     if count:
@@ -103,16 +111,16 @@ def split_at(op, x):
     return _split(op, x, sizes, axis)
 
 
-def _split(op, x, sizes, axis):
+def _split(op: Call, x: Tensor, sizes: list[int], axis: int) -> list[Tensor]:
     if follows_batch(sum(sizes)) and not all(map(follows_batch, sizes)):
         raise ValueError("cuts the examples up, whose number is not known")
     if len(sizes) == 1:
-        return _finish_split(op, [x], axis)
+        return _squeezed(op, [x], axis)
     parts = op("Split", x, op.sizes(sizes), outputs=len(sizes), axis=axis)
-    return _finish_split(op, parts, axis)
+    return _squeezed(op, parts, axis)
 
 
-def _finish_split(op, parts, axis):
+def _squeezed(op: Call, parts: list[Tensor], axis: int) -> list[Tensor]:
     if not op.flag("squeeze_axis", False):
         return parts
     axes = op.constant([axis], np.int64)
@@ -120,34 +128,34 @@ def _finish_split(op, parts, axis):
 
 
 @operator("Concat", "_sparse_concat", "_rnn_param_concat", "_npi_rnn_param_concat")
-def concat(op, *parts):
-    """Put tensors together along an axis."""
+def concat(op: Call, *parts: Tensor) -> Tensor:
+    """Concatenate tensors along an axis."""
     return _concat(op, parts, op.int("dim", 1))
 
 
 @operator("_npi_concatenate")
-def concatenate(op, *parts):
-    """Put tensors together along an axis, or all their numbers in a row."""
+def concatenate(op: Call, *parts: Tensor) -> Tensor:
+    """Concatenate tensors along an axis, or flattened."""
     axis = op.int("axis", 0)
     if axis is None:
         row = op.constant([-1], np.int64)
-        parts, axis = [op("Reshape", part, row) for part in parts], 0
+        return _concat(op, [op("Reshape", part, row) for part in parts], 0)
     return _concat(op, parts, axis)
 
 
-def _concat(op, parts, axis):
+def _concat(op: Call, parts: Sequence[Tensor], axis: int) -> Tensor:
     return op("Concat", *parts, axis=axis) if len(parts) > 1 else parts[0]
 
 
 @operator("stack", "_npi_stack")
-def stack(op, *parts):
-    """Put tensors together along a new axis."""
+def stack(op: Call, *parts: Tensor) -> Tensor:
+    """Stack tensors along a new axis."""
     axis = op.int("axis", 0)
     return _concat(op, [_add_axes(op, part, [axis]) for part in parts], axis)
 
 
-# The axes that NumPy adds to a tensor of few axes, and that along which it puts them together.
-_STACKS = {
+# The axes that NumPy adds to a tensor of rank 0, 1, ..., and the axis along which it joins them.
+_STACKS: dict[str, tuple[list[tuple[int, ...]], int]] = {
     "_npi_hstack": ([(0,)], 1),
     "_npi_vstack": ([(0, 1), (0,)], 0),
     "_npi_dstack": ([(0, 1, 2), (0, 2), (2,)], 2),
@@ -156,23 +164,23 @@ _STACKS = {
 
 
 @operator(*_STACKS)
-def stack_numpy(op, *parts):
-    """Put tensors together along an axis that those of few axes are given."""
+def stack_numpy(op: Call, *parts: Tensor) -> Tensor:
+    """Stack tensors as NumPy does, after adding axes to those that have few."""
     missing, axis = _STACKS[op.node.operator]
-    parts = [
+    larger = [
         _add_axes(op, part, missing[part.rank]) if part.rank < len(missing) else part
         for part in parts
     ]
-    return _concat(op, parts, min(axis, parts[0].rank - 1))
+    return _concat(op, larger, min(axis, larger[0].rank - 1))
 
 
-def _add_axes(op, x, axes):
+def _add_axes(op: Call, x: Tensor, axes: Iterable[int]) -> Tensor:
     return op("Unsqueeze", x, op.constant(axes, np.int64))
 
 
 @operator("tile", "_npi_tile")
-def tile(op, x):
-    """Repeat the whole tensor along its axes; the last of the repeats is for the last axis."""
+def tile(op: Call, x: Tensor) -> Tensor:
+    """Repeat the tensor along its axes; the last of the repeats is for the last axis."""
     repeats = op.ints("reps")
     if len(repeats) > x.rank:
         x = _add_axes(op, x, range(len(repeats) - x.rank))
@@ -180,8 +188,8 @@ def tile(op, x):
 
 
 @operator("repeat", "_np_repeat")
-def repeat(op, x):
-    """Repeat each number, along an axis or of all there are."""
+def repeat(op: Call, x: Tensor) -> Tensor:
+    """Repeat each element, along an axis or flattened."""
     axis, repeats = op.int("axis", None), op.int("repeats")
     if axis is None:
         x, axis = op("Reshape", x, op.constant([-1], np.int64)), 0
@@ -197,12 +205,12 @@ def repeat(op, x):
 
 
 @operator("Pad", "_npi_pad")
-def pad(op, x):
-    """Add numbers around each axis."""
+def pad(op: Call, x: Tensor) -> Tensor:
+    """Pad each axis."""
     mode = op.text("mode", "constant")
     if mode not in ("constant", "edge", "reflect") or op.text("reflect_type", "even") != "even":
         raise op.unsupported(f"mode={mode!r}, reflect_type={op.text('reflect_type', 'even')!r}")
-    # Written flat by the one operator, in pairs by the other.
+    # One operator writes them flat, the other in pairs.
     widths = [int(width) for width in re.findall(r"-?\d+", op.text("pad_width"))]
     before, after = widths[::2], widths[1::2]
     if len(before) != x.rank or len(after) != x.rank:
@@ -217,8 +225,8 @@ def pad(op, x):
 
 
 @operator("diag", "_np_diag", "_np_diagonal")
-def diagonal(op, x):
-    """Take the diagonal of two axes, or make a matrix of it."""
+def diagonal(op: Call, x: Tensor) -> Tensor:
+    """Return the diagonal of two axes, or a matrix with a vector as its diagonal."""
     offset = op.int("offset", op.int("k", 0))
     if x.rank == 1:
         return _matrix_of(op, x, offset)
@@ -228,13 +236,13 @@ def diagonal(op, x):
     if follows_batch(rows) or follows_batch(columns):
         raise ValueError("takes a diagonal across the examples, whose number is not known")
     row = np.arange(max(0, -offset), min(rows, columns - offset))
-    # Each matrix as one row, of which the places of the diagonal are taken.
+    # Each matrix becomes a row, and the indices of the diagonal are gathered.
     matrices = op("Transpose", x, perm=others + axes)
     flat = op.reshape(matrices, [*(x.shape[axis] for axis in others), rows * columns])
     return op("Gather", flat, op.constant(row * columns + row + offset), axis=len(others))
 
 
-def _matrix_of(op, x, offset):
+def _matrix_of(op: Call, x: Tensor, offset: int) -> Tensor:
     (size,) = x.shape
     if follows_batch(size):
         raise ValueError("makes a matrix of the examples, whose number is not known")

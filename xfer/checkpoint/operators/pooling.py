@@ -1,17 +1,18 @@
-"""Layers that change how large a map is: pooling, resizing, cropping."""
+"""Layers that change the size of a map: pooling, resizing, cropping, sampling through a grid."""
 
 import math
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from xfer.checkpoint.onnx_builder import describe_shape
-from xfer.checkpoint.operators.registry import operator
+from xfer.checkpoint.onnx_builder import Tensor, describe_shape
+from xfer.checkpoint.operators.registry import Call, operator
 
 
 @operator("Pooling", "Pooling_v1", "_npx_pooling")
-def pooling(op, x):
-    """Take the maximum, the mean, the sum or a norm of windows, or of whole maps."""
+def pooling(op: Call, x: Tensor) -> Tensor:
+    """Compute the maximum, mean, sum or norm of windows, or of whole maps."""
     layout = op.text("layout", None)
     pool = _pool_maps if op.flag("global_pool", False) else _pool_windows
     if not layout or layout[1] == "C":
@@ -21,7 +22,7 @@ def pooling(op, x):
     return op("Transpose", y, perm=[0, *(axis + 1 for axis in axes), 1])
 
 
-def _pool_maps(op, x):
+def _pool_maps(op: Call, x: Tensor) -> Tensor:
     kind = op.text("pool_type", "max")
     kinds = {"max": "GlobalMaxPool", "avg": "GlobalAveragePool"}
     if kind in kinds:
@@ -30,15 +31,15 @@ def _pool_maps(op, x):
     return _sums(op, x, lambda powers: op("ReduceSum", powers, axes))
 
 
-def _sums(op, x, add):
-    """Add numbers, or take the root of a sum of their powers."""
+def _sums(op: Call, x: Tensor, add: Callable[[Tensor], Tensor]) -> Tensor:
+    """Compute a sum, or the root of a sum of powers."""
     kind = op.text("pool_type")
     if kind == "sum":
         return add(x)
     power = op.int("p_value", None)
     if kind != "lp" or power not in (1, 2, 3):
         raise op.unsupported(f"pool_type={kind!r}, p_value={power}")
-    if power == 1:  # with their signs, as in MXNet
+    if power == 1:  # with signs, as in MXNet
         return add(x)
     total = add(op("Mul", x, x) if power == 2 else op("Mul", op("Mul", x, x), x))
     if power == 2:
@@ -46,22 +47,22 @@ def _sums(op, x, add):
     return op("Mul", op("Sign", total), op("Pow", op("Abs", total), op.constant(1 / 3)))
 
 
-def _pool_windows(op, x):
+def _pool_windows(op: Call, x: Tensor) -> Tensor:
     kind, legacy = op.text("pool_type", "max"), op.node.operator == "Pooling_v1"
     windows = _read_windows(op, x)
     if kind == "max":
-        # The first of MXNet's poolings takes the zeros of the padding for numbers.
+        # The first version counts the zeros of the padding as data.
         return _slide(op, "MaxPool", *(_padded(op, x, windows) if legacy else (x, windows)))
     if kind == "avg" and not legacy:
         if op.flag("count_include_pad", None) is False:
             return _slide(op, "AveragePool", x, windows)
         if windows.full:
-            # The padding counts, and what a window reaches over beyond that does not.
+            # The padding counts, but not what a window reaches beyond it.
             return _slide(op, "AveragePool", *_padded(op, x, windows))
     if windows.full:
         x, windows = _padded(op, x, windows, _overhang(x, windows))
 
-    def mean(x):
+    def mean(x: Tensor) -> Tensor:
         return _slide(op, "AveragePool", x, windows, count_include_pad=1)
 
     if kind == "avg":
@@ -71,16 +72,16 @@ def _pool_windows(op, x):
 
 
 class _Windows(NamedTuple):
-    kernel: tuple
-    strides: tuple
-    pads: tuple
-    full: bool  # whether the last window may reach over the end
+    kernel: tuple[int, ...]
+    strides: tuple[int, ...]
+    pads: tuple[int, ...]
+    full: bool  # whether the last window may reach beyond the end
 
 
-def _read_windows(op, x):
+def _read_windows(op: Call, x: Tensor) -> _Windows:
     convention = op.text("pooling_convention", "valid")
     if convention not in ("valid", "full"):
-        # MXNet 1.9 refuses "same" wherever it offers it.
+        # MXNet 1.9 offers "same", but refuses it.
         raise op.unsupported(f"pooling_convention={convention!r}")
     kernel = op.ints("kernel")
     strides = op.ints("stride", None) or (1,) * len(kernel)
@@ -91,14 +92,16 @@ def _read_windows(op, x):
     return _Windows(kernel, strides, pads, convention == "full")
 
 
-def _overhang(x, windows):
-    """Tell how far the last windows reach over the padding."""
+def _overhang(x: Tensor, windows: _Windows) -> tuple[int, ...]:
+    """Return how far the last windows reach beyond the padding."""
     sizes = zip(x.shape[2:], windows.kernel, windows.strides, windows.pads)
     return tuple((k - size - 2 * p) % s for size, k, s, p in sizes)
 
 
-def _padded(op, x, windows, overhang=None):
-    """Pad with zeros that count as data; return what is left to do to the result."""
+def _padded(
+    op: Call, x: Tensor, windows: _Windows, overhang: tuple[int, ...] | None = None
+) -> tuple[Tensor, _Windows]:
+    """Pad with zeros that count as data; return the windows without padding."""
     ends = windows.pads
     if overhang:
         ends = tuple(p + over for p, over in zip(ends, overhang))
@@ -107,11 +110,11 @@ def _padded(op, x, windows, overhang=None):
     return x, windows._replace(pads=(0,) * len(ends))
 
 
-def _slide(op, kind, x, windows, **attributes):
+def _slide(op: Call, kind: str, x: Tensor, windows: _Windows, **attributes: Any) -> Tensor:
     kernel, strides, pads, full = windows
     ends = pads
     if full and any(s > k - p for k, s, p in zip(kernel, strides, pads)):
-        # A window that began beyond the data would be left out by ONNX, and not by MXNet.
+        # ONNX leaves out a window that begins beyond the data, and MXNet does not.
         ends = tuple(p + over for p, over in zip(pads, _overhang(x, windows)))
         if any(end >= k for end, k in zip(ends, kernel)):
             raise op.unsupported("windows that hold no data")
@@ -128,30 +131,30 @@ def _slide(op, kind, x, windows, **attributes):
 
 
 @operator("_contrib_AdaptiveAvgPooling2D")
-def adaptive_average_pooling(op, x):
-    """Take the mean of as many windows as asked for, of about the same size."""
-    sizes = op.ints("output_size", None) or (1,)
-    sizes = sizes * 2 if len(sizes) == 1 else sizes
+def adaptive_average_pooling(op: Call, x: Tensor) -> Tensor:
+    """Compute the means of a given count of windows of about the same size."""
+    sizes = op.ints("output_size", None) or [1]
+    sizes = tuple(sizes) * 2 if len(sizes) == 1 else sizes
     if sizes == (1, 1):
         return op("GlobalAveragePool", x)
     height, width = x.shape[2:]
     if height % sizes[0] == 0 == width % sizes[1]:
         kernel = [height // sizes[0], width // sizes[1]]
         return op("AveragePool", x, kernel_shape=kernel, strides=kernel)
-    # Windows of several sizes: a product with the weight of each row, and of each column.
+    # Windows of several sizes: a product with weights of rows and columns.
     rows, columns = _shares(height, sizes[0]), _shares(width, sizes[1])
     return op("MatMul", op.constant(rows), op("MatMul", x, op.constant(columns.T)))
 
 
-def _shares(size, count):
+def _shares(size: int, count: int) -> np.ndarray:
     window, place = np.arange(count)[:, None], np.arange(size)
     inside = (window * size // count <= place) & (place < -(-(window + 1) * size // count))
     return inside / inside.sum(axis=1, keepdims=True)
 
 
 @operator("UpSampling")
-def upsampling(op, x, *others):
-    """Make maps larger by a whole number of times, and bring several to the size of the first."""
+def upsampling(op: Call, x: Tensor, *others: Tensor) -> Tensor:
+    """Enlarge maps by an integer factor, and bring several to the size of the first."""
     scale = op.int("scale")
     if op.text("sample_type") == "bilinear":
         cut = scale // 2
@@ -177,7 +180,7 @@ def upsampling(op, x, *others):
     return op("Concat", *scaled, axis=1)
 
 
-def _repeat(op, x, times):
+def _repeat(op: Call, x: Tensor, times: int) -> Tensor:
     if times == 1:
         return x
     how = {"coordinate_transformation_mode": "asymmetric", "nearest_mode": "floor"}
@@ -185,8 +188,8 @@ def _repeat(op, x, times):
 
 
 @operator("_contrib_BilinearResize2D")
-def bilinear_resize(op, x, like=None):
-    """Resize maps, with numbers between their pixels."""
+def bilinear_resize(op: Call, x: Tensor, like: Tensor | None = None) -> Tensor:
+    """Resize maps with bilinear interpolation."""
     corners = op.flag("align_corners", True)
     sizes = op.constant(_resized(op, x, like))
     return op(
@@ -197,12 +200,12 @@ def bilinear_resize(op, x, like=None):
         sizes,
         axes=[2, 3],
         mode="linear",
-        # One row of pixels is taken from the start, not from the middle.
+        # A single output pixel is taken from the start, not from the middle.
         coordinate_transformation_mode="align_corners" if corners else "pytorch_half_pixel",
     )
 
 
-def _resized(op, x, like):
+def _resized(op: Call, x: Tensor, like: Any) -> Sequence[int]:
     mode = op.text("mode", "size")
     if mode == "like":
         return like.shape[2:]
@@ -221,15 +224,15 @@ def _resized(op, x, like):
         raise op.unsupported(f"mode={mode!r}")
     if not mode.startswith("to_") and None in scales:
         raise ValueError(f"mode={mode!r} with one scale of two")
-    # MXNet multiplies in single precision, which may decide what is below a whole number.
+    # MXNet multiplies in single precision, which can change the integer part.
     scales = [np.float32(1 if scale is None else scale) for scale in scales]
     sizes = map(np.float32, x.shape[2:])
     return [int(changes[mode](size, scale)) for size, scale in zip(sizes, scales)]
 
 
 @operator("Crop")
-def crop(op, x, like=None):
-    """Cut maps to a size, or to that of other maps."""
+def crop(op: Call, x: Tensor, like: Tensor | None = None) -> Tensor:
+    """Crop maps to a size, or to that of other maps."""
     sizes = op.ints("h_w") if like is None else like.shape[2:]
     starts = op.ints("offset", None) or (0, 0)
     if op.flag("center_crop", False):
@@ -241,3 +244,46 @@ def crop(op, x, like=None):
             f"{tuple(sizes)} from {tuple(starts)} on is not in {describe_shape(x.dims)}"
         )
     return op("Slice", x, *map(op.constant, (list(starts), ends, [2, 3])))
+
+
+@operator("GridGenerator")
+def grid_generator(op: Call, x: Tensor) -> Tensor:
+    """Return where each pixel comes from, given an affine map or the shift of each pixel."""
+    if op.text("transform_type") == "affine":
+        return _affine_grid(op, x)
+    height, width = x.shape[2:]
+    if min(height, width) < 2:
+        raise op.unsupported("an image of one pixel")
+    halves = np.array([width - 1, height - 1]).reshape(1, 2, 1, 1) / 2
+    moved = op("Add", x, op.constant(_pixels(height, width)[np.newaxis], np.float32))
+    return op("Sub", op("Div", moved, op.constant(halves)), op.constant(1.0))
+
+
+@operator("BilinearSampler")
+def bilinear_sampler(op: Call, x: Tensor, grid: Tensor) -> Tensor:
+    """Interpolate an image at given points; it is zero beyond its edges."""
+    places = op("Transpose", grid, perm=(0, 2, 3, 1))
+    return op("GridSample", x, places, mode="linear", padding_mode="zeros", align_corners=1)
+
+
+@operator("SpatialTransformer")
+def spatial_transformer(op: Call, x: Tensor, matrix: Tensor) -> Tensor:
+    """Transform an image by an affine map."""
+    return bilinear_sampler(op, x, _affine_grid(op, matrix))
+
+
+def _affine_grid(op: Call, matrix: Tensor) -> Tensor:
+    height, width = op.ints("target_shape")
+    if min(height, width) < 2:
+        raise op.unsupported(f"target_shape={height, width}")
+    # From -1 to 1, with a third coordinate of 1.
+    ends = np.array([width - 1, height - 1]).reshape(2, 1, 1)
+    places = _pixels(height, width) * (2 / ends) - 1
+    places = np.concatenate([places, np.ones((1, height, width))]).reshape(3, -1)
+    matrices = op("Reshape", matrix, op.constant([-1, 2, 3], np.int64))
+    grid = op("MatMul", matrices, op.constant(places))
+    return op("Reshape", grid, op.constant([0, 2, height, width], np.int64))
+
+
+def _pixels(height: int, width: int) -> np.ndarray:
+    return np.stack(np.meshgrid(np.arange(width), np.arange(height)))

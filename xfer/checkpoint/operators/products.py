@@ -1,17 +1,19 @@
-"""Products of matrices, and of tensors along any axes."""
+"""Matrix products, and products along any axes."""
 
 import math
+from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 
+from xfer.checkpoint.onnx_builder import Tensor
 from xfer.checkpoint.operators.reductions import checked_axes, one_dimensional
-from xfer.checkpoint.operators.registry import operator
+from xfer.checkpoint.operators.registry import Call, operator
 
 
 @operator("dot", "_sparse_dot")
-def dot(op, a, b):
-    """Sum over the last axis of one and the first of the other; or first and last, if told so."""
-    # Transposing turns the axes round by one: all but the one summed over keep their order.
+def dot(op: Call, a: Tensor, b: Tensor) -> Tensor:
+    """Sum over the last axis of one and the first of the other, or as the attributes say."""
+    # Transposing rotates the axes by one; those that are not summed over keep their order.
     first, last = op.flag("transpose_a", False), op.flag("transpose_b", False)
     if max(a.rank, b.rank) <= 2:
         found = op("MatMul", _transposed(op, a, first), _transposed(op, b, last))
@@ -21,8 +23,8 @@ def dot(op, a, b):
 
 
 @operator("_np_dot")
-def numpy_dot(op, a, b):
-    """Sum over the last axis of one and the last but one of the other; numbers scale."""
+def numpy_dot(op: Call, a: Tensor, b: Tensor) -> Tensor:
+    """Sum over the last axis of one and the last but one of the other; multiply scalars."""
     if not a.rank or not b.rank:
         return op("Mul", a, b)
     if b.rank <= 2:
@@ -30,26 +32,25 @@ def numpy_dot(op, a, b):
     return _tensordot(op, a, b, [a.rank - 1], [b.rank - 2])
 
 
-@operator("_npi_matmul")
-def matmul(op, a, b):
-    """Multiply stacks of matrices."""
-    return op("MatMul", a, b)
+operator("_npi_matmul")(lambda op, a, b: op("MatMul", a, b))
 
 
 @operator("_npi_tensordot")
-def tensordot(op, a, b):
+def tensordot(op: Call, a: Tensor, b: Tensor) -> Tensor:
     """Sum over pairs of axes."""
     return _tensordot(op, a, b, op.ints("a_axes_summed"), op.ints("b_axes_summed"))
 
 
 @operator("_npi_tensordot_int_axes")
-def tensordot_of_ends(op, a, b):
+def tensordot_of_ends(op: Call, a: Tensor, b: Tensor) -> Tensor:
     """Sum over the last axes of one and the first of the other."""
-    number = op.int("axes")
-    return _tensordot(op, a, b, range(a.rank - number, a.rank), range(number))
+    count = op.int("axes")
+    return _tensordot(op, a, b, range(a.rank - count, a.rank), range(count))
 
 
-def _tensordot(op, a, b, a_axes, b_axes):
+def _tensordot(
+    op: Call, a: Tensor, b: Tensor, a_axes: Iterable[int], b_axes: Iterable[int]
+) -> Tensor:
     a_axes, b_axes = checked_axes(a_axes, a.rank), checked_axes(b_axes, b.rank)
     a_free = [axis for axis in range(a.rank) if axis not in a_axes]
     b_free = [axis for axis in range(b.rank) if axis not in b_axes]
@@ -63,71 +64,64 @@ def _tensordot(op, a, b, a_axes, b_axes):
     return op.reshape(op("MatMul", left, right), (*rows, *columns))
 
 
-def _permuted(op, x, order):
+def _permuted(op: Call, x: Tensor, order: Sequence[int]) -> Tensor:
     return x if list(order) == sorted(order) else op("Transpose", x, perm=order)
 
 
-@operator("_npi_einsum")
-def einsum(op, *inputs):
-    """Sum over what Einstein's notation names."""
-    return op("Einsum", *inputs, equation=op.text("subscripts"))
+operator("_npi_einsum")(lambda op, *inputs: op("Einsum", *inputs, equation=op.text("subscripts")))
 
 
 @operator("batch_dot", "_npx_batch_dot")
-def batch_dot(op, a, b):
+def batch_dot(op: Call, a: Tensor, b: Tensor) -> Tensor:
     """Multiply the matrices of two stacks, any of them transposed."""
-    return _product(op, a, b)
-
-
-def _product(op, a, b):
     a = _transposed(op, a, op.flag("transpose_a", False))
     b = _transposed(op, b, op.flag("transpose_b", False))
     return op("MatMul", a, b)
 
 
-def _transposed(op, x, wanted=True):
-    """Return the matrices transposed; vectors stay as they are."""
+def _transposed(op: Call, x: Tensor, wanted: bool = True) -> Tensor:
+    """Transpose matrices; vectors stay as they are."""
     return _with_axis_moved(op, x, x.rank - 2, x.rank - 1) if wanted and x.rank > 1 else x
 
 
-def _with_axis_moved(op, x, source, target):
+def _with_axis_moved(op: Call, x: Tensor, source: int, target: int) -> Tensor:
     order = [axis for axis in range(x.rank) if axis != source]
     order.insert(target, source)
     return _permuted(op, x, order)
 
 
 @operator("linalg_gemm2", "_linalg_gemm2")
-def gemm2(op, a, b):
-    """Multiply matrices, and by a number."""
-    return _on_matrices(op, lambda a, b: _scaled(op, _product(op, a, b), "alpha"), a, b)
+def gemm2(op: Call, a: Tensor, b: Tensor) -> Tensor:
+    """Multiply matrices and a factor."""
+    return _on_matrices(op, lambda a, b: _scaled(op, batch_dot(op, a, b), "alpha"), a, b)
 
 
 @operator("linalg_gemm", "_linalg_gemm")
-def gemm(op, a, b, c):
-    """Multiply matrices, and by a number, and add a multiple of a third one."""
+def gemm(op: Call, a: Tensor, b: Tensor, c: Tensor) -> Tensor:
+    """Multiply matrices and a factor, and add a multiple of a third matrix."""
 
-    def convert(a, b, c):
-        product = _scaled(op, _product(op, a, b), "alpha")
+    def convert(a: Tensor, b: Tensor, c: Tensor) -> Tensor:
+        product = _scaled(op, batch_dot(op, a, b), "alpha")
         return op("Add", product, _scaled(op, c, "beta"))
 
     return _on_matrices(op, convert, a, b, c)
 
 
 @operator("linalg_syrk", "_linalg_syrk")
-def syrk(op, a):
-    """Multiply matrices with their own transposes, and by a number."""
+def syrk(op: Call, a: Tensor) -> Tensor:
+    """Multiply matrices, their own transposes and a factor."""
     pair = a, _transposed(op, a)
     product = op("MatMul", *(pair[::-1] if op.flag("transpose", False) else pair))
     return _scaled(op, product, "alpha")
 
 
-def _scaled(op, x, name):
+def _scaled(op: Call, x: Tensor, name: str) -> Tensor:
     factor = op.float(name, 1.0)
     return x if factor == 1 else op("Mul", x, op.constant(factor))
 
 
-def _on_matrices(op, convert, *inputs):
-    """Convert with the axis of the rows where it is to be, before that of the columns."""
+def _on_matrices(op: Call, convert: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
+    """Convert with the axis of the rows moved before that of the columns."""
     rank = inputs[0].rank
     (axis,) = checked_axes((op.int("axis", -2),), rank)
     found = convert(*(_with_axis_moved(op, x, axis, rank - 2) for x in inputs))
@@ -135,52 +129,54 @@ def _on_matrices(op, convert, *inputs):
 
 
 @operator("_contrib_interleaved_matmul_selfatt_qk")
-def self_attention_scores(op, joined):
+def self_attention_scores(op: Call, joined: Tensor) -> Tensor:
     """Multiply queries and keys, which come as (length, n, heads * 3 * d) with the values."""
     return _scores(op, _heads(op, joined, 3, 0), _heads(op, joined, 3, 1, _LAST))
 
 
 @operator("_contrib_interleaved_matmul_selfatt_valatt")
-def self_attention_values(op, joined, attention):
-    """Weigh the values, which come as (length, n, heads * 3 * d) with queries and keys."""
+def self_attention_values(op: Call, joined: Tensor, attention: Tensor) -> Tensor:
+    """Weight the values, which come as (length, n, heads * 3 * d) with queries and keys."""
     return _weighed(op, _heads(op, joined, 3, 2), attention)
 
 
 @operator("_contrib_interleaved_matmul_encdec_qk")
-def attention_scores(op, queries, joined):
+def attention_scores(op: Call, queries: Tensor, joined: Tensor) -> Tensor:
     """Multiply queries with keys, which come as (length, n, heads * 2 * d) with the values."""
     return _scores(op, _heads(op, queries, 1, 0), _heads(op, joined, 2, 0, _LAST))
 
 
 @operator("_contrib_interleaved_matmul_encdec_valatt")
-def attention_values(op, joined, attention):
-    """Weigh the values, which come as (length, n, heads * 2 * d) with the keys."""
+def attention_values(op: Call, joined: Tensor, attention: Tensor) -> Tensor:
+    """Weight the values, which come as (length, n, heads * 2 * d) with the keys."""
     return _weighed(op, _heads(op, joined, 2, 1), attention)
 
 
-# Where the axes of (length, n, heads, d) go: the matrices in rows, or in columns.
+# The order of the axes of (length, n, heads, d), as matrices and transposed.
 _FIRST, _LAST = (1, 2, 0, 3), (1, 2, 3, 0)
 
 
-def _heads(op, joined, number, place, order=_FIRST):
-    """Return one of the tensors that are interleaved in one of shape (length, n, width)."""
+def _heads(
+    op: Call, joined: Tensor, count: int, index: int, order: tuple[int, ...] = _FIRST
+) -> Tensor:
+    """Return one of several tensors interleaved in one of shape (length, n, width)."""
     heads = op.int("heads")
     length, rows, width = joined.shape
-    if width % (heads * number):
-        raise ValueError(f"a width of {width} is no multiple of {number} times {heads} heads")
-    size = width // (heads * number)
-    parts = op.reshape(joined, (length, rows, heads, number, size))
-    part = op("Gather", parts, op.constant(place, np.int64), axis=3)
+    if width % (heads * count):
+        raise ValueError(f"a width of {width} is not a multiple of {count} times {heads} heads")
+    size = width // (heads * count)
+    parts = op.reshape(joined, (length, rows, heads, count, size))
+    part = op("Gather", parts, op.constant(index, np.int64), axis=3)
     return op("Transpose", part, perm=order)
 
 
-def _scores(op, queries, keys):
+def _scores(op: Call, queries: Tensor, keys: Tensor) -> Tensor:
     rows, heads, length, size = queries.shape
     queries = op("Mul", queries, op.constant(1 / math.sqrt(size)))
     return op.reshape(op("MatMul", queries, keys), (rows * heads, length, keys.shape[3]))
 
 
-def _weighed(op, values, attention):
+def _weighed(op: Call, values: Tensor, attention: Tensor) -> Tensor:
     rows, heads, _, size = values.shape
     queries, keys = attention.shape[1:]
     attention = op.reshape(attention, (rows, heads, queries, keys))

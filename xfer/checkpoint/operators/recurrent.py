@@ -1,12 +1,14 @@
 """Recurrent networks: any number of layers in one operator."""
 
+from typing import Any
+
 import numpy as np
 
-from xfer.checkpoint.onnx_builder import describe_shape
-from xfer.checkpoint.operators.registry import operator
+from xfer.checkpoint.onnx_builder import Tensor, describe_shape
+from xfer.checkpoint.operators.registry import Attributes, Call, Result, operator
 
-# ONNX's operator, the order in which it takes MXNet's gates, and its attributes.
-_MODES = {
+# ONNX's operator, the order of MXNet's gates in it, and its attributes.
+_MODES: dict[str, tuple[str, list[int], dict[str, Any]]] = {
     "lstm": ("LSTM", [0, 3, 1, 2], {}),
     "gru": ("GRU", [1, 0, 2], {"linear_before_reset": 1}),
     "rnn_tanh": ("RNN", [0], {"activations": ["Tanh", "Tanh"]}),
@@ -14,7 +16,7 @@ _MODES = {
 }
 
 
-def _outputs(attributes):
+def _outputs(attributes: Attributes) -> tuple[str, ...]:
     if not attributes.flag("state_outputs", False):
         return ("output",)
     names = ("output", "state_output", "statecell_output")
@@ -22,7 +24,7 @@ def _outputs(attributes):
 
 
 @operator("RNN", "_npx_rnn", outputs=_outputs)
-def rnn(op, x, parameters, *states):
+def rnn(op: Call, x: Tensor, parameters: Tensor, *states: Tensor) -> Result:
     """Run layers one after the other over x (steps, examples, features)."""
     for name in ("projection_size", "lstm_state_clip_min", "lstm_state_clip_max"):
         if op.text(name, None) is not None:
@@ -36,8 +38,7 @@ def rnn(op, x, parameters, *states):
         attributes = {"activations": attributes["activations"][:directions]}
     lengths = None
     if op.flag("use_sequence_length", False):
-        *states, lengths = states
-        lengths = op.cast(lengths, np.int32)
+        states, lengths = states[:-1], op.cast(states[-1], np.int32)
     weights = _split_parameters(parameters, x, layers, directions, hidden, gates)
     shape = (layers * directions, x.dims[1] if x.dims else None, hidden)
     before = [_split_state(op, state, shape, layers) for state in states]
@@ -61,8 +62,10 @@ def rnn(op, x, parameters, *states):
     return x, *(op("Concat", *ends, axis=0) if layers > 1 else ends[0] for ends in zip(*after))
 
 
-def _split_parameters(parameters, x, layers, directions, hidden, gates):
-    """Return what ONNX calls W, R and B of each layer.
+def _split_parameters(
+    parameters: Tensor, x: Tensor, layers: int, directions: int, hidden: int, gates: list[int]
+) -> list[tuple[np.ndarray, ...]]:
+    """Return W, R and B of ONNX for each layer.
 
     MXNet has one vector: first the matrices for the input and for the state, layer by layer and
     direction by direction; then, in the same order, the biases of both.
@@ -78,13 +81,13 @@ def _split_parameters(parameters, x, layers, directions, hidden, gates):
         raise ValueError(f"it takes {features} features, not those of {describe_shape(x.dims)}")
     place = 0
 
-    def read(columns):
+    def read(columns: int) -> np.ndarray:
         nonlocal place
         found = flat[place : place + rows * columns]
         place += found.size
         return found.reshape(len(gates), hidden, columns)[gates].reshape(rows, columns)
 
-    def read_pairs(columns):
+    def read_pairs(columns: int) -> list[list[np.ndarray]]:
         return [[read(columns), read(hidden)] for _ in range(directions)]
 
     matrices = [read_pairs(features if layer == 0 else later) for layer in range(layers)]
@@ -95,8 +98,10 @@ def _split_parameters(parameters, x, layers, directions, hidden, gates):
     ]
 
 
-def _split_state(op, state, shape, layers):
-    """Return the state that each layer begins with; None where it is zeros."""
+def _split_state(
+    op: Call, state: Tensor, shape: tuple[Any, ...], layers: int
+) -> list[Tensor | None]:
+    """Return the initial state of each layer; None where it is zeros."""
     if state.value is not None and not state.value.any():
         return [None] * layers
     found = state.dims or shape
@@ -110,7 +115,7 @@ def _split_state(op, state, shape, layers):
     return op("Split", state, parts, axis=0, outputs=layers)
 
 
-def _join_directions(op, y, size):
+def _join_directions(op: Call, y: Tensor, size: int) -> Tensor:
     """Turn (steps, directions, examples, hidden) into (steps, examples, directions * hidden)."""
     if y.dims[1] == 1:
         return op("Squeeze", y, op.constant([1], np.int64))

@@ -1,13 +1,19 @@
-"""What the converter knows of each MXNet operator, by name."""
+"""The conversions of MXNet's operators by name, and what a conversion gets: its Call."""
 
 import ast
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any, TypeVar
 
 import numpy as np
+from onnx import helper
 
-#: Types of numbers by MXNet's flags; all floating-point ones are computed in single precision.
-TYPES = {
+from xfer.checkpoint.onnx_builder import BATCH, OnnxBuilder, Tensor, describe_shape, follows_batch
+from xfer.checkpoint.symbol import Node
+
+#: Types by MXNet's flags; all floating-point ones are computed in single precision.
+TYPES: dict[int, Any] = {
     0: np.dtype(np.float32),
     1: np.dtype(np.float32),
     2: np.dtype(np.float32),
@@ -17,8 +23,12 @@ TYPES = {
     6: np.dtype(np.int64),
     7: np.dtype(np.bool_),
 }
-#: Every operator that converts, by each of its names.
-OPERATORS = {}
+#: What a conversion returns: an output, or several.
+Result = Tensor | Sequence[Tensor]
+#: Emits what computes a tensor of one or two others: ``formula(op, x)``.
+Formula = Callable[..., Tensor]
+
+_Conversion = TypeVar("_Conversion", bound=Callable[..., Result])
 
 
 class Unsupported(ValueError):
@@ -29,40 +39,31 @@ class Unsupported(ValueError):
 class Operator:
     """How one operator converts.
 
-    Parameters
-    ----------
-    convert : callable
-        ``convert(op, *inputs)`` emits ONNX nodes through ``op``, a
-        :class:`xfer.checkpoint.convert.Call`, and returns a Tensor, or a tuple of them.
-    outputs : callable
-        Names the outputs, given the attributes: ``("output",)`` but for those with several.
-    idle : tuple of int
-        Positions of inputs that play no part in inference, such as labels.
+    ``convert(op, *inputs)`` emits ONNX nodes through ``op``, a :class:`Call`. ``outputs`` names the
+    outputs, given the attributes. ``idle`` are the indices of inputs that play no part in
+    inference, such as labels.
     """
 
-    convert: Callable
-    outputs: Callable
-    idle: tuple
+    convert: Callable[..., Result]
+    outputs: "Callable[[Attributes], tuple[str, ...]]"
+    idle: tuple[int, ...]
 
 
-def operator(*names, outputs=None, idle=()):
+#: Every operator that converts, by each of its names.
+OPERATORS: dict[str, Operator] = {}
+
+
+def operator(
+    *names: str,
+    outputs: "Callable[[Attributes], tuple[str, ...]] | None" = None,
+    idle: tuple[int, ...] = (),
+) -> Callable[[_Conversion], _Conversion]:
     """Register a function as the conversion of the operators of these names.
 
-    Parameters
-    ----------
-    *names : str
-        As MXNet 1.9 writes them; :mod:`xfer.checkpoint.legacy` knows what else they were called.
-    outputs : callable, optional
-        See :class:`Operator`; by default there is one.
-    idle : tuple of int, default=()
-
-    Returns
-    -------
-    callable
-        A decorator.
+    They are the names of MXNet 1.9; :mod:`xfer.checkpoint.legacy` knows the older ones.
     """
 
-    def register(function):
+    def register(function: _Conversion) -> _Conversion:
         for name in names:
             if name in OPERATORS:
                 raise ValueError(f"operator {name!r} is registered twice")
@@ -72,69 +73,60 @@ def operator(*names, outputs=None, idle=()):
     return register
 
 
-def numbered_outputs(attribute):
-    """Name as many outputs as an attribute says: ``output0``, ``output1``, ...
+def numbered_outputs(attribute: str) -> "Callable[[Attributes], tuple[str, ...]]":
+    """Name as many outputs as an attribute says: ``output0``, ``output1``, ..."""
 
-    Parameters
-    ----------
-    attribute : str
-
-    Returns
-    -------
-    callable
-        For the ``outputs`` of :func:`operator`.
-    """
-
-    def outputs(attributes):
-        number = attributes.int(attribute)
-        return tuple(f"output{k}" for k in range(number)) if number > 1 else ("output",)
+    def outputs(attributes: "Attributes") -> tuple[str, ...]:
+        count = attributes.int(attribute)
+        return tuple(f"output{i}" for i in range(count)) if count > 1 else ("output",)
 
     return outputs
+
+
+def emit(kind: str) -> Formula:
+    """Make the formula that is a single ONNX operator."""
+    return lambda op, *inputs: op(kind, *inputs)
 
 
 _REQUIRED = object()
 
 
 class Attributes:
-    """The attributes of a node, which MXNet writes as text, read as what they mean.
+    """The attributes of a node, which MXNet writes as text.
 
-    Each method takes the name and what holds where the node does not say; without a default a
-    missing attribute is an error. ``None`` in the text is None.
-
-    Parameters
-    ----------
-    texts : dict of str to str
+    Each method takes a name and a default; without a default a missing attribute is an error.
+    ``None`` in the text is None.
     """
 
-    def __init__(self, texts):
-        self.texts = texts
+    def __init__(self, texts: Mapping[str, str]) -> None:
+        self._texts = texts
 
-    def text(self, name, default=_REQUIRED):
-        """Return the text itself (str)."""
+    def text(self, name: str, default: Any = _REQUIRED) -> Any:
+        """Return the text itself."""
         return self._read(name, default, str)
 
-    def int(self, name, default=_REQUIRED):
-        """Return a whole number (int)."""
+    def int(self, name: str, default: Any = _REQUIRED) -> Any:
+        """Return an integer."""
         return self._read(name, default, lambda text: int(text.rstrip("L")))
 
-    def float(self, name, default=_REQUIRED):
-        """Return a number (float)."""
+    def float(self, name: str, default: Any = _REQUIRED) -> Any:
+        """Return a float."""
         return self._read(name, default, float)
 
-    def flag(self, name, default=_REQUIRED):
-        """Return whether it is set (bool)."""
+    def flag(self, name: str, default: Any = _REQUIRED) -> Any:
+        """Return a bool."""
         return self._read(name, default, _read_flag)
 
-    def ints(self, name, default=_REQUIRED):
-        """Return whole numbers, of which any may be None (tuple); one number counts as a tuple."""
+    def ints(self, name: str, default: Any = _REQUIRED) -> Any:
+        """Return a tuple of integers, any of which may be None; one integer counts as a tuple."""
         return self._read(name, default, _read_ints)
 
-    def floats(self, name, default=_REQUIRED):
-        """Return numbers (tuple of float); one number counts as a tuple."""
+    def floats(self, name: str, default: Any = _REQUIRED) -> Any:
+        """Return a tuple of floats; one float counts as a tuple."""
         return self._read(name, default, _read_floats)
 
-    def _read(self, name, default, read):
-        text = self.texts.get(name)
+    def _read(self, name: str, default: Any, read: Callable[[str], Any]) -> Any:
+        text = self._texts.get(name)
         if text is None:
             if default is _REQUIRED:
                 raise ValueError(f"it has no attribute {name!r}")
@@ -147,11 +139,89 @@ class Attributes:
             raise ValueError(f"its attribute {name}={text[:80]!r} cannot be read") from None
 
 
-def _read_flag(text):
+class Call(Attributes):
+    """One operator of MXNet, as its conversion sees it.
+
+    ``op("Relu", x)`` emits an ONNX node and returns its Tensor, and ``op.int("num_filter")`` reads
+    an attribute of the operator.
+    """
+
+    def __init__(self, builder: OnnxBuilder, node: Node) -> None:
+        super().__init__(node.attributes)
+        self.node = node
+        self._builder = builder
+
+    def __call__(
+        self, kind: str, *inputs: Tensor | None, outputs: Any = 1, **attributes: Any
+    ) -> Any:
+        """Emit an ONNX node: its Tensor, or a list of them where it has several outputs."""
+        name = f"{self.node.name}/{kind}"
+        found = self._builder.add_node(kind, name, inputs, outputs, **attributes)
+        return found[0] if outputs == 1 else found
+
+    def constant(self, value: Any, dtype: Any = None) -> Tensor:
+        """Return a Tensor that holds an array, a list or a number (floats as float32)."""
+        array = np.asarray(value, dtype)
+        if array.dtype.kind == "f":
+            array = array.astype(np.float32, copy=False)
+        return self._builder.add_constant(f"{self.node.name}/constant", array)
+
+    def sizes(self, values: Sequence[Any]) -> Tensor:
+        """Return a 1-D int64 Tensor of sizes; multiples of BATCH follow the batch."""
+        if not any(map(follows_batch, values)):
+            return self.constant(values, np.int64)
+        parts = [
+            self(
+                "Mul", self._builder.batch_size_tensor(), self.constant([value // BATCH], np.int64)
+            )
+            if follows_batch(value)
+            else self.constant([value], np.int64)
+            for value in values
+        ]
+        # Shape inference goes by this value.
+        joined = self("Concat", *parts, axis=0)
+        return Tensor(joined.name, joined.dtype, joined.dims, np.array(values, np.int64))
+
+    @property
+    def batch_size(self) -> Any:
+        """The number of examples of a batch; ``BATCH`` where it is free."""
+        return self._builder.batch_size
+
+    def reshape(self, x: Tensor, shape: Iterable[Any]) -> Tensor:
+        """Return ``x`` in another shape, all of whose sizes are given."""
+        sizes = [int(size) for size in shape]
+        if list(x.dims or [None]) == sizes:
+            return x
+        # Inference checks the count only where it has a size to fill in.
+        if x.dims and None not in x.dims and math.prod(x.shape) != math.prod(sizes):
+            found, wanted = describe_shape(x.dims), describe_shape(tuple(sizes))
+            raise ValueError(f"a tensor of shape {found} cannot be reshaped to {wanted}")
+        given = list(sizes)
+        following = [i for i, size in enumerate(sizes) if follows_batch(size)]
+        if len(following) == 1 and 0 not in sizes:
+            given[following[0]] = -1
+        result = self("Reshape", x, self.sizes(given), allowzero=1 if 0 in sizes else None)
+        if list(result.shape) != sizes:
+            raise ValueError(f"a tensor of shape {x.shape} cannot be reshaped to {tuple(sizes)}")
+        return result
+
+    def cast(self, x: Tensor, dtype: Any) -> Tensor:
+        """Return ``x`` converted to a type; itself where it has that type."""
+        dtype = np.dtype(dtype)
+        if x.dtype == dtype:
+            return x
+        return self("Cast", x, to=helper.np_dtype_to_tensor_dtype(dtype))
+
+    def unsupported(self, what: str) -> Unsupported:
+        """Make the error for a use of the operator that has no conversion, to be raised."""
+        return Unsupported(f"operator {self.node.operator} with {what}")
+
+
+def _read_flag(text: str) -> bool:
     return {"true": True, "1": True, "false": False, "0": False}[text.lower()]
 
 
-def _read_ints(text):
+def _read_ints(text: str) -> tuple[int | None, ...]:
     # Python 2 wrote (2L, 2L).
     values = _literal(text.replace("L", ""))
     if not all(value is None or type(value) is int for value in values):
@@ -159,10 +229,10 @@ def _read_ints(text):
     return values
 
 
-def _read_floats(text):
+def _read_floats(text: str) -> tuple[float, ...]:
     return tuple(float(value) for value in _literal(text))
 
 
-def _literal(text):
+def _literal(text: str) -> tuple:
     values = ast.literal_eval(text)
     return tuple(values) if isinstance(values, (tuple, list)) else (values,)

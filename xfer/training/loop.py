@@ -1,0 +1,380 @@
+"""The training loop: epochs, held-out examples, the best weights, and divergence."""
+
+import math
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from functools import partial
+from numbers import Integral, Real
+from types import NoneType
+from typing import Any
+
+import numpy as np
+from numpy.random import RandomState
+from scipy.special import log_softmax, softmax
+
+from xfer._io import progress_bar
+from xfer.checkpoint.network import Network
+from xfer.sources.checkpoint import CheckpointSource
+from xfer.training.frozen import find_fixed_outputs, find_stages, freeze_statistics, start_at
+
+#: Factor of the learning rate when a share of the steps has been done.
+SCHEDULES: dict[str, Callable[[float], float]] = {
+    "cosine": lambda done: (1 + math.cos(math.pi * done)) / 2,
+    "linear": lambda done: 1 - done,
+    "constant": lambda done: 1.0,
+}
+# By default, the epochs that give so many steps, within these limits.
+_STEPS, _FEWEST_EPOCHS, _MOST_EPOCHS = 400, 6, 30
+# A loss beyond this means probabilities that round to 0: exp(-745) is the smallest double.
+_MOST_LOSS = 745
+# The most bytes of fixed layers' outputs that are kept instead of computed in every epoch.
+_MOST_KEPT = 1 << 30
+
+
+class TrainingDiverged(ValueError):
+    """Raised when scores become NaN or infinite.
+
+    Attributes
+    ----------
+    network : Network
+        With the best weights before that.
+    history : History
+        The epochs before that.
+    """
+
+    def __init__(self, message: str, network: Network, history: "History") -> None:
+        super().__init__(message)
+        self.network = network
+        self.history = history
+
+    def __reduce__(self) -> tuple:
+        return type(self), (str(self), self.network, self.history)
+
+
+@dataclass
+class History:
+    """Results of the epochs of a training.
+
+    Parameters
+    ----------
+    learning_rate : list of float
+        At the beginning of each epoch.
+    loss, accuracy : list of float
+        Of the training examples, averaged over the batches of each epoch; the log loss is in nats.
+    validation_loss, validation_accuracy : list of float
+        Of the held-out examples, at the start and after each epoch; empty if there are none.
+    best_epoch : int
+        The epoch after which the weights were kept; 0 is the start.
+    """
+
+    learning_rate: list[float] = field(default_factory=list)
+    loss: list[float] = field(default_factory=list)
+    accuracy: list[float] = field(default_factory=list)
+    validation_loss: list[float] = field(default_factory=list)
+    validation_accuracy: list[float] = field(default_factory=list)
+    best_epoch: int = 0
+
+    def _add_training(self, learning_rate: float, loss: float, accuracy: float) -> None:
+        self.learning_rate.append(learning_rate)
+        self.loss.append(loss)
+        self.accuracy.append(accuracy)
+
+    def _add_validation(self, loss: float, accuracy: float) -> None:
+        self.validation_loss.append(loss)
+        self.validation_accuracy.append(accuracy)
+
+    def _repr_html_(self) -> str:
+        from xfer._html import table
+
+        head = ["epoch", "learning rate", "loss, nats", "accuracy"]
+        epochs = zip(self.learning_rate, self.loss, self.accuracy)
+        rows = [[f"{rate:.2g}", f"{loss:.3f}", f"{hits:.3f}"] for rate, loss, hits in epochs]
+        if self.validation_loss:
+            head += ["held out: loss, nats", "held out: accuracy"]
+            rows.insert(0, [""] * 3)  # held-out examples are also scored before the first epoch
+            for row, loss, hits in zip(rows, self.validation_loss, self.validation_accuracy):
+                row += [f"{loss:.3f}", f"{hits:.3f}"]
+        first = 0 if self.validation_loss else 1
+        numbered = [[str(epoch), *row] for epoch, row in enumerate(rows, first)]
+        return table(f"History, kept: epoch {self.best_epoch}", head, numbered)
+
+
+@dataclass(frozen=True)
+class Examples:
+    """Inputs by name, the index of each example's class, and the weight of each class."""
+
+    inputs: dict[str, np.ndarray]
+    targets: np.ndarray
+    weights: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.targets)
+
+    def take(self, index: Any) -> "Examples":
+        """Pick some of the examples."""
+        inputs = {name: array[index] for name, array in self.inputs.items()}
+        return replace(self, inputs=inputs, targets=self.targets[index])
+
+    def split(self, fraction: float, random: RandomState) -> tuple["Examples", "Examples | None"]:
+        """Hold out a fraction of the examples of each class, but never the last one."""
+        if not fraction:
+            return self, None
+        counts = np.bincount(self.targets)[self.targets]
+        order = random.permutation(len(self))
+        order = order[np.argsort(self.targets[order], kind="stable")]
+        first = np.searchsorted(self.targets[order], self.targets)
+        rank = np.argsort(order) - first
+        share = np.where(rank < counts - 1, (rank + random.uniform(size=len(rank))) / counts, 1)
+        n_held_out = min(round(fraction * len(self)), (share < 1).sum())
+        if not n_held_out:
+            raise ValueError(
+                f"validation_fraction={fraction} of {len(self)} examples, and at least one of each "
+                "class to learn from, leave none to hold out"
+            )
+        order = np.argsort(share)
+        held_out = self.take(np.sort(order[:n_held_out]))
+        return self.take(np.sort(order[n_held_out:])), held_out
+
+    def loss(self, scores: np.ndarray) -> tuple[float, float]:
+        """Return the mean log loss in nats and the accuracy; FloatingPointError for NaN scores."""
+        if not np.isfinite(scores).all():
+            raise FloatingPointError("the scores are NaN or infinite")
+        log_probabilities = log_softmax(scores.astype(np.float64), axis=1)
+        losses = -log_probabilities[np.arange(len(self)), self.targets]
+        hits = scores.argmax(axis=1) == self.targets
+        return float(np.average(losses, weights=self.weights[self.targets])), float(hits.mean())
+
+    def gradient(self, scores: np.ndarray) -> np.ndarray:
+        """Return the gradient of the loss by the scores, times the number of examples."""
+        gradient = softmax(scores, axis=1)
+        gradient[np.arange(len(self)), self.targets] -= 1
+        weights = self.weights[self.targets]
+        return gradient * (weights / weights.mean())[:, None].astype(np.float32)
+
+
+@dataclass(kw_only=True)
+class Trainer:
+    """The options of a training, which are explained where users give them, and the loop."""
+
+    batch_size: int = 32
+    num_epochs: int | None = None
+    optimizer: str = "adam"
+    optimizer_params: Mapping[str, Any] | None = None
+    learning_rate_schedule: str = "cosine"
+    transferred_rate: float = 1.0
+    unfreeze_epochs: int = 0
+    validation_fraction: float = 0.0
+    patience: int = 10
+    class_weight: Mapping[Any, float] | str | None = None
+    augment: Callable[[Any, RandomState], Any] | None = None
+    random_state: int = 0
+    context_function: Callable[[int], Any] | None = None
+    num_devices: int = 1
+    progress: bool | None = None
+
+    def __post_init__(self) -> None:
+        for name, least in {"batch_size": 1, "patience": 1, "unfreeze_epochs": 0}.items():
+            check_number(name, getattr(self, name), Integral, least)
+        if self.num_epochs is not None:
+            check_number("num_epochs", self.num_epochs, Integral, 1)
+        check_number("transferred_rate", self.transferred_rate, Real, 0)
+        check_number("validation_fraction", self.validation_fraction, Real, 0, 1)
+        schedules = ", ".join(SCHEDULES)
+        if self.learning_rate_schedule not in [*SCHEDULES]:
+            raise ValueError(
+                f"learning_rate_schedule must be one of {schedules}, got "
+                f"{self.learning_rate_schedule!r}"
+            )
+        if self.augment is not None and not callable(self.augment):
+            raise TypeError(f"augment must be callable, got {type(self.augment).__name__}")
+        given = self.optimizer_params
+        if not isinstance(given, (Mapping, NoneType)):
+            raise TypeError(f"optimizer_params must be a dict or None, got {type(given).__name__}")
+        params = self._optimizer_params = {"learning_rate": 0.001, **(given or {})}
+        self._first_rate = params["learning_rate"]
+        check_number("the learning_rate in optimizer_params", self._first_rate, Real, 0)
+        if "lr_scheduler" in params:
+            raise ValueError(
+                "optimizer_params may not have an lr_scheduler: give learning_rate_schedule, one "
+                f"of {schedules}"
+            )
+        try:
+            from xfer.training.mxnet import check_optimizer
+        except ImportError as error:
+            raise ImportError(
+                "training a network needs MXNet, which prediction does not: pip install "
+                f"'xfer-learn[mxnet]', on Python 3.11 ({error})"
+            ) from error
+        check_optimizer(self.optimizer, params)
+        self.random = RandomState(self.random_state)
+
+    def run(
+        self,
+        source: CheckpointSource,
+        network: Network,
+        examples: Examples,
+        held_out: Examples | None,
+        fixed: set[str],
+        transferred: set[str],
+    ) -> tuple[Network, History]:
+        """Train a network with one output, the scores; return it with the best weights.
+
+        Without held-out examples these are the last ones. `source` is what the network was made
+        from, with the `transferred` parameters; those that are `fixed` are not trained.
+        """
+        from xfer.training.mxnet import TrainingModule, make_contexts, seeded
+
+        contexts = source.contexts
+        if self.context_function is not None or self.num_devices > 1:
+            contexts = make_contexts(self.context_function, self.num_devices)
+        size = min(self.batch_size, len(examples))
+        steps = -(-len(examples) // size)
+        few_enough = int(np.clip(_STEPS // steps, _FEWEST_EPOCHS, _MOST_EPOCHS))
+        num_epochs = self.num_epochs or few_enough
+        total = num_epochs * steps
+        order = _batches(len(examples), size, self.random)
+        stages = find_stages(network, fixed, transferred, self.unfreeze_epochs)
+        history, best = History(), network
+        bar = progress_bar(None, self.progress, total, "training")
+        with bar, seeded(self.random.randint(1 << 31)):
+            for epoch in range(num_epochs):
+                if epoch in stages:
+                    fixed = stages[epoch]
+                    part, seen, unseen = self._without_fixed(
+                        source, network, fixed, examples, held_out
+                    )
+                    module = TrainingModule(
+                        part,
+                        {name: (size, *array.shape[1:]) for name, array in seen.inputs.items()},
+                        contexts=contexts,
+                        fixed=fixed,
+                        rates=dict.fromkeys(transferred, self.transferred_rate),
+                        optimizer=self.optimizer,
+                        optimizer_params=self._optimizer_params,
+                        rate=partial(self._rate, total, epoch * steps),
+                    )
+                    # Where nothing is held out, one batch shows whether the weights are sound.
+                    validation = seen.take(slice(size)) if unseen is None else unseen
+                if epoch == 0 and held_out is not None:
+                    history._add_validation(*validation.loss(module.scores(validation.inputs)))
+                try:
+                    results = self._run_epoch(module, seen, order, steps, bar)
+                    found = validation.loss(module.scores(validation.inputs))
+                    if found[0] > _MOST_LOSS:
+                        raise FloatingPointError(f"the log loss is {found[0]:.3g} nats")
+                    network = _with_values(network, module.network())
+                except FloatingPointError as error:
+                    raise TrainingDiverged(
+                        f"training diverged in epoch {epoch + 1}: {error}; the weights of epoch "
+                        f"{history.best_epoch} are kept. Try a smaller learning rate than "
+                        f"{self._first_rate:g}",
+                        best,
+                        history,
+                    ) from None
+                history._add_training(self._rate(total, epoch * steps), *results)
+                if held_out is not None:
+                    history._add_validation(*found)
+                if held_out is None or np.argmin(history.validation_loss) == epoch + 1:
+                    best, history.best_epoch = network, epoch + 1
+                elif epoch + 1 - history.best_epoch >= self.patience:
+                    break
+        return best, history
+
+    def _run_epoch(
+        self, module: Any, examples: Examples, order: Iterator[np.ndarray], steps: int, bar: Any
+    ) -> tuple[float, float]:
+        """Return the mean log loss and accuracy of the batches."""
+        results = []
+        for _ in range(steps):
+            batch = examples.take(next(order))
+
+            def learn(scores: np.ndarray, batch: Examples = batch) -> np.ndarray:
+                results.append(batch.loss(scores))
+                return batch.gradient(scores)
+
+            module.step(self._augmented(batch.inputs), learn)
+            bar.update()
+        loss, accuracy = np.mean(results, axis=0).tolist()
+        bar.set_postfix(loss=f"{loss:.3f}", accuracy=f"{accuracy:.3f}")
+        return loss, accuracy
+
+    def _augmented(self, inputs: dict[str, np.ndarray]) -> dict[str, Any]:
+        if self.augment is None:
+            return inputs
+        several = len(inputs) > 1
+        given = inputs if several else next(iter(inputs.values()))
+        found = self.augment(given, self.random)
+        found = found if several else dict.fromkeys(inputs, found)
+        if not isinstance(found, Mapping) or found.keys() != inputs.keys():
+            names = ", ".join(map(repr, inputs))
+            raise ValueError(f"augment must return a dict with {names}, got {type(found).__name__}")
+        shapes = {name: np.shape(found[name]) for name in inputs}
+        expected = {name: array.shape for name, array in inputs.items()}
+        if shapes != expected:
+            raise ValueError(f"augment must keep shapes: it made {shapes} of {expected}")
+        return {name: found[name] for name in inputs}
+
+    def _rate(self, total: int, done: int, step: int = 0) -> float:
+        return self._first_rate * SCHEDULES[self.learning_rate_schedule]((done + step) / total)
+
+    def _without_fixed(
+        self,
+        source: CheckpointSource,
+        network: Network,
+        fixed: set[str],
+        examples: Examples,
+        held_out: Examples | None,
+    ) -> tuple[Network, Examples, Examples | None]:
+        """Compute the outputs of fixed layers once, and leave the rest of the network to train."""
+        graph = freeze_statistics(network.graph, fixed)
+        network = network.with_graph(graph)
+        whole = network, examples, held_out
+        entries = find_fixed_outputs(graph, fixed, network.input_names)
+        taken = {*network.parameters, *network.input_names}
+        if self.augment is not None or not entries or taken & entries.keys():
+            return whole
+        source, names = source.with_network(network), list(entries)
+        try:
+            first = source.extract(examples.take(slice(1)).inputs, names, progress=False)
+        except ValueError:  # a layer that has no row for each example
+            return whole
+        n_examples = len(examples) + (0 if held_out is None else len(held_out))
+        if first.matrix.nbytes * n_examples > _MOST_KEPT:
+            return whole
+        part = network.with_graph(start_at(graph, entries))
+        part = replace(part, input_names=[*part.input_names, *names])
+        seen = _with_outputs(source, examples, part.input_names)
+        unseen = None if held_out is None else _with_outputs(source, held_out, part.input_names)
+        return part, seen, unseen
+
+
+def _with_outputs(source: CheckpointSource, examples: Examples, names: list[str]) -> Examples:
+    """Replace the inputs by inputs and layers of these names."""
+    layers = [name for name in names if name not in examples.inputs]
+    known = {**source.extract(examples.inputs, layers, progress=False), **examples.inputs}
+    return replace(examples, inputs={name: known[name] for name in names})
+
+
+def _with_values(network: Network, part: Network) -> Network:
+    """Give a network the parameters of a part of it."""
+    arguments = {**network.arguments, **part.arguments}
+    return replace(network, arguments=arguments, auxiliary={**network.auxiliary, **part.auxiliary})
+
+
+def _batches(n_examples: int, size: int, random: RandomState) -> Iterator[np.ndarray]:
+    """Yield batches of indices without end: all in a random order, then all in another."""
+    indices = np.empty(0, dtype=int)
+    while True:
+        while len(indices) < size:
+            indices = np.concatenate([indices, random.permutation(n_examples)])
+        yield indices[:size]
+        indices = indices[size:]
+
+
+def check_number(name: str, value: Any, kind: type, least: float, below: float = math.inf) -> None:
+    """Refuse what is not an integer, or not a number, >= `least` and < `below`."""
+    is_of_kind = isinstance(value, kind) and not isinstance(value, bool)
+    if not is_of_kind or not least <= value < below:
+        what = "an integer" if kind is Integral else "a number"
+        end = "" if below == math.inf else f" and < {below}"
+        raise ValueError(f"{name} must be {what} >= {least}{end}, got {value!r}")
