@@ -50,7 +50,8 @@ def brings_batches(data: Any) -> bool:
         return True
     if isinstance(data, (list, tuple)):
         return len(data) > 0 and _is_batch(data[0])
-    return hasattr(data, "__iter__") and not hasattr(data, "__getitem__")
+    # Some sparse matrices cannot be indexed, like iterators.
+    return hasattr(data, "__iter__") and not hasattr(data, "__getitem__") and not issparse(data)
 
 
 class ExampleData(Data):
