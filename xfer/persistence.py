@@ -210,13 +210,8 @@ def _dump(content: dict[str, Any], model: str) -> bytes:
 
     try:
         archive = skops.io.dumps(content)
-    except Exception as error:
-        raise TypeError(
-            f"this {model} cannot be saved safely: skops cannot write what it holds: {error}"
-        ) from error
-    try:
         _audit(archive)
-    except ValueError as error:
+    except Exception as error:
         raise TypeError(f"this {model} cannot be saved safely: {error}") from error
     return archive
 

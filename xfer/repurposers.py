@@ -328,9 +328,6 @@ class MetaModelRepurposer(Repurposer):
     (2, 2)
     """
 
-    #: The classifier of a repurposer that makes its own from parameters of the same names.
-    _classifier: ClassVar[Any] = None
-
     @stores_parameters(LayerFeatures)
     def __init__(
         self,
@@ -369,10 +366,7 @@ class MetaModelRepurposer(Repurposer):
 
     def _meta_model(self) -> Any:
         """Make the meta-model that is to be fitted; what a subclass overrides."""
-        if self._classifier is None:
-            return clone(self.meta_model)
-        names = signature(self._classifier).parameters
-        return self._classifier(**{n: getattr(self, n) for n in names if n in vars(self)})
+        return clone(self.meta_model)
 
     def _check_meta_model(self, meta_model: Any) -> None:
         if is_regressor(meta_model):
@@ -381,7 +375,7 @@ class MetaModelRepurposer(Repurposer):
             )
 
     def _check_targets(self, labels: np.ndarray) -> np.ndarray:
-        return checked_multilabels(labels) if self._classifier is None else checked_labels(labels)
+        return checked_multilabels(labels)
 
     def _fit_meta_model(self, meta_model: Any, table: Features, **options: Any) -> None:
         meta_model.fit(table.matrix, table.labels, **options)
@@ -560,7 +554,44 @@ class MetaModelRegressor(RegressorMixin, SharesNetwork):
 register(MetaModelRegressor)
 
 
-class LrRepurposer(MetaModelRepurposer):
+class _HeadRepurposer(MetaModelRepurposer):
+    """Makes its own meta-model, a classifier that takes one label per example and no weights."""
+
+    #: Takes the parameters of the repurposer that it has too.
+    _classifier: ClassVar[Any]
+
+    def fit(self, X: Any, y: Any = None) -> Self:  # type: ignore[override]
+        """Learn the new task.
+
+        Parameters
+        ----------
+        X : array, dict of str to array, list, or an iterable of batches
+            The examples.
+        y : array-like of shape (n,), optional
+            Their labels, of any kind. An iterator carries its own.
+
+        Returns
+        -------
+        Repurposer
+            Itself.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If the network, a layer, the data, the labels or a parameter cannot be used; nothing is
+            changed.
+        """
+        return super().fit(X, y)
+
+    def _meta_model(self) -> Any:
+        names = signature(self._classifier).parameters
+        return self._classifier(**{n: getattr(self, n) for n in names if n in vars(self)})
+
+    def _check_targets(self, labels: np.ndarray) -> np.ndarray:
+        return checked_labels(labels)
+
+
+class LrRepurposer(_HeadRepurposer):
     """Logistic regression on layers of a frozen network.
 
     The classifier is :class:`xfer.meta.logistic_regression.CalibratedLogisticRegression`.
@@ -611,7 +642,7 @@ class LrRepurposer(MetaModelRepurposer):
     ) -> None: ...
 
 
-class SvmRepurposer(MetaModelRepurposer):
+class SvmRepurposer(_HeadRepurposer):
     """Support vector machines on layers of a frozen network.
 
     The classifier is :class:`xfer.meta.support_vector_machine.CalibratedSvm`.
@@ -668,7 +699,7 @@ class SvmRepurposer(MetaModelRepurposer):
         return super()._meta_model().set_params(probability=probability)
 
 
-class GpRepurposer(MetaModelRepurposer):
+class GpRepurposer(_HeadRepurposer):
     """Gaussian processes on layers of a frozen network, with a kernel for each layer.
 
     The classifier is :class:`xfer.meta.gaussian_process.DirichletGaussianProcess`. It also has
@@ -723,7 +754,7 @@ class GpRepurposer(MetaModelRepurposer):
         meta_model.fit(table.matrix, table.labels, **options)
 
 
-class BnnRepurposer(MetaModelRepurposer):
+class BnnRepurposer(_HeadRepurposer):
     """A Bayesian neural network on layers of a frozen network.
 
     The classifier is :class:`xfer.meta.bayesian_network.BayesianNetwork`, which explains the
