@@ -210,8 +210,13 @@ def _dump(content: dict[str, Any], model: str) -> bytes:
 
     try:
         archive = skops.io.dumps(content)
-        _audit(archive)
     except Exception as error:
+        raise TypeError(
+            f"this {model} cannot be saved safely: skops cannot write what it holds: {error}"
+        ) from error
+    try:
+        _audit(archive)
+    except ValueError as error:
         raise TypeError(f"this {model} cannot be saved safely: {error}") from error
     return archive
 
