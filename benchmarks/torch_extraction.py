@@ -170,17 +170,17 @@ def measure(task, way, options):
 
 def child(options):
     """Measure one way; print images a second, memory beyond network and data, and a checksum."""
-    number, size, widths, blocks, large = TASKS[options.task]
+    n_images, size, widths, blocks, large = TASKS[options.task]
     torch.manual_seed(0)
     net = ResNet(widths, blocks, large).eval().to(options.device)
-    images = np.random.RandomState(0).rand(number, 3, size, size).astype(np.float32)
+    images = np.random.RandomState(0).rand(n_images, 3, size, size).astype(np.float32)
     WAYS[options.way](net, images[:BATCH_SIZE], options)
     before = peak_memory()
     start = time.perf_counter()
     features = WAYS[options.way](net, images, options)
     seconds = time.perf_counter() - start
     figures = {
-        "speed": number / seconds,
+        "speed": n_images / seconds,
         "memory": peak_memory() - before,
         "sum": round(float(features.sum(dtype=np.float64)), 1),
     }

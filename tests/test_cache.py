@@ -126,12 +126,11 @@ def test_many_rows_in_random_order_beside_a_dict(cache):
         held.update(new)
 
 
-@pytest.mark.parametrize("kind", ["a folder", "a new folder", "a file", "home"])
+@pytest.mark.parametrize("kind", ["a folder", "a file", "home"])
 def test_the_path_is_a_file_or_its_folder(tmp_path, monkeypatch, kind):
     monkeypatch.setenv("HOME", str(tmp_path))
     path, file = {
         "a folder": (tmp_path, "features.sqlite"),
-        "a new folder": (f"{tmp_path}/new/deep{os.sep}", "new/deep/features.sqlite"),
         "a file": (str(tmp_path / "new" / "features.db"), "new/features.db"),
         "home": ("~/kept", "kept"),
     }[kind]
@@ -314,7 +313,7 @@ def test_damage_gives_missing_rows_or_a_clear_message_and_never_wrong_rows(fille
         except ValueError as error:
             refused = str(error)
     assert kept or refused or warned
-    assert not refused or (f"{path} is" in refused and "give FeatureCache another" in refused)
+    assert not refused or f"{path} is not a feature cache" in refused
     for warning in warned:
         assert f"{path} keeps no more features" in str(warning.message)
         assert "if the file is damaged, delete it" in str(warning.message)
@@ -496,23 +495,17 @@ def test_clear_empties_the_file(cache):
     assert sizes(cache.path.parent) == {"features.sqlite": cache.nbytes}
 
 
-def test_a_file_deleted_or_replaced_while_open(cache):
+def test_a_file_deleted_while_open_can_be_made_again(cache):
     keep(cache, WORDS[:50])
-    cache.path.unlink()
-    assert not check(cache, WORDS).any()
-    assert cache.nbytes == 0
-    keep(cache, WORDS[50:])
-    assert check(cache, WORDS).sum() == 150
-    assert check(FeatureCache(cache.path), WORDS).sum() == 150
-    other = FeatureCache(cache.path.with_name("other"))
-    keep(other, WORDS[:7])
-    other._close()
-    cache._close()
-    check(cache, WORDS)
-    other.path.replace(cache.path)
-    for path in cache.path.parent.glob("features.sqlite-*"):
+    for path in cache.path.parent.iterdir():
         path.unlink()
-    assert check(cache, WORDS).sum() == 7
+    keep(cache, WORDS[50:])
+    check(cache, WORDS)
+    other = FeatureCache(cache.path)
+    assert not check(other, WORDS).any()
+    keep(other, WORDS[:9])
+    cache._close()
+    assert check(cache, WORDS).sum() == check(other, WORDS).sum() == 9
 
 
 # What is refused.
@@ -528,15 +521,15 @@ def test_what_is_not_a_cache_is_refused_and_left_alone(tmp_path):
         connection.close()
     before = {path: path.read_bytes() for path in tmp_path.iterdir()}
     for name in ("thesis.tex", "short"):
-        with pytest.raises(ValueError, match=rf"{name} is not a SQLite database, .* another file"):
+        with pytest.raises(ValueError, match=f"{name} is not a feature cache"):
             FeatureCache(tmp_path / name)
     for name in ("delete", "wal"):
-        with pytest.raises(ValueError, match=rf"{name} is a SQLite database, but not a feature"):
+        with pytest.raises(ValueError, match=f"{name} is not a feature cache of this"):
             FeatureCache(tmp_path / name)
     assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
     cache = FeatureCache(tmp_path / "new")
     (tmp_path / "new").write_text("more work")
-    with pytest.raises(ValueError, match="new is not a SQLite database"):
+    with pytest.raises(ValueError, match="new is not a feature cache"):
         keep(cache, WORDS)
     assert (tmp_path / "new").read_text() == "more work"
 
@@ -546,7 +539,7 @@ def test_a_cache_of_another_format_is_refused(cache):
     cache._close()
     sql(cache, "PRAGMA user_version = 99")
     content = cache.path.read_bytes()
-    with pytest.raises(ValueError, match="not a feature cache that this version of xfer can use"):
+    with pytest.raises(ValueError, match="not a feature cache of this version of xfer"):
         FeatureCache(cache.path)
     assert cache.path.read_bytes() == content
 
@@ -568,9 +561,7 @@ def test_a_place_that_cannot_be_written(tmp_path):
     for place in places if os.path.isdir("/proc") else places[:1]:
         cache = FeatureCache(place)
         assert not check(cache, WORDS).any()
-        with pytest.raises(
-            OSError, match=f"cannot open or write the feature cache {place}: .* give"
-        ):
+        with pytest.raises(OSError, match=f"cannot open or write {place}: "):
             keep(cache, WORDS)
 
 
@@ -601,7 +592,7 @@ def test_a_file_without_permission_to_write_can_be_read():
         here = os.path.dirname(__file__)
         shutil.copy(cache.path, f"{cache.path}-copy")
         reader = run(READ_ONLY, here, cache.path, stdout=subprocess.PIPE)
-        assert "cannot open or write the feature cache" in reader.communicate()[0]
+        assert "cannot open or write" in reader.communicate()[0]
         assert reader.returncode == 0
 
 
@@ -615,12 +606,10 @@ def test_arguments_that_do_not_fit(cache):
     with pytest.raises(TypeError, match="not JSON serializable"):
         cache.read({"layer": object()}, [])
     keep(cache, WORDS[:9])
-    with pytest.raises(ValueError, match=r"shape \(3, 7\), those in the cache \(7, 3\)"):
+    with pytest.raises(ValueError, match=r"shape \(3, 7\), but \(7, 3\) in the cache"):
         cache.write(KEY, example_digests(WORDS[:2]), features_of(WORDS[:2], (3, 7)))
     with pytest.raises(ValueError, match="3 digests came with features of shape"):
         cache.write(KEY, example_digests(WORDS[:3]), features_of(WORDS[:2]))
-    with pytest.raises(sqlite3.Error, match="type 'object' is not supported"):
-        cache.read(KEY, [object()])
     cache.write({"new": 1}, [], np.zeros((0, 3), np.float32))
     assert cache.read({"new": 1}, [])[1] is None
     assert check(cache, WORDS).sum() == 9

@@ -153,14 +153,14 @@ def test_empty_and_narrow_arrays():
 @pytest.mark.parametrize(
     ("examples", "error", "message"),
     [
-        ([object()], TypeError, r"builtins\.object cannot .* may be str, bytes, .* PIL images"),
+        ([object()], TypeError, r"builtins\.object cannot .* are str, bytes, .* PIL images"),
         ([{1, 2}], TypeError, r"builtins\.set cannot"),
         ([[1, len]], TypeError, "builtin_function_or_method cannot"),
         ([np.array([object()])], TypeError, r"builtins\.object cannot"),
         ([np.ma.array([1, 2], mask=[0, 1])], TypeError, "masked array"),
         ({"data": np.ma.array([1, 2], mask=[0, 1])}, TypeError, "masked array"),
         ({"data": np.zeros(3, "f4,f4")}, TypeError, "must be of numbers, times or text"),
-        ({"a": np.zeros(3), "b": np.zeros(4)}, ValueError, r"one length, got .*\(3,\).*\(4,\)"),
+        ({"a": np.zeros(3), "b": np.zeros(4)}, ValueError, r"one length, got .*\([34],\)"),
         ({"a": np.zeros(())}, ValueError, "one length"),
         ({}, ValueError, "one length"),
     ],

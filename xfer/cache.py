@@ -1,7 +1,6 @@
 """Features kept in one SQLite file by example, so that no example passes through a network twice.
 
-SQLite gives commits that survive a killed process, many readers and writers, and reuse of space.
-This module adds a checksum for every row, a size limit, and digests of examples by their content.
+To SQLite this adds a checksum for every row, a size limit, and digests of examples.
 """
 
 import hashlib
@@ -40,6 +39,7 @@ COMMIT;
 _ROWS_PER_QUERY = 500
 _WAIT_SECONDS = 60.0  # for other processes to finish writing
 _TOUCH_SECONDS = 1.0  # the last use of a key is noted at most this often
+_CANNOT_OPEN = (sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_PERM)
 _Found = tuple[np.ndarray, np.ndarray | None]
 
 # A SQLite connection must not be carried into a forked process, not even to close it there. So a
@@ -63,27 +63,17 @@ if hasattr(os, "register_at_fork"):
 class FeatureCache:
     """Features kept on disk by example, in one SQLite file.
 
-    Features are found by a key (network, layer, pooling, shape of the inputs) and the content of
-    the example, whatever the order and the batches. Many processes and threads may share the file.
-
-    Rows are committed when ``write`` returns: a killed process loses only what it was writing. A
-    damaged row counts as missing. If the disk is full or the file itself is damaged, one warning
-    says so; then nothing more is kept, and work goes on without the cache.
+    Many processes and threads may share the file. A killed process loses only what it was writing,
+    and a damaged row counts as missing. If the disk is full or the file is damaged, one warning
+    says so and work goes on without the cache.
 
     Parameters
     ----------
     path : str or path-like
-        The file, made by the first ``write``. For an existing folder, or a path that ends with a
-        separator, it is ``features.sqlite`` in that folder. A file that cannot be written is an
-        OSError when there is something to write.
+        The file, made by the first ``write``; ``features.sqlite`` in it if this is a folder. A
+        ValueError if the file is something else.
     max_bytes : int, default=10 GiB
         Largest size of the file. When it is reached, the least recently used keys are deleted.
-
-    Raises
-    ------
-    ValueError
-        If the file is not a feature cache of this format (it is left as it was), or ``max_bytes``
-        is not an integer >= 1.
 
     Examples
     --------
@@ -92,94 +82,53 @@ class FeatureCache:
     >>> cache = FeatureCache(tempfile.mkdtemp())
     >>> key = {"network": "f3a9", "layer": "pooled"}
     >>> cache.write(key, example_digests(["a ship", "a plane"]), np.array([[1, 2], [3, 4]], "f4"))
-    >>> found, rows = cache.read(key, example_digests(["a plane", "a train", "a ship"]))
-    >>> found
-    array([ True, False,  True])
-    >>> rows
-    array([[3., 4.],
-           [1., 2.]], dtype=float32)
+    >>> cache.read(key, example_digests(["a plane", "a train"]))
+    (array([ True, False]), array([[3., 4.]], dtype=float32))
     """
+
+    _connection: sqlite3.Connection | None = None
+    _reads: bool = True
+    _writes: bool = True
 
     def __init__(self, path: str | os.PathLike[str], *, max_bytes: int = 10 * 2**30) -> None:
         if isinstance(max_bytes, bool) or not isinstance(max_bytes, Integral) or max_bytes < 1:
             raise ValueError(f"max_bytes must be an integer >= 1, got {max_bytes!r}")
-        is_folder = os.fspath(path).endswith((os.sep, os.altsep or os.sep))
         path = Path(path).expanduser().absolute()
-        self.path: Path = path / "features.sqlite" if is_folder or path.is_dir() else path
+        self.path: Path = path / "features.sqlite" if path.is_dir() else path
         self.max_bytes: int = int(max_bytes)
-        self._reads: bool = True
-        self._writes: bool = True
-        self._connection: sqlite3.Connection | None = None
-        self._file: tuple[int, int] | None = None
         _caches.add(self)
-        self._use(_pragma, "user_version", default=0)  # refuses a file that is not a cache
+        self._use(_pragma, "user_version")  # refuses a file that is not a cache
 
     def read(self, key: dict[str, Any], digests: list[bytes]) -> _Found:
-        """Read the features that are there.
+        """Return which examples have features here, and their features: (found, rows).
 
-        Parameters
-        ----------
-        key : dict
-            What decides the features beside the example, as JSON can hold it.
-        digests : list of bytes of shape (n,)
-            The examples, from :func:`example_digests`.
-
-        Returns
-        -------
-        found : ndarray of shape (n,), bool
-            Which examples have features here.
-        rows : ndarray of shape (n_found, ...), float32, or None
-            Their features, in the order asked for. None if nothing is known of the key.
+        ``key``, for JSON, is what decides them beside the example. ``digests`` are those of
+        :func:`example_digests`. ``rows`` is None if nothing is known of the key.
         """
-        key_text = json.dumps(key, sort_keys=True)
         nothing = np.zeros(len(digests), bool), None
-        return self._use(_read, key_text, digests, default=nothing)
+        return self._use(_read, json.dumps(key, sort_keys=True), digests) or nothing
 
     def write(self, key: dict[str, Any], digests: list[bytes], rows: np.ndarray) -> None:
-        """Keep features, and warn once if ``max_bytes`` or the disk has no room for them.
-
-        Parameters
-        ----------
-        key : dict
-            As for ``read``.
-        digests : list of bytes of shape (n,)
-            The examples.
-        rows : ndarray of shape (n, ...), float32
-            Their features.
-
-        Raises
-        ------
-        ValueError
-            If there are not as many rows as digests, or the key has features of another shape.
-        OSError
-            If the file cannot be written.
-        """
+        """Keep features, an array of shape (n, ...); OSError if the file cannot be written."""
         key_text = json.dumps(key, sort_keys=True)
         rows = np.asarray(rows, "<f4")
         if rows.shape[:1] != (len(digests),):
             raise ValueError(f"{len(digests)} digests came with features of shape {rows.shape}")
-        if not digests:
-            return
         work = _write, key_text, digests, rows, self.max_bytes
-        if not self._use(*work, default=True, writing=True):
-            self._writes = False
-            self._warn(f"max_bytes is {self.max_bytes:,}; give it a higher max_bytes")
+        if digests and self._use(*work, writing=True) is False:
+            self._give_up(f"max_bytes is {self.max_bytes:,}; give it a higher max_bytes")
 
     def clear(self) -> None:
         """Delete all features."""
         self._reads = self._writes = True
-        self._use(
-            sqlite3.Connection.executescript,
-            "BEGIN IMMEDIATE; DELETE FROM features; DELETE FROM keys;"
-            "PRAGMA incremental_vacuum; COMMIT; PRAGMA wal_checkpoint(TRUNCATE)",
-            default=None,
-        )
+        delete = "BEGIN IMMEDIATE; DELETE FROM features; DELETE FROM keys;"
+        shrink = "PRAGMA incremental_vacuum; COMMIT; PRAGMA wal_checkpoint(TRUNCATE)"
+        self._use(sqlite3.Connection.executescript, delete + shrink)
 
     @property
     def nbytes(self) -> int:
         """Size of the file in bytes."""
-        page_bytes = self._use(_pragma, "page_size", default=0)
-        return page_bytes * self._use(_pragma, "page_count", default=0)
+        return self._use(lambda file: _pragma(file, "page_size") * _pragma(file, "page_count")) or 0
 
     def __repr__(self) -> str:
         return f"FeatureCache({str(self.path)!r}, max_bytes={self.max_bytes})"
@@ -188,51 +137,42 @@ class FeatureCache:
         return partial(FeatureCache, max_bytes=self.max_bytes), (str(self.path),)
 
     def __del__(self) -> None:
-        if hasattr(self, "_connection"):
-            self._close()
+        self._close()
 
-    def _use(
-        self, work: Callable[..., Any], *arguments: Any, default: Any, writing: bool = False
-    ) -> Any:
-        """Call `work` with a connection; return `default` if there is none, or SQLite fails."""
+    def _use(self, work: Callable[..., Any], *arguments: Any, writing: bool = False) -> Any:
+        """Call `work` with a connection; return None if there is none, or SQLite fails."""
         with _lock:
             try:
-                is_used = self._writes if writing else self._reads
-                connection = self._connect(writing) if is_used else None
-                return default if connection is None else work(connection, *arguments)
+                if not (self._writes if writing else self._reads):
+                    return None
+                if self._connection is None:
+                    if not writing and not self.path.exists():
+                        return None
+                    self._connect()
+                return work(self._connection, *arguments)
             except BaseException as error:
                 self._close()  # which undoes what was not committed
-                if not isinstance(error, sqlite3.Error | OSError):
+                code = getattr(error, "sqlite_errorcode", 0)
+                if isinstance(error, OSError) or code & 0xFF in _CANNOT_OPEN:
+                    raise OSError(f"cannot open or write {self.path}: {error}") from error
+                if code == sqlite3.SQLITE_NOTADB:
+                    raise ValueError(f"{self.path} is not a feature cache") from error
+                if not isinstance(error, sqlite3.DatabaseError):
                     raise
-                self._explain(error, writing)
-                return default
+                self._reads = self._reads and writing
+                self._give_up(f"{error}; if the file is damaged, delete it")
 
-    def _connect(self, writing: bool) -> sqlite3.Connection | None:
-        """Open the file unless it is open; None if there is no file and none is needed."""
-        file = _identity(self.path)
-        if self._connection is None or self._file != file:  # it was deleted or replaced
-            self._close()
-            if file is None and not writing:
-                return None
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            self._connection = sqlite3.connect(
-                self.path, timeout=_WAIT_SECONDS, isolation_level=None, check_same_thread=False
-            )
-            self._prepare(self._connection)
-            self._file = _identity(self.path)
-        return self._connection
-
-    def _prepare(self, connection: sqlite3.Connection) -> None:
-        """Make the tables of a new file; refuse a file of another kind before changing it."""
+    def _connect(self) -> None:
+        """Open the file, and make the tables of a new one; refuse other files unchanged."""
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        self._connection = connection = sqlite3.connect(
+            self.path, timeout=_WAIT_SECONDS, isolation_level=None, check_same_thread=False
+        )
         connection.text_factory = bytes  # damaged text need not be UTF-8
         if _pragma(connection, "page_count") == 0:
             connection.executescript(_SCHEMA)
-        header = _pragma(connection, "application_id"), _pragma(connection, "user_version")
-        if header != _HEADER:
-            raise ValueError(
-                f"{self.path} is a SQLite database, but not a feature cache that this version of "
-                "xfer can use; give FeatureCache another file"
-            )
+        if (_pragma(connection, "application_id"), _pragma(connection, "user_version")) != _HEADER:
+            raise ValueError(f"{self.path} is not a feature cache of this version of xfer")
         # A commit survives a killed process; a power failure may cost the last commits.
         connection.executescript(
             "PRAGMA trusted_schema = OFF; PRAGMA cell_size_check = ON;"
@@ -240,89 +180,59 @@ class FeatureCache:
         )
 
     def _close(self) -> None:
-        """Close the connection; the next use opens another."""
         connection, self._connection = self._connection, None
-        if connection is not None:
-            with suppress(sqlite3.Error):
+        with suppress(sqlite3.Error):
+            if connection is not None:
                 connection.close()
 
-    def _explain(self, error: sqlite3.Error | OSError, writing: bool) -> None:
-        """Raise an error that says what to do, or warn and go on without the file."""
-        if isinstance(error, sqlite3.ProgrammingError | sqlite3.InterfaceError):
-            raise error  # a wrong call, not a problem of the file
-        default = sqlite3.SQLITE_CANTOPEN if isinstance(error, OSError) else sqlite3.SQLITE_CORRUPT
-        code = getattr(error, "sqlite_errorcode", default) & 0xFF
-        if code == sqlite3.SQLITE_NOTADB:
-            raise ValueError(
-                f"{self.path} is not a SQLite database, so it is not a feature cache; "
-                "give FeatureCache another file"
-            ) from error
-        if code in (sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_PERM):
-            raise OSError(
-                f"cannot open or write the feature cache {self.path}: {error}; give FeatureCache "
-                "a file that can be written"
-            ) from error
-        self._writes, self._reads = False, self._reads and writing
-        advice = "" if code == sqlite3.SQLITE_FULL else "; if the file is damaged, delete it"
-        self._warn(f"{error}{advice}")
-
-    def _warn(self, reason: str) -> None:
-        message = f"the feature cache {self.path} keeps no more features"
-        warnings.warn(f"{message}, they are only computed: {reason}", UserWarning, stacklevel=2)
+    def _give_up(self, reason: str) -> None:
+        self._writes = False
+        warnings.warn(f"the cache {self.path} keeps no more features: {reason}", stacklevel=2)
 
 
 def _read(connection: sqlite3.Connection, key_text: str, digests: list[bytes]) -> _Found:
     """Read rows; those that fail their checksum count as missing."""
-    known = _find_key(connection, key_text)
-    if known is None:
+    if (known := _find_key(connection, key_text)) is None:
         return np.zeros(len(digests), bool), None
-    key_id, shape, seal = known
-    _touch(connection, key_id)
+    key_id, shape, seal, is_fresh = known
+    if not is_fresh:
+        with suppress(sqlite3.OperationalError):  # the file may be read-only
+            connection.execute("UPDATE keys SET used = ? WHERE id = ?", [time.time(), key_id])
     size = 4 * math.prod(shape)
-    rows: dict[bytes, bytes] = {}
-    for digest, checksum, row in _select(connection, "digest, checksum, row", key_id, digests):
-        is_whole = isinstance(row, bytes) and len(row) == size
-        if is_whole and checksum == _checksum(seal, digest, row):
-            rows[digest] = row
+    rows = {
+        digest: row
+        for digest, checksum, row in _select(connection, "digest, checksum, row", key_id, digests)
+        if isinstance(row, bytes) and len(row) == size and checksum == _checksum(seal, digest, row)
+    }
     found = [digest in rows for digest in digests]
     content = bytearray().join([rows[digest] for digest in digests if digest in rows])
     return np.array(found, bool), np.frombuffer(content, "<f4").reshape(sum(found), *shape)
 
 
 def _write(
-    connection: sqlite3.Connection,
-    key_text: str,
-    digests: list[bytes],
-    rows: np.ndarray,
-    max_bytes: int,
+    connection: sqlite3.Connection, key_text: str, digests: list[bytes], rows: Any, max_bytes: int
 ) -> bool:
     """Write rows in one transaction; False if there is no room for them."""
-    shape = rows.shape[1:]
     connection.execute("BEGIN IMMEDIATE")
-    known = _find_key(connection, key_text)
-    if known is None:
-        seal = _seal(key_text, json.dumps(shape).encode())
+    if (known := _find_key(connection, key_text)) is None:
+        shape_text = json.dumps(rows.shape[1:])
         # A key that is there, but damaged, is written anew under its id.
-        insert = (
-            "INSERT OR REPLACE INTO keys (id, key, shape, seal) "
-            "VALUES ((SELECT id FROM keys WHERE key = ?1), ?1, ?2, ?3) RETURNING id"
-        )
-        values = [key_text, json.dumps(shape), seal]
-        known = connection.execute(insert, values).fetchall()[0][0], shape, seal
-    key_id, known_shape, seal = known
-    if known_shape != shape:
-        raise ValueError(
-            f"the features of one example have shape {shape}, those in the cache {known_shape}: "
-            "the key must name everything that decides the shape"
-        )
+        old = "(SELECT id FROM keys WHERE key = ?1)"
+        insert = f"INSERT OR REPLACE INTO keys (id, key, shape, seal) VALUES ({old}, ?1, ?2, ?3)"
+        connection.execute(insert, [key_text, shape_text, _seal(key_text, shape_text.encode())])
+        known = _find_key(connection, key_text)
+        if known is None:  # SQLite does not always notice that its index is damaged
+            raise sqlite3.DatabaseError("a key just written cannot be found")
+    key_id, shape, seal, _ = known
+    if shape != rows.shape[1:]:
+        raise ValueError(f"features have shape {rows.shape[1:]}, but {shape} in the cache")
     connection.execute("UPDATE keys SET used = ? WHERE id = ?", [time.time(), key_id])
     contents = ((digest, row.tobytes()) for digest, row in zip(digests, rows))
     connection.executemany(
         "INSERT OR REPLACE INTO features VALUES (?, ?, ?, ?)",
         ((key_id, digest, _checksum(seal, digest, row), row) for digest, row in contents),
     )
-    n_found = sum(1 for _ in _select(connection, "1", key_id, digests))
-    if n_found < len(set(digests)):  # SQLite did not notice that its index is damaged
+    if len(list(_select(connection, "1", key_id, digests))) < len(set(digests)):
         raise sqlite3.DatabaseError("rows just written cannot be found")
     n_pages = max_bytes // _pragma(connection, "page_size")
     has_room = _make_room(connection, key_id, n_pages)
@@ -339,37 +249,26 @@ def _select(
     """Look up rows, in any order."""
     for start in range(0, len(digests), _ROWS_PER_QUERY):
         some = digests[start : start + _ROWS_PER_QUERY]
-        places = f"key_id = ? AND digest IN ({', '.join('?' * len(some))})"
-        query = f"SELECT {columns} FROM features WHERE {places}"
+        places = ", ".join("?" * len(some))
+        query = f"SELECT {columns} FROM features WHERE key_id = ? AND digest IN ({places})"
         yield from connection.execute(query, [key_id, *some])
 
 
-def _find_key(
-    connection: sqlite3.Connection, key_text: str
-) -> tuple[int, tuple[int, ...], bytes] | None:
-    """Look up the id, shape and seal of a key; None if it is not there, or damaged."""
-    query = "SELECT id, shape, seal FROM keys WHERE key = ?"
-    for key_id, shape, seal in connection.execute(query, [key_text]).fetchall():
-        if seal == _seal(key_text, shape):
-            return key_id, tuple(json.loads(shape)), seal
-    return None
-
-
-def _touch(connection: sqlite3.Connection, key_id: int) -> None:
-    """Note that a key is in use, if the file can be written now."""
-    now = time.time()
-    query = "SELECT 1 FROM keys WHERE id = ? AND used > ?"
-    if connection.execute(query, [key_id, now - _TOUCH_SECONDS]).fetchone() is None:
-        with suppress(sqlite3.OperationalError):
-            connection.execute("UPDATE keys SET used = ? WHERE id = ?", [now, key_id])
+def _find_key(connection: sqlite3.Connection, key_text: str) -> Any:
+    """Look up id, shape, seal, and whether it was used just now; None if missing or damaged."""
+    query = "SELECT id, shape, seal, used > ? FROM keys WHERE key = ?"
+    found = connection.execute(query, [time.time() - _TOUCH_SECONDS, key_text]).fetchone()
+    if found is None or found[2] != _seal(key_text, found[1]):
+        return None
+    key_id, shape, seal, is_fresh = found
+    return key_id, tuple(json.loads(shape)), seal, is_fresh
 
 
 def _make_room(connection: sqlite3.Connection, key_id: int, n_pages: int) -> bool:
     """Delete the keys least recently used; False if this one alone is too large."""
     while _pragma(connection, "page_count") - _pragma(connection, "freelist_count") > n_pages:
         query = "SELECT id FROM keys WHERE id != ? ORDER BY used LIMIT 1"
-        oldest = connection.execute(query, [key_id]).fetchone()
-        if oldest is None:
+        if (oldest := connection.execute(query, [key_id]).fetchone()) is None:
             return False
         connection.execute("DELETE FROM features WHERE key_id = ?", oldest)
         connection.execute("DELETE FROM keys WHERE id = ?", oldest)
@@ -390,39 +289,16 @@ def _checksum(seal: bytes, digest: bytes, row: bytes) -> int:
     return zlib.crc32(row, zlib.crc32(seal + digest))
 
 
-def _identity(path: Path) -> tuple[int, int] | None:
-    """Tell a file from one that took its name; None if there is no file."""
-    with suppress(FileNotFoundError, NotADirectoryError):
-        status = path.stat()
-        return status.st_dev, status.st_ino
-    return None
-
-
 # The fastest hash of hashlib where the processor helps; half of its 32 bytes is enough.
 _hash = partial(hashlib.sha256, usedforsecurity=False)
 
 
 def example_digests(examples: Mapping[str, np.ndarray] | Iterable[Any]) -> list[bytes]:
-    """Digest each example by its content: equal content, equal digest, in any process and batch.
+    """Return 16 bytes for each example, equal where the content is, in any process and batch.
 
-    Parameters
-    ----------
-    examples : dict of str to ndarray of shape (n, ...), or list
-        Inputs of a network, or raw examples: str, bytes, numbers, arrays, tensors, PIL images,
-        paths, and tuples, lists and dicts of these. A path, and a str that names an existing file,
-        count with the content of the file.
-
-    Returns
-    -------
-    list of bytes of shape (n,)
-        16 bytes for each example.
-
-    Raises
-    ------
-    TypeError
-        If an example is of another kind.
-    ValueError
-        If the arrays differ in length, or there is none.
+    ``examples`` are a dict of arrays of shape (n, ...), or a list of str, bytes, numbers, arrays,
+    tensors, PIL images, paths, and tuples, lists and dicts of these. A path, and a str that names
+    an existing file, count with the content of the file.
 
     Examples
     --------
@@ -431,12 +307,12 @@ def example_digests(examples: Mapping[str, np.ndarray] | Iterable[Any]) -> list[
     (True, False)
     """
     if not isinstance(examples, Mapping):
-        return [_digest(example) for example in examples]
+        return list(map(_digest, examples))
     arrays = {name: _plain(array) for name, array in examples.items()}
-    lengths = {name: array.shape[:1] for name, array in arrays.items()}
-    if len(set(lengths.values())) != 1 or () in lengths.values():
+    lengths = {array.shape[:1] for array in arrays.values()}
+    if len(lengths) != 1 or () in lengths:
         raise ValueError(f"the arrays must be of one length, got {lengths}")
-    (n_examples,) = next(iter(lengths.values()))
+    ((n_examples,),) = lengths
     return [_digest({name: a[i] for name, a in arrays.items()}) for i in range(n_examples)]
 
 
@@ -470,25 +346,26 @@ def _feed(digest: Any, value: Any) -> None:
     elif isinstance(value, Mapping):
         _feed_bytes(digest, "dict", b"%d" % len(value))
         for name in sorted(value, key=repr):
-            if isinstance(name, str):  # never a path
-                _feed_bytes(digest, "name", name.encode("utf-8", "surrogatepass"))
-            else:
-                _feed(digest, name)
+            _feed_bytes(digest, "name", repr(name).encode())
             _feed(digest, value[name])
     elif "PIL.Image" in sys.modules and isinstance(value, sys.modules["PIL.Image"].Image):
         pixels = value.tobytes()  # this loads the file, which may add to `info`
         # What else decides how an image is turned, converted to RGBA or to another profile.
-        info = {name: value.info.get(name) for name in ("transparency", "exif", "icc_profile")}
-        kind_of_image = repr((value.mode, value.size, value.getpalette()))
-        _feed_bytes(digest, "image", kind_of_image.encode())
+        info = [value.info.get(name) for name in ("transparency", "exif", "icc_profile")]
+        _feed_bytes(digest, "image", repr((value.mode, value.size, value.getpalette())).encode())
         _feed(digest, (pixels, info))
     elif hasattr(value, "dtype") and (hasattr(value, "__array__") or hasattr(value, "asnumpy")):
-        _feed_tensor(digest, value)
+        name = f"{kind.__module__}.{kind.__qualname__} {value.dtype}"
+        if hasattr(value, "cpu"):
+            value = value.detach().cpu()
+        # NumPy has no bfloat16, whose values float32 has too.
+        value = value.float() if "bfloat16" in str(value.dtype) else value
+        array = value.asnumpy() if hasattr(value, "asnumpy") else np.asarray(value)
+        _feed_array(digest, name, array)
     else:
         raise TypeError(
-            f"an example of type {kind.__module__}.{kind.__qualname__} cannot be told from others "
-            "by its content; examples may be str, bytes, numbers, arrays, tensors, PIL images, "
-            "pathlib.Path, and lists, tuples and dicts of these"
+            f"an example of type {kind.__module__}.{kind.__qualname__} cannot be cached; allowed "
+            "are str, bytes, numbers, arrays, tensors, PIL images, paths, lists, tuples and dicts"
         )
 
 
@@ -513,18 +390,6 @@ def _feed_array(digest: Any, kind: str, array: np.ndarray) -> None:
         _feed_bytes(digest, f"{kind} {dtype.str} {array.shape}", array.astype(dtype).tobytes())
     else:
         raise TypeError(f"arrays must be of numbers, times or text, got dtype {dtype}")
-
-
-def _feed_tensor(digest: Any, tensor: Any) -> None:
-    kind = f"{type(tensor).__module__}.{type(tensor).__qualname__} {tensor.dtype}"
-    for method in ("detach", "cpu"):
-        tensor = getattr(tensor, method, lambda kept=tensor: kept)()
-    if "bfloat16" in kind and hasattr(tensor, "float"):
-        tensor = tensor.float()  # exact; NumPy has no such type
-    array = tensor.asnumpy() if hasattr(tensor, "asnumpy") else np.asarray(tensor)
-    if array.dtype == object:
-        raise TypeError(f"an example of type {kind} does not become an array of numbers")
-    _feed_array(digest, kind, array)
 
 
 def _plain(array: Any) -> np.ndarray:

@@ -15,24 +15,15 @@ from typing import Any, Self
 
 import numpy as np
 from numpy.typing import ArrayLike
-from sklearn.model_selection import train_test_split
 
 from xfer._io import atomic_write
 
 _FORMAT = "xfer vocabulary 1"
-_SAVED = (
-    "id2word",
-    "padding_word",
-    "unknown_word",
-    "collapse_whitespace",
-    "word_counts",
-    "max_length",
-)
+_SETTINGS = ("padding_word", "unknown_word", "collapse_whitespace")
+_SAVED = ("id2word", *_SETTINGS, "word_counts", "max_length")
 _TYPE_NAMES = {str: "a string", int: "an integer", type(None): "None"}
 # Any character that is not named here becomes a blank.
-_CHARACTERS = defaultdict(
-    lambda: " ", {ord(kept): kept for kept in ascii_letters + digits + "'(),;!?"}
-)
+_CHARACTERS = defaultdict(lambda: " ", {ord(c): c for c in ascii_letters + digits + "'(),;!?"})
 _ENDING = re.compile("'(?:t|ve|d|s|ll|m|er)")
 _MARKS = {",": " , ", ";": " ; ", "!": " ! ", "(": " \\( ", ")": " \\) ", "?": " \\? "}
 
@@ -40,48 +31,33 @@ _MARKS = {",": " , ", ";": " ; ", "!": " ! ", "(": " \\( ", ")": " \\) ", "?": "
 class Vocabulary:
     """The words a network knows, each with its id.
 
-    Texts are cleaned by :meth:`clean_str` and cut into words. The most frequent word gets id 0;
-    of equally frequent words, the one seen first comes first. The padding word and the unknown
-    word come last.
+    Texts are cleaned by :meth:`clean_str` and cut into words. The most frequent word gets id 0; of
+    equally frequent words, the first one seen. The padding word and the unknown word come last.
 
     Parameters
     ----------
     sentences : iterable of str
-        The texts to take the words from. Read once, so a generator will do.
+        The texts to take the words from.
     padding_word : str, default="</s>"
         Fills up short sentences. Must not occur in the text.
     unknown_word : str or None, default="</ukw>"
-        Stands for words outside the vocabulary. Must not occur in the text. With None, a word
-        outside the vocabulary is an error.
+        Stands for other words. Must not occur in the text. With None, other words are errors.
     collapse_whitespace : bool, default=True
-        Whether several blanks in a row are one separator. With False every blank is a separator,
-        and there are empty words, as in the vocabularies of the published tutorial.
+        Whether several blanks are one separator. With False there are empty words between them, as
+        in the vocabularies of the published tutorial.
 
     Attributes
     ----------
-    word_counts : collections.Counter
-        How often each word occurs in ``sentences``; empty after :meth:`from_words`.
-    id2word : list of str
-        The word of each id.
-    word2id : dict of str to int
-        The id of each word.
-    max_length : int
-        Words in the longest of ``sentences``; 0 after :meth:`from_words`.
-
-    Raises
-    ------
-    TypeError
-        If ``sentences`` is a single string, or holds something that is not a string.
-    ValueError
-        If there is no sentence, or a reserved word also occurs in the text.
+    id2word, word2id : list of str, dict of str to int
+        The word of each id, and the id of each word.
+    word_counts, max_length : collections.Counter, int
+        How often each word occurs, and the words in the longest text; empty after `from_words`.
 
     Examples
     --------
     >>> vocabulary = Vocabulary(["A car, a bike!", "It isn't a car"])
     >>> vocabulary.id2word
     ['a', 'car', ',', 'bike', '!', 'it', 'isn', "'t", '</s>', '</ukw>']
-    >>> vocabulary
-    Vocabulary(10 words, padding_word='</s>', unknown_word='</ukw>', max_length=6)
     """
 
     def __init__(
@@ -92,11 +68,7 @@ class Vocabulary:
         *,
         collapse_whitespace: bool = True,
     ) -> None:
-        reserved = _reserved_words(padding_word, unknown_word)
-        self.padding_word = padding_word
-        self.unknown_word = unknown_word
-        self.collapse_whitespace = collapse_whitespace
-        self.word_counts: Counter[str] = Counter()
+        reserved = self._set(padding_word, unknown_word, collapse_whitespace)
         lengths = []
         for text in _strings(sentences, "sentences"):
             words = self.split(text)
@@ -104,15 +76,22 @@ class Vocabulary:
             lengths.append(len(words))
         if not lengths:
             raise ValueError("sentences is empty: a vocabulary needs at least one sentence")
-        for word in reserved:
-            if word in self.word_counts:
-                raise ValueError(
-                    f"the reserved word {word!r} also occurs in the text ({self.word_counts[word]} "
-                    "times); choose one that cleaned text cannot contain, such as '</s>'"
-                )
+        if found := [word for word in reserved if word in self.word_counts]:
+            raise ValueError(f"the text has the reserved words {found}: use words such as '</s>'")
         self.max_length = max(lengths)
         self.id2word = [word for word, _ in self.word_counts.most_common()] + reserved
         self.word2id = {word: index for index, word in enumerate(self.id2word)}
+
+    def _set(self, padding_word: Any, unknown_word: Any, collapse_whitespace: Any) -> list[str]:
+        """Check and set the settings, and return the reserved words."""
+        self.padding_word: str = _check_type(padding_word, "padding_word", str)
+        self.unknown_word: str | None = _check_type(unknown_word, "unknown_word", str, type(None))
+        if padding_word == unknown_word:
+            raise ValueError(f"padding_word and unknown_word are both {padding_word!r}")
+        _check_type(collapse_whitespace, "collapse_whitespace", bool)
+        self.collapse_whitespace: bool = collapse_whitespace
+        self.word_counts, self.max_length = Counter[str](), 0
+        return [padding_word] if unknown_word is None else [padding_word, unknown_word]
 
     @classmethod
     def from_words(
@@ -123,45 +102,21 @@ class Vocabulary:
         *,
         collapse_whitespace: bool = True,
     ) -> Self:
-        """Make a vocabulary of a list of words: the word at index i gets id i.
-
-        Parameters
-        ----------
-        words : iterable of str
-            Every word once, including the reserved words.
-        padding_word, unknown_word, collapse_whitespace
-            As for the class.
-
-        Raises
-        ------
-        TypeError
-            If ``words`` is a single string, or holds something that is not a string.
-        ValueError
-            If a word occurs twice, or a reserved word is not in the list.
+        """Make a vocabulary of words, each once and reserved ones included: the index is the id.
 
         Examples
         --------
         >>> Vocabulary.from_words(["</s>", "</ukw>", "car", "bike"]).word2id["bike"]
         3
         """
-        words = list(_strings(words, "words"))
-        repeated = [word for word, count in Counter(words).items() if count > 1]
-        if repeated:
-            raise ValueError(f"words has {len(repeated)} repeated entries, such as {repeated[:3]}")
         vocabulary = cls.__new__(cls)
-        vocabulary.word2id = {word: index for index, word in enumerate(words)}
-        for word in _reserved_words(padding_word, unknown_word):
-            if word not in vocabulary.word2id:
-                raise ValueError(
-                    f"the reserved word {word!r} is not in the list of {len(words)} words; "
-                    "append it, or name the one the list uses"
-                )
-        vocabulary.padding_word = padding_word
-        vocabulary.unknown_word = unknown_word
-        vocabulary.collapse_whitespace = collapse_whitespace
-        vocabulary.word_counts = Counter()
-        vocabulary.max_length = 0
-        vocabulary.id2word = words
+        reserved = vocabulary._set(padding_word, unknown_word, collapse_whitespace)
+        vocabulary.id2word = list(_strings(words, "words"))
+        vocabulary.word2id = {word: index for index, word in enumerate(vocabulary.id2word)}
+        if repeated := [word for word, n in Counter(vocabulary.id2word).items() if n > 1]:
+            raise ValueError(f"words has {len(repeated)} repeated entries, such as {repeated[:3]}")
+        if missing := [word for word in reserved if word not in vocabulary.word2id]:
+            raise ValueError(f"words lacks {missing}: append them, or name those that it uses")
         return vocabulary
 
     @classmethod
@@ -169,24 +124,19 @@ class Vocabulary:
         """Read a vocabulary that :meth:`save` wrote; any other file is a ValueError."""
         try:
             state = json.loads(Path(path).read_text(encoding="utf-8"))
-        except (ValueError, RecursionError) as error:
-            raise ValueError(f"{path} is not a vocabulary: not JSON ({error})") from error
-        found = state.get("format") if isinstance(state, dict) else type(state).__name__
-        if found != _FORMAT:
-            raise ValueError(f"{path} is not a vocabulary: expected {_FORMAT!r}, found {found!r}")
-        try:
+            found = state.get("format") if isinstance(state, dict) else type(state).__name__
+            if found != _FORMAT:
+                raise ValueError(f"expected {_FORMAT!r}, found {found!r}")
             return cls._from_state(state)
-        except (TypeError, ValueError) as error:
+        except (TypeError, ValueError, RecursionError) as error:
             raise ValueError(f"{path} is not a vocabulary: {error}") from error
 
     @classmethod
     def load_pickle(cls, path: str | os.PathLike[str]) -> Self:
         """Read a vocabulary that was pickled by the published text-transfer tutorial.
 
-        Such a file holds one ``__main__.Vocabulary`` with a ``collections.Counter``. Any other
-        name in the file is refused, so the file cannot run code. The vocabulary gets
-        ``collapse_whitespace=False``, as the tutorial split its text. Any other or damaged file is
-        a ValueError.
+        The vocabulary gets ``collapse_whitespace=False``, as the tutorial split its text. Any other
+        file is a ValueError; no file can run code.
         """
         data = Path(path).read_bytes()
         try:
@@ -202,21 +152,15 @@ class Vocabulary:
     @classmethod
     def _from_state(cls, state: dict[str, Any]) -> Self:
         """Make a vocabulary of the attributes in a file; all are checked."""
-        missing = [name for name in _SAVED if name not in state]
-        if missing:
+        if missing := [name for name in _SAVED if name not in state]:
             raise ValueError(f"it has no {', '.join(missing)}")
-        id2word, padding_word, unknown_word, collapse_whitespace, word_counts, max_length = (
-            state[name] for name in _SAVED
-        )
-        _check_type(collapse_whitespace, "collapse_whitespace", bool)
-        vocabulary = cls.from_words(
-            id2word, padding_word, unknown_word, collapse_whitespace=collapse_whitespace
-        )
-        vocabulary.max_length = _check_type(max_length, "max_length", int)
-        vocabulary.word_counts = Counter(dict(_check_type(word_counts, "word_counts", dict)))
-        for word, count in vocabulary.word_counts.items():
+        vocabulary = cls.from_words(state["id2word"], **{name: state[name] for name in _SETTINGS})
+        counts = _check_type(state["word_counts"], "word_counts", dict)
+        for word, count in counts.items():
             _check_type(word, "each word in word_counts", str)
             _check_type(count, f"word_counts[{word!r}]", int)
+        vocabulary.word_counts = Counter(dict(counts))
+        vocabulary.max_length = _check_type(state["max_length"], "max_length", int)
         return vocabulary
 
     def save(self, path: str | os.PathLike[str]) -> None:
@@ -229,9 +173,9 @@ class Vocabulary:
     def clean_str(text: str) -> str:
         r"""Clean one text by the rules of the published tutorial.
 
-        Each character other than ASCII letters, digits and ``( ) , ; ! ? '`` becomes a blank. The
-        endings ``'t 've 'd 's 'll 'm 'er`` and the marks get a blank on both sides; ``( ) ?`` also
-        get a backslash in front. Then the text is stripped and put in lower case.
+        Characters other than ASCII letters, digits and ``( ) , ; ! ? '`` become blanks. The endings
+        ``'t 've 'd 's 'll 'm 'er`` and the marks get a blank on both sides; ``( ) ?`` also get a
+        backslash in front. Then the text is stripped and put in lower case.
 
         Examples
         --------
@@ -252,21 +196,17 @@ class Vocabulary:
         return len(self.id2word)
 
     def __repr__(self) -> str:
-        # After from_words the longest sentence is not known.
-        longest = f", max_length={self.max_length}" if self.max_length else ""
-        return (
-            f"Vocabulary({len(self)} words, padding_word={self.padding_word!r}, "
-            f"unknown_word={self.unknown_word!r}{longest})"
-        )
+        reserved = f"padding_word={self.padding_word!r}, unknown_word={self.unknown_word!r}"
+        return f"Vocabulary({len(self)} words, {reserved}, max_length={self.max_length})"
 
 
 class Corpus:
-    """Texts as a matrix of word ids, with their labels.
+    """Texts as ``x``, an int32 matrix of word ids padded at the end, and their labels ``y``.
 
     Parameters
     ----------
     sentences : iterable of str
-        The texts. Read once, so a generator will do.
+        The texts.
     labels : array-like of shape (n,) or None
         One label for each text, of any kind; None if there are no labels.
     vocabulary : Vocabulary
@@ -277,31 +217,18 @@ class Corpus:
     fix_length : int, optional
         Every text is cut or padded to exactly this many words; ``max_length`` is then ignored.
 
-    Attributes
-    ----------
-    x : ndarray of shape (n, length), int32
-        Word ids, padded at the end.
-    y : ndarray of shape (n,) or None
-        The labels.
-    vocabulary : Vocabulary
-
     Raises
     ------
-    TypeError
-        If ``sentences`` is a single string, or holds something that is not a string.
-    ValueError
-        If there is no sentence, there is not one label for each sentence, a length is not an
-        integer >= 1, or a word is unknown and the vocabulary has no unknown word.
+    TypeError, ValueError
+        If ``sentences`` are not one or more strings, there is not one label for each, a length is
+        not an integer >= 1, or a word is unknown and the vocabulary has no unknown word.
 
     Examples
     --------
     >>> vocabulary = Vocabulary.from_words(["</s>", "</ukw>", "a", "car"])
-    >>> corpus = Corpus(["A red car", "Car"], ["autos", "autos"], vocabulary)
-    >>> corpus.x
+    >>> Corpus(["A red car", "Car"], ["autos", "autos"], vocabulary).x
     array([[2, 1, 3],
            [3, 0, 0]], dtype=int32)
-    >>> corpus
-    Corpus(2 sentences x 3 words, 1 distinct labels, vocabulary of 4 words)
     """
 
     def __init__(
@@ -314,21 +241,25 @@ class Corpus:
     ) -> None:
         _check_type(vocabulary, "vocabulary", Vocabulary)
         longest = None
-        for name, length in (("max_length", max_length), ("fix_length", fix_length)):
-            if length is not None:
-                longest = _positive_integer(length, name)
-        rows = list(_id_rows(sentences, vocabulary, longest))
+        for name, length in {"max_length": max_length, "fix_length": fix_length}.items():
+            longest = longest if length is None else _positive_integer(length, name)
+        padding, new = vocabulary.padding_word, vocabulary.unknown_word
+        unknown = -1 if new is None else vocabulary.word2id[new]
+        ids = defaultdict(lambda: unknown, {**vocabulary.word2id, padding: unknown})
+        rows = []
+        for index, text in enumerate(_strings(sentences, "sentences")):
+            words = vocabulary.split(text)[:longest]
+            rows.append(np.fromiter(map(ids.__getitem__, words), np.int32, len(words)))
+            if new is None and -1 in rows[-1]:
+                word = words[rows[-1].argmin()]
+                raise ValueError(f"sentence {index}: {word!r} is unknown, without an unknown_word")
         if not rows:
             raise ValueError("sentences is empty: a corpus needs at least one sentence")
         self.y = None if labels is None else np.asarray(labels)
         if self.y is not None and self.y.shape != (len(rows),):
-            raise ValueError(
-                f"labels must be one-dimensional with one label for each of the {len(rows)} "
-                f"sentences, got shape {self.y.shape}"
-            )
-        width = max(map(len, rows)) if fix_length is None else fix_length
-        padding = vocabulary.word2id[vocabulary.padding_word]
-        self.x = np.full((len(rows), width), padding, np.int32)
+            raise ValueError(f"{len(rows)} sentences need as many labels, got {self.y.shape}")
+        width = fix_length or max(map(len, rows))
+        self.x = np.full((len(rows), width), vocabulary.word2id[padding], np.int32)
         for x, row in zip(self.x, rows):
             x[: len(row)] = row
         self.vocabulary = vocabulary
@@ -339,67 +270,26 @@ class Corpus:
         random_state: int | np.random.RandomState | None = None,
         stratify: bool = False,
     ) -> list[np.ndarray]:
-        """Sample ``num_train`` of the texts for training; the others are for testing.
+        """Return ``[x_train, x_test, y_train, y_test]``, with ``num_train`` texts to train on.
 
-        With ``stratify``, each label is sampled in proportion to its share.
-
-        Returns
-        -------
-        list of ndarray
-            ``x_train, x_test, y_train, y_test``.
-
-        Raises
-        ------
-        ValueError
-            If ``num_train`` is not from 1 to n - 1, there are no labels, or they cannot be
-            stratified.
+        With ``stratify``, each label is sampled in proportion to its share. A ValueError if
+        ``num_train`` is not from 1 to n - 1, there are no labels, or they cannot be stratified.
         """
+        from sklearn.model_selection import train_test_split
+
         if self.y is None:
             raise ValueError("this corpus has no labels to split; give them to Corpus(...)")
-        n_texts = len(self.y)
-        if _positive_integer(num_train, "num_train") >= n_texts:
-            raise ValueError(
-                f"num_train must be from 1 to {n_texts - 1} to leave some of the {n_texts} texts "
-                f"for testing, got {num_train}"
-            )
-        parts: list[np.ndarray] = train_test_split(
-            self.x,
-            self.y,
-            train_size=num_train,
-            random_state=random_state,
-            stratify=self.y if stratify else None,
-        )
-        return parts
+        _positive_integer(num_train, "num_train")
+        options = {"train_size": num_train, "random_state": random_state}
+        return train_test_split(self.x, self.y, stratify=self.y if stratify else None, **options)
 
     def __len__(self) -> int:
         return len(self.x)
 
     def __repr__(self) -> str:
         labels = "no labels" if self.y is None else f"{len(set(self.y.tolist()))} distinct labels"
-        return (
-            f"Corpus({self.x.shape[0]} sentences x {self.x.shape[1]} words, {labels}, "
-            f"vocabulary of {len(self.vocabulary)} words)"
-        )
-
-
-def _id_rows(
-    sentences: Iterable[str], vocabulary: Vocabulary, longest: int | None
-) -> Iterator[np.ndarray]:
-    """Yield the word ids of each sentence, cut to the longest length."""
-    unknown = -1
-    if vocabulary.unknown_word is not None:
-        unknown = vocabulary.word2id[vocabulary.unknown_word]
-    ids = defaultdict(lambda: unknown, vocabulary.word2id)
-    ids[vocabulary.padding_word] = unknown
-    for index, text in enumerate(_strings(sentences, "sentences")):
-        words = vocabulary.split(text)[:longest]
-        row = np.fromiter(map(ids.__getitem__, words), np.int32, len(words))
-        if unknown < 0 and -1 in row:
-            raise ValueError(
-                f"sentence {index} has the word {words[row.argmin()]!r}, which the vocabulary "
-                "does not know, and the vocabulary has no unknown_word to stand for it"
-            )
-        yield row
+        size = f"{self.x.shape[0]} sentences x {self.x.shape[1]} words"
+        return f"Corpus({size}, {labels}, vocabulary of {len(self.vocabulary)} words)"
 
 
 def _read_tutorial_pickle(data: bytes) -> dict[str, Any]:
@@ -410,29 +300,19 @@ def _read_tutorial_pickle(data: bytes) -> dict[str, Any]:
             raise pickle.UnpicklingError(f"it uses memo {argument} in {len(data)} bytes")
     # New classes for each file: a pickle can set attributes of a class that it can name.
     tutorial_class = type("Vocabulary", (), {})
-    allowed: dict[tuple[str, str], type] = {
-        ("__main__", "Vocabulary"): tutorial_class,
-        ("collections", "Counter"): type("Counter", (Counter,), {}),
-    }
+    counter_class = type("Counter", (Counter,), {})
+    allowed = {"__main__.Vocabulary": tutorial_class, "collections.Counter": counter_class}
 
     class TutorialUnpickler(pickle.Unpickler):
         def find_class(self, module: str, name: str) -> type:
-            if (module, name) not in allowed:
+            if f"{module}.{name}" not in allowed:
                 raise pickle.UnpicklingError(f"it names {module}.{name}, which is not allowed")
-            return allowed[module, name]
+            return allowed[f"{module}.{name}"]
 
     pickled = TutorialUnpickler(io.BytesIO(data)).load()
     if type(pickled) is not tutorial_class:
         raise ValueError(f"it holds a {type(pickled).__name__}")
     return vars(pickled)
-
-
-def _reserved_words(padding_word: str, unknown_word: str | None) -> list[str]:
-    _check_type(padding_word, "padding_word", str)
-    _check_type(unknown_word, "unknown_word", str, type(None))
-    if padding_word == unknown_word:
-        raise ValueError(f"padding_word and unknown_word must differ, both are {padding_word!r}")
-    return [word for word in (padding_word, unknown_word) if word is not None]
 
 
 def _strings(items: Iterable[str], name: str) -> Iterator[str]:

@@ -1,15 +1,29 @@
 """Sentence transformers as sources of features: texts in, sentences and tokens out."""
 
-import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from os import PathLike
+from typing import Any, NoReturn
 
 import numpy as np
 import torch
 from sentence_transformers import SentenceTransformer
 
-from xfer.sources.loaders import is_loader
+from xfer.sources.base import Layer
+from xfer.sources.batches import Examples
+from xfer.sources.data import ExampleData, open_data
+from xfer.sources.table import Features
 from xfer.sources.torch import TorchSource
+from xfer.sources.torch_fingerprint import fingerprint
+
+# Texts computed together; they are of about the same length.
+_AT_A_TIME = 32
+# Attributes of the library's own modules that decide how texts are read, which is described apart,
+# or that keep what was seen in a call.
+_NOTES = {
+    *("processor", "tokenizer", "input_formatter", "_prompt_length_mapping"),
+    *("_method_signature_cache", "_chat_template_suffix_cache"),
+}
 
 
 class SentenceTransformerSource(TorchSource):
@@ -28,223 +42,156 @@ class SentenceTransformerSource(TorchSource):
     Notes
     -----
     Layer ``"sentence"`` is what ``model.encode`` gives, ``"tokens"`` the embedding of each token
-    before they are joined to one. The others go by their modules' dotted names; those that put out
-    tokens want a pooling, ``"masked_mean"`` or ``"first_token"``: the tokenizer tells the padding.
+    before the model combines them. The others have the dotted names of their modules; those that
+    give tokens need a pooling, ``"masked_mean"`` or ``"first_token"``.
 
-    Texts are read in large batches and computed in smaller ones of like lengths, so that little
+    Texts are read in large batches and computed in smaller ones of similar length, so that little
     time goes into padding.
     """
 
-    #: Texts to a batch; they are computed a few at a time.
     batch_size = 512
-    _at_a_time = 32
-    # A model card has a say in nothing; how the tokenizer is told, its own fingerprint tells.
-    _settings = ("truncate_dim",)
     _whole_outputs = ("sentence", "tokens")
     _calls_follow_shapes = False
 
-    def __init__(self, model):
+    def __init__(self, model: SentenceTransformer) -> None:
         if not isinstance(model, SentenceTransformer):
             raise TypeError(
                 f"cannot open {type(model).__name__} as a sentence transformer: {model!r:.80}; a "
                 "sentence_transformers.SentenceTransformer is needed"
             )
-        super().__init__(model, preprocess=_Tokenizer(model))
-        self._tokenized = list(self.preprocess(["a"]))
+        super().__init__(model)
+        self.inputs = _Tokenizer(model)
+        self._inputs = list(self.inputs(["a"]))
+        needed = [name for name in self._inputs if name in ("input_ids", "attention_mask")]
+        self._needed = needed or self._inputs
 
     @classmethod
-    def of_folder(cls, path):
-        """Open a model that was saved to a folder; nothing is fetched from elsewhere.
-
-        Parameters
-        ----------
-        path : str or path-like
-            The folder, with ``modules.json``.
-
-        Returns
-        -------
-        SentenceTransformerSource
-        """
+    def of_folder(cls, path: str | PathLike[str]) -> "SentenceTransformerSource":
+        """Open a model saved to a folder, without downloads."""
         return cls(SentenceTransformer(str(path), local_files_only=True))
 
-    @property
-    def input_names(self):
-        """What the tokenizer makes of a text (list of str)."""
-        return self._tokenized
-
-    def extract(self, data, layer_names, **options):
-        """Run texts through the network; see :meth:`xfer.sources.SourceModel.extract`.
-
-        Parameters
-        ----------
-        data : list of str, dict of str to array, or what brings batches of them
-            Texts; a dict holds what a tokenizer made of them, such as ``"input_ids"`` and
-            ``"attention_mask"``.
-        layer_names : str or list of str
-        **options
-            Those of every source.
-
-        Returns
-        -------
-        Features
-
-        Raises
-        ------
-        TypeError
-            If an example is no text.
-        ValueError
-            As for every source; and if tokens are asked for without a pooling.
-        """
-        is_list = hasattr(data, "__len__") and not isinstance(data, (str, bytes, Mapping))
-        if is_list and not is_loader(data):
-            _check_texts(data)
+    def extract(self, data: Any, layer_names: Any, **options: Any) -> Features:
+        """Run texts through the network; see `SourceModel.extract`."""
+        data = open_data(data)
+        if isinstance(data, ExampleData) and not isinstance(data.given, Mapping):
+            _check_texts(data.given)
         return super().extract(data, layer_names, **options)
 
-    def start(self, examples, layers, poolings):
-        """Compute one batch, or have the device begin to: what goes to :meth:`finish`.
+    def _describe(self) -> dict[str, Any]:
+        tokenizer = {**self.inputs.identity(), "content": _content_of(self.module.tokenizer)}
+        return fingerprint(self.module, self.cache_key, _is_note, tokenizer=tokenizer)
 
-        Parameters
-        ----------
-        examples : list of str, or dict of str to ndarray of shape (rows, ...)
-        layers : tuple of Layer
-        poolings : list of str
-            One for each layer.
-
-        Returns
-        -------
-        object
-        """
+    def _compute(
+        self, examples: Examples, layers: tuple[Layer, ...], poolings: Sequence[str]
+    ) -> list[np.ndarray]:
+        """Compute a batch of texts a few at a time, the longest first."""
         if isinstance(examples, dict):
-            rows = len(next(iter(examples.values())))
-            return [(np.arange(rows), super().start(examples, layers, poolings))], layers
+            return super()._compute(examples, layers, poolings)
         _check_texts(examples)
-        # Longest first, so that memory that suffices in the beginning does to the end.
-        by_length = np.argsort([-len(text) for text in examples], kind="stable")
+        # If memory suffices for the first texts, it does for all.
+        order = np.argsort([-len(text) for text in examples], kind="stable")
         parts = []
-        for first in range(0, len(examples), self._at_a_time):
-            rows = by_length[first : first + self._at_a_time]
-            some = [examples[row] for row in rows]
-            parts.append((rows, super().start(some, layers, poolings)))
-        return parts, layers
-
-    def finish(self, started):
-        """Wait for what :meth:`start` began, and put it in order.
-
-        Parameters
-        ----------
-        started : object
-
-        Returns
-        -------
-        list of ndarray of shape (rows, ...), float32
-            One for each layer, pooled.
-        """
-        parts, layers = started
-        number = sum(len(rows) for rows, _ in parts)
-        outputs = [None] * len(layers)
-        for rows, part in parts:
-            for place, (layer, values) in enumerate(zip(layers, super().finish(part))):
-                if outputs[place] is None:
-                    outputs[place] = np.empty((number, *values.shape[1:]), np.float32)
-                if outputs[place].shape[1:] != values.shape[1:]:
-                    raise _needs_pooling(layer.name)
-                outputs[place][rows] = values
+        for start in range(0, len(order), _AT_A_TIME):
+            texts = [examples[index] for index in order[start : start + _AT_A_TIME]]
+            parts.append(super()._compute(texts, layers, poolings))
+        outputs = []
+        for layer, values in zip(layers, zip(*parts)):
+            if len({part.shape[1:] for part in values}) > 1:
+                raise _needs_pooling(layer.name)
+            output = np.empty((len(order), *values[0].shape[1:]), np.float32)
+            output[order] = np.concatenate(values)
+            outputs.append(output)
         return outputs
 
-    def fingerprint(self, layer_names):
-        """Tell what decides the features of some layers, to know the same network again.
-
-        Parameters
-        ----------
-        layer_names : list of str
-
-        Returns
-        -------
-        dict
-            As of any PyTorch network, and a checksum of the tokenizer and what it is told.
-        """
-        return {
-            **super().fingerprint(layer_names),
-            "tokenizer": self.preprocess.__xfer_digest__(),
-        }
-
-    def _inputs_of(self, layers):
-        needed = [name for name in self._tokenized if name in ("input_ids", "attention_mask")]
-        return needed or self._tokenized
-
-    def _call(self, tensors):
-        found = self._module(dict(tensors))
+    def _call(self, tensors: dict[str, torch.Tensor]) -> dict[str, Any]:
+        found = self.module(dict(tensors))
         sentence = found.get("sentence_embedding")
         if sentence is not None:
-            sentence = sentence[..., : self._module.truncate_dim]
+            sentence = sentence[..., : self.module.truncate_dim]
         return {"sentence": sentence, "tokens": found.get("token_embeddings")}
 
-    def _check_pooling(self, name, tensor, pooling, mask):
-        # How long the texts are padded depends on those beside them, even where it fits by chance.
+    def _check_output(
+        self,
+        name: str,
+        tensor: torch.Tensor,
+        pooling: str,
+        inputs: dict[str, np.ndarray],
+        mask: torch.Tensor | None,
+    ) -> None:
+        super()._check_output(name, tensor, pooling, inputs, mask)
+        # The padding depends on the other texts of a batch, even where all are equally long.
         has_tokens = mask is not None and tensor.ndim == 3 and tensor.shape[1] == mask.shape[1]
         if has_tokens and pooling == "flatten":
             raise _needs_pooling(name)
 
 
 class _Tokenizer:
-    """What a model's own tokenizer makes of texts, and what it is known by."""
+    """Makes a model's inputs of texts with the model's own tokenizer."""
 
-    def __init__(self, model):
+    def __init__(self, model: SentenceTransformer) -> None:
         self.model = model
-        self._kept = None, None
 
-    def __call__(self, texts):
-        prompt = self.model.prompts.get(self.model.default_prompt_name)
-        features = self.model.preprocess(texts, prompt=prompt)
+    def __call__(self, texts: list[Any]) -> dict[str, torch.Tensor]:
+        features = self.model.preprocess(texts, prompt=self._prompt)
         return {
-            # What is told of a batch is told of each of its examples.
+            # What is said of a batch holds for each of its examples.
             name: torch.full((len(texts),), value) if isinstance(value, int) else value
             for name, value in features.items()
             if isinstance(value, (int, torch.Tensor))
         }
 
-    def __xfer_digest__(self):
-        tokenizer = self.model.tokenizer
-        backend = getattr(tokenizer, "backend_tokenizer", tokenizer)
-        steps = [getattr(backend, step, None) for step in _STEPS]
-        told = [
-            self.model.max_seq_length,
-            self.model.prompts.get(self.model.default_prompt_name),
-            getattr(tokenizer, "truncation_side", None),
-            getattr(tokenizer, "padding_side", None),
-            len(tokenizer) if hasattr(tokenizer, "__len__") else None,
-            *map(repr, steps),
-        ]
-        if self._kept[0] != told:
-            self._kept = told, _digest(f"{told} {_vocabulary(backend)}")
-        return self._kept[1]
+    def identity(self) -> dict[str, Any]:
+        """Return what the tokenizer is told; its own content is in the network's fingerprint."""
+        return {
+            "kind": "the network's own tokenizer",
+            "prompt": self._prompt,
+            "max_seq_length": self.model.max_seq_length,
+        }
+
+    def to_state(self) -> NoReturn:
+        raise TypeError(
+            "the tokenizer of a SentenceTransformer is saved with it and not with a repurposer: "
+            "give the network to xfer.load again"
+        )
+
+    @property
+    def _prompt(self) -> str | None:
+        name = self.model.default_prompt_name
+        return None if name is None else self.model.prompts.get(name)
 
 
-_STEPS = ("normalizer", "pre_tokenizer", "post_processor")
+def _is_note(module: torch.nn.Module, name: str) -> bool:
+    if isinstance(module, SentenceTransformer):
+        return name not in ("truncate_dim", "module_kwargs")
+    return type(module).__module__.startswith("sentence_transformers.") and name in _NOTES
 
 
-def _vocabulary(backend):
-    if hasattr(backend, "to_str"):
-        # How the last batch was padded and cut is noted there too.
+def _content_of(tokenizer: Any) -> Any:
+    """Return what decides how texts are read, as far as it can be written down."""
+    backend = getattr(tokenizer, "backend_tokenizer", tokenizer)
+    try:
         whole = json.loads(backend.to_str())
-        return {key: value for key, value in whole.items() if key not in ("padding", "truncation")}
-    return sorted(backend.get_vocab().items()) if hasattr(backend, "get_vocab") else repr(backend)
+    except Exception:  # whatever else it is, and steps in Python; described as any object is
+        return tokenizer
+    # How the last batch was padded and cut is noted there too.
+    steps = {key: value for key, value in whole.items() if key not in ("padding", "truncation")}
+    kind = type(tokenizer)
+    own = getattr(tokenizer, "__dict__", {})
+    patched = {name: own[name] for name in own if callable(getattr(kind, name, None))}
+    sides = [getattr(tokenizer, side, None) for side in ("truncation_side", "padding_side")]
+    return {"class": kind, "steps": json.dumps(steps), "sides": sides, "patched": patched}
 
 
-def _digest(text):
-    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
-
-
-def _check_texts(examples):
-    for number, text in enumerate(examples):
+def _check_texts(examples: Any) -> None:
+    for index, text in enumerate(examples if hasattr(examples, "__len__") else ()):
         if not isinstance(text, str):
             raise TypeError(
-                f"example {number} is {type(text).__name__}: {text!r:.80}; a sentence transformer "
+                f"example {index} is {type(text).__name__}: {text!r:.80}; a sentence transformer "
                 "takes texts (str), in a list"
             )
 
 
-def _needs_pooling(name):
+def _needs_pooling(name: str) -> ValueError:
     return ValueError(
         f"layer {name!r} gives tokens, more of them for longer texts; reduce them with pooling "
         "'masked_mean' or 'first_token'"

@@ -1,39 +1,23 @@
 """PyTorch networks as sources of features."""
 
+import inspect
 import threading
-from contextlib import ExitStack
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, nullcontext
 from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
 
-from xfer.sources.base import Layer, SourceModel
-from xfer.sources.torch_fingerprint import Fingerprint
-from xfer.sources.torch_inputs import Inputs, check_watched
-from xfer.sources.torch_layers import Capture, Stop, keep, read_name
-from xfer.sources.torch_module import (
-    at_rest,
-    check_ready,
-    class_name,
-    device_of,
-    dtype_of,
-    takes_hooks,
-    tensors_of,
-    unwrap,
-)
+from xfer.sources.base import Layer, SourceModel, check_rows, example_shapes
+from xfer.sources.batches import check_ids
+from xfer.sources.pooling import pool
+from xfer.sources.torch_fingerprint import fingerprint
+from xfer.sources.torch_layers import Capture, Output, Stop, read_name
 
-# Hooks see every pass of a module, so that there must be one at a time.
+# Hooks see every pass of a module, so there must be only one at a time.
 _one_pass = threading.RLock()
-
-
-@dataclass(frozen=True)
-class _Started:
-    """A batch that a device computes: what comes of it, once some events have happened."""
-
-    outputs: list
-    ids: list
-    events: list
 
 
 class TorchSource(SourceModel):
@@ -42,13 +26,8 @@ class TorchSource(SourceModel):
     Parameters
     ----------
     module : torch.nn.Module
-        The network. It is neither copied nor moved, and is after each pass as it was before. What
-        distributes or compiles it is left away.
-    preprocess : callable, optional
-        Gets a list of examples and returns an array or tensor with a row for each, or a dict of
-        them by input.
-    padding_id : int, optional
-        The word id that fills up short sequences; by default that of the network's embeddings.
+        The network. It is neither copied nor moved, and is left as it was after each pass. A
+        wrapper that distributes or compiles it is taken off.
     autocast : torch.dtype, optional
         What devices may compute with instead of the parameters' own dtype, such as
         ``torch.bfloat16``.
@@ -58,20 +37,20 @@ class TorchSource(SourceModel):
     TypeError
         If ``module`` is something else.
     ValueError
-        If parameters hold no numbers yet.
+        If parameters have no values yet.
 
     Notes
     -----
-    Layers go by their modules' dotted names, and ``"output"`` is what the whole network puts out.
-    A module that is called more than once is asked for by call, as ``"relu:0"``; one that puts out
-    several tensors by where the tensor is, as ``"lstm[1][0]"`` or ``"output[logits]"``.
+    Layers have the dotted names of their modules, and ``"output"`` is the output of the whole
+    network. Where a module is called more than once, name the call: ``"relu:0"``. Where it returns
+    several tensors, name the tensor: ``"lstm[1][0]"`` or ``"output[logits]"``.
 
-    Inputs are the parameters of the network's ``forward``. Integers stay integers where the network
-    has an embedding, and are otherwise made floats, as pixels are.
+    Inputs are the parameters of the network's ``forward``. Integers stay integers if the network
+    has an embedding, and otherwise become floats, as pixels do.
 
-    The first batch of each shape runs whole, which shows how often each layer is called; later ones
-    end after the last layer that is asked for. Networks that call layers more often for some values
-    than for others should be asked for single calls.
+    The first batch of each shape runs through the whole network, which shows how often each layer
+    is called; later ones end after the last requested layer. If a network calls a layer more often
+    for some values than for others, request single calls of it.
 
     Examples
     --------
@@ -88,110 +67,44 @@ class TorchSource(SourceModel):
     output  Sequential  (3,)          0
     """
 
-    one_batch_size = False
-    # The network's own attributes that decide its features; None is all of them.
-    _settings = None
-    # What layers the network's own output is.
-    _whole_outputs = ("output",)
-    # Whether other shapes of data may call layers more or less often.
+    # The layers that are the network's own output.
+    _whole_outputs: tuple[str, ...] = ("output",)
+    # Whether layers may be called more or less often for other shapes of data.
     _calls_follow_shapes = True
 
-    def __init__(self, module, preprocess=None, padding_id=None, *, autocast=None):
+    def __init__(self, module: torch.nn.Module, *, autocast: torch.dtype | None = None) -> None:
         if not isinstance(module, torch.nn.Module):
             raise TypeError(
                 f"cannot open {type(module).__name__} as a PyTorch network: {module!r:.80}; a "
                 "torch.nn.Module is needed"
             )
-        self._module = unwrap(module)
-        check_ready(self._module)
-        named = self._module.named_modules(remove_duplicate=False)
+        self.module = unwrap(module)
+        self.autocast = autocast
+        _check_ready(self.module)
+        named = self.module.named_modules(remove_duplicate=False)
         self._modules = {name: part for name, part in named if name}
         self._whole = [name for name in self._whole_outputs if name not in self._modules]
         self._names = dict.fromkeys([*self._modules, *self._whole])
-        self._inputs = Inputs(self._module, {**self._modules, "output": self._module})
-        self.padding_id = self._inputs.padding_id if padding_id is None else padding_id
-        self.preprocess = preprocess
-        self.autocast = autocast
-        self._fingerprint = Fingerprint(self._settings)
-        self._shapes = {}
-        self._seen_whole = set()
-        self._checked = {}
+        self._inputs, self._needed, self._by_position = _parameters_of(self.module.forward)
+        self._embeddings = _embeddings({**self._modules, "output": self.module})
+        padding_ids = {getattr(table, "padding_idx", None) for table in self._embeddings.values()}
+        padding_ids -= {None}
+        self.padding_id = padding_ids.pop() if len(padding_ids) == 1 else None
+        self._shapes: dict[str, tuple[int | None, ...]] = {}
+        self._seen_whole: set[tuple] = set()
 
     @property
-    def module(self):
-        """The network (torch.nn.Module)."""
-        return self._module
+    def layers(self) -> list[Layer]:
+        """Every named module, and the whole network's output."""
+        return [self._layer(Output(name, name, None, "")) for name in self._names]
 
     @property
-    def layers(self):
-        """Every named module, and the whole network's output (list of Layer)."""
-        return [self._layer(read_name(name, self._names)) for name in self._names]
+    def input_names(self) -> list[str]:
+        """The parameters of ``forward``."""
+        return self._inputs
 
-    @property
-    def input_names(self):
-        """The parameters of ``forward`` (list of str)."""
-        return self._inputs.names
-
-    @property
-    def batches_under_way(self):
-        """How many batches a device computes while the one before is written (int)."""
-        return 2 if device_of(self._module).type == "cuda" else 0
-
-    def start(self, examples, layers, poolings):
-        """Compute one batch, or have the device begin to: what goes to :meth:`finish`.
-
-        Parameters
-        ----------
-        examples : dict of str to ndarray of shape (rows, ...), or list of examples
-        layers : tuple of Layer
-        poolings : list of str
-            One for each layer.
-
-        Returns
-        -------
-        object
-
-        Raises
-        ------
-        ValueError
-            If the data do not fit the network, or a layer mixes examples.
-        """
-        inputs = self.prepare(examples, self._inputs_of(layers))
-        names = tuple(layer.name for layer in layers)
-        shapes = [(name, array.shape[1:]) for name, array in inputs.items()]
-        kind = (names, *(shapes if self._calls_follow_shapes else ()))
-        asked = (names, tuple(poolings))
-        with _one_pass, at_rest(self._module, device_of(self._module), self.autocast):
-            started = self._run(inputs, names, poolings, may_stop=kind in self._seen_whole)
-            self._seen_whole.add(kind)
-            # Whether examples are mixed cannot be seen from examples that are all the same.
-            differ = any((array[0] != array[-1]).any() for array in inputs.values())
-            if asked not in self._checked or differ > self._checked[asked]:
-                self._check(inputs, _wait(started), names, poolings)
-                self._checked[asked] = differ
-        return started
-
-    def finish(self, started):
-        """Wait for what :meth:`start` began.
-
-        Parameters
-        ----------
-        started : object
-
-        Returns
-        -------
-        list of ndarray of shape (rows, ...), float32
-            One for each layer, pooled.
-
-        Raises
-        ------
-        ValueError
-            If the data hold word ids that an embedding does not have.
-        """
-        return _wait(started)
-
-    def fingerprint(self, layer_names):
-        """Tell what decides the features of some layers, to know the same network again.
+    def fingerprint(self, layer_names: Sequence[str]) -> dict[str, Any]:
+        """Compute checksums of all that decides the features.
 
         Parameters
         ----------
@@ -200,67 +113,93 @@ class TorchSource(SourceModel):
         Returns
         -------
         dict
-            Checksums of the modules and their settings, of each parameter and buffer, and of the
-            source text of classes that are not torch's.
+            ``"graph"`` of modules, their classes and attributes; ``"code"`` of the source text of
+            classes that are not installed; ``"parameters"`` by name; and ``"packages"``, the
+            versions of those that are. With a ``cache_key``, that too.
+
+        Raises
+        ------
+        ValueError
+            If the network cannot be known for certain, and there is no ``cache_key``.
         """
-        return {**self._fingerprint.of(self._module), "autocast": str(self.autocast)}
+        with _one_pass:  # or it would see the hooks of a pass
+            return {**self._describe(), "autocast": str(self.autocast)}
 
-    def version(self):
-        """Tell whether the network is still what it was, for processes that were sent it.
+    def version(self) -> Any:
+        """Return what changes when the network does, for processes that hold a copy of it.
 
-        Returns
-        -------
-        dict
+        Where that cannot be known for certain, each call returns an object unlike all others.
         """
-        return self._fingerprint.of(self._module)
+        try:
+            return self.fingerprint([])
+        except ValueError:
+            return object()
 
-    def _fingerprint_each(self, layers):
-        # To see that nothing has changed takes a look at all parameters: one for all layers.
+    def _describe(self) -> dict[str, Any]:
+        return fingerprint(self.module, self.cache_key)
+
+    def _fingerprints(self, layers: Sequence[Layer]) -> list[Any]:
+        # All parameters are read for one layer already.
         return [self.fingerprint([])] * len(layers)
 
-    def _find_layer(self, name):
-        output = read_name(name, self._names) if isinstance(name, str) else None
+    def _find_layer(self, name: str) -> Layer:
+        output = read_name(name, self._names)
         return super()._find_layer(name) if output is None else self._layer(output)
 
-    def _layer(self, output):
-        module = self._modules.get(output.module, self._module)
+    def _layer(self, output: Output) -> Layer:
+        module = self._modules.get(output.module, self.module)
         count = sum(parameter.numel() for parameter in module.parameters(recurse=False))
-        return Layer(output.name, class_name(module), self._shapes.get(output.name), count)
+        return Layer(output.name, _class_name(module), self._shapes.get(output.name), count)
 
-    def _inputs_of(self, layers):
-        return self._inputs.needed
+    def _inputs_of(self, layers: Sequence[Layer]) -> list[str]:
+        return self._needed
 
-    def _forward(self, inputs, layers):
-        return self.finish(self.start(inputs, layers, ["flatten"] * len(layers)))
+    @property
+    def _tolerance(self) -> float:
+        # 16-bit floats have 3 digits or less.
+        return 0.1 if self.autocast or _dtype_of(self.module).itemsize < 4 else super()._tolerance
 
-    def _run(self, inputs, names, poolings, may_stop):
-        """Compute one batch up to the last of some layers."""
-        rows = len(next(iter(inputs.values())))
-        tensors = {name: self._inputs.send(array) for name, array in inputs.items()}
-        mask = self._mask(inputs)
-        mask = None if mask is None else self._inputs.send(mask)
-        poolings = dict(zip(names, poolings))
+    def _forward(
+        self, inputs: dict[str, np.ndarray], layers: tuple[Layer, ...]
+    ) -> list[np.ndarray]:
+        return self._pooled(inputs, layers, ["flatten"] * len(layers))
 
-        def take(output, tensor, is_last):
-            self._check_output(output.name, tensor, rows, inputs)
-            self._check_pooling(output.name, tensor, poolings[output.name], mask)
-            return keep(tensor, poolings[output.name], output.name, mask, is_last)
+    def _pooled(
+        self, inputs: dict[str, np.ndarray], layers: tuple[Layer, ...], poolings: Sequence[str]
+    ) -> list[np.ndarray]:
+        names = [layer.name for layer in layers]
+        shapes = [(name, array.shape[1:]) for name, array in inputs.items()]
+        kind = (*names, *(shapes if self._calls_follow_shapes else ()))
+        with _one_pass, _at_rest(self.module, self.autocast):
+            outputs = self._run(inputs, dict(zip(names, poolings)), kind in self._seen_whole)
+        self._seen_whole.add(kind)
+        return [output.numpy() for output in outputs]
 
-        capture = Capture([read_name(name, self._names) for name in names], take, may_stop)
+    def _run(
+        self, inputs: dict[str, np.ndarray], poolings: Mapping[str, str], may_stop: bool
+    ) -> list[torch.Tensor]:
+        """Compute one batch, up to the last of some layers if the pass may stop there."""
+        tensors = {name: self._send(array) for name, array in inputs.items()}
+        found = self._mask(inputs)
+        mask = None if found is None else self._send(found)
+
+        def keep(output: Output, tensor: torch.Tensor, is_last: bool) -> torch.Tensor:
+            self._check_output(output.name, tensor, poolings[output.name], inputs, mask)
+            return _pool(tensor, poolings[output.name], output.name, mask, is_last)
+
+        outputs = [output for name in poolings if (output := read_name(name, self._names))]
+        capture = Capture(outputs, keep, may_stop)
         with ExitStack() as hooks:
-            ids = self._inputs.watch_ids(hooks)
-            for name in {output.module for output in capture.outputs} & self._modules.keys():
-                module = self._modules[name]
-                if takes_hooks(module):
-                    hooks.callback(module.register_forward_hook(capture.hook(name)).remove)
+            self._watch_ids(capture, hooks)
+            for name in {output.module for output in outputs} & self._modules.keys():
+                _hook(hooks, self._modules[name], capture.hook(name))
             is_first = not self._shapes
             for name, module in self._modules.items() if is_first else ():
-                if takes_hooks(module):
-                    hooks.callback(module.register_forward_hook(partial(self._look, name)).remove)
+                _hook(hooks, module, partial(self._note_shape, name))
             try:
                 for name, value in self._call(tensors).items():
                     if is_first:
-                        self._look(name, self._module, (), value)
+                        self._note_shape(name, self.module, (), value)
                     capture.take(name, value)
             except Stop:
                 pass
@@ -269,79 +208,195 @@ class TorchSource(SourceModel):
             except Exception as error:
                 if not (may_stop and capture.complete) and capture.error is None:
                     raise _does_not_fit(inputs, error) from error
-        return _Started(capture.finish(), ids, self._events())
+        return capture.finish()
 
-    def _call(self, tensors):
+    def _call(self, tensors: dict[str, torch.Tensor]) -> dict[str, Any]:
         """Run the network; return its output by the name of the layer."""
-        args, kwargs = self._inputs.arguments(tensors)
-        return dict.fromkeys(self._whole, self._module(*args, **kwargs))
+        # Hooks of the user's may expect inputs by position, as far as that goes without a gap.
+        args, kwargs = [], dict(tensors)
+        for name in self._by_position:
+            if name not in kwargs:
+                break
+            args.append(kwargs.pop(name))
+        return dict.fromkeys(self._whole, self.module(*args, **kwargs))
 
-    def _events(self):
-        """Mark the moment on each GPU when the work that it was given is done."""
-        if device_of(self._module).type != "cuda":
-            return []
-        places = {tensor.device for tensor in tensors_of(self._module)}
-        return [torch.cuda.current_stream(p).record_event() for p in places if p.type == "cuda"]
+    def _send(self, array: np.ndarray) -> torch.Tensor:
+        """Copy an array, which the network may change in place, to the network's device."""
+        dtype = _dtype_of(self.module)
+        if array.dtype.kind == "b":
+            dtype = torch.bool
+        elif array.dtype.kind in "iu" and self._embeddings:
+            dtype = torch.int64
+        # NumPy knows no bfloat16.
+        held = {torch.bool: bool, torch.int64: np.int64, torch.float64: np.float64}
+        copied = array.astype(held.get(dtype, np.float32), order="C")
+        return torch.from_numpy(copied).to(_device_of(self.module), dtype)
 
-    def _check_output(self, name, tensor, rows, inputs):
+    def _watch_ids(self, capture: Capture, hooks: ExitStack) -> None:
+        """Let embeddings check the ids that they get, which may have become floats."""
+
+        def check(name: str, size: int | None, ids: torch.Tensor) -> torch.Tensor:
+            whole = ids.long() if ids.is_floating_point() else ids
+            if size is not None and ids.numel():
+                if (whole != ids).any():
+                    raise ValueError(f"layer {name!r} takes word ids; the data hold fractions")
+                limits = torch.stack([whole.min(), whole.max()]).cpu().numpy()
+                check_ids({name: limits}, [(name, name, size)])
+            return whole
+
+        def hook(name: str, table: torch.nn.Module, args: Any, kwargs: Any) -> tuple:
+            ids = args[0] if args else kwargs["input"]
+            ids = capture.attempt(check, name, getattr(table, "num_embeddings", None), ids)
+            return ((ids, *args[1:]), kwargs) if args else (args, {**kwargs, "input": ids})
+
+        for name, table in self._embeddings.items():
+            if not isinstance(table, torch.jit.ScriptModule):
+                handle = table.register_forward_pre_hook(partial(hook, name), with_kwargs=True)
+                hooks.callback(handle.remove)
+
+    def _check_output(
+        self,
+        name: str,
+        tensor: torch.Tensor,
+        pooling: str,
+        inputs: dict[str, np.ndarray],
+        mask: torch.Tensor | None,
+    ) -> None:
+        """Refuse what cannot be features; note the shape."""
         if tensor.is_complex():
             raise ValueError(f"layer {name!r} gives {tensor.dtype}, not real numbers")
-        if tensor.ndim == 0 or len(tensor) != rows:
-            raise ValueError(
-                f"layer {name!r} has output shape {tuple(tensor.shape)} for a batch of {rows} "
-                f"examples of shape {_example_shapes(inputs)}; features need one row for each "
-                "example on the first axis"
-            )
+        check_rows(name, tensor.shape, inputs)
         shape = tuple(tensor.shape[1:])
         seen = self._shapes.get(name, shape)
-        if len(seen) == len(shape):
-            shape = tuple(a if a == b else None for a, b in zip(seen, shape))
-        self._shapes[name] = shape
+        same = len(seen) == len(shape)
+        self._shapes[name] = (
+            tuple(a if a == b else None for a, b in zip(seen, shape)) if same else shape
+        )
 
-    def _look(self, name, module, inputs, value):
+    def _note_shape(self, name: str, module: torch.nn.Module, inputs: Any, value: Any) -> None:
         """Note the shape of a layer, for the table of layers."""
         if isinstance(value, torch.Tensor) and value.ndim:
             self._shapes.setdefault(name, tuple(value.shape[1:]))
 
-    def _check_pooling(self, name, tensor, pooling, mask):
-        """Refuse what a kind of network cannot give."""
 
-    def _check(self, inputs, outputs, names, poolings):
-        """See that an example has the same features in another batch."""
-        rows = len(next(iter(inputs.values())))
-        # Another number: the first axis can be as long by chance. Another order too, and not just
-        # turned round: a network that reverses would stand that.
-        index = np.array([-1] + [0] * (3 if rows == 3 else 2))
-        again = {name: array[index] for name, array in inputs.items()}
-        others = _wait(self._run(again, names, poolings, may_stop=False))
-        # Sums are rounded in another order, and 16-bit floats have 3 digits or less.
-        coarse = self.autocast is not None or dtype_of(self._module).itemsize < 4
-        for name, output, other in zip(names, outputs, others):
-            scale = np.abs(output[np.isfinite(output)]).max(initial=0)
-            bound = (0.1 if coarse else 0.01) * scale
-            if other.shape[1:] != output.shape[1:] or not np.allclose(
-                output[index], other, rtol=0, atol=bound, equal_nan=True
-            ):
-                raise ValueError(
-                    f"layer {name!r} gives an example other features in another batch; features "
-                    "must not depend on the other examples, nor on chance"
-                )
+def _hook(hooks: ExitStack, module: torch.nn.Module, function: Callable[..., None]) -> None:
+    if not isinstance(module, torch.jit.ScriptModule):  # these are not called from Python
+        hooks.callback(module.register_forward_hook(function).remove)
 
 
-def _wait(started):
-    for event in started.events:
-        event.synchronize()
-    check_watched(started.ids)
-    return [output.numpy() for output in started.outputs]
+def _pool(
+    tensor: torch.Tensor, pooling: str, name: str, mask: torch.Tensor | None, is_last: bool
+) -> torch.Tensor:
+    """Pool a layer's output and bring it where the network cannot change it any more."""
+    values = tensor.detach()
+    if values.is_quantized:
+        values = values.dequantize()
+    if values.layout != torch.strided:
+        values = values.to_dense()
+    # 16-bit floats would overflow in sums, and integers have no mean.
+    pooled = pool(values.to(torch.float32), pooling, name, mask).cpu()
+    shared = pooled.untyped_storage().data_ptr() == tensor.untyped_storage().data_ptr()
+    return pooled.clone() if shared and not is_last else pooled
 
 
-def _example_shapes(inputs):
-    shapes = {name: array.shape[1:] for name, array in inputs.items()}
-    return next(iter(shapes.values())) if len(shapes) == 1 else shapes
+def unwrap(module: torch.nn.Module) -> torch.nn.Module:
+    """Return the network in a wrapper that distributes or compiles it, which hides its layers."""
+    inner: Any = module
+    while True:
+        if isinstance(inner, (torch.nn.DataParallel, torch.nn.parallel.DistributedDataParallel)):
+            inner = inner.module
+        elif hasattr(inner, "_orig_mod"):
+            inner = inner._orig_mod
+        else:
+            return inner
 
 
-def _does_not_fit(inputs, error):
+@contextmanager
+def _at_rest(module: torch.nn.Module, autocast: torch.dtype | None) -> Iterator[None]:
+    """Set a module to inference mode; put it, its flags and the random generators back after."""
+    device = _device_of(module)
+    # Flags, and not eval(): that may be a method of the network's own with other effects.
+    parts = list(module.modules())
+    training = [part for part in parts if getattr(part, "training", False)]
+    # Transformers of torch have a fast path that skips layers, unless they have hooks.
+    fast_path = torch.backends.mha.get_fastpath_enabled()
+    compiled = any(
+        part._compiled_call_impl is not None or "_orig_mod" in part._modules for part in parts
+    )
+    with (
+        torch.random.fork_rng([device] if device.type == "cuda" else []),
+        torch.no_grad(),
+        torch.autocast(device.type, autocast) if autocast else nullcontext(),
+        # Compiled code has no layers.
+        torch.compiler.set_stance("force_eager") if compiled else nullcontext(),
+    ):
+        try:
+            for part in training:
+                part.training = False
+            torch.backends.mha.set_fastpath_enabled(False)
+            yield
+        finally:
+            torch.backends.mha.set_fastpath_enabled(fast_path)
+            for part in training:
+                part.training = True
+
+
+def _check_ready(module: torch.nn.Module) -> None:
+    for name, tensor in [*module.named_parameters(), *module.named_buffers()]:
+        if torch.nn.parameter.is_lazy(tensor):
+            raise ValueError(
+                f"{name!r} of the network has no values yet: lazy modules get them when they "
+                "first run, so run the network on some data, and train or load it"
+            )
+        if tensor.is_meta:
+            raise ValueError(f"{name!r} of the network is on the meta device, without values")
+
+
+def _parameters_of(forward: Callable[..., Any]) -> tuple[list[str], list[str], list[str]]:
+    """Return the names of all inputs, of those needed, and of those that go by position."""
+    schema = getattr(forward, "schema", None)
+    if schema is not None:  # of a scripted module
+        names = [one.name for one in schema.arguments[1:]]
+        needed = [one.name for one in schema.arguments[1:] if not one.has_default_value()]
+        return names, needed or names[:1], names
+    found = inspect.signature(forward).parameters.values()
+    named = [one for one in found if one.kind not in (one.VAR_POSITIONAL, one.VAR_KEYWORD)]
+    names = [one.name for one in named] or ["input"]
+    needed = [one.name for one in named if one.default is one.empty]
+    by_keyword = [one.name for one in named if one.kind is one.KEYWORD_ONLY]
+    return names, needed or names[:1], [name for name in names if name not in by_keyword]
+
+
+def _embeddings(modules: Mapping[str, torch.nn.Module]) -> dict[str, torch.nn.Module]:
+    found: dict[str, torch.nn.Module] = {}
+    for name, module in modules.items():
+        classes = {_class_name(module), *(kind.__name__ for kind in type(module).__mro__)}
+        if {"Embedding", "EmbeddingBag"} & classes and module not in found.values():
+            found[name] = module
+    return found
+
+
+def _class_name(module: torch.nn.Module) -> str:
+    # A scripted module knows the class it was made of.
+    return getattr(module, "original_name", type(module).__name__)
+
+
+def _tensors_of(module: torch.nn.Module) -> Iterator[torch.Tensor]:
+    yield from module.parameters()
+    yield from module.buffers()
+
+
+def _device_of(module: torch.nn.Module) -> torch.device:
+    return next((tensor.device for tensor in _tensors_of(module)), torch.device("cpu"))
+
+
+def _dtype_of(module: torch.nn.Module) -> torch.dtype:
+    floats = (tensor.dtype for tensor in _tensors_of(module) if tensor.is_floating_point())
+    return next(floats, torch.float32)
+
+
+def _does_not_fit(inputs: Mapping[str, np.ndarray], error: Exception) -> ValueError:
     reason = next(iter(str(error).strip().splitlines()), "") or type(error).__name__
     return ValueError(
-        f"data of shape {_example_shapes(inputs)} for one example do not fit the network: {reason}"
+        f"data of shape {example_shapes(inputs)} for one example do not fit the network: {reason}"
     )

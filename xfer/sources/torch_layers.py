@@ -1,33 +1,24 @@
-"""What the layers of a torch network put out, taken while it runs."""
+"""The outputs of a torch network's layers, taken while it runs."""
 
 import re
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass
+from typing import Any
 
 import torch
 
-from xfer.sources.pooling import pool
-
-# A module, which of its calls, and where in what it put out: lstm:0[1][0].
+# A module, which of its calls, and where in its output: lstm:0[1][0].
 _NAME = re.compile(r"(.+?)(?::(\d+))?((?:\[[^][]*\])*)")
 
 
 @dataclass(frozen=True)
 class Output:
-    """One tensor that a network computes on its way.
+    """One tensor that a network computes.
 
-    Parameters
-    ----------
-    name : str
-        What it is asked for by.
-    module : str
-        The module that puts it out.
-    call : int or None
-        Which call of the module in a pass; None where there is just one.
-    path : str
-        Where it is in what the module puts out, such as ``"[1][0]"``; empty where that is just one
-        tensor.
+    `name` is what it is requested by, `module` the module that gives it. `call` says which call of
+    the module in a pass, or None where there is just one; `path` where the tensor is in what the
+    module returns, such as "[1][0]", or "" where that is a single tensor.
     """
 
     name: str
@@ -36,40 +27,14 @@ class Output:
     path: str
 
 
-def read_name(name, modules):
-    """Tell which output a name means, as far as the modules tell without a pass.
-
-    Parameters
-    ----------
-    name : str
-    modules : collection of str
-
-    Returns
-    -------
-    Output or None
-        None where there is no such module.
-    """
+def read_name(name: str, modules: Collection[str]) -> Output | None:
+    """Return the output that a name means, or None if there is no such module."""
     if name in modules:
         return Output(name, name, None, "")
     found = _NAME.fullmatch(name)
     if found is None or found[1] not in modules:
         return None
     return Output(name, found[1], None if found[2] is None else int(found[2]), found[3])
-
-
-def tensors_in(value, path=""):
-    """Yield each tensor in nested tuples, lists, dicts and dataclasses, after its path."""
-    if isinstance(value, torch.Tensor):
-        yield path, value
-    elif isinstance(value, Mapping):
-        for key, item in value.items():
-            yield from tensors_in(item, f"{path}[{key}]")
-    elif isinstance(value, (list, tuple)):
-        for number, item in enumerate(value):
-            yield from tensors_in(item, f"{path}[{number}]")
-    elif is_dataclass(value):
-        for field in fields(value):
-            yield from tensors_in(getattr(value, field.name), f"{path}[{field.name}]")
 
 
 class Stop(BaseException):
@@ -80,70 +45,60 @@ class Stop(BaseException):
 
 
 class Capture:
-    """Takes the outputs that are asked for out of one pass.
+    """Takes the requested outputs out of one pass.
 
-    Parameters
-    ----------
-    outputs : list of Output
-    keep : callable
-        Gets an Output, its tensor, and whether the pass ends there; returns what is to be kept.
-        The tensor may change once it has returned.
-    may_stop : bool
-        Whether the pass ends where everything has been taken.
+    `keep` gets an Output, its tensor, and whether the pass ends there; it returns what is kept. The
+    tensor may change once it has returned. With `may_stop` the pass ends with the last output.
     """
 
-    def __init__(self, outputs, keep, may_stop):
+    def __init__(
+        self,
+        outputs: Sequence[Output],
+        keep: Callable[[Output, torch.Tensor, bool], Any],
+        may_stop: bool,
+    ) -> None:
         self.outputs, self.keep, self.may_stop = outputs, keep, may_stop
-        self.kept = {}
-        self.calls = Counter()
-        self.error = None
+        self.kept: dict[str, Any] = {}
+        self.calls: Counter[str] = Counter()
+        self.error: Exception | None = None
 
     @property
-    def complete(self):
+    def complete(self) -> bool:
         """Whether everything has been taken, and without an error."""
         return self.error is None and len(self.kept) == len(self.outputs)
 
-    def hook(self, name):
+    def hook(self, name: str) -> Callable[..., None]:
         """Make a forward hook for one module."""
 
-        def take(module, inputs, value):
+        def take(module: torch.nn.Module, inputs: Any, value: Any) -> None:
             self.take(name, value)
 
         return take
 
-    def take(self, name, value):
-        """Take what a module has put out."""
+    def take(self, name: str, value: Any) -> None:
+        """Take what a module has returned."""
         if self.error or (self.may_stop and self.complete):
             return  # the network caught what was to end the pass
         call = self.calls[name]
         self.calls[name] += 1
         for output in self.outputs:
             if output.module == name and (output.call or 0) == call:
-                self._take(output, value)
+                is_last = self.may_stop and len(self.kept) + 1 == len(self.outputs)
+                tensor = self.attempt(_tensor_of, output, value)
+                self.kept[output.name] = self.attempt(self.keep, output, tensor, is_last)
         if self.may_stop and self.complete:
             raise Stop
 
-    def _take(self, output, value):
-        is_last = self.may_stop and len(self.kept) + 1 == len(self.outputs)
+    def attempt(self, function: Callable[..., Any], *args: Any) -> Any:
+        """Call a function of ours inside the pass; the network must not catch its error."""
         try:
-            self.kept[output.name] = self.keep(output, _tensor_of(output, value), is_last)
+            return function(*args)
         except Exception as error:
-            # Not the network's own: it must neither catch it nor be blamed.
             self.error = error
             raise Stop from error
 
-    def finish(self):
-        """Return what was taken, in the order of the outputs.
-
-        Returns
-        -------
-        list
-
-        Raises
-        ------
-        ValueError
-            If an output was not there, or it is not clear which one is meant.
-        """
+    def finish(self) -> list[Any]:
+        """Return what was taken, in the order of the outputs."""
         if self.error:
             raise self.error
         for output in self.outputs:
@@ -161,14 +116,14 @@ class Capture:
                     f"there is no {output.name!r}"
                 )
             raise ValueError(
-                f"layer {output.module!r} is never called in a pass with these data; what it does "
-                "may be done by the module around it, or be compiled"
+                f"layer {output.module!r} is never called in a pass with these data; the module "
+                "around it may do its work, or it is compiled"
             )
         return [self.kept[output.name] for output in self.outputs]
 
 
-def _tensor_of(output, value):
-    found = {path: tensor for path, tensor in tensors_in(value) if path.startswith(output.path)}
+def _tensor_of(output: Output, value: Any) -> torch.Tensor:
+    found = {path: tensor for path, tensor in _tensors_in(value) if path.startswith(output.path)}
     if len(found) == 1:
         return next(iter(found.values()))
     stem = output.name.removesuffix(output.path)
@@ -177,50 +132,23 @@ def _tensor_of(output, value):
         raise ValueError(
             f"layer {output.name!r} gives {len(found)} tensors: ask for one of {names}"
         )
-    others = ", ".join(stem + path for path, _ in tensors_in(value))
+    others = ", ".join(stem + path for path, _ in _tensors_in(value))
     raise ValueError(
         f"layer {stem!r} gives {others or f'no tensor, but {type(value).__name__}'}; "
         f"there is no {output.name!r}"
     )
 
 
-def keep(tensor, pooling, name, mask, is_last):
-    """Pool a layer's output, and bring it where the network cannot change it any more.
-
-    Parameters
-    ----------
-    tensor : torch.Tensor of shape (rows, ...)
-    pooling : str
-    name : str
-        The layer's, for messages.
-    mask : torch.Tensor of shape (rows, tokens) or None
-    is_last : bool
-        Whether the network computes nothing more.
-
-    Returns
-    -------
-    torch.Tensor of shape (rows, ...), float32
-        On the host; of a GPU's, once the GPU has done what it was given.
-    """
-    values = tensor.detach()
-    if values.is_quantized:
-        values = values.dequantize()
-    if values.layout != torch.strided:
-        values = values.to_dense()
-    # 16-bit floats would overflow in sums, and integers have no mean.
-    values = values.to(torch.float32)
-    pooled = pool(values, pooling, name, mask)
-    shared = pooled.untyped_storage().data_ptr() == tensor.untyped_storage().data_ptr()
-    return (
-        pooled.clone()
-        if shared and pooled.device.type == "cpu" and not is_last
-        else to_host(pooled)
-    )
-
-
-def to_host(tensor):
-    """Copy a tensor to the host; a GPU does so when it is done with what it was given before."""
-    if tensor.device.type != "cuda":
-        return tensor.cpu()
-    host = torch.empty(tensor.shape, dtype=tensor.dtype, device="cpu", pin_memory=True)
-    return host.copy_(tensor, non_blocking=True)
+def _tensors_in(value: Any, path: str = "") -> Iterator[tuple[str, torch.Tensor]]:
+    """Yield the path and the tensor of each in nested tuples, lists, dicts and dataclasses."""
+    if isinstance(value, torch.Tensor):
+        yield path, value
+    elif isinstance(value, Mapping):
+        for key, item in value.items():
+            yield from _tensors_in(item, f"{path}[{key}]")
+    elif isinstance(value, (list, tuple)):
+        for index, item in enumerate(value):
+            yield from _tensors_in(item, f"{path}[{index}]")
+    elif is_dataclass(value):
+        for field in fields(value):
+            yield from _tensors_in(getattr(value, field.name), f"{path}[{field.name}]")

@@ -1,0 +1,494 @@
+"""A changed torch network is another network, or it is said that this cannot be known."""
+
+import collections
+import copy
+import dataclasses
+import enum
+import functools
+import json
+import linecache
+import os
+import subprocess
+import sys
+import types
+import warnings
+import weakref
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+
+from torch import nn  # noqa: E402
+
+from xfer.sources.torch import TorchSource  # noqa: E402
+
+SCALE = 2.0
+TABLE = {"scale": [1.0, np.ones(2)]}
+
+
+def times(x, by=2.0):
+    return x * by
+
+
+def by_global(x):
+    return x * SCALE
+
+
+def by_other_function(x):
+    return times(x) + TABLE["scale"][0]
+
+
+def reads_a_file(x):
+    return x * float(open("scale.txt").read())
+
+
+def imports(x):
+    from helpers import scale
+
+    return scale(x)
+
+
+class Scale:
+    """Neither a module nor plain data."""
+
+    def __init__(self, by):
+        self.by = by
+
+    def __call__(self, x):
+        return x * self.by
+
+
+class Slotted:
+    __slots__ = ("by",)
+
+    def __init__(self, by):
+        self.by = by
+
+
+@dataclasses.dataclass
+class Config:
+    by: float = 2.0
+    sizes: list = dataclasses.field(default_factory=list)
+
+
+class Kind(enum.Enum):
+    PLAIN = 1
+    SQUARE = 2
+
+
+class Net(nn.Module):
+    """A network of a user's own, with what such networks hold."""
+
+    factor = 1.0
+
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(2, 4, 3)
+        self.norm = nn.BatchNorm2d(4)
+        self.act = nn.ReLU()
+        self.head = nn.Sequential(nn.Flatten(), nn.Linear(4, 3))
+        self.register_buffer("shift", torch.zeros(3), persistent=False)
+        self.config = Config(sizes=[1, 2])
+        self.kind = Kind.PLAIN
+        self.function = times
+        self.object = Scale(2.0)
+        self.slotted = Slotted(1.0)
+        self.pairs = [("a", 1), {"b": (2, [3])}]
+        self.unregistered = [nn.Linear(3, 3)]
+        self.by_name = {"tensor": torch.ones(2), "array": np.ones(2), "set": {"a", "b"}}
+        self.partial = functools.partial(times, by=3.0)
+        self.bound = self.object.__call__
+        self.again = [self]
+
+    def forward(self, x):
+        x = self.act(self.norm(self.conv(x))).mean((2, 3), keepdim=True)
+        x = self.head(x) + self.shift
+        x = self.unregistered[0](self.function(x)) * self.factor
+        return self.helper(torch.nn.functional.relu(by_other_function(by_global(x))))
+
+    @functools.cached_property
+    def size(self):
+        return len(self.pairs)
+
+    @staticmethod
+    def helper(x, by=1.0):
+        return x * by
+
+
+@pytest.fixture
+def network():
+    return make()
+
+
+def make():
+    torch.manual_seed(0)
+    return Net()
+
+
+def fingerprint(network):
+    return TorchSource(network).fingerprint(["head"])
+
+
+def hook(module, *args):
+    return None
+
+
+def set_defaults(function):
+    function.__defaults__ = (5.0,)
+
+
+def double(self, x):
+    return 2 * Net.forward(self, x)
+
+
+def closure(by):
+    def forward(x):
+        return x * by
+
+    return forward
+
+
+class OtherNet(Net):
+    def forward(self, x):
+        return super().forward(x) * 2
+
+
+def swap_rows(network):
+    network.conv.weight.data[[0, 1]] = network.conv.weight.data[[1, 0]]
+
+
+CHANGES = {
+    "weight": lambda n: n.head[1].bias.data.add_(1),
+    "swapped weights": swap_rows,
+    "running statistics": lambda n: n.norm.running_var.mul_(2),
+    "buffer that is not saved": lambda n: n.shift.add_(1),
+    "dtype": lambda n: n.double(),
+    "setting": lambda n: setattr(n.norm, "eps", 0.1),
+    "module": lambda n: setattr(n, "act", nn.GELU()),
+    "order": lambda n: n.head.insert(0, n.head.pop(1)),
+    "attribute": lambda n: setattr(n, "scale", 2.0),
+    "type of a number": lambda n: setattr(n, "by_name", {**n.by_name, "array": np.ones(2, "f4")}),
+    "array in a dict": lambda n: n.by_name["array"].__setitem__(0, 3),
+    "tensor in a dict": lambda n: n.by_name["tensor"].add_(1),
+    "set": lambda n: n.by_name["set"].add("c"),
+    "dataclass": lambda n: setattr(n.config, "by", 3.0),
+    "list in a dataclass": lambda n: n.config.sizes.append(3),
+    "enum": lambda n: setattr(n, "kind", Kind.SQUARE),
+    "object": lambda n: setattr(n.object, "by", 3.0),
+    "list for a tuple": lambda n: n.pairs.__setitem__(0, ["a", 1]),
+    "inside a tuple": lambda n: n.pairs[1]["b"][1].append(4),
+    "key of a dict": lambda n: n.pairs.__setitem__(1, {"c": (2, [3])}),
+    "slot": lambda n: setattr(n.slotted, "by", 3.0),
+    "unregistered module": lambda n: n.unregistered[0].weight.data.add_(1),
+    "function": lambda n: setattr(n, "function", by_global),
+    "partial": lambda n: setattr(n, "partial", functools.partial(times, by=4.0)),
+    "bound method": lambda n: setattr(n, "bound", Scale(9.0).__call__),
+    "patched method": lambda n: setattr(n, "forward", types.MethodType(double, n)),
+    "patched function": lambda n: setattr(n, "forward", times),
+    "patched method of a layer": lambda n: setattr(n.act, "forward", torch.tanh),
+    "closure": lambda n: setattr(n, "forward", closure(3.0)),
+    "class": lambda n: setattr(n, "__class__", OtherNet),
+    "weak reference": lambda n: setattr(n, "ref", weakref.ref(n.act)),
+    "tensor with an attribute": lambda n: setattr(n.conv.weight, "scale", 3),
+    "parametrization": lambda n: nn.utils.parametrizations.weight_norm(n.head[1]),
+}
+REFUSED = {
+    "lambda": (lambda n: setattr(n, "forward", lambda x: x), r"forward: .*<lambda> is a function"),
+    "file": (lambda n: setattr(n, "function", reads_a_file), "function: reads_a_file imports, "),
+    "import": (lambda n: setattr(n, "function", imports), "function: imports imports, reads"),
+    "generator": (lambda n: setattr(n, "numbers", iter([1])), "numbers is builtins.list_iterator"),
+    "queue": (lambda n: setattr(n, "past", collections.deque([1])), "past is collections.deque"),
+    "forward hook": (lambda n: n.act.register_forward_hook(hook), "layer 'act' has hooks"),
+    "hook before": (lambda n: n.register_forward_pre_hook(hook), "the network has hooks"),
+    "hook with names": (
+        lambda n: n.act.register_forward_pre_hook(hook, with_kwargs=True),
+        "layer 'act' has hooks",
+    ),
+    "hook in any case": (
+        lambda n: n.act.register_forward_hook(hook, always_call=True),
+        "layer 'act' has hooks",
+    ),
+    "hook of an unregistered module": (
+        lambda n: n.unregistered[0].register_forward_hook(hook),
+        r"layer 'unregistered\[0\]' has hooks",
+    ),
+    "backward hook": (lambda n: n.act.register_full_backward_hook(hook), "layer 'act' has hooks"),
+    "compiled": (lambda n: n.act.compile(backend="eager"), "layer 'act' is compiled"),
+    "tensor class": (
+        lambda n: setattr(n, "t", torch.ones(2).as_subclass(type("Mine", (torch.Tensor,), {}))),
+        "t is a tensor of class .*Mine",
+    ),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_a_changed_network_has_another_fingerprint(network, change):
+    before = fingerprint(network)
+    CHANGES[change](network)
+    after = fingerprint(network)
+    assert after != before
+    assert json.loads(json.dumps(after)) == after, "as it comes back from a file"
+
+
+@pytest.mark.parametrize("change", REFUSED)
+def test_what_cannot_be_known_is_refused_with_advice(network, change):
+    known = fingerprint(network)
+    apply, reason = REFUSED[change]
+    apply(network)
+    source = TorchSource(network)
+    with pytest.raises(ValueError, match=rf"cannot be known .*{reason}.*cache_key=") as caught:
+        source.fingerprint([])
+    assert source.version() != source.version()
+    source.cache_key = "first"
+    named = source.fingerprint([])
+    assert named == source.version() == source.fingerprint([])
+    assert named["cache_key"] == "first"
+    assert named["parameters"].items() >= known["parameters"].items()
+    network.conv.weight.data.add_(1)
+    assert source.fingerprint([]) != named, "what can be known counts beside a key"
+    assert "\n" not in str(caught.value)
+
+
+PATCHES = {
+    "method of torch's": (nn.ReLU, "forward", double),
+    "method of all modules": (nn.Module, "__call__", double),
+    "method by another of torch's": (nn.ReLU, "forward", nn.Tanh.forward),
+    "function of torch's": (nn.functional, "relu", times),
+    "function by another of torch's": (nn.functional, "relu", nn.functional.gelu),
+    "compiled function": (torch, "relu", torch.tanh),
+    "method of tensors": (torch.Tensor, "relu", times),
+    "method of the user's": (Net, "forward", double),
+    "static method": (Net, "helper", staticmethod(times)),
+    "method of an object's class": (Scale, "__call__", double),
+    "attribute of a class": (Net, "factor", 3.0),
+    "new method": (Net, "extra_repr", double),
+    "global": (sys.modules[__name__], "SCALE", 3.0),
+    "function that a global function uses": (sys.modules[__name__], "times", by_global),
+    "defaults": (times, "__defaults__", (5.0,)),
+    "defaults of a method": (Net.__dict__["helper"].__func__, "__defaults__", (5.0,)),
+    "defaults by keyword": (by_global, "__kwdefaults__", {"a": 1}),
+    "code": (by_global, "__code__", times.__code__),
+    "code of torch's": (nn.ReLU.forward, "__code__", double.__code__),
+    "attribute of a function": (times, "scale", 3.0),
+}
+
+
+@pytest.mark.parametrize("patch", PATCHES)
+def test_patched_code_is_other_code(network, patch, monkeypatch):
+    before = fingerprint(network)
+    owner, name, value = PATCHES[patch]
+    if name.startswith("__") and isinstance(owner, types.FunctionType):
+        kept = getattr(owner, name)
+        setattr(owner, name, value)
+        after = fingerprint(network)
+        setattr(owner, name, kept)
+    else:
+        monkeypatch.setattr(owner, name, value, raising=False)
+        after = fingerprint(network)
+        monkeypatch.undo()
+    assert after != before
+    assert fingerprint(network) == before
+
+
+def test_data_in_a_global_count(network, monkeypatch):
+    before = fingerprint(network)
+    monkeypatch.setitem(TABLE, "scale", [1.0, np.zeros(2)])
+    assert fingerprint(network) != before
+
+
+@pytest.mark.parametrize(
+    "register",
+    [
+        nn.modules.module.register_module_forward_hook,
+        nn.modules.module.register_module_forward_pre_hook,
+        nn.modules.module.register_module_full_backward_hook,
+    ],
+)
+def test_hooks_of_all_modules_are_refused(network, register):
+    handle = register(hook)
+    try:
+        with pytest.raises(ValueError, match="has hooks for all networks"):
+            fingerprint(network)
+    finally:
+        handle.remove()
+
+
+def test_a_mode_is_refused(network):
+    class Mode(torch.overrides.TorchFunctionMode):
+        def __torch_function__(self, func, types, args=(), kwargs=None):
+            return func(*args, **(kwargs or {}))
+
+    with Mode(), pytest.raises(ValueError, match="Mode is a mode that changes"):
+        fingerprint(network)
+
+
+def test_a_module_put_in_the_place_of_torchs_is_refused(network, monkeypatch):
+    monkeypatch.setattr(nn.modules.activation, "F", types.ModuleType("mine"))
+    with pytest.raises(ValueError, match=r"activation.F is mine, a module that is not installed"):
+        fingerprint(network)
+
+
+def script(kind):
+    torch.manual_seed(kind)
+    network = nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 4)).eval()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # torch retires its scripts
+        return [
+            torch.jit.script(network),
+            torch.jit.trace(network, torch.zeros(2, 6)),
+            torch.jit.freeze(torch.jit.trace(network, torch.zeros(2, 6))),
+        ]
+
+
+def test_scripts_are_refused():
+    for network in script(0):
+        for one in (network, nn.Sequential(network)):
+            with pytest.raises(ValueError, match="is TorchScript, .*cache_key"):
+                fingerprint(one)
+
+
+def test_weights_of_scripts_count_beside_a_key():
+    for one, other in list(zip(script(0), script(1)))[:2]:
+        sources = TorchSource(one), TorchSource(other)
+        for source in sources:
+            source.cache_key = "a"
+        assert sources[0].fingerprint([]) != sources[1].fingerprint([])
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning")
+def test_quantised_networks_are_told_apart():
+    def quantised(scale):
+        torch.manual_seed(0)
+        network = nn.Sequential(nn.Linear(6, 4))
+        network[0].weight.data.mul_(scale)
+        return torch.ao.quantization.quantize_dynamic(network, {nn.Linear})
+
+    if "fbgemm" not in torch.backends.quantized.supported_engines:
+        pytest.skip("no kernels for quantised networks")
+    found = [fingerprint(quantised(scale)) for scale in (1, 1, 2)]
+    assert found[0] == found[1] != found[2], "the integers are the same, the scales are not"
+
+
+@pytest.mark.parametrize(
+    "make_layer",
+    [
+        lambda: nn.LSTM(4, 5, num_layers=2, bidirectional=True),
+        lambda: nn.TransformerEncoder(nn.TransformerEncoderLayer(8, 2, 12, batch_first=True), 2),
+        lambda: nn.MultiheadAttention(8, 2),
+        lambda: nn.ParameterList([torch.ones(2)]),
+        lambda: nn.ModuleDict({"a": nn.Embedding(5, 3, padding_idx=0), "b": nn.Identity()}),
+    ],
+)
+def test_layers_of_torch_are_known(make_layer):
+    torch.manual_seed(0)
+    layer = make_layer()
+    torch.manual_seed(0)
+    found = fingerprint(layer)
+    assert found == fingerprint(make_layer()) == fingerprint(copy.deepcopy(layer))
+    next(layer.parameters()).data.view(-1)[0] += 1
+    assert fingerprint(layer) != found
+
+
+def test_parametrized_layers_are_known():
+    def make_layer():
+        torch.manual_seed(0)
+        return nn.utils.parametrizations.weight_norm(nn.Linear(3, 3))
+
+    layer = make_layer()
+    found = fingerprint(layer)
+    assert found == fingerprint(make_layer())
+    layer.parametrizations.weight.original0.data.add_(1)
+    assert fingerprint(layer) != found
+
+
+def test_an_equal_network_has_the_same_fingerprint(network, tmp_path):
+    before = fingerprint(network)
+    assert fingerprint(make()) == before
+    assert fingerprint(copy.deepcopy(network)) == before
+    loaded = Net()
+    loaded.unregistered = network.unregistered
+    torch.save(network.state_dict(), tmp_path / "weights.pt")
+    loaded.load_state_dict(torch.load(tmp_path / "weights.pt"))
+    assert fingerprint(loaded) == before
+    assert fingerprint(network.double().float()) == before
+    assert fingerprint(nn.DataParallel(network)) == before
+    network.conv.to(memory_format=torch.channels_last)
+    assert fingerprint(network) == before
+
+
+def test_use_does_not_change_a_network(network):
+    before = fingerprint(network)
+    images = np.random.RandomState(0).normal(size=(8, 2, 3, 3)).astype(np.float32)
+    source = TorchSource(network)
+    source.extract(images, ["conv", "head"])
+    network.eval()
+    network.requires_grad_(False)
+    assert source.fingerprint(["conv"]) == source.fingerprint(["head"]) == before
+    assert fingerprint(TorchSource(network).module) == before
+
+
+PROGRAM = """
+import json, sys
+sys.path.insert(0, {folder!r})
+import torch
+{more}
+from test_torch_fingerprint import fingerprint, make
+print(json.dumps(fingerprint(make())))
+"""
+
+
+def test_other_processes_give_the_same_fingerprint(network):
+    compiles = "torch.compile(torch.nn.ReLU(), backend='eager')(torch.ones(2))"
+    more = ("", f"import scipy.special, torch.ao.quantization; {compiles}")
+    for seed, what in enumerate(more):
+        done = subprocess.run(
+            [sys.executable, "-c", PROGRAM.format(folder=str(Path(__file__).parent), more=what)],
+            env={**os.environ, "PYTHONHASHSEED": str(seed)},
+            stdout=subprocess.PIPE,
+            check=True,
+        )
+        assert json.loads(done.stdout) == fingerprint(network)
+
+
+SOURCE = """
+import torch
+
+class FromFile(torch.nn.Module):
+    def forward(self, x):
+        return x * 2
+"""
+
+
+def load(path):
+    space = {"__name__": "a_module_of_the_users", "__file__": str(path)}
+    exec(compile(path.read_text(), str(path), "exec"), space)
+    return space["FromFile"]()
+
+
+def test_the_source_text_must_be_what_runs(tmp_path):
+    path = tmp_path / "networks.py"
+    path.write_text(SOURCE)
+    first = load(path)
+    before = fingerprint(first)
+    assert fingerprint(load(path)) == before
+    path.write_text(SOURCE.replace("x * 2", "x * 3"))
+    second = load(path)
+    with pytest.raises(ValueError, match="FromFile.forward is a function whose source text cannot"):
+        fingerprint(first)
+    assert fingerprint(second) != before
+    path.write_text("# moved\n" + SOURCE)
+    assert fingerprint(load(path)) == before, "where a class stands does not count"
+    path.unlink()
+    linecache.checkcache()
+    with pytest.raises(ValueError, match="whose source text cannot be known"):
+        fingerprint(second)
+
+
+def test_modules_that_the_user_wrote_are_refused(network, monkeypatch):
+    helpers = types.ModuleType("helpers")
+    helpers.scale = times
+    monkeypatch.setattr(sys.modules[__name__], "SCALE", helpers)
+    with pytest.raises(ValueError, match="by_global uses SCALE, which is helpers, a module"):
+        fingerprint(network)
