@@ -387,8 +387,11 @@ def test_every_byte_under_a_right_checksum_is_refused_or_harmless(saved, data):
         ({"network": 3}, "."),
         ({"fingerprint": {"graph": "", "parameters": {}}}, "source_model is not the network"),
         ({"layers": None}, "."),
-        ({"inputs": {"kind": "os"}}, "its inputs are of the unknown kind 'os'"),
-        ({"inputs": {"kind": "ImageInputs", "size": "x"}}, "its ImageInputs are damaged: size"),
+        ({"inputs": {"kind": "os"}}, "its inputs 'os' are damaged"),
+        (
+            {"inputs": {"kind": "ImageInputs", "size": "x"}},
+            "its inputs 'ImageInputs' are damaged: .*size",
+        ),
     ],
 )
 def test_a_tampered_manifest_is_refused(saved, changes, message):
@@ -691,7 +694,7 @@ def test_inputs_that_are_data_are_saved_and_others_are_refused(tmp_path, monkeyp
         ("whole", {"preprocess": np.stack}),
         ("bare", {"source_model": xfer.load_checkpoint(checkpoint, inputs=other)}),
     ]:
-        with pytest.raises(ValueError, match=r"fitted with ImageInputs\(size=8.*and other inputs"):
+        with pytest.raises(ValueError, match=r"fitted with ImageInputs\(size=.*scale=2.*and other inputs"):
             xfer.load(name, **options)
 
 
@@ -741,7 +744,7 @@ def test_a_function_of_another_version_is_refused(tmp_path, monkeypatch):
         xfer.load("net", preprocess=halve, cache_key="thirds")
     # Whether an unnamed function is the same is not guessed: it runs, and no cache takes it.
     loaded = xfer.load("net", preprocess=halve)
-    with pytest.raises(ValueError, match="cannot be known for certain: give it a cache_key"):
+    with pytest.raises(ValueError, match="cannot be known for certain: give a cache_key"):
         loaded.set_params(cache=tmp_path / "cache.sqlite").fit(images, ["a", "b", "c"] * 7)
 
 
@@ -758,14 +761,26 @@ def test_a_network_of_torch_stays_with_its_owner(tmp_path, monkeypatch):
     np.testing.assert_array_equal(loaded.predict_proba(images), repurposer.predict_proba(images))
 
     class Sequential(torch.nn.Sequential):
-        """Computes the same, which its code alone does not prove."""
+        """Computes the same, in a class of another name."""
 
     other = Sequential()
     for name, part in net.named_children():
         other.add_module(name, part)
-    with pytest.raises(ValueError, match=r"not the network it was fitted on: other .*code"):
+    with pytest.raises(ValueError, match=r"not the network it was fitted on: other .*graph"):
         xfer.load("net", source_model=other)
     with torch.no_grad():
         net.conv1.bias[0] += 1
     with pytest.raises(ValueError, match="not the network it was fitted on: .*conv1.bias"):
+        xfer.load("net", source_model=net)
+    net.register_forward_pre_hook(lambda module, inputs: None)
+    repurposer = xfer.LrRepurposer(net, "relu1").fit(images, labels)
+    with pytest.raises(ValueError, match="cannot be known for certain.*cache_key"):
+        repurposer.save_repurposer("net", save_source_model=False)
+    source = xfer.open_source(net, cache_key="first")
+    repurposer = xfer.LrRepurposer(source, "relu1").fit(images, labels)
+    repurposer.save_repurposer("net", save_source_model=False)
+    xfer.load("net", source_model=net, cache_key="first")
+    with pytest.raises(ValueError, match="its cache_key is 'first', and 'second' was given"):
+        xfer.load("net", source_model=net, cache_key="second")
+    with pytest.raises(ValueError, match="cannot be known for certain.*cache_key"):
         xfer.load("net", source_model=net)

@@ -117,7 +117,7 @@ def save(
         "network": network,
         "inputs": inputs,
         "padding_id": getattr(source, "padding_id", None),
-        "cache_key": getattr(source, "cache_key", None),
+        "cache_key": _cache_key(source),
     }
     parameters = repurposer.get_params(deep=False)
     content = {
@@ -267,15 +267,21 @@ def _inputs_to_state(inputs: Any) -> tuple[Any, dict[str, np.ndarray]]:
         return _GIVEN, {}
 
 
+def _cache_key(source: Any) -> str | None:
+    """Return the name of a version of what makes a network's inputs, or of the network."""
+    inputs = getattr(source, "inputs", None)
+    return getattr(inputs, "cache_key", None) or getattr(source, "cache_key", None)
+
+
 def _with_inputs(
     source: Any, manifest: Mapping[str, Any], arrays: Any, given: Mapping[str, Any]
 ) -> Any:
     """Give a network the inputs that it had when the repurposer was fitted."""
     source = open_source(source, padding_id=manifest["padding_id"], **given)
     inputs, saved = getattr(source, "inputs", None), manifest["inputs"]
-    key, saved_key = getattr(source, "cache_key", None), manifest["cache_key"]
+    key, saved_key = _cache_key(source), manifest["cache_key"]
     if key and saved_key and key != saved_key:
-        raise ValueError(f"its cache_key is {saved_key!r}, and {key!r} was given")
+        raise ValueError(f"its cache_key is {saved_key!r:.80}, and {key!r:.80} was given")
     if saved is None and inputs is not None:
         raise ValueError("it was fitted without inputs or preprocess: leave them out")
     if saved == _GIVEN and inputs is None:
