@@ -1,6 +1,7 @@
 """The command line, as one would type it."""
 
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -27,7 +28,7 @@ def test_the_table_of_layers(shared, capsys, suffix):
     assert (status, err) == (0, "")
     assert "convolution0     Convolution     (20, 24, 24)  520\n" in out
     assert "softmax          SoftmaxOutput   (10,)         0\n" in out
-    assert "Input data (n, 1, 28, 28) for n examples, the usual size that the parameters fit" in out
+    assert "Input data (n, 1, 28, 28) for n examples, a usual size that fits the parameters" in out
 
 
 def test_sizes_that_no_parameter_tells(shared, capsys):
@@ -35,10 +36,30 @@ def test_sizes_that_no_parameter_tells(shared, capsys):
     _, out, _ = run("layers", prefix, 0, capsys=capsys)
     assert "cifarresnetv20_conv0_fwd" in out
     assert "(16, ?, ?)" in out
-    assert "Input data (n, 3, ?, ?) for n examples; ? is any size, and --shape gives one." in out
+    assert (
+        "Input data (n, 3, ?, ?) for n examples; ? is an unknown size: give it with --shape." in out
+    )
     _, out, _ = run("layers", prefix, "--shape", "data=3,32,32", capsys=capsys)
     assert "(16, 32, 32)" in out
     assert "?" not in out
+
+
+@pytest.mark.parametrize("last", ["0000", "0003", "0010", "12345"])
+def test_the_default_epoch_is_the_last(tmp_path, capsys, last):
+    checkpoint = xfer.example.checkpoint()
+    shutil.copy(f"{checkpoint}-symbol.json", tmp_path / "net-symbol.json")
+    shutil.copy(f"{checkpoint}-0000.params", tmp_path / f"net-{last}.params")
+    # Neither earlier epochs, nor files of other networks.
+    for name in [f"net-{epoch}" for epoch in ("0000", "0002", "0009") if epoch < last]:
+        (tmp_path / f"{name}.params").touch()
+    for name in ("net-b-99999", "other-99999", "net-99999.params.old"):
+        (tmp_path / f"{name}.params").touch()
+    status, out, err = run("layers", tmp_path / "net", capsys=capsys)
+    assert (status, err) == (0, "")
+    assert "relu2" in out
+    if last > "0000":
+        status, _, err = run("layers", tmp_path / "net", 0, capsys=capsys)
+        assert status == 1 and "net-0000.params" in err
 
 
 @pytest.mark.parametrize("layer", [None, "cifarresnetv20_pool0_fwd"])
@@ -49,7 +70,7 @@ def test_a_checkpoint_as_an_onnx_file(shared, tmp_path, capsys, layer):
     assert (status, err) == (0, "")
     source = xfer.load_checkpoint(prefix)
     layer = layer or source.layer_names[-1]
-    assert f"Wrote {path} with {layer}." in out
+    assert f"Wrote {path} with output {layer}." in out
     onnx.checker.check_model(path, full_check=True)
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
     # Any number of images, and of any size.
@@ -97,11 +118,9 @@ def test_errors_are_one_line(shared, tmp_path, capsys):
 
 
 def test_the_program_itself(shared):
-    program = Path(sys.executable).with_name("xfer")
-    command = [program] if program.exists() else [sys.executable, "-m", "xfer"]
-    done = subprocess.run(
-        [*command, "layers", shared / "models/newsgroups_cnn"], capture_output=True, text=True
-    )
+    command = [sys.executable, "-m", "xfer", "layers", shared / "models/newsgroups_cnn"]
+    folder = Path(xfer.__file__).parents[1]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=folder)
     assert done.returncode == 0, done.stderr
     assert "dropout0" in done.stdout
     assert done.stderr == ""

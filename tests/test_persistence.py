@@ -4,11 +4,14 @@ import hashlib
 import io
 import json
 import os
+import subprocess
 import sys
 import zipfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 import source_cases
 from conftest import bound_module, convolutional_symbol
@@ -54,27 +57,34 @@ def saved(module, data, tmp_path):
     return path, repurposer.predict_proba(data[0])
 
 
-def rewrite(path, change=None, **members):
-    """Change members of a saved file, and give it the checksum of an honest one."""
-    with zipfile.ZipFile(path) as archive:
-        content = {name: archive.read(name) for name in archive.namelist()}
-    content.update(members)
-    if change is not None:
-        change(content)
-    with zipfile.ZipFile(path, "w") as archive:
-        for name, data in content.items():
+def unpack(path):
+    """Return the schema of a saved file, and its other members by name."""
+    with zipfile.ZipFile(io.BytesIO(path.read_bytes()[:-64])) as archive:
+        members = {name: archive.read(name) for name in archive.namelist()}
+    return json.loads(members.pop("schema.json")), members
+
+
+def seal(path, archive):
+    """Write an archive with the checksum of an honest file."""
+    path.write_bytes(archive + hashlib.sha256(archive).hexdigest().encode())
+
+
+def pack(path, schema, members):
+    """Write what :func:`unpack` returned."""
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w") as archive:
+        for name, data in members.items():
             archive.writestr(name, data)
-        archive.comment = b"0" * 64
-    data = path.read_bytes()[:-64]
-    path.write_bytes(data + hashlib.sha256(data).hexdigest().encode())
+        archive.writestr("schema.json", schema if isinstance(schema, str) else json.dumps(schema))
+    seal(path, file.getvalue())
 
 
 def edit_manifest(path, **changes):
-    def change(content):
-        manifest = json.loads(content["manifest.json"])
-        content["manifest.json"] = json.dumps({**manifest, **changes}).encode()
-
-    rewrite(path, change)
+    schema, members = unpack(path)
+    node = schema["content"]["manifest"]
+    manifest = json.loads(json.loads(node["content"]))
+    node["content"] = json.dumps(json.dumps({**manifest, **changes}))
+    pack(path, schema, members)
 
 
 @pytest.mark.parametrize("labels", LABELS.values(), ids=LABELS)
@@ -87,17 +97,14 @@ def edit_manifest(path, **changes):
         (xfer.BnnRepurposer, {"n_hidden": 7}),
     ],
 )
-@pytest.mark.parametrize("with_network", [None, True, False])
-def test_a_repurposer_comes_back_the_same(
-    module, data, tmp_path, kind, option, labels, with_network
-):
+def test_a_repurposer_comes_back_the_same(module, data, tmp_path, kind, option, labels):
     images, numbers = data
     repurposer = kind(module, ["relu1", "fc1"], pooling="max", **option)
     repurposer.fit(images, labels[numbers])
-    path = repurposer.save_repurposer("net", str(tmp_path), save_source_model=with_network)
+    path = repurposer.save_repurposer("net", str(tmp_path))
     assert path == tmp_path / "net.xfer"
     assert os.listdir(tmp_path) == ["net.xfer"]
-    loaded = xfer.load("net", tmp_path, source_model=module if with_network is False else None)
+    loaded = xfer.load("net", tmp_path)
     assert type(loaded) is kind
     np.testing.assert_array_equal(loaded.classes_, repurposer.classes_)
     np.testing.assert_array_equal(loaded.predict_proba(images), repurposer.predict_proba(images))
@@ -111,6 +118,20 @@ def test_a_repurposer_comes_back_the_same(
     loaded.fit(images, numbers)
     loaded.save_repurposer("net", tmp_path)
     assert xfer.load("net.xfer", tmp_path).score(images, numbers) == loaded.score(images, numbers)
+
+
+def test_with_or_without_the_network(module, data, saved):
+    path, expected = saved
+    size = path.stat().st_size
+    repurposer = xfer.load(path)
+    repurposer.save_repurposer(path, save_source_model=True)
+    assert path.stat().st_size == size
+    repurposer.save_repurposer(path, save_source_model=False)
+    assert path.stat().st_size < size - 5000
+    loaded = xfer.load(path, source_model=module)
+    np.testing.assert_array_equal(loaded.predict_proba(data[0]), expected)
+    with pytest.raises(ValueError, match="saved without its network: give that as source_model"):
+        xfer.load(path)
 
 
 def test_the_module_need_not_be_bound_as_it_was(mx, saved, data, tmp_path):
@@ -160,15 +181,13 @@ def test_a_network_that_cannot_be_checked_is_refused_or_warned_of(saved, data, t
         def _forward(self, inputs, layers):
             return [inputs["data"].sum(axis=(2, 3))]
 
-    with pytest.raises(ValueError, match="of class Own, has no fingerprint to be known by"):
+    with pytest.raises(ValueError, match="of class Own, has no fingerprint to compare"):
         xfer.load(path.stem, path.parent, source_model=Own())
     repurposer = xfer.LrRepurposer(Own(), "relu1").fit(*data)
     with pytest.raises(TypeError, match="a source of class Own cannot go into the file"):
         repurposer.save_repurposer("own", tmp_path)
     repurposer.save_repurposer("own", tmp_path, save_source_model=False)
-    with pytest.warns(
-        UserWarning, match="could not be checked that source_model, of class Own, is the same"
-    ):
+    with pytest.warns(UserWarning, match="class Own has no fingerprint, so it was not checked"):
         loaded = xfer.load("own", tmp_path, source_model=Own())
     np.testing.assert_array_equal(loaded.predict(data[0]), repurposer.predict(data[0]))
 
@@ -275,17 +294,12 @@ def test_what_cannot_be_saved_safely_is_refused_and_the_old_file_stays(module, d
 def test_an_interrupted_save_leaves_the_old_file_whole(module, data, saved, monkeypatch):
     path, expected = saved
     repurposer = xfer.SvmRepurposer(module, ["relu1"]).fit(*data)
-    calls = []
-    write = zipfile.ZipFile.writestr
 
-    def interrupted(*args, **kwargs):
-        calls.append(1)
-        if len(calls) > 1:
-            raise KeyboardInterrupt
-        return write(*args, **kwargs)
+    def interrupted(archive):
+        raise KeyboardInterrupt
 
-    monkeypatch.setattr("xfer.persistence._dump", lambda repurposer: b"state")
-    monkeypatch.setattr(zipfile.ZipFile, "writestr", interrupted)
+    # What is written last.
+    monkeypatch.setattr("xfer.persistence._checksum", interrupted)
     with pytest.raises(KeyboardInterrupt):
         repurposer.save_repurposer("saved", path.parent)
     monkeypatch.undo()
@@ -304,9 +318,6 @@ def test_names_and_folders(module, data, tmp_path, saved):
         xfer.load("absent", tmp_path)
     repurposer.save_repurposer(str(tmp_path / "prefix"))
     assert xfer.load(tmp_path / "prefix").score(*data) == repurposer.score(*data)
-    repurposer.save_repurposer("bare", tmp_path, save_source_model=False)
-    with pytest.raises(ValueError, match="saved without its network: give that as source_model"):
-        xfer.load("bare", tmp_path)
 
 
 def test_every_byte_counts(saved):
@@ -329,26 +340,58 @@ def test_every_byte_counts(saved):
         xfer.load(path.stem, path.parent)
 
 
-def test_rewriting_alone_changes_nothing(saved, data):
-    """The control of the tests below: what they rewrite is refused for what they changed."""
+def test_packing_alone_changes_nothing(saved, data):
+    """The control of the tests below: what they change is why a file is refused."""
     path, expected = saved
-    rewrite(path)
+    pack(path, *unpack(path))
+    edit_manifest(path)
     loaded = xfer.load(path.stem, path.parent)
     np.testing.assert_array_equal(loaded.predict_proba(data[0]), expected)
+
+
+def test_every_byte_under_a_right_checksum_is_refused_or_harmless(saved, data):
+    path, expected = saved
+    archive = path.read_bytes()[:-64]
+    random = np.random.RandomState(0)
+    refused = 0
+    # The archive's own directory, at the end, is where most of its structure is.
+    for place in [
+        *random.randint(len(archive), size=100),
+        *range(len(archive) - 120, len(archive)),
+    ]:
+        changed = bytearray(archive)
+        changed[place] ^= 1 << random.randint(8)
+        seal(path, bytes(changed))
+        try:
+            loaded = xfer.load(path.stem, path.parent)
+        except ValueError:
+            refused += 1
+        else:
+            np.testing.assert_array_equal(loaded.predict_proba(data[0]), expected)
+    assert refused > 110
+    for length in (0, 1, 22, 1000, len(archive) - 1):
+        seal(path, archive[:length])
+        with pytest.raises(ValueError, match=r"saved\.xfer cannot be loaded"):
+            xfer.load(path.stem, path.parent)
 
 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"format": 2}, "it is of format 2, written by .*; this version of xfer reads format 1"),
+        ({"format": 3}, "it is of format 3, written by .*; xfer .* reads format 2"),
         ({"class": "os.system"}, "import the module that defines os.system first"),
         ({"class": "xfer.repurposers.SvmRepurposer"}, "unexpected keyword argument"),
         ({"layers": ["fc1"]}, "source_model is not the network"),
-        ({"source": {"kind": "other"}}, "its network is of the unknown kind 'other'"),
-        ({"source": {}}, "kind"),
-        ({"source": 3}, "."),
+        ({"network": {"kind": "other"}}, "its network is of the unknown kind 'other'"),
+        ({"network": {}}, "kind"),
+        ({"network": 3}, "."),
         ({"fingerprint": {"graph": "", "parameters": {}}}, "source_model is not the network"),
         ({"layers": None}, "."),
+        ({"inputs": {"kind": "os"}}, "its inputs 'os' are damaged"),
+        (
+            {"inputs": {"kind": "ImageInputs", "size": "x"}},
+            "its inputs 'ImageInputs' are damaged: .*size",
+        ),
     ],
 )
 def test_a_tampered_manifest_is_refused(saved, changes, message):
@@ -360,58 +403,30 @@ def test_a_tampered_manifest_is_refused(saved, changes, message):
 
 def test_a_manifest_that_is_none_is_refused(saved):
     path, _ = saved
-    for content in (b"", b"[]", b"{", b"\xff", b"null"):
-        rewrite(path, **{"manifest.json": content})
+    schema, members = unpack(path)
+    for content in ("[]", "null", '"{"', '"null"', '"[]"', "3"):
+        schema["content"]["manifest"]["content"] = content
+        pack(path, schema, members)
+        with pytest.raises(ValueError, match=r"saved\.xfer cannot be loaded"):
+            xfer.load(path.stem, path.parent)
+    for content in ("", "{}", "[]", "null", "{"):
+        pack(path, content, members)
         with pytest.raises(ValueError, match=r"saved\.xfer cannot be loaded"):
             xfer.load(path.stem, path.parent)
 
 
-def test_every_tampered_array_is_refused(saved):
+@pytest.mark.parametrize("name", ["cache", "context_function", "source_model"])
+def test_a_file_sets_no_parameter_that_is_not_saved(saved, name):
     path, _ = saved
-    original = path.read_bytes()
-    with zipfile.ZipFile(path) as archive:
-        arrays = [name for name in archive.namelist() if name.startswith("source/")]
-    assert len(arrays) == 10
-    pickled = io.BytesIO()
-    np.save(pickled, np.array([Bomb()], dtype=object), allow_pickle=True)
-    other = io.BytesIO()
-    np.save(other, np.zeros(3, np.float32))
-    used = [name for name in arrays if "conv1" in name or "bn1" in name]
-    for name in arrays:
-        path.write_bytes(original)
-        rewrite(path, **{name: pickled.getvalue()})
-        with pytest.raises(ValueError, match="Object arrays cannot be loaded"):
-            xfer.load(path.stem, path.parent)
-    for name in used:
-        for content in (b"", b"\x93NUMPY", other.getvalue()):
-            path.write_bytes(original)
-            rewrite(path, **{name: content})
-            with pytest.raises(ValueError, match=r"saved\.xfer cannot be loaded"):
-                xfer.load(path.stem, path.parent)
-    assert not Bomb.exploded
-
-
-def test_a_tampered_graph_is_refused(saved):
-    path, _ = saved
-    original = path.read_bytes()
-
-    def tampered(change):
-        def edit(content):
-            manifest = json.loads(content["manifest.json"])
-            change(manifest["source"]["graph"])
-            content["manifest.json"] = json.dumps(manifest).encode()
-
-        path.write_bytes(original)
-        rewrite(path, edit)
-        with pytest.raises(ValueError, match=r"saved\.xfer cannot be loaded"):
-            xfer.load(path.stem, path.parent)
-
-    tampered(lambda graph: graph["nodes"][3].update(inputs=[[99, 0, 0]]))
-    tampered(lambda graph: graph["nodes"][3].update(inputs=[[3, 0, 0]]))
-    tampered(lambda graph: graph["nodes"][3].update(op="NoSuchOperator"))
-    tampered(lambda graph: graph.update(heads=[[1000, 0, 0]]))
-    tampered(lambda graph: graph.update(nodes=[]))
-    tampered(lambda graph: graph["nodes"][3].setdefault("attrs", {}).update(kernel="(5, 5)"))
+    schema, members = unpack(path)
+    parameters = schema["content"]["parameters"]
+    parameters["content"][name] = TEXT
+    names = parameters["key_types"]["content"]
+    names.append(names[0])
+    pack(path, schema, members)
+    with pytest.raises(ValueError, match=f"a file may not set {name}"):
+        xfer.load(path)
+    assert os.listdir(path.parent) == [path.name]
 
 
 class Bomb:
@@ -421,13 +436,59 @@ class Bomb:
         return Bomb.exploded.append, (1,)
 
 
-def skops_file(schema, **members):
-    file = io.BytesIO()
-    with zipfile.ZipFile(file, "w") as archive:
-        archive.writestr("schema.json", json.dumps(schema))
-        for name, content in members.items():
-            archive.writestr(name, content)
-    return file.getvalue()
+def test_every_tampered_array_is_refused_or_harmless(saved, data):
+    path, expected = saved
+    schema, members = unpack(path)
+    used = {
+        node["file"]
+        for name, node in schema["content"]["network"]["content"].items()
+        if "conv1" in name or "bn1" in name
+    }
+    assert len(used) == 6 and len(members) > 10
+    pickled, other = io.BytesIO(), io.BytesIO()
+    np.save(pickled, np.array([Bomb()], dtype=object), allow_pickle=True)
+    np.save(other, np.zeros(3, np.float32))
+    for name in members:
+        for content in (pickled.getvalue(), b"", b"\x93NUMPY", members[name][:-1]):
+            pack(path, schema, {**members, name: content})
+            with pytest.raises(ValueError, match=r"saved\.xfer cannot be loaded"):
+                xfer.load(path.stem, path.parent)
+        pack(path, schema, {key: value for key, value in members.items() if key != name})
+        with pytest.raises(ValueError, match=r"saved\.xfer cannot be loaded"):
+            xfer.load(path.stem, path.parent)
+        pack(path, schema, {**members, name: other.getvalue()})
+        if name in used:
+            with pytest.raises(ValueError, match="source_model is not the network"):
+                xfer.load(path.stem, path.parent)
+        elif name in network_files(schema):
+            loaded = xfer.load(path.stem, path.parent)
+            np.testing.assert_array_equal(loaded.predict_proba(data[0]), expected)
+    assert not Bomb.exploded
+
+
+def network_files(schema):
+    return {node["file"] for node in schema["content"]["network"]["content"].values()}
+
+
+def test_a_tampered_graph_is_refused(saved):
+    path, _ = saved
+    original = path.read_bytes()
+
+    def tampered(change):
+        path.write_bytes(original)
+        schema, _ = unpack(path)
+        manifest = json.loads(json.loads(schema["content"]["manifest"]["content"]))
+        change(manifest["network"]["graph"])
+        edit_manifest(path, network=manifest["network"])
+        with pytest.raises(ValueError, match=r"saved\.xfer cannot be loaded"):
+            xfer.load(path.stem, path.parent)
+
+    tampered(lambda graph: graph["nodes"][3].update(inputs=[[99, 0, 0]]))
+    tampered(lambda graph: graph["nodes"][3].update(inputs=[[3, 0, 0]]))
+    tampered(lambda graph: graph["nodes"][3].update(op="NoSuchOperator"))
+    tampered(lambda graph: graph.update(heads=[[1000, 0, 0]]))
+    tampered(lambda graph: graph.update(nodes=[]))
+    tampered(lambda graph: graph["nodes"][3].setdefault("attrs", {}).update(kernel="(5, 5)"))
 
 
 def node(loader, kind, content=None, module="builtins", **more):
@@ -476,30 +537,55 @@ EVIL = {
 }
 
 
-@pytest.mark.parametrize("schema", EVIL.values(), ids=EVIL)
-def test_a_meta_model_that_could_run_code_is_refused(saved, schema, tmp_path, monkeypatch):
+@pytest.mark.parametrize("evil", EVIL.values(), ids=EVIL)
+@pytest.mark.parametrize("whole", [True, False])
+def test_what_could_run_code_is_refused(saved, evil, whole, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     path, _ = saved
-    rewrite(path, **{"repurposer.skops": skops_file(schema)})
+    schema, members = unpack(path)
+    if not whole:
+        schema["content"]["learned"]["content"]["meta_model"] = evil
+    pack(path, evil if whole else schema, members)
     with pytest.raises(ValueError, match=r"saved\.xfer cannot be loaded"):
         xfer.load(path.stem, path.parent)
     assert os.listdir(tmp_path) == ["saved.xfer"]
 
 
+def places(node, place=()) -> Iterator[tuple]:
+    """Yield where the nodes of a schema are."""
+    if isinstance(node, dict) and "__loader__" in node and place:
+        yield place
+    children = node.items() if isinstance(node, dict) else enumerate(node)
+    for key, child in children if isinstance(node, (dict, list)) else ():
+        if isinstance(child, (dict, list)):
+            yield from places(child, (*place, key))
+
+
+def test_code_is_found_in_every_place_of_a_file(saved):
+    path, _ = saved
+    original, members = unpack(path)
+    found = list(places(original))
+    assert len(found) > 50
+    evil = EVIL["a function"]
+    for place in found:
+        schema = json.loads(json.dumps(original))
+        parent = schema
+        for key in place[:-1]:
+            parent = parent[key]
+        parent[place[-1]] = evil
+        pack(path, schema, members)
+        with pytest.raises(ValueError, match=r"it holds posix\.system \(FunctionNode\), which"):
+            xfer.load(path)
+
+
 def test_a_loader_that_is_not_allowed_is_found_where_skops_itself_would_trust(saved):
     """Inside a trusted file, a bound method of a trusted type passes the audit of old skops."""
     path, _ = saved
-
-    def change(content):
-        with zipfile.ZipFile(io.BytesIO(content["repurposer.skops"])) as archive:
-            members = {name: archive.read(name) for name in archive.namelist()}
-        schema = json.loads(members.pop("schema.json"))
-        model = schema["content"]["meta_model"]
-        method = {**model, "__loader__": "MethodNode", "content": {"func": "fit", "obj": model}}
-        schema["content"]["method"] = {key: v for key, v in method.items() if key != "__id__"}
-        content["repurposer.skops"] = skops_file(schema, **members)
-
-    rewrite(path, change)
+    schema, members = unpack(path)
+    model = schema["content"]["learned"]["content"]["meta_model"]
+    method = {**model, "__loader__": "MethodNode", "content": {"func": "fit", "obj": model}}
+    schema["content"]["method"] = {key: v for key, v in method.items() if key != "__id__"}
+    pack(path, schema, members)
     with pytest.raises(ValueError, match=r"it holds .*MethodNode.*, which"):
         xfer.load(path.stem, path.parent)
 
@@ -511,18 +597,10 @@ def test_nothing_is_imported_to_find_out_what_a_file_holds(saved, loader, tmp_pa
     monkeypatch.syspath_prepend(tmp_path)
     nothing = node("TupleNode", "tuple", [])
     evil = node(loader, "Loss", nothing, "unasked_for", __reduce__={"args": nothing})
-    rewrite(path, **{"repurposer.skops": skops_file(evil)})
+    pack(path, evil, {})
     with pytest.raises(ValueError, match=r"it holds unasked_for.Loss"):
         xfer.load(path.stem, path.parent)
     assert "unasked_for" not in sys.modules
-
-
-def test_a_meta_model_that_is_no_file_is_refused(saved):
-    path, _ = saved
-    for content in (b"", b"PK", skops_file({})[:-10]):
-        rewrite(path, **{"repurposer.skops": content})
-        with pytest.raises(ValueError, match=r"saved\.xfer cannot be loaded"):
-            xfer.load(path.stem, path.parent)
 
 
 @pytest.mark.parametrize("path", sorted(Path(__file__).parent.glob("data/*.xfer")), ids=str)
@@ -535,14 +613,99 @@ def test_files_of_other_versions_load(path):
     np.testing.assert_allclose(loaded.predict_proba(images), expected, atol=1e-5)
 
 
-def test_what_a_network_was_opened_with(tmp_path, monkeypatch):
+PICTURES = xfer.ImageInputs(size=8, channels="gray", scale=1 / 16)
+WORDS = xfer.Vocabulary.from_words(["</s>", "</ukw>", "good", "bad"])
+
+
+def text_network():
+    """Means of word vectors, which tell "good" from "bad"."""
+    vectors = np.random.RandomState(0).normal(size=(4, 3)).astype(np.float32)
+    nodes = [
+        onnx.helper.make_node("Gather", ["vectors", "ids"], ["embedding"], name="embedding"),
+        onnx.helper.make_node("ReduceMean", ["embedding"], ["mean"], axes=[1], keepdims=0),
+    ]
+    ids = onnx.helper.make_tensor_value_info("ids", onnx.TensorProto.INT32, ["n", 4])
+    mean = onnx.helper.make_tensor_value_info("mean", onnx.TensorProto.FLOAT, ["n", 3])
+    weights = [onnx.numpy_helper.from_array(vectors, "vectors")]
+    graph = onnx.helper.make_graph(nodes, "texts", [ids], [mean], weights)
+    return onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 13)])
+
+
+def test_a_fresh_process_classifies_files_and_texts_with_nothing_else_given(tmp_path):
+    Image = pytest.importorskip("PIL.Image")
+    images, digits = xfer.example.digits()
+    paths = [str(tmp_path / f"{index}.png") for index in range(40)]
+    for path, image in zip(paths, images):
+        Image.fromarray(np.uint8(image[0] * 16)).save(path)
+    source = xfer.load_checkpoint(xfer.example.checkpoint(), inputs=PICTURES)
+    pictures = xfer.LrRepurposer(source, "relu2", pooling="max").fit(paths, digits[:40] % 2)
+    pictures.save_repurposer("pictures", tmp_path)
+    source = xfer.open_source(text_network(), inputs=xfer.TextInputs(WORDS, 4))
+    texts = xfer.LrRepurposer(source, "mean").fit(
+        ["Good", "bad", "good day", "a bad one"], [1, 0] * 2
+    )
+    texts.save_repurposer("texts", tmp_path)
+    script = """
+import json
+import sys
+import xfer
+
+pictures, texts = xfer.load("pictures"), xfer.load("texts")
+answers = pictures.predict_proba(sys.argv[1:]), texts.predict(["bad", "good"])
+print(json.dumps([answer.tolist() for answer in answers]))
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", script, *paths[:5]],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(Path(xfer.__file__).parents[1])},
+    )
+    assert done.returncode == 0, done.stderr
+    probabilities, answers = json.loads(done.stdout)
+    np.testing.assert_allclose(probabilities, pictures.predict_proba(paths[:5]), atol=1e-6)
+    assert answers == [0, 1]
+
+
+def test_inputs_that_are_data_are_saved_and_others_are_refused(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    images, digits = xfer.example.digits()
+    pictures = list(images[:40, 0])
+    checkpoint = xfer.example.checkpoint()
+    inputs = xfer.ImageInputs(size=8, channels="gray", scale=2)
+    source = xfer.load_checkpoint(checkpoint, inputs=inputs)
+    repurposer = xfer.LrRepurposer(source, "relu2", pooling="max").fit(pictures, digits[:40] % 2)
+    repurposer.save_repurposer("whole")
+    repurposer.save_repurposer("bare", save_source_model=False)
+    bare = xfer.load_checkpoint(checkpoint)
+    for name, options in [
+        ("whole", {}),
+        ("whole", {"inputs": inputs}),
+        ("bare", {"source_model": bare}),
+        ("bare", {"source_model": source}),
+    ]:
+        loaded = xfer.load(name, **options)
+        assert loaded.features_.source_.inputs == inputs
+        np.testing.assert_array_equal(loaded.predict(pictures), repurposer.predict(pictures))
+    assert bare.inputs is None
+    other = xfer.ImageInputs(size=8, channels="gray", scale=3)
+    for name, options in [
+        ("whole", {"inputs": other}),
+        ("whole", {"preprocess": np.stack}),
+        ("bare", {"source_model": xfer.load_checkpoint(checkpoint, inputs=other)}),
+    ]:
+        with pytest.raises(ValueError, match=r"fitted with ImageInputs\(size=.*scale=2.*and other inputs"):
+            xfer.load(name, **options)
+
+
+def halve(examples):
+    return np.stack(examples) / 2
+
+
+def test_a_function_must_be_given_again(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     model = source_cases.onnx_file(tmp_path).model
     images, labels = list(source_cases.IMAGES), ["a", "b", "c"] * 7
-
-    def halve(examples):
-        return np.stack(examples) / 2
-
     source = xfer.open_source(model, preprocess=halve, padding_id=3)
     repurposer = xfer.LrRepurposer(source, "fc1").fit(images, labels)
     expected = repurposer.predict_proba(images)
@@ -550,6 +713,7 @@ def test_what_a_network_was_opened_with(tmp_path, monkeypatch):
     repurposer.save_repurposer("without", save_source_model=False)
     ways = [
         ("whole", {"preprocess": halve}),
+        ("whole", {"inputs": halve, "cache_key": "any"}),
         ("without", {"source_model": source}),
         ("without", {"source_model": model, "preprocess": halve}),
     ]
@@ -558,12 +722,30 @@ def test_what_a_network_was_opened_with(tmp_path, monkeypatch):
         np.testing.assert_array_equal(loaded.predict_proba(images), expected)
         assert loaded.features_.source_.padding_id == 3
     for name, options in [("whole", {}), ("without", {"source_model": model})]:
-        with pytest.raises(ValueError, match="went through a preprocess.*give it to xfer.load"):
+        with pytest.raises(ValueError, match="is code, which no safe file can hold: give it to"):
             xfer.load(name, **options)
-    assert xfer.open_source(model).preprocess is None
+    with pytest.raises(ValueError, match="give one of them"):
+        xfer.load("whole", preprocess=halve, inputs=halve)
     xfer.LrRepurposer(model, "fc1").fit(np.stack(images), labels).save_repurposer("plain")
-    with pytest.raises(ValueError, match="fitted without a preprocess"):
-        xfer.load("plain", preprocess=halve)
+    for options in ({"preprocess": halve}, {"source_model": source}):
+        with pytest.raises(ValueError, match="fitted without inputs or preprocess: leave them out"):
+            xfer.load("plain", **options)
+
+
+def test_a_function_of_another_version_is_refused(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    model = source_cases.onnx_file(tmp_path).model
+    source = xfer.open_source(model, preprocess=halve, cache_key="halves")
+    images = list(source_cases.IMAGES)
+    xfer.LrRepurposer(source, "fc1").fit(images, ["a", "b", "c"] * 7).save_repurposer("net")
+    loaded = xfer.load("net", preprocess=halve, cache_key="halves")
+    loaded.set_params(cache=tmp_path / "cache.sqlite").fit(images, ["a", "b", "c"] * 7)
+    with pytest.raises(ValueError, match="its cache_key is 'halves', and 'thirds' was given"):
+        xfer.load("net", preprocess=halve, cache_key="thirds")
+    # Whether an unnamed function is the same is not guessed: it runs, and no cache takes it.
+    loaded = xfer.load("net", preprocess=halve)
+    with pytest.raises(ValueError, match="cannot be known for certain: give a cache_key"):
+        loaded.set_params(cache=tmp_path / "cache.sqlite").fit(images, ["a", "b", "c"] * 7)
 
 
 def test_a_network_of_torch_stays_with_its_owner(tmp_path, monkeypatch):
@@ -579,14 +761,26 @@ def test_a_network_of_torch_stays_with_its_owner(tmp_path, monkeypatch):
     np.testing.assert_array_equal(loaded.predict_proba(images), repurposer.predict_proba(images))
 
     class Sequential(torch.nn.Sequential):
-        """The same in other words."""
+        """Computes the same, in a class of another name."""
 
     other = Sequential()
     for name, part in net.named_children():
         other.add_module(name, part)
-    with pytest.warns(UserWarning, match="the text of its code differs"):
+    with pytest.raises(ValueError, match=r"not the network it was fitted on: other .*graph"):
         xfer.load("net", source_model=other)
     with torch.no_grad():
         net.conv1.bias[0] += 1
     with pytest.raises(ValueError, match="not the network it was fitted on: .*conv1.bias"):
+        xfer.load("net", source_model=net)
+    net.register_forward_pre_hook(lambda module, inputs: None)
+    repurposer = xfer.LrRepurposer(net, "relu1").fit(images, labels)
+    with pytest.raises(ValueError, match="cannot be known for certain.*cache_key"):
+        repurposer.save_repurposer("net", save_source_model=False)
+    source = xfer.open_source(net, cache_key="first")
+    repurposer = xfer.LrRepurposer(source, "relu1").fit(images, labels)
+    repurposer.save_repurposer("net", save_source_model=False)
+    xfer.load("net", source_model=net, cache_key="first")
+    with pytest.raises(ValueError, match="its cache_key is 'first', and 'second' was given"):
+        xfer.load("net", source_model=net, cache_key="second")
+    with pytest.raises(ValueError, match="cannot be known for certain.*cache_key"):
         xfer.load("net", source_model=net)

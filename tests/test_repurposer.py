@@ -228,7 +228,7 @@ def test_bad_input_is_refused_and_leaves_the_repurposer_as_it_was(mx, module, da
         with pytest.raises(ValueError, match=message):
             act()
     name, message = {
-        xfer.GpRepurposer: ("max_function_evaluations", "must be an integer of at least 1"),
+        xfer.GpRepurposer: ("max_function_evaluations", "must be an integer.* 1"),
         xfer.BnnRepurposer: ("sigma", "must be a positive number"),
     }.get(kind, ("c", "must be a positive number"))
     good = getattr(repurposer, name)
@@ -241,6 +241,45 @@ def test_bad_input_is_refused_and_leaves_the_repurposer_as_it_was(mx, module, da
     with pytest.raises(ValueError, match="no layer 'relu9'; nearest: relu1"):
         repurposer.fit(images, numbers)
     np.testing.assert_array_equal(repurposer.predict_proba(images), before)
+
+
+def test_a_subclass_with_its_own_fit_and_predict(data):
+    class Majority(xfer.Repurposer):
+        """Predicts the most frequent label, of whatever examples."""
+
+        def __init__(self, source_model=None):
+            self.source_model = source_model
+
+        def fit(self, X, y=None):
+            self.classes_, counts = np.unique(y, return_counts=True)
+            self.majority_ = self.classes_[counts.argmax()]
+            return self
+
+        def predict(self, X):
+            return np.full(len(X), self.majority_)
+
+    images, labels = data[0], np.where(data[1] == 1, "rare", "frequent")
+    repurposer = Majority().fit(images, labels)
+    assert repurposer.score(images, labels) == np.mean(labels == "frequent")
+    assert repurposer.score(images, labels, sample_weight=labels == "rare") == 0
+    assert set(repurposer.predict_label(images)) == {"frequent"}
+    assert not hasattr(repurposer, "predict_proba")
+    assert clone(repurposer).get_params() == {"source_model": None}
+    with pytest.raises(ValueError, match="X has 60 examples and y has 3 labels"):
+        repurposer.score(images, labels[:3])
+
+
+@pytest.mark.parametrize(
+    ("kind", "arguments", "message"),
+    [
+        (xfer.LrRepurposer, {"C": 1.0}, r"LrRepurposer.__init__\(\) got an unexpected .* 'C'"),
+        (xfer.MetaModelRepurposer, {}, r"MetaModelRepurposer.__init__\(\) missing .*'meta_model'"),
+        (xfer.MetaModelRegressor, {}, r"MetaModelRegressor.__init__\(\) missing .*'meta_model'"),
+    ],
+)
+def test_wrong_parameters_are_refused_at_once(kind, arguments, message):
+    with pytest.raises(TypeError, match=message):
+        kind("net.onnx", "relu1", **arguments)
 
 
 def test_the_loss_of_a_guess_is_what_a_network_of_another_task_gives(mx, data):

@@ -1,29 +1,33 @@
-"""The command line: what is in a network, and MXNet checkpoints as ONNX files."""
+"""The command line: what is in a network, and MXNet checkpoints as ONNX files.
+
+Commands import what they need, so that ``xfer --help`` is quick.
+"""
+
+from __future__ import annotations
 
 import argparse
 import re
 import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-_DESCRIPTION = "Look into pre-trained networks, and convert MXNet checkpoints to ONNX."
+if TYPE_CHECKING:
+    from xfer.checkpoint.network import Network
+    from xfer.checkpoint.onnx_builder import Dims
+
+_DESCRIPTION = "Show what is in a pre-trained network, and convert MXNet checkpoints to ONNX."
+_PREFIX_HELP = "a checkpoint: what comes before -symbol.json"
 _SHAPE_HELP = (
-    "shape of one example of an input, such as data=3,224,224; by default it is told from the "
-    "parameters, or guessed"
+    "shape of one example of an input, such as data=3,224,224; by default it is inferred from the "
+    "parameters where that is possible"
 )
 
 
-def main(arguments=None):
-    """Run a command.
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command, by default that of the process; return 0, or 1 after an error.
 
-    Parameters
-    ----------
-    arguments : list of str, optional
-        By default those of the process.
-
-    Returns
-    -------
-    int
-        0, or 1 after an error, which is printed in one line.
+    The error is printed on one line.
     """
     options = _parser().parse_args(arguments)
     try:
@@ -34,22 +38,22 @@ def main(arguments=None):
     return 0
 
 
-def _parser():
+def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser("xfer", description=_DESCRIPTION)
     commands = parser.add_subparsers(title="commands", required=True)
-    layers = commands.add_parser("layers", help="print the table of a network's layers")
-    layers.add_argument("prefix", help="of a checkpoint (PREFIX-symbol.json), or an .onnx file")
-    layers.add_argument("epoch", nargs="?", type=int, help="by default the last that there is")
+    layers = commands.add_parser("layers", help="print a network's layers as a table")
+    layers.add_argument("prefix", help=f"{_PREFIX_HELP}; or an .onnx file")
+    layers.add_argument("epoch", nargs="?", type=int, help="by default the last one in the folder")
     layers.set_defaults(run=_layers)
     convert = commands.add_parser("convert", help="write a checkpoint as an .onnx file")
-    convert.add_argument("prefix", help="of a checkpoint (PREFIX-symbol.json)")
-    convert.add_argument("epoch", type=int, help="the number in PREFIX-0000.params")
+    convert.add_argument("prefix", help=_PREFIX_HELP)
+    convert.add_argument("epoch", type=int, help="the epoch in PREFIX-0000.params")
     convert.add_argument("out", type=Path, metavar="OUT.onnx", help="the file to write")
     convert.add_argument(
         "--layer",
         action="append",
         metavar="NAME",
-        help="cut the network here; may be given again; by default it is written whole",
+        help="cut the network at this layer; can be repeated; by default all of it is written",
     )
     convert.set_defaults(run=_convert)
     for command in (layers, convert):
@@ -59,49 +63,44 @@ def _parser():
     return parser
 
 
-def _layers(options):
+def _layers(options: argparse.Namespace) -> None:
+    from xfer.checkpoint.network import Network
     from xfer.sources import open_source
+    from xfer.sources.checkpoint import CheckpointSource
 
     if options.prefix.endswith(".onnx"):
         if options.epoch is not None or options.shape:
-            raise ValueError("an .onnx file has no epochs, and tells its shapes itself")
+            raise ValueError("an .onnx file has no epochs and holds its shapes: give its path only")
         print(open_source(options.prefix))
         return
-    from xfer.sources.checkpoint import CheckpointSource
-
-    network = _read(options.prefix, options.epoch)
-    shapes, words = _shapes(network, options.shape)
-    print(CheckpointSource(network, data_shapes=shapes))
-    print(words)
+    epoch = _last_epoch(options.prefix) if options.epoch is None else options.epoch
+    network = Network.from_files(options.prefix, epoch)
+    shapes, message = _shapes(network, options.shape)
+    print(f"{CheckpointSource(network, data_shapes=shapes)}\n{message}")
 
 
-def _convert(options):
-    from xfer.checkpoint.export import export
-    from xfer.sources.checkpoint import CheckpointSource
-
-    network = _read(options.prefix, options.epoch)
-    shapes, words = _shapes(network, options.shape)
-    layers = CheckpointSource(network).find_layers(options.layer) if options.layer else ()
-    outputs = export(network, options.out, shapes, [layer.name for layer in layers])
-    print(f"{words}\nWrote {options.out} with {', '.join(outputs)}.")
-
-
-def _read(prefix, epoch):
+def _convert(options: argparse.Namespace) -> None:
     from xfer.checkpoint.network import Network
+    from xfer.sources.checkpoint import CheckpointSource
 
-    prefix = prefix.removesuffix("-symbol.json")
-    if epoch is None:
-        folder, name = Path(prefix).parent, Path(prefix).name
-        pattern = re.escape(name) + r"-(\d{4,})\.params"
-        found = [re.fullmatch(pattern, path.name) for path in folder.glob("*.params")]
-        epoch = max((int(match[1]) for match in found if match), default=0)
-    return Network.of_files(prefix, epoch)
+    network = Network.from_files(options.prefix, options.epoch)
+    shapes, message = _shapes(network, options.shape)
+    layers = CheckpointSource(network).find_layers(options.layer) if options.layer else ()
+    outputs = network.export(options.out, shapes, [layer.name for layer in layers])
+    print(f"{message}\nWrote {options.out} with output {', '.join(outputs)}.")
 
 
-def _shapes(network, given):
-    """Return the inputs' shapes, as far as they are known, and a sentence about them."""
+def _last_epoch(prefix: str) -> int:
+    path = Path(prefix.removesuffix("-symbol.json"))
+    pattern = re.escape(path.name) + r"-(\d{4,})\.params"
+    found = [re.fullmatch(pattern, file.name) for file in path.parent.glob("*.params")]
+    return max((int(match[1]) for match in found if match), default=0)
+
+
+def _shapes(network: Network, given: Sequence[str]) -> tuple[Mapping[str, Dims], str]:
+    """Return the shapes of the inputs as far as they are known, and a sentence about them."""
     from xfer.checkpoint.data_shape import guess_sizes
-    from xfer.checkpoint.onnx_graph import BATCH, describe
+    from xfer.checkpoint.onnx_builder import BATCH, describe_shape
 
     shapes = dict(network.data_shapes)
     for text in given:
@@ -111,14 +110,14 @@ def _shapes(network, given):
                 f"--shape {text} must be like {network.input_names[0]}=3,224,224; the inputs are "
                 f"{', '.join(network.input_names)}"
             )
-        # One number for each example, as a length is, has no sizes.
+        # An input with one number for each example, such as a length, has no sizes.
         shapes[match[1]] = (BATCH, *map(int, match[2].split(",") if match[2] else ()))
-    words = "."
+    ending = "."
     if any(None in shape for shape in shapes.values()):
-        sizes = guess_sizes(network, shapes)
-        words = "; ? is any size, and --shape gives one."
-        if sizes:
-            shapes = sizes
-            words = ", the usual size that the parameters fit; --shape gives another."
-    told = [f"{name} {describe(shapes.get(name))}" for name in network.input_names]
-    return shapes, f"Input {', '.join(told)} for n examples{words}"
+        guessed = guess_sizes(network, shapes)
+        ending = "; ? is an unknown size: give it with --shape."
+        if guessed:
+            shapes = guessed
+            ending = ", a usual size that fits the parameters; --shape sets another."
+    inputs = [f"{name} {describe_shape(shapes.get(name))}" for name in network.input_names]
+    return shapes, f"Input {', '.join(inputs)} for n examples{ending}"

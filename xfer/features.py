@@ -3,19 +3,137 @@
 import math
 import os
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, TypedDict
+from copy import deepcopy
+from functools import wraps
+from inspect import Parameter, Signature, isclass, signature
+from typing import Any, Self, TypedDict, TypeVar, cast
 
 import numpy as np
-from sklearn.base import TransformerMixin
+from sklearn.base import BaseEstimator, TransformerMixin, clone
 from sklearn.utils.validation import check_is_fitted, validate_data
 
-from xfer._estimators import SharesNetwork
+from xfer._workers import PickledNetwork
+from xfer.sources import open_source
 from xfer.sources.base import Layer, SourceModel, find_layer, find_layers
 from xfer.sources.data import open_data
 from xfer.sources.pooling import check_poolings, pooled_shape
 from xfer.sources.table import Features
 
 __all__ = ["LayerFeatures"]
+
+# What copies share with the estimator that they were copied from.
+_SHARED = ("source_model", "source_", "cache", "cache_")
+
+_Init = TypeVar("_Init", bound=Callable[..., None])
+
+
+def stores_parameters(options_of: type | None = None) -> Callable[[_Init], _Init]:
+    """Make an ``__init__`` that stores each argument under its name, as scikit-learn asks.
+
+    ``**options`` stand for the keyword-only parameters of another class.
+    """
+
+    def decorate(init: _Init) -> _Init:
+        own = list(signature(init).parameters.values())
+        own = [one for one in own if one.kind is not Parameter.VAR_KEYWORD]
+        names = {one.name for one in own}
+        others = signature(options_of).parameters.values() if options_of else ()
+        keyword_only = [one for one in others if one.kind is Parameter.KEYWORD_ONLY]
+        full = Signature([*own, *(one for one in keyword_only if one.name not in names)])
+
+        @wraps(init)
+        def store(self: Any, *args: Any, **kwargs: Any) -> None:
+            try:
+                bound = full.bind(self, *args, **kwargs)
+            except TypeError as error:
+                raise TypeError(f"{type(self).__name__}.__init__() {error}") from None
+            bound.apply_defaults()
+            vars(self).update(list(bound.arguments.items())[1:])
+
+        vars(store)["__signature__"] = full
+        return cast(_Init, store)
+
+    return decorate
+
+
+class SharesNetwork(BaseEstimator):
+    """A scikit-learn estimator whose copies share one network instead of copying it.
+
+    A pickle holds the network too. Only joblib's worker processes, which ``n_jobs`` starts, get the
+    network in a file of its own: each of them reads it once, however many estimators it is given.
+    A source whose network can change while it is open says so by a ``version()`` that changes.
+    """
+
+    source_model: Any
+    context_function: Any
+    num_devices: int
+
+    def get_params(self, deep: bool = True) -> dict[str, Any]:
+        """Get the parameters.
+
+        Parameters
+        ----------
+        deep : bool, default=True
+            Whether to include those of a meta-model, as ``meta_model__name``.
+
+        Returns
+        -------
+        dict of str to object
+        """
+        # A Module has a get_params of its own, of another kind: the network is not looked into.
+        parameters = super().get_params(deep=False)
+        for name, value in list(parameters.items()) if deep else ():
+            if hasattr(value, "get_params") and not isclass(value) and name not in _SHARED:
+                inner = value.get_params().items()
+                parameters.update({f"{name}__{key}": item for key, item in inner})
+        return parameters
+
+    def __sklearn_clone__(self) -> Self:
+        parameters = self.get_params(deep=False)
+        copies = {
+            name: value if name in _SHARED else clone(value, safe=False)
+            for name, value in parameters.items()
+        }
+        return type(self)(**copies)
+
+    def __copy__(self) -> Self:
+        copy = type(self).__new__(type(self))
+        copy.__dict__.update(self.__dict__)
+        return copy
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        for value in (self.__dict__.get(name) for name in _SHARED):
+            memo[id(value)] = value
+        copy = memo[id(self)] = type(self).__new__(type(self))
+        copy.__dict__.update(deepcopy(self.__dict__, memo))
+        return copy
+
+    def __getstate__(self) -> dict[str, Any]:
+        state = {**super().__getstate__()}
+        if state.get("source_") is not None:
+            state["source_"] = PickledNetwork(state["source_"])
+        # A path goes as it is; and what was loaded without its network has none to send.
+        if not isinstance(state["source_model"], (str, os.PathLike, type(None))):
+            state["source_model"] = PickledNetwork(self._open_source())
+        return state
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        # What the network takes beside matrices. Not texts: to scikit-learn, an estimator that
+        # takes arrays of one dimension takes no others.
+        tags.input_tags.three_d_array = True
+        tags.input_tags.dict = True
+        return tags
+
+    def _sk_visual_block_(self) -> Any:
+        from xfer._html import visual_block
+
+        return visual_block(self)
+
+    def _open_source(self) -> SourceModel:
+        return open_source(
+            self.source_model, context_function=self.context_function, num_devices=self.num_devices
+        )
 
 
 class LayerOptions(TypedDict, total=False):
@@ -90,7 +208,7 @@ class LayerFeatures(TransformerMixin, SharesNetwork):
         self.num_devices = num_devices
         self.progress = progress
 
-    def fit(self, X: Any = None, y: Any = None) -> "LayerFeatures":
+    def fit(self, X: Any = None, y: Any = None) -> Self:
         """Open the network and look the layers up; the data are not needed.
 
         Parameters

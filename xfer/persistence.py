@@ -1,30 +1,35 @@
-"""Repurposers as files: written whole or not at all, and nothing that is loaded can run code."""
+"""Repurposers as files: written whole or not at all, and nothing that is loaded can run code.
+
+A file is an archive of skops, followed by its checksum. skops and the classes that it trusts take
+seconds to import, so it is imported only where a file is written or read.
+"""
 
 import hashlib
 import importlib
 import io
 import json
-import platform
 import warnings
 import zipfile
-from collections.abc import Callable, Iterator
-from importlib.metadata import PackageNotFoundError, version
+from collections.abc import Callable, Iterator, Mapping
 from os import PathLike
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import skops.io
 from sklearn.utils.validation import check_is_fitted
 
+import xfer
 from xfer._io import atomic_write
+from xfer.inputs import as_inputs, from_state
 from xfer.sources import open_source, source_from_state
 
 __all__ = ["load"]
 
 _FORMAT = 2
 _SUFFIX = ".xfer"
-_DIGEST_LENGTH = len(hashlib.sha256().hexdigest())
+_CHECKSUM_LENGTH = 64
+# Stands in a file for inputs that have to be given again.
+_GIVEN = "given"
 # The modules whose classes can be loaded without having been imported before.
 _OWN_MODULES = ("xfer.repurposers", "xfer.training.repurposers")
 # What skops may build a file's content with. Its loaders of bound methods, operators and partial
@@ -89,46 +94,45 @@ def save(
         raise FileNotFoundError(f"there is no folder {path.parent} to save {path.name} in")
     if repurposer.trains_network and save_source_model is False:
         raise ValueError(
-            f"what a {type(repurposer).__name__} has learned is its network, which always goes "
+            f"a {type(repurposer).__name__} has trained its network, so the network always goes "
             "into the file: leave out save_source_model=False"
         )
     source = repurposer.features_.source_
     layers = [layer.name for layer in repurposer.features_.layers_]
-    state, arrays = None, {}
-    if save_source_model or save_source_model is None:
+    network, arrays = None, {}
+    if save_source_model is None or save_source_model:
         if not hasattr(source, "to_state"):
             raise TypeError(
                 f"a source of class {type(source).__name__} cannot go into the file: save with "
                 "save_source_model=False, and give the network to xfer.load again"
             )
-        state, arrays = source.to_state()
-    inputs, input_arrays = _state_of_inputs(getattr(source, "inputs", None))
+        network, arrays = source.to_state()
+    inputs, input_arrays = _inputs_to_state(getattr(source, "inputs", None))
     manifest = {
         "format": _FORMAT,
+        "version": xfer.__version__,
         "class": f"{type(repurposer).__module__}.{type(repurposer).__qualname__}",
         "layers": layers,
         "fingerprint": source.fingerprint(layers) if hasattr(source, "fingerprint") else None,
-        "versions": _versions(),
-        "source": state,
-        "padding_id": getattr(source, "padding_id", None),
-        "cache_key": getattr(source, "cache_key", None),
+        "network": network,
         "inputs": inputs,
+        "padding_id": getattr(source, "padding_id", None),
+        "cache_key": _cache_key(source),
     }
+    parameters = repurposer.get_params(deep=False)
     content = {
         "manifest": json.dumps(manifest),
-        "source": arrays,
+        "network": arrays,
         "inputs": input_arrays,
         "parameters": {
-            name: value
-            for name, value in repurposer.get_params(deep=False).items()
-            if name not in repurposer._not_saved
+            name: value for name, value in parameters.items() if name not in repurposer._not_saved
         },
-        **repurposer._learned(),
+        "learned": repurposer._learned(),
     }
-    written = _dump(content, type(repurposer.meta_model_).__name__)
+    archive = _dump(content, type(repurposer.meta_model_).__name__)
     with atomic_write(path) as file:
-        file.write(written)
-        file.write(hashlib.sha256(written).hexdigest().encode())
+        file.write(archive)
+        file.write(_checksum(archive))
     return path
 
 
@@ -150,13 +154,14 @@ def load(
     model_directory : str or path-like, default=""
         Where it is; by default in the current folder.
     source_model : mxnet.mod.Module, or anything :func:`xfer.open_source` takes, optional
-        The network, where it is not in the file or is to be used from memory. It must be the one
-        that the repurposer was fitted on, up to the layers that give the features.
+        The network, if it is not in the file or is already in memory. It must be the one that the
+        repurposer was fitted on, up to the layers that give the features.
     inputs, preprocess : optional
-        What made the network's inputs of raw examples, where the file cannot hold it (a function, a
-        tokenizer) and ``source_model`` does not bring it; see :func:`xfer.open_source`.
+        What made the network's inputs of raw examples, if it is code, which is not in the file; see
+        :func:`xfer.open_source`.
     cache_key : str, optional
-        The ``cache_key`` that ``source_model`` was opened with, where it needs one.
+        Your name for the version of that code, or of a PyTorch network that xfer cannot know for
+        certain. It must be the one that the repurposer was fitted with, if that had one.
 
     Returns
     -------
@@ -168,23 +173,23 @@ def load(
     FileNotFoundError
         If there is no such file.
     ValueError
-        If the file is damaged, was changed, is of another version or holds something that is not
-        allowed; if the network or its inputs are missing, or ``source_model`` is another one.
+        If the file is damaged, was changed, is of another format or holds something that is not
+        allowed; if the network or its inputs are missing, or are not those of the fit.
     """
     path = _path(model_name, model_directory)
     if not path.is_file():
         raise FileNotFoundError(f"there is no saved repurposer {path}")
-    written = path.read_bytes()
-    state, digest = written[:-_DIGEST_LENGTH], written[-_DIGEST_LENGTH:]
-    if hashlib.sha256(state).hexdigest().encode() != digest:
+    content = path.read_bytes()
+    archive, checksum = content[:-_CHECKSUM_LENGTH], content[-_CHECKSUM_LENGTH:]
+    if _checksum(archive) != checksum:
         raise ValueError(
             f"{path} is damaged or was changed: it does not match the checksum it was saved with"
         )
-    options = {"inputs": inputs, "preprocess": preprocess, "cache_key": cache_key}
+    given = {"inputs": inputs, "preprocess": preprocess, "cache_key": cache_key}
     try:
-        return _read(state, source_model, options)
+        return _read(archive, source_model, given)
     except Exception as error:
-        # What is wrong with a file shows in many places; the caller needs its name and why.
+        # Damage shows in many kinds of errors; the user needs the file and the reason.
         reason = str(error) or type(error).__name__
         raise ValueError(f"{path} cannot be loaded: {reason}") from error
 
@@ -196,44 +201,54 @@ def _path(model_name: str | PathLike[str], model_directory: str | PathLike[str])
     return Path(model_directory) / (name if name.endswith(_SUFFIX) else name + _SUFFIX)
 
 
+def _checksum(archive: bytes) -> bytes:
+    return hashlib.sha256(archive).hexdigest().encode()
+
+
 def _dump(content: dict[str, Any], model: str) -> bytes:
+    import skops.io
+
     try:
-        state = skops.io.dumps(content)
+        archive = skops.io.dumps(content)
     except Exception as error:
         raise TypeError(
             f"this {model} cannot be saved safely: skops cannot write what it holds: {error}"
         ) from error
     try:
-        _audit(state)
+        _audit(archive)
     except ValueError as error:
         raise TypeError(f"this {model} cannot be saved safely: {error}") from error
-    return state
+    return archive
 
 
-def _read(state: bytes, source_model: Any, options: dict[str, Any]) -> Any:
-    _audit(state)
-    content = skops.io.loads(state, trusted=_TRUSTED)
-    manifest = json.loads(content.pop("manifest"))
+def _read(archive: bytes, source_model: Any, given: Mapping[str, Any]) -> Any:
+    import skops.io
+
+    _audit(archive)
+    content = skops.io.loads(archive, trusted=_TRUSTED)
+    manifest = json.loads(content["manifest"])
     if manifest["format"] != _FORMAT:
         raise ValueError(
-            f"it is of format {manifest['format']!r}, written by {manifest.get('versions')}; "
-            f"this version of xfer reads format {_FORMAT}"
+            f"it is of format {manifest['format']!r}, written by xfer {manifest.get('version')}; "
+            f"xfer {xfer.__version__} reads format {_FORMAT}"
         )
-    kind = _class_of(manifest["class"])
-    arrays, input_arrays = content.pop("source"), content.pop("inputs")
-    given = None if source_model is None else open_source(source_model)
-    source = given
+    kind = _find_class(manifest["class"])
+    forbidden = sorted(content["parameters"].keys() & set(kind._not_saved))
+    if forbidden:
+        raise ValueError(f"a file may not set {', '.join(forbidden)}")
+    # The network that a repurposer has trained is in its file, whatever else is given.
+    source = None if source_model is None else open_source(source_model)
     if source is None or kind.trains_network:
-        if manifest["source"] is None:
+        if manifest["network"] is None:
             raise ValueError("it was saved without its network: give that as source_model")
-        source = source_from_state(manifest["source"], arrays)
-    source = _with_inputs(source, manifest, input_arrays, options)
+        source = source_from_state(manifest["network"], content["network"])
+    source = _with_inputs(source, manifest, content["inputs"], given)
     _check_same_network(source, manifest)
-    repurposer = kind(source_model=source_model, **content.pop("parameters"))
-    return repurposer._restore(source, manifest["layers"], content)
+    repurposer = kind(source_model=source_model, **content["parameters"])
+    return repurposer._restore(source, manifest["layers"], content["learned"])
 
 
-def _class_of(name: str) -> Any:
+def _find_class(name: str) -> Any:
     module = name.rpartition(".")[0]
     if module in _OWN_MODULES:
         importlib.import_module(module)
@@ -242,54 +257,63 @@ def _class_of(name: str) -> Any:
     return _classes[name]
 
 
-def _state_of_inputs(inputs: Any) -> tuple[Any, dict[str, np.ndarray]]:
-    """Return inputs as what JSON can hold, and arrays; "given" is what no file can hold."""
+def _inputs_to_state(inputs: Any) -> tuple[Any, dict[str, np.ndarray]]:
+    """Return inputs as JSON and arrays; ``"given"`` stands for what no file can hold."""
     if inputs is None:
         return None, {}
     try:
-        return inputs.to_state()
+        return as_inputs(inputs).to_state()
     except TypeError:
-        return "given", {}
+        return _GIVEN, {}
 
 
-def _with_inputs(source: Any, manifest: Any, arrays: Any, options: dict[str, Any]) -> Any:
-    """Open a network with what it was opened with when the repurposer was fitted."""
-    saved, own = manifest["inputs"], getattr(source, "inputs", None)
-    given = options["inputs"] is not None or options["preprocess"] is not None
-    if saved is None and given:
+def _cache_key(source: Any) -> str | None:
+    """Return the name of a version of what makes a network's inputs, or of the network."""
+    inputs = getattr(source, "inputs", None)
+    return getattr(inputs, "cache_key", None) or getattr(source, "cache_key", None)
+
+
+def _with_inputs(
+    source: Any, manifest: Mapping[str, Any], arrays: Any, given: Mapping[str, Any]
+) -> Any:
+    """Give a network the inputs that it had when the repurposer was fitted."""
+    source = open_source(source, padding_id=manifest["padding_id"], **given)
+    inputs, saved = getattr(source, "inputs", None), manifest["inputs"]
+    key, saved_key = _cache_key(source), manifest["cache_key"]
+    if key and saved_key and key != saved_key:
+        raise ValueError(f"its cache_key is {saved_key!r:.80}, and {key!r:.80} was given")
+    if saved is None and inputs is not None:
         raise ValueError("it was fitted without inputs or preprocess: leave them out")
-    if saved == "given" and own is None and not given:
+    if saved == _GIVEN and inputs is None:
         raise ValueError(
-            "something that no safe file can hold (a function or a tokenizer) made its network's "
-            "inputs: give it to xfer.load again, as preprocess=... or inputs=..."
+            "what made its network's inputs is code, which no safe file can hold: give it to "
+            "xfer.load again, as preprocess=... or inputs=..."
         )
-    if saved is not None and saved != "given":
-        from xfer.inputs import from_state
-
-        restored = from_state(saved, arrays)
-        if not given and own is None:
-            options = {**options, "inputs": restored}
-        elif own is not None and own.identity() != restored.identity():
-            raise ValueError(f"source_model makes its inputs otherwise: it was saved with {restored}")
-    cache_key = options["cache_key"] or getattr(source, "cache_key", None)
-    options = {**options, "cache_key": cache_key, "padding_id": manifest.get("padding_id")}
-    return open_source(source, **options)
+    if saved is None or saved == _GIVEN:
+        return source
+    restored = from_state(saved, arrays)
+    if inputs is None:
+        return open_source(source, inputs=restored, padding_id=manifest["padding_id"])
+    if type(inputs) is not type(restored) or inputs.identity() != restored.identity():
+        raise ValueError(f"it was fitted with {restored}, and other inputs were given")
+    return source
 
 
-def _check_same_network(source: Any, manifest: Any) -> None:
+def _check_same_network(source: Any, manifest: Mapping[str, Any]) -> None:
     saved = manifest["fingerprint"]
     if saved is None:
         warnings.warn(
-            "the network was of a kind that has no fingerprint, so it could not be checked that "
-            f"source_model, of class {type(source).__name__}, is the same",
-            stacklevel=5,
+            f"a source of class {type(source).__name__} has no fingerprint, so it was not checked "
+            "that source_model is the network that the repurposer was fitted on",
+            stacklevel=4,
         )
         return
     if not hasattr(source, "fingerprint"):
         raise ValueError(
-            f"source_model, of class {type(source).__name__}, has no fingerprint to be known by"
+            f"source_model, of class {type(source).__name__}, has no fingerprint to compare with "
+            "that of the network it was fitted on"
         )
-    # As it comes back from a file, where a tuple has become a list.
+    # In JSON a tuple becomes a list.
     found = json.loads(json.dumps(source.fingerprint(manifest["layers"])))
     if found != saved:
         differing = _differing(saved, found)
@@ -308,13 +332,15 @@ def _differing(saved: Any, found: Any) -> list[str]:
     return names
 
 
-def _audit(state: bytes) -> None:
-    """Refuse a skops file that needs more than the fixed list of loaders and types."""
-    with zipfile.ZipFile(io.BytesIO(state)) as archive:
-        schema = json.loads(archive.read("schema.json"))
-    # First of all, for the loader of losses imports what it names even while it is looked at.
+def _audit(archive: bytes) -> None:
+    """Refuse an archive that needs more than the fixed lists of loaders and types."""
+    import skops.io
+
+    with zipfile.ZipFile(io.BytesIO(archive)) as members:
+        schema = json.loads(members.read("schema.json"))
+    # First of all: the loader of losses imports what it names even while it is looked at.
     _refuse({f"{name} ({loader})" for loader, name in _loaders(schema) if loader not in _LOADERS})
-    _refuse(set(skops.io.get_untrusted_types(data=state)) - set(_TRUSTED))
+    _refuse(set(skops.io.get_untrusted_types(data=archive)) - set(_TRUSTED))
 
 
 def _refuse(names: set[str]) -> None:
@@ -330,13 +356,3 @@ def _loaders(node: Any) -> Iterator[tuple[str, str]]:
     if isinstance(node, list):
         for child in node:
             yield from _loaders(child)
-
-
-def _versions() -> dict[str, str]:
-    found = {"python": platform.python_version()}
-    for name in ("xfer-learn", "numpy", "scikit-learn", "skops", "onnx", "onnxruntime", "mxnet"):
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            continue
-    return found

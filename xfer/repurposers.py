@@ -1,22 +1,22 @@
 """Repurposers: features of a frozen network and a classifier or regressor on top."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from inspect import isclass, signature
 from os import PathLike
 from pathlib import Path
-from typing import Any, ClassVar, TypeVar, Unpack
+from typing import Any, ClassVar, Self, TypeVar, Unpack
 
 import numpy as np
 import sklearn
 from sklearn.base import ClassifierMixin, RegressorMixin, clone, is_classifier, is_regressor
 from sklearn.metrics import accuracy_score, r2_score
 from sklearn.pipeline import Pipeline
-from sklearn.utils import get_tags
+from sklearn.utils import assert_all_finite, get_tags
 from sklearn.utils.metaestimators import available_if
+from sklearn.utils.multiclass import type_of_target
 from sklearn.utils.validation import check_is_fitted, has_fit_parameter
 
-from xfer._estimators import SharesNetwork, stores_parameters
-from xfer.features import LayerFeatures, LayerOptions
+from xfer.features import LayerFeatures, LayerOptions, SharesNetwork, stores_parameters
 from xfer.meta import (
     BayesianNetwork,
     CalibratedLogisticRegression,
@@ -24,9 +24,8 @@ from xfer.meta import (
     DirichletGaussianProcess,
 )
 from xfer.persistence import register, save
-from xfer.sources.table import Features
 from xfer.sources.data import brings_batches, open_data
-from xfer.targets import checked_labels, checked_multilabels, checked_numbers
+from xfer.sources.table import Features
 
 __all__ = [
     "BnnRepurposer",
@@ -38,16 +37,19 @@ __all__ = [
     "SvmRepurposer",
 ]
 
-_Self = TypeVar("_Self")
+_Method = TypeVar("_Method", bound=Callable[..., Any])
 
 
-def _meta_model_has(name: str) -> Callable[[Any], bool]:
+def _if_meta_model_has(name: str) -> Callable[[_Method], _Method]:
+    """Make a method that is there where the meta-model has a method of that name."""
+
     def check(self: Any) -> bool:
         model = self.meta_model_ if hasattr(self, "meta_model_") else self._meta_model()
         getattr(model, name)  # the classifier's own AttributeError says what is missing
         return True
 
-    return check
+    decorate: Any = available_if(check)
+    return decorate
 
 
 class Repurposer(ClassifierMixin, SharesNetwork):
@@ -80,7 +82,11 @@ class Repurposer(ClassifierMixin, SharesNetwork):
         super().__init_subclass__(**options)
         register(cls)
 
-    def repurpose(self: _Self, train_iterator: Any) -> _Self:
+    def fit(self, X: Any, y: Any = None) -> Self:
+        """Learn the new task; what a subclass defines."""
+        raise NotImplementedError(f"{type(self).__name__} defines no fit")
+
+    def repurpose(self, train_iterator: Any) -> Self:
         """Learn the new task from an iterator.
 
         Parameters
@@ -93,7 +99,7 @@ class Repurposer(ClassifierMixin, SharesNetwork):
         Repurposer
             Itself.
         """
-        return self.fit(train_iterator)  # type: ignore[attr-defined]
+        return self.fit(train_iterator)
 
     def predict_label(self, test_iterator: Any) -> np.ndarray:
         """Predict labels.
@@ -140,7 +146,7 @@ class Repurposer(ClassifierMixin, SharesNetwork):
         matrix = extract(self, X).matrix
         return self.meta_model_.predict(matrix)
 
-    @available_if(_meta_model_has("predict_proba"))
+    @_if_meta_model_has("predict_proba")
     def predict_proba(self, X: Any) -> np.ndarray:
         """Predict the probability of each label.
 
@@ -158,7 +164,7 @@ class Repurposer(ClassifierMixin, SharesNetwork):
         found = self.meta_model_.predict_proba(matrix)
         return _of_each_label(found, self.meta_model_) if isinstance(found, list) else found
 
-    @available_if(_meta_model_has("decision_function"))
+    @_if_meta_model_has("decision_function")
     def decision_function(self, X: Any) -> np.ndarray:
         """Compute the classifier's scores, which grow with its certainty.
 
@@ -174,7 +180,7 @@ class Repurposer(ClassifierMixin, SharesNetwork):
         matrix = extract(self, X).matrix
         return self.meta_model_.decision_function(matrix)
 
-    @available_if(_meta_model_has("predict_uncertainty"))
+    @_if_meta_model_has("predict_uncertainty")
     def predict_uncertainty(self, X: Any) -> Any:
         """Split the uncertainty of each prediction into what more labels would reduce and the rest.
 
@@ -245,13 +251,11 @@ class Repurposer(ClassifierMixin, SharesNetwork):
         return _fitted_features(self).feature_names_in_
 
     def _set_fitted(
-        self: _Self, features: LayerFeatures, meta_model: Any, classes: np.ndarray | None = None
-    ) -> _Self:
-        vars(self).update(
-            features_=features,
-            meta_model_=meta_model,
-            classes_=meta_model.classes_ if classes is None else classes,
-        )
+        self, features: LayerFeatures, meta_model: Any, classes: np.ndarray | None = None
+    ) -> Self:
+        self.features_ = features
+        self.meta_model_ = meta_model
+        self.classes_ = meta_model.classes_ if classes is None else classes
         return self
 
     def _learned(self) -> dict[str, Any]:
@@ -260,13 +264,11 @@ class Repurposer(ClassifierMixin, SharesNetwork):
         several = {"classes": self.classes_} if self.classes_.ndim > 1 else {}
         return {"meta_model": self.meta_model_, **several}
 
-    def _restore(self: _Self, source: Any, layer_names: list[str], learned: dict) -> _Self:
+    def _restore(self, source: Any, layer_names: list[str], learned: dict) -> Self:
         """Become fitted with what a file holds."""
-        self.source_model = source  # type: ignore[attr-defined]
+        self.source_model = source
         features = _layer_features(self).fit()
-        return self._set_fitted(  # type: ignore[attr-defined]
-            features, learned["meta_model"], learned.get("classes")
-        )
+        return self._set_fitted(features, learned["meta_model"], learned.get("classes"))
 
 
 class MetaModelRepurposer(Repurposer):
@@ -326,9 +328,6 @@ class MetaModelRepurposer(Repurposer):
     (2, 2)
     """
 
-    #: The classifier of a repurposer that makes its own from parameters of the same names.
-    _classifier: ClassVar[Any] = None
-
     @stores_parameters(LayerFeatures)
     def __init__(
         self,
@@ -338,7 +337,7 @@ class MetaModelRepurposer(Repurposer):
         **options: Unpack[LayerOptions],
     ) -> None: ...
 
-    def fit(self: _Self, X: Any, y: Any = None, sample_weight: Any = None) -> _Self:
+    def fit(self, X: Any, y: Any = None, sample_weight: Any = None) -> Self:
         """Learn the new task.
 
         Parameters
@@ -363,14 +362,11 @@ class MetaModelRepurposer(Repurposer):
         """
         labels, features, meta_model = _fit(self, X, y, sample_weight)
         classes = np.tile([0, 1], (labels.shape[1], 1)) if labels.ndim > 1 else None
-        return self._set_fitted(features, meta_model, classes)  # type: ignore[attr-defined]
+        return self._set_fitted(features, meta_model, classes)
 
     def _meta_model(self) -> Any:
         """Make the meta-model that is to be fitted; what a subclass overrides."""
-        if self._classifier is None:
-            return clone(self.meta_model)  # type: ignore[attr-defined]
-        names = signature(self._classifier).parameters
-        return self._classifier(**{n: getattr(self, n) for n in names if n in vars(self)})
+        return clone(self.meta_model)
 
     def _check_meta_model(self, meta_model: Any) -> None:
         if is_regressor(meta_model):
@@ -379,7 +375,7 @@ class MetaModelRepurposer(Repurposer):
             )
 
     def _check_targets(self, labels: np.ndarray) -> np.ndarray:
-        return checked_multilabels(labels) if self._classifier is None else checked_labels(labels)
+        return checked_multilabels(labels)
 
     def _fit_meta_model(self, meta_model: Any, table: Features, **options: Any) -> None:
         meta_model.fit(table.matrix, table.labels, **options)
@@ -446,7 +442,7 @@ class MetaModelRegressor(RegressorMixin, SharesNetwork):
         super().__init_subclass__(**options)
         register(cls)
 
-    def fit(self: _Self, X: Any, y: Any = None, sample_weight: Any = None) -> _Self:
+    def fit(self, X: Any, y: Any = None, sample_weight: Any = None) -> Self:
         """Learn numbers.
 
         Parameters
@@ -469,13 +465,12 @@ class MetaModelRegressor(RegressorMixin, SharesNetwork):
             If the network, a layer, the data or the numbers cannot be used, or the meta-model takes
             no weights; nothing is changed.
         """
-        _, features, meta_model = _fit(self, X, y, sample_weight)
-        vars(self).update(features_=features, meta_model_=meta_model)
+        _, self.features_, self.meta_model_ = _fit(self, X, y, sample_weight)
         return self
 
-    def repurpose(self: _Self, train_iterator: Any) -> _Self:
+    def repurpose(self, train_iterator: Any) -> Self:
         """Learn from an iterator; see :meth:`xfer.Repurposer.repurpose`."""
-        return self.fit(train_iterator)  # type: ignore[attr-defined]
+        return self.fit(train_iterator)
 
     def predict(self, X: Any) -> np.ndarray:
         """Predict numbers.
@@ -529,7 +524,7 @@ class MetaModelRegressor(RegressorMixin, SharesNetwork):
         return _fitted_features(self).feature_names_in_
 
     def _meta_model(self) -> Any:
-        return clone(self.meta_model)  # type: ignore[attr-defined]
+        return clone(self.meta_model)
 
     def _check_meta_model(self, meta_model: Any) -> None:
         if is_classifier(meta_model):
@@ -546,9 +541,10 @@ class MetaModelRegressor(RegressorMixin, SharesNetwork):
     def _learned(self) -> dict[str, Any]:
         return {"meta_model": self.meta_model_}
 
-    def _restore(self: _Self, source: Any, layer_names: list[str], learned: dict) -> _Self:
-        self.source_model = source  # type: ignore[attr-defined]
-        vars(self).update(features_=_layer_features(self).fit(), meta_model_=learned["meta_model"])
+    def _restore(self, source: Any, layer_names: list[str], learned: dict) -> Self:
+        self.source_model = source
+        self.features_ = _layer_features(self).fit()
+        self.meta_model_ = learned["meta_model"]
         return self
 
     def __sklearn_tags__(self) -> Any:
@@ -558,7 +554,44 @@ class MetaModelRegressor(RegressorMixin, SharesNetwork):
 register(MetaModelRegressor)
 
 
-class LrRepurposer(MetaModelRepurposer):
+class _HeadRepurposer(MetaModelRepurposer):
+    """Makes its own meta-model, a classifier that takes one label per example and no weights."""
+
+    #: Takes the parameters of the repurposer that it has too.
+    _classifier: ClassVar[Any]
+
+    def fit(self, X: Any, y: Any = None) -> Self:  # type: ignore[override]
+        """Learn the new task.
+
+        Parameters
+        ----------
+        X : array, dict of str to array, list, or an iterable of batches
+            The examples.
+        y : array-like of shape (n,), optional
+            Their labels, of any kind. An iterator carries its own.
+
+        Returns
+        -------
+        Repurposer
+            Itself.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If the network, a layer, the data, the labels or a parameter cannot be used; nothing is
+            changed.
+        """
+        return super().fit(X, y)
+
+    def _meta_model(self) -> Any:
+        names = signature(self._classifier).parameters
+        return self._classifier(**{n: getattr(self, n) for n in names if n in vars(self)})
+
+    def _check_targets(self, labels: np.ndarray) -> np.ndarray:
+        return checked_labels(labels)
+
+
+class LrRepurposer(_HeadRepurposer):
     """Logistic regression on layers of a frozen network.
 
     The classifier is :class:`xfer.meta.logistic_regression.CalibratedLogisticRegression`.
@@ -609,7 +642,7 @@ class LrRepurposer(MetaModelRepurposer):
     ) -> None: ...
 
 
-class SvmRepurposer(MetaModelRepurposer):
+class SvmRepurposer(_HeadRepurposer):
     """Support vector machines on layers of a frozen network.
 
     The classifier is :class:`xfer.meta.support_vector_machine.CalibratedSvm`.
@@ -662,11 +695,11 @@ class SvmRepurposer(MetaModelRepurposer):
     ) -> None: ...
 
     def _meta_model(self) -> Any:
-        probability = self.enable_probability_estimates  # type: ignore[attr-defined]
+        probability = self.enable_probability_estimates
         return super()._meta_model().set_params(probability=probability)
 
 
-class GpRepurposer(MetaModelRepurposer):
+class GpRepurposer(_HeadRepurposer):
     """Gaussian processes on layers of a frozen network, with a kernel for each layer.
 
     The classifier is :class:`xfer.meta.gaussian_process.DirichletGaussianProcess`. It also has
@@ -721,7 +754,7 @@ class GpRepurposer(MetaModelRepurposer):
         meta_model.fit(table.matrix, table.labels, **options)
 
 
-class BnnRepurposer(MetaModelRepurposer):
+class BnnRepurposer(_HeadRepurposer):
     """A Bayesian neural network on layers of a frozen network.
 
     The classifier is :class:`xfer.meta.bayesian_network.BayesianNetwork`, which explains the
@@ -838,8 +871,13 @@ def _weight_options(meta_model: Any, X: Any, sample_weight: Any) -> dict[str, An
 def _score(model: Any, metric: Callable[..., float], X: Any, y: Any, sample_weight: Any) -> float:
     check_is_fitted(model)
     data = open_data(X, y, lambda labels: labels)
+    if data.labels is not None:
+        return metric(data.labels, model.predict(data.given), sample_weight=sample_weight)
+    # An iterator is read once, so that labels and features stay together.
     table = model.features_.extract(data)
-    return metric(table.labels, model.meta_model_.predict(table.matrix), sample_weight=sample_weight)
+    return metric(
+        table.labels, model.meta_model_.predict(table.matrix), sample_weight=sample_weight
+    )
 
 
 def _fitted_features(model: Any) -> LayerFeatures:
@@ -861,8 +899,78 @@ def _tags_of_meta_model(model: Any, tags: Any) -> Any:
 
 
 def _of_each_label(probabilities: Sequence[np.ndarray], model: Any) -> np.ndarray:
-    """Return the probability of 1 for each label, which need not have been seen with every value."""
+    """Return the probability of 1 for each label; the fit may have seen one value of it only."""
     columns = []
     for found, classes in zip(probabilities, model.classes_):
         columns.append(found[:, np.asarray(classes) == 1].sum(axis=1))
     return np.column_stack(columns)
+
+
+def checked_labels(labels: np.ndarray) -> np.ndarray:
+    """Refuse labels that no classifier can learn, and several labels per example."""
+    if labels.ndim > 1:
+        raise ValueError(
+            f"one label per example is needed, and y has shape {labels.shape}; several are "
+            "learned by MetaModelRepurposer with a meta-model that takes them, such as "
+            "OneVsRestClassifier(LogisticRegression())"
+        )
+    return checked_multilabels(labels)
+
+
+def checked_multilabels(labels: np.ndarray) -> np.ndarray:
+    """Refuse labels that no classifier can learn; (n, k) holds a 1 for each label that applies."""
+    _check_present(labels)
+    if labels.ndim > 1:
+        labels = _indicators(labels)
+    kind = type_of_target(labels)
+    if kind == "unknown":
+        raise ValueError(
+            f"Unknown label type: y holds objects such as {labels[0]!r}; give it as an array of "
+            "strings or of numbers"
+        )
+    if kind.startswith("continuous"):
+        raise ValueError(
+            f"Unknown label type: {kind}: y holds numbers that are not integers. "
+            "xfer.MetaModelRegressor learns such numbers"
+        )
+    found = np.unique(labels)
+    if len(found) < 2:
+        raise ValueError(
+            f"a classifier needs at least 2 classes; every label is {found.tolist()[0]!r}, "
+            "which is 1 class"
+        )
+    return labels
+
+
+def checked_numbers(numbers: np.ndarray) -> np.ndarray:
+    """Return numbers that a regressor can learn as float64, or refuse them."""
+    _check_present(numbers)
+    try:
+        return numbers.astype(np.float64)
+    except (TypeError, ValueError) as error:
+        raise ValueError(
+            f"a regressor learns numbers, and y is of dtype {numbers.dtype}: {error}"
+        ) from None
+
+
+def _check_present(targets: np.ndarray) -> None:
+    if not len(targets):
+        raise ValueError("the data are empty: no example was given")
+    try:
+        assert_all_finite(targets, input_name="y")
+    except ValueError as error:
+        raise ValueError(f"the labels hold NaN or infinity: {error}") from None
+
+
+def _indicators(labels: np.ndarray) -> np.ndarray:
+    try:
+        integers = labels.astype(np.int64)
+        same = (integers == labels).all() and np.isin(integers, [0, 1]).all()
+    except (TypeError, ValueError):
+        same = False
+    if not same:
+        raise ValueError(
+            f"labels of shape {labels.shape} must be 1 where a label applies and 0 where not; "
+            "sklearn.preprocessing.MultiLabelBinarizer makes them from sets of labels"
+        )
+    return integers

@@ -1,7 +1,7 @@
-"""Write a saved repurposer of each kind beside the versions that are installed here.
+"""Write a saved repurposer of each kind with the versions that are installed here.
 
-Run with ``python tests/data/make.py`` when the format or what is beneath it has changed; the tests
-load every file in every environment.
+Run ``python tests/data/make.py`` after a change of the format; the tests load every file in every
+environment.
 """
 
 import sys

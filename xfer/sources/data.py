@@ -50,7 +50,8 @@ def brings_batches(data: Any) -> bool:
         return True
     if isinstance(data, (list, tuple)):
         return len(data) > 0 and _is_batch(data[0])
-    return hasattr(data, "__iter__") and not hasattr(data, "__getitem__")
+    # Some sparse matrices cannot be indexed, like iterators.
+    return hasattr(data, "__iter__") and not hasattr(data, "__getitem__") and not issparse(data)
 
 
 class ExampleData(Data):
@@ -294,7 +295,9 @@ def _check_not_empty(n_examples: int) -> None:
 
 def _length(data: Any) -> int:
     values = next(iter(data.values()), ()) if isinstance(data, Mapping) else data
-    return len(values) if hasattr(values, "__len__") else 0
+    if not hasattr(values, "__len__") or getattr(values, "ndim", 1) == 0:
+        raise TypeError(f"data must be an array, a dict, a list or an iterable, got {values!r:.80}")
+    return len(values)
 
 
 def _holds_arrays(first: Any) -> bool:

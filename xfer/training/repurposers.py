@@ -12,19 +12,17 @@ import numpy as np
 from numpy.random import RandomState
 from sklearn.utils.class_weight import compute_class_weight
 
-from xfer._estimators import stores_parameters
 from xfer.checkpoint import edit
 from xfer.checkpoint.convert import output_names
 from xfer.checkpoint.network import Network
 from xfer.checkpoint.symbol import MxGraph, Node
-from xfer.features import LayerFeatures
+from xfer.features import LayerFeatures, stores_parameters
 from xfer.meta import CalibratedLogisticRegression
 from xfer.meta.calibrated import ScaledScores
-from xfer.repurposers import Repurposer
+from xfer.repurposers import Repurposer, checked_labels
 from xfer.sources.batches import check_ids
 from xfer.sources.checkpoint import CheckpointSource
 from xfer.sources.data import open_data, read_all
-from xfer.targets import checked_labels
 from xfer.training.loop import Examples, History, Trainer, TrainingDiverged, check_number
 
 __all__ = [
