@@ -17,12 +17,11 @@ from threadpoolctl import threadpool_info, threadpool_limits
 
 import xfer.meta
 from xfer.meta import calibrated
-from xfer.meta.base import assign_folds, small_fit_threads
+from xfer.meta.base import assign_folds, partial_whitening, small_fit_threads
 from xfer.meta.bayesian_network import BayesianNetwork
 from xfer.meta.gaussian_process import DirichletGaussianProcess
 from xfer.meta.logistic_regression import CalibratedLogisticRegression
 from xfer.meta.support_vector_machine import CalibratedSvm
-from xfer.meta.whitening import partial_whitening
 
 KINDS = [CalibratedLogisticRegression, CalibratedSvm, DirichletGaussianProcess, BayesianNetwork]
 CALIBRATED = KINDS[:2]

@@ -61,12 +61,9 @@ def _goes_through(network: "Network", shapes: Mapping[str, Shape]) -> bool:
     known = {*network.parameters, *network.input_names}
     excused: set[int] = set()
     for node_id, node in enumerate(network.graph.nodes):
-        if node.is_variable:
-            excuse = node.name not in known
-        else:
-            read_excused = any(source in excused for source, _ in inputs_that_are_read(node))
-            excuse = read_excused or isinstance(problems.get(node_id), Unsupported)
-        if excuse:
+        unknown = node.is_variable and node.name not in known
+        read_excused = any(source in excused for source, _ in inputs_that_are_read(node))
+        if unknown or read_excused or isinstance(problems.get(node_id), Unsupported):
             excused.add(node_id)
         elif node_id in problems:
             return False

@@ -20,17 +20,14 @@ OUTPUT_LAYERS = {
     *("MakeLoss", "make_loss", "_sparse_make_loss", "CTCLoss"),
 }
 # How many of the first inputs of an operator are data; the rest are its parameters.
-_DATA_INPUTS = {
-    **dict.fromkeys(("FullyConnected", "Convolution", "Convolution_v1", "Deconvolution"), 1),
-    **dict.fromkeys(("_npx_fully_connected", "_npx_convolution", "_npx_deconvolution"), 1),
-    **dict.fromkeys(("BatchNorm", "BatchNorm_v1", "_npx_batch_norm"), 1),
-    **dict.fromkeys(("_contrib_SyncBatchNorm", "_contrib_BatchNormWithReLU"), 1),
-    **dict.fromkeys(("LayerNorm", "GroupNorm", "InstanceNorm", "_npx_layer_norm"), 1),
-    **dict.fromkeys(("Embedding", "_npx_embedding", "_contrib_SparseEmbedding"), 1),
-    **dict.fromkeys(("LeakyReLU", "_npx_leaky_relu", "RNN", "_npx_rnn"), 1),
-    "_contrib_DeformableConvolution": 2,
-    "_contrib_ModulatedDeformableConvolution": 3,
-}
+_ONE_DATA_INPUT = """
+    FullyConnected Convolution Convolution_v1 Deconvolution BatchNorm BatchNorm_v1 LayerNorm
+    GroupNorm InstanceNorm Embedding LeakyReLU RNN _npx_fully_connected _npx_convolution
+    _npx_deconvolution _npx_batch_norm _npx_layer_norm _npx_embedding _npx_leaky_relu _npx_rnn
+    _contrib_SyncBatchNorm _contrib_BatchNormWithReLU _contrib_SparseEmbedding
+"""
+_DATA_INPUTS = dict.fromkeys(_ONE_DATA_INPUT.split(), 1)
+_DATA_INPUTS |= {"_contrib_DeformableConvolution": 2, "_contrib_ModulatedDeformableConvolution": 3}
 
 
 class ModelError(ValueError):
@@ -39,8 +36,7 @@ class ModelError(ValueError):
 
 def drop_top(graph: MxGraph, count: int, input_names: Iterable[str]) -> MxGraph:
     """Drop the last layers, one after the other; what the last of them read becomes the head."""
-    _check_count(count)
-    cannot = f"cannot drop {_layers(count)} from the top: "
+    cannot = _check_count(count, "top")
     dependent = data_dependent_nodes(graph, input_names)
     for _ in range(count):
         top = graph.nodes[_only_head(graph, cannot)]
@@ -62,10 +58,11 @@ def drop_bottom(graph: MxGraph, count: int, input_names: Iterable[str], data_nam
     The data take the place of the output of the last of them. Their declared shape and type are
     dropped: they were those of other data.
     """
-    _check_count(count)
-    cannot = f"cannot drop {_layers(count)} from the bottom: "
-    input_names = list(input_names)
-    graph = _without_attributes(graph, find_variable(graph, data_name))
+    cannot = _check_count(count, "bottom")
+    input_names, nodes = list(input_names), list(graph.nodes)
+    data_id = find_variable(graph, data_name)
+    nodes[data_id] = replace(nodes[data_id], attributes={})
+    graph = MxGraph(tuple(nodes), graph.heads)
     for _ in range(count):
         graph = graph.prune(graph.heads)
         data = (find_variable(graph, data_name), 0)
@@ -113,11 +110,8 @@ def data_dependent_nodes(graph: MxGraph, input_names: Iterable[str]) -> set[int]
     """Return the nodes that depend on the data, the data among them."""
     names, dependent = set(input_names), set()
     for node_id, node in enumerate(graph.nodes):
-        if node.is_variable:
-            depends = node.name in names
-        else:
-            depends = any(source in dependent for source, _ in inputs_that_are_read(node))
-        if depends:
+        reads_data = any(source in dependent for source, _ in inputs_that_are_read(node))
+        if reads_data or (node.is_variable and node.name in names):
             dependent.add(node_id)
     return dependent
 
@@ -134,15 +128,13 @@ def find_input(added: MxGraph, data_name: str = "data") -> int:
             sources = inputs_that_are_read(node)[: _DATA_INPUTS.get(node.operator)]
             reached.update(source for source, _ in sources)
     found = {
-        node_id: added.nodes[node_id].name
-        for node_id in sorted(reached)
-        if added.nodes[node_id].is_variable
-        and not added.nodes[node_id].name.endswith("label")
-        and "__init__" not in added.nodes[node_id].training
+        node_id: node.name
+        for node_id, node in enumerate(added.nodes)
+        if node_id in reached and node.is_variable
+        if not node.name.endswith("label") and "__init__" not in node.training
     }
     named = [node_id for node_id, name in found.items() if name == data_name]
-    if len(named) != 1:
-        named = list(found)
+    named = named if len(named) == 1 else list(found)
     layers = ", ".join(describe_node(node) for node in added.nodes if not node.is_variable)
     if not named or not layers:
         raise ModelError(f"what is added has no input or no layer: {layers or 'no layer'}")
@@ -224,9 +216,8 @@ def _check_bottom(
     node = graph.nodes[bottom]
     for head, _ in graph.heads:
         if head in (bottom, data[0]):
-            raise ModelError(
-                f"{cannot}{describe_node(graph.nodes[head])} is an output of the network"
-            )
+            end = describe_node(graph.nodes[head])
+            raise ModelError(f"{cannot}{end} is an output of the network")
     others = [entry for entry in node.inputs if entry[0] in dependent and entry != data]
     if others:
         raise ModelError(
@@ -270,12 +261,6 @@ def _rewire(graph: MxGraph, replaced: Mapping[Entry, Entry]) -> MxGraph:
     return MxGraph(nodes, tuple(replaced.get(head, head) for head in graph.heads))
 
 
-def _without_attributes(graph: MxGraph, node_id: int) -> MxGraph:
-    nodes = list(graph.nodes)
-    nodes[node_id] = replace(nodes[node_id], attributes={})
-    return MxGraph(tuple(nodes), graph.heads)
-
-
 def _only_head(graph: MxGraph, cannot: str) -> int:
     if len(graph.heads) != 1:
         raise ModelError(
@@ -284,9 +269,11 @@ def _only_head(graph: MxGraph, cannot: str) -> int:
     return graph.heads[0][0]
 
 
-def _check_count(count: int) -> None:
+def _check_count(count: int, end: str) -> str:
+    """Check how many layers are to be dropped; return how messages about that begin."""
     if isinstance(count, bool) or not isinstance(count, int) or count < 1:
         raise ValueError(f"the number of layers must be a positive integer, got {count!r}")
+    return f"cannot drop {count} layer{'s' * (count > 1)} from the {end}: "
 
 
 def _names(nodes: Iterable[Node]) -> dict[str, None]:
@@ -295,7 +282,3 @@ def _names(nodes: Iterable[Node]) -> dict[str, None]:
     operators = [node for node in nodes if not node.is_variable]
     outputs = [name for node in operators for name in (node.name, *output_names(node))]
     return dict.fromkeys(outputs + [node.name for node in nodes])
-
-
-def _layers(count: int) -> str:
-    return "1 layer" if count == 1 else f"{count} layers"

@@ -4,6 +4,7 @@ MXNet has changed its JSON a few times, and upgrades old files by a list of rule
 These are the rules that matter to running or training a network.
 """
 
+import re
 import reprlib
 from typing import Any
 
@@ -32,15 +33,6 @@ _RENAMED = """
     _Logical_Or=_logical_or _Logical_Xor=_logical_xor _Maximum=_maximum _Minimum=_minimum
     _Minus=elemwise_sub _Mod=_mod _Mul=elemwise_mul _Not_Equal=_not_equal _Plus=elemwise_add
     _Power=_power
-    _DivScalar=_div_scalar _EqualScalar=_equal_scalar _GreaterEqualScalar=_greater_equal_scalar
-    _GreaterScalar=_greater_scalar _HypotScalar=_hypot_scalar
-    _LesserEqualScalar=_lesser_equal_scalar _LesserScalar=_lesser_scalar
-    _LogicalAndScalar=_logical_and_scalar _LogicalOrScalar=_logical_or_scalar
-    _LogicalXorScalar=_logical_xor_scalar _MaximumScalar=_maximum_scalar
-    _MinimumScalar=_minimum_scalar _MinusScalar=_minus_scalar _ModScalar=_mod_scalar
-    _MulScalar=_mul_scalar _NotEqualScalar=_not_equal_scalar _PlusScalar=_plus_scalar
-    _PowerScalar=_power_scalar _RDivScalar=_rdiv_scalar _RMinusScalar=_rminus_scalar
-    _RModScalar=_rmod_scalar _RPowerScalar=_rpower_scalar
     broadcast_axes=broadcast_axis broadcast_minus=broadcast_sub broadcast_plus=broadcast_add
     cast=Cast choose_element_0index=pick concat=Concat crop=slice ctc_loss=CTCLoss
     cumsum=_np_cumsum ElementWiseSum=add_n flatten=Flatten flip=reverse identity=_copy
@@ -69,13 +61,8 @@ _shown.maxstring = 80
 def upgrade(graph: Any) -> tuple[list[RawNode], Entries]:
     """Check a parsed graph and bring it to one form; return its nodes and heads.
 
-    Operators go by the names of MXNet 1.9, hints that only training or the placement on devices
-    needs are set apart from the attributes, and the variables that 0.8 did not write are added.
     Only what is read is checked: ``arg_nodes`` and ``node_row_ptr`` repeat what the nodes say, and
     ``subgraphs``, the bodies of loops and conditions, are ignored.
-
-    >>> upgrade({"nodes": [{"op": "null", "name": "data", "inputs": []}], "heads": [[0, 0]]})
-    ([('null', 'data', {}, (), {})], ((0, 0),))
     """
     version = _version(graph)
     nodes: list[RawNode] = []
@@ -123,17 +110,15 @@ def _version(graph: Any) -> int:
 
 def own_name(operator: str) -> str:
     """Return MXNet 1.9's name of an operator, given its name in any version."""
-    if operator.startswith(("linalg_", "random_", "sample_")):
-        return f"_{operator}"
-    return _OWN_NAMES.get(operator, operator)
+    if operator.endswith("Scalar"):  # _GreaterEqualScalar
+        return re.sub("(?<=[a-z])(?=[A-Z])", "_", operator).lower()
+    prefixed = operator.startswith(("linalg_", "random_", "sample_"))
+    return f"_{operator}" if prefixed else _OWN_NAMES.get(operator, operator)
 
 
 def _attributes(node: Any, where: str) -> dict[str, str]:
-    """Return all attributes of a node: `param` to 0.8, `attr` to 0.12, and `attrs` since.
-
-    The first two stand side by side where a user added attributes to those of the operator.
-    """
     attributes = {}
+    # To 0.8, to 0.12 and since; the first two stand side by side where a user added attributes.
     for key in ("param", "attr", "attrs"):
         found = _value(node, key, dict, where, default={})
         for name, value in found.items():
@@ -157,22 +142,19 @@ def _kept(operator: str, attributes: dict[str, str]) -> dict[str, str]:
 
 def _hints(attributes: dict[str, str]) -> dict[str, str]:
     """Return the attributes that only training or placement needs, as 1.9 names them."""
-    found = {key: value for key, value in attributes.items() if _is_hint(key)}
+    found = {
+        key: value
+        for key, value in attributes.items()
+        if key.startswith("__") and key.endswith("__") and key not in _OF_VARIABLES
+    }
     bare = {f"_{key}": value for key, value in attributes.items()}
     return {**found, **{f"_{key}__": bare[key] for key in _TRAINING if key in bare}}
 
 
 def _hints_of_input(name: str, attributes: dict[str, str]) -> dict[str, str]:
     """Return the hints that an operator holds for an input: `weight_lr_mult`."""
-    return {
-        f"_{key}__": attributes[name + key]
-        for key in _TRAINING
-        if name and name + key in attributes
-    }
-
-
-def _is_hint(key: str) -> bool:
-    return key.startswith("__") and key.endswith("__") and key not in _OF_VARIABLES
+    keys = [key for key in _TRAINING if name and name + key in attributes]
+    return {f"_{key}__": attributes[name + key] for key in keys}
 
 
 def _entries(found: list, new_ids: list[int], what: str) -> Entries:
@@ -180,11 +162,8 @@ def _entries(found: list, new_ids: list[int], what: str) -> Entries:
     entries = []
     for i, entry in enumerate(found):
         # Not isinstance: True is an int in Python.
-        if (
-            not isinstance(entry, list)
-            or len(entry) not in (2, 3)
-            or any(type(index) is not int or index < 0 for index in entry)
-        ):
+        known = isinstance(entry, list) and len(entry) in (2, 3)
+        if not known or any(type(index) is not int or index < 0 for index in entry):
             raise ValueError(
                 f"{what} {i} should be [node, output] or [node, output, version], "
                 f"found {_shown.repr(entry)}"
@@ -201,15 +180,14 @@ def _entries(found: list, new_ids: list[int], what: str) -> Entries:
 def _value(holder: Any, key: str, kind: type, where: str, default: Any = None) -> Any:
     """Return `holder[key]`, once both are of the kinds they should be."""
     _check(holder, dict, where)
-    if key not in holder and default is not None:
-        return default
     if key not in holder:
+        if default is not None:
+            return default
         raise ValueError(f"{where} should have {key!r}, found only {_shown.repr(list(holder))}")
     return _check(holder[key], kind, f"{where}: {key!r}")
 
 
 def _check(value: Any, kind: type, what: str) -> Any:
-    """Return a value of this kind."""
     if not isinstance(value, kind):
         raise ValueError(f"{what} should be {_KINDS[kind]}, found {_shown.repr(value)}")
     return value

@@ -24,12 +24,9 @@ from xfer.checkpoint.symbol import Entry, MxGraph
 _ENDINGS_OF_PARAMETERS = ("_weight", "_bias", "_gamma", "_beta", "_mean", "_var", "_parameters")
 # The index of the first input that is an auxiliary parameter.
 _FIRST_AUXILIARY = {
-    "BatchNorm": 3,
-    "BatchNorm_v1": 3,
+    **dict.fromkeys(("BatchNorm", "BatchNorm_v1", "_npx_batch_norm"), 3),
+    **dict.fromkeys(("_contrib_BatchNormWithReLU", "_contrib_SyncBatchNorm"), 3),
     "IdentityAttachKLSparseReg": 1,
-    "_contrib_BatchNormWithReLU": 3,
-    "_contrib_SyncBatchNorm": 3,
-    "_npx_batch_norm": 3,
 }
 
 
@@ -86,9 +83,8 @@ class Network:
     def from_state(cls, state: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> "Network":
         """Make a network of what :meth:`to_state` returned."""
         graph = MxGraph.from_json(json.dumps(state["graph"]))
-        arguments, auxiliary = split_params(arrays)
-        inputs, idle = list(state["input_names"]), list(state["idle_names"])
-        return cls(graph, arguments, auxiliary, inputs, idle)
+        names = list(state["input_names"]), list(state["idle_names"])
+        return cls(graph, *split_params(arrays), *names)
 
     def to_state(self) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
         """Return what goes into JSON, and the parameters as ``arg:name`` and ``aux:name``."""
@@ -210,8 +206,8 @@ class Network:
         ]
         used = [node.name for node in graph.nodes if node.name in self.parameters]
         return {
-            "graph": _checksum(json.dumps([nodes, graph.heads]).encode()),
-            "parameters": {name: _checksum_array(self.parameters[name]) for name in used},
+            "graph": hashlib.sha256(json.dumps([nodes, graph.heads]).encode()).hexdigest(),
+            "parameters": {name: _checksum(self.parameters[name]) for name in used},
         }
 
     def export(
@@ -259,12 +255,7 @@ def _variables_that_are_read(graph: MxGraph) -> set[str]:
     return {node.name for node in needed if node.is_variable}
 
 
-def _checksum(*parts: Any) -> str:
-    digest = hashlib.sha256()
-    for part in parts:
-        digest.update(part)
+def _checksum(array: np.ndarray) -> str:
+    digest = hashlib.sha256(f"{array.dtype} {array.shape}".encode())
+    digest.update(np.ascontiguousarray(array).data)
     return digest.hexdigest()
-
-
-def _checksum_array(array: np.ndarray) -> str:
-    return _checksum(f"{array.dtype} {array.shape}".encode(), np.ascontiguousarray(array))

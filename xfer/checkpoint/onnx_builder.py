@@ -19,7 +19,6 @@ BATCH = 134_217_689
 #: A shape as far as it is known; multiples of ``BATCH`` follow the batch.
 Dims = tuple[int | None, ...] | None
 
-_IR_VERSION = 10
 # What a protocol buffer holds, less some room for the graph.
 _MOST_BYTES = 2**31 - 2**24
 _OPSETS = [helper.make_opsetid("", OPSET)]
@@ -104,9 +103,6 @@ class OnnxBuilder:
         **attributes: Any,
     ) -> list[Tensor]:
         """Add an operator of ONNX; inputs and attributes that are None are left out."""
-        for tensor in inputs:
-            if isinstance(tensor, Missing):
-                raise ValueError(f"there is no parameter {tensor.name!r}, and no such data")
         names = [self._unique(name) for _ in range(outputs)]
         node = helper.make_node(
             kind,
@@ -129,18 +125,20 @@ class OnnxBuilder:
 
     def build(self) -> tuple[onnx.ModelProto, dict[str, np.ndarray]]:
         """Return what the outputs need: a model without arrays, and the arrays by name."""
-        nodes, used = self._needed_nodes()
+        used, nodes = {tensor.name for tensor in self.outputs}, []
+        for node in reversed(self.nodes):
+            if not used.isdisjoint(node.output):
+                used.update(node.input)
+                nodes.append(node)
         arrays = {name: array for name, array in self.initializers.items() if name in used}
         needed = [tensor for tensor in self.inputs if tensor.name in used]
         graph = helper.make_graph(
-            nodes,
+            nodes[::-1],
             "xfer",
             [_value_info(tensor) for tensor in needed],
             [_value_info(tensor) for tensor in self.outputs],
         )
-        model = helper.make_model(
-            graph, producer_name="xfer", opset_imports=_OPSETS, ir_version=_IR_VERSION
-        )
+        model = helper.make_model(graph, producer_name="xfer", opset_imports=_OPSETS, ir_version=10)
         return model, arrays
 
     def to_model(self) -> onnx.ModelProto:
@@ -184,15 +182,6 @@ class OnnxBuilder:
                 raise UnknownShape("needs the number of examples")
             self._batch_size = self.add_node("Shape", "batch_size", [data], start=0, end=1)[0]
         return self._batch_size
-
-    def _needed_nodes(self) -> tuple[list[onnx.NodeProto], set[str]]:
-        used = {tensor.name for tensor in self.outputs}
-        nodes = []
-        for node in reversed(self.nodes):
-            if not used.isdisjoint(node.output):
-                used.update(node.input)
-                nodes.append(node)
-        return nodes[::-1], used
 
     def _move_constants(
         self, node: onnx.NodeProto, inputs: Sequence[Tensor | None]
@@ -241,7 +230,9 @@ def _infer(
         )
     except (onnx.shape_inference.InferenceError, onnx.checker.ValidationError) as error:
         shapes = ", ".join("-" if t is None else describe_shape(t.dims) for t in inputs)
-        raise ValueError(f"{node.op_type} does not take {shapes}: {_reason(error)}") from None
+        text = str(error).strip()
+        reason = text.rpartition("] ")[2] or text
+        raise ValueError(f"{node.op_type} does not take {shapes}: {reason}") from None
     return {name: _read_type(node, kind.tensor_type) for name, kind in found.items()}
 
 
@@ -260,16 +251,9 @@ def describe_shape(dims: Dims) -> str:
     """Print a shape with ``n`` for the number of examples and ``?`` for what is not known."""
     if dims is None:
         return "?"
-    sizes = ["?" if size is None else _describe_size(size) for size in dims]
+    known = {None: "?", BATCH: "n"}
+    sizes = [
+        known.get(size) or (f"{size // BATCH}n" if size and follows_batch(size) else str(size))
+        for size in dims
+    ]
     return f"({', '.join(sizes)}{',' * (len(sizes) == 1)})"
-
-
-def _describe_size(size: int) -> str:
-    if not follows_batch(size):
-        return str(size)
-    return "n" if size == BATCH else f"{size // BATCH}n"
-
-
-def _reason(error: Exception) -> str:
-    text = str(error).strip()
-    return text.rpartition("] ")[2] or text

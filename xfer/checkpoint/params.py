@@ -29,27 +29,22 @@ _BOOL, _BFLOAT16 = 7, 12
 
 
 def read_params(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
-    """Read all arrays of a ``.params`` file.
+    """Read all arrays of a ``.params`` file, of any version of MXNet 1 or before.
 
     Parameters
     ----------
     path : str or path-like
-        Written by ``Module.save_checkpoint``, Gluon's ``export`` or ``save_parameters``, or
-        ``mx.nd.save``, of any version of MXNet 1 or before.
 
     Returns
     -------
     dict of str to ndarray
         By name, in the order of the file; the names are ``"0"``, ``"1"``, ... where the arrays
-        were saved without. Each owns its memory. bfloat16 becomes float32, which holds it exactly.
+        were saved without. bfloat16 becomes float32, which holds it exactly.
 
     Raises
     ------
-    FileNotFoundError
-        If there is no such file.
     ValueError
-        If the file is damaged, or an array is sparse or was saved without values. The message
-        names the byte, what was expected there and what was found.
+        If the file is damaged, or an array is sparse or was saved without values.
 
     Examples
     --------
@@ -85,15 +80,8 @@ def write_params(path: str | os.PathLike[str], arrays: Mapping[str, Any]) -> Non
     path : str or path-like
         An existing file is replaced in one step, once all is written.
     arrays : dict of str to array-like
-        float16, float32, float64, int8, uint8, int32, int64 or bool, of any shape. If one is a
-        scalar, of shape (), MXNet can read the file only under ``mx.util.np_shape(True)``.
-
-    Raises
-    ------
-    TypeError
-        If a name is not a string, or MXNet 1.9.1 does not have the type of an array.
-    ValueError
-        If an array has more than 32 dimensions, or a name cannot be encoded in UTF-8.
+        float16, float32, float64, int8, uint8, int32, int64 or bool, of at most 32 dimensions. If
+        one is a scalar, MXNet can read the file only under ``mx.util.np_shape(True)``.
 
     Examples
     --------
@@ -122,28 +110,10 @@ def write_params(path: str | os.PathLike[str], arrays: Mapping[str, Any]) -> Non
 def split_params(
     arrays: Mapping[str, np.ndarray],
 ) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
-    """Separate learned parameters from running statistics.
+    """Separate learned parameters from running statistics, and drop the prefixes of their names.
 
-    Parameters
-    ----------
-    arrays : dict of str to ndarray
-        As ``read_params`` returns them.
+    Gluon's ``save_parameters`` writes no prefixes; then only the graph tells which are which.
 
-    Returns
-    -------
-    arguments : dict of str to ndarray
-        Those named ``"arg:..."``, without the prefix, and those without a prefix: Gluon's
-        ``save_parameters`` writes none, and then only the graph tells which are auxiliary.
-    auxiliary : dict of str to ndarray
-        Those named ``"aux:..."``, without the prefix: running statistics.
-
-    Raises
-    ------
-    ValueError
-        If two arrays would have the same name.
-
-    Examples
-    --------
     >>> split_params({"arg:bn_gamma": 1, "aux:bn_moving_mean": 2, "dense0_weight": 3})
     ({'bn_gamma': 1, 'dense0_weight': 3}, {'bn_moving_mean': 2})
     """

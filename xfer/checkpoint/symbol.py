@@ -38,9 +38,9 @@ class Node:
 
     def __reduce__(self) -> tuple:
         # Pickle cannot write a mapping proxy, and a model may travel to another process.
-        mappings = dict(self.attributes), dict(self.training)
-        first = self.operator, self.name, mappings[0], self.inputs, mappings[1]
-        return Node, (*first, self.subgraphs)
+        attributes, training = dict(self.attributes), dict(self.training)
+        fields = self.operator, self.name, attributes, self.inputs, training, self.subgraphs
+        return Node, fields
 
     @property
     def is_variable(self) -> bool:
@@ -50,17 +50,10 @@ class Node:
 
 @dataclass(frozen=True)
 class MxGraph:
-    """The graph of an MXNet network, without its parameters.
+    """The graph of an MXNet network: nodes in topological order, and the outputs as heads.
 
     Graphs are equal if their nodes and heads are equal and in the same order. To tell whether two
     files hold the same network, prune both graphs to their own heads first.
-
-    Parameters
-    ----------
-    nodes : tuple of Node
-        In topological order.
-    heads : tuple of (int, int)
-        The outputs of the network: the index of a node, and the index of one of its outputs.
     """
 
     nodes: tuple[Node, ...]
@@ -68,25 +61,10 @@ class MxGraph:
 
     @classmethod
     def from_json(cls, text: str | bytes) -> "MxGraph":
-        """Read the JSON that MXNet writes.
+        """Read a ``-symbol.json`` of any version since 0.8; ValueError if it is broken.
 
-        Parameters
-        ----------
-        text : str or bytes
-            The content of a ``-symbol.json`` of any version since 0.8.
+        The graph has the form of MXNet 1.9, whatever the version of the file.
 
-        Returns
-        -------
-        MxGraph
-            In the form of MXNet 1.9, whatever the version of the file.
-
-        Raises
-        ------
-        ValueError
-            If the text is not JSON, or the graph is broken.
-
-        Examples
-        --------
         >>> graph = MxGraph.from_json('''{"heads": [[1, 0]], "nodes": [
         ...     {"op": "null", "name": "data", "inputs": []},
         ...     {"op": "Flatten", "name": "flat", "inputs": [[0, 0]]}]}''')
@@ -102,20 +80,13 @@ class MxGraph:
             raise ValueError(f"the graph is not JSON: {error}") from None
         nodes, heads = upgrade(found)
         # Files of 0.8, which had no loops, list fewer nodes than there are.
-        bodies = [
-            tuple(node["subgraphs"]) if node["op"] in _LOOPS and "subgraphs" in node else ()
-            for node in found["nodes"]
-        ]
+        loops = [node["op"] in _LOOPS and node.get("subgraphs") for node in found["nodes"]]
+        bodies = [tuple(body or ()) for body in loops]
         bodies = bodies if len(bodies) == len(nodes) else [()] * len(nodes)
         return cls(tuple(Node(*node, body) for node, body in zip(nodes, bodies)), heads)
 
     def to_json(self) -> str:
-        """Write the JSON that MXNet 1.9 writes and reads.
-
-        Returns
-        -------
-        str
-        """
+        """Write the JSON that MXNet 1.9 writes and reads."""
         nodes = [
             {
                 "op": node.operator,
@@ -137,23 +108,7 @@ class MxGraph:
         return _ESCAPE.sub(_unescaped, json.dumps(graph, ensure_ascii=False))
 
     def prune(self, heads: Iterable[Entry]) -> "MxGraph":
-        """Keep the nodes that some outputs depend on.
-
-        Parameters
-        ----------
-        heads : iterable of (int, int)
-            The index of a node, and the index of one of its outputs.
-
-        Returns
-        -------
-        MxGraph
-            With these heads. The order of its nodes depends only on its content.
-
-        Raises
-        ------
-        ValueError
-            If a head is not a node of this graph.
-        """
+        """Keep the nodes that some outputs depend on; their order depends only on the content."""
         heads = tuple(heads)
         new_ids: dict[int, int] = {}
         nodes: list[Node] = []

@@ -1,4 +1,4 @@
-"""What the classifiers share: checked data and labels, folds, and the threads of small fits."""
+"""What the classifiers share: checks of data, whitening, folds, and the threads of small fits."""
 
 from __future__ import annotations
 
@@ -24,7 +24,9 @@ if TYPE_CHECKING:
     Matrix: TypeAlias = ArrayLike | sparray | spmatrix
 
 _FOLDS = 5
-_SMALL = 1_000_000  # entries of X up to which one BLAS thread is at least as fast as two
+# Entries of X up to which one BLAS thread is at least as fast as two: measured by
+# benchmarks/meta_models.py --threads.
+_SMALL = 1_000_000
 _limit = threading.Lock()  # held while BLAS is limited to one thread
 
 
@@ -39,7 +41,7 @@ class MetaClassifier(ClassifierMixin, BaseEstimator, ABC):
         return tags
 
     def check_parameters(self) -> Self:
-        """Raise ValueError, naming the parameter, if one is out of range; return self."""
+        """Raise ValueError if a parameter is out of range; return self."""
         return self
 
     def fit(self, X: Matrix, y: ArrayLike) -> Self:
@@ -50,7 +52,7 @@ class MetaClassifier(ClassifierMixin, BaseEstimator, ABC):
         X : array-like or sparse matrix of shape (n, d)
         y : array-like of shape (n,)
             Labels of any kind, at least two classes. A class with one example (or copies of one)
-            is never held out, so it takes no part in the calibration.
+            takes no part in the calibration.
 
         Returns
         -------
@@ -77,33 +79,13 @@ class MetaClassifier(ClassifierMixin, BaseEstimator, ABC):
         return self
 
     def predict(self, X: Matrix) -> np.ndarray:
-        """Predict labels.
-
-        Parameters
-        ----------
-        X : array-like or sparse matrix of shape (m, d)
-
-        Returns
-        -------
-        ndarray of shape (m,)
-            The member of ``classes_`` with the largest probability.
-        """
+        """Predict the labels of X, of shape (m, d): members of ``classes_``, of shape (m,)."""
         matrix = self._checked(X)
         with small_fit_threads(*matrix.shape):
             return self.classes_[self._class_scores(matrix).argmax(axis=1)]
 
     def predict_proba(self, X: Matrix) -> np.ndarray:
-        """Predict the probability of each class.
-
-        Parameters
-        ----------
-        X : array-like or sparse matrix of shape (m, d)
-
-        Returns
-        -------
-        ndarray of shape (m, n_classes)
-            Columns follow ``classes_``; rows sum to 1.
-        """
+        """Predict probabilities of shape (m, n_classes), in the order of ``classes_``."""
         matrix = self._checked(X)
         with small_fit_threads(*matrix.shape):
             return self._probabilities(matrix)
@@ -142,10 +124,9 @@ def check_integer(name: str, value: Any, least: int) -> None:
 
 
 def assign_folds(X: np.ndarray, y: np.ndarray, random_state: Any) -> np.ndarray:
-    """Return the fold of each example: classes spread evenly, equal rows together.
+    """Return the fold of each example; -1 (always in training) for a class of one distinct row.
 
-    A copy that stayed in training would make its held-out twin look too easy. A class without a
-    second distinct row gets -1: always in training.
+    Equal rows share a fold: a copy in training would make its held-out twin look too easy.
     """
     distinct, row = np.unique(np.column_stack([y, X]), axis=0, return_inverse=True)
     label = distinct[:, 0].astype(int)
@@ -157,6 +138,39 @@ def assign_folds(X: np.ndarray, y: np.ndarray, random_state: Any) -> np.ndarray:
     return fold[row.ravel()]
 
 
+def partial_whitening(X: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return mean (d,) and components (d, rank) of a whitening: Z = (X - mean) @ components.
+
+    Full whitening trusts the noisiest directions as much as any other, and raw features leave a few
+    of large variance in charge. In between, each feature is divided by the square root of its
+    standard deviation (Pareto scaling: van den Berg et al. 2006, Centering, scaling, and
+    transformations, BMC Genomics 7:142), and each principal axis is multiplied by its variance,
+    shrunk to (n v + d mean(v)) / (n + d), to the power of -1/8. The exponent was chosen on the
+    tasks of ``benchmarks/meta_models.py``. The result has mean squared norm 1.
+    """
+    mean = X.mean(axis=0)
+    Z = X - mean
+    deviation = Z.std(axis=0)
+    varies = deviation > 1e-7 * np.abs(X).max(axis=0)
+    scale = np.divide(1, np.sqrt(deviation), out=np.zeros_like(deviation), where=varies)
+    Z *= scale
+    n, d = len(Z), np.count_nonzero(varies)
+    if not d:
+        return mean, np.zeros((X.shape[1], 1))
+    _, singular_values, axes = np.linalg.svd(Z, full_matrices=False)
+    rank = np.count_nonzero(singular_values > 1e-7 * singular_values[0])
+    variance, axes = singular_values[:rank] ** 2 / n, axes[:rank]
+    shrunk = (n * variance + d * (variance.sum() / d)) / (n + d)
+    factors = shrunk**-0.125
+    norm = np.sqrt((variance * factors**2).sum())
+    return mean, scale[:, None] * axes.T * (factors / norm)
+
+
+def squash(Z: np.ndarray) -> np.ndarray:
+    """Divide each row z by sqrt((1 + |z|^2) / 2), so that none is far away by its length alone."""
+    return Z / np.sqrt((1 + np.square(Z).sum(axis=1, keepdims=True)) / 2)
+
+
 @cache
 def _threadpools() -> ThreadpoolController:
     """Find the BLAS libraries that NumPy and SciPy loaded; this takes some 10 ms."""
@@ -165,13 +179,9 @@ def _threadpools() -> ThreadpoolController:
 
 @contextmanager
 def small_fit_threads(n_rows: int, n_columns: int) -> Iterator[None]:
-    """Run a fit or a prediction on one BLAS thread if its matrix is small.
-
-    On small matrices two threads mostly wait for each other. The limit comes from the measurement
-    ``benchmarks/meta_models.py --threads``.
-    """
-    # The limit holds for the whole process. Only the thread that set it may lift it again: if two
-    # fits that overlap both did, the one that ends last would restore the limit of the other.
+    """Run on one BLAS thread if the matrix is small: two would mostly wait for each other."""
+    # The limit holds for the whole process, so only the first of fits that overlap sets it: if each
+    # did, the one that ends last would restore the limit of another.
     if n_rows * n_columns > _SMALL or not _limit.acquire(blocking=False):
         yield
         return

@@ -9,9 +9,8 @@ import numpy as np
 from sklearn.utils import check_random_state
 
 from xfer._io import progress_bar
-from xfer.meta.base import assign_folds, check_integer, check_positive
+from xfer.meta.base import assign_folds, check_integer, check_positive, partial_whitening, squash
 from xfer.meta.posterior import BayesianClassifier, softmax_in_place
-from xfer.meta.whitening import partial_whitening, squash
 
 _LINEAR = 0.5  # prior standard deviation of the linear path, relative to a layer's
 _START = 0.2  # standard deviations before training, relative to the prior's
@@ -27,61 +26,44 @@ _EPOCHS_PER_REPORT = 10
 
 Layers = list[np.ndarray]
 Shapes = list[tuple[int, int]]
+# Of each layer: its inputs, the standard deviations of the sums that enter its units, the noise.
+Passes = list[tuple[np.ndarray, np.ndarray, np.ndarray]]
 
 
 class BayesianNetwork(BayesianClassifier):
     r"""A neural network whose weights are independent Gaussians, on partly whitened features.
 
-    The features are squashed, :math:`z / \sqrt{(1 + |z|^2) / 2}`, as for the Gaussian process.
-
-    Beside the hidden layers of rectified linear units, a linear path leads from the features
-    straight to the class scores. With :math:`k` inputs to a layer, the prior and the posterior of a
-    weight are [1]_, where the linear path has half the :math:`\sigma`,
-
-    .. math:: p(w) = N(0, \sigma^2 / k), \qquad q(w) = N(\mu, \rho^2)
-
-    and Adam [2]_ maximizes the lower bound
-
-    .. math:: \mathrm{E}_q \log p(y | w) - \beta \, \mathrm{KL}(q \| p)
-
-    of the log-likelihood of the labels. The weight :math:`\beta` grows from 0 to 1 during the first
-    epochs, or the weights would return to their prior before they have learned anything [3]_. The
-    sums that enter the units are sampled instead of the weights, with separate noise for each
-    example :math:`x` [4]_:
-
-    .. math:: \sum_i x_i \mu_i + \epsilon \sqrt{\sum_i x_i^2 \rho_i^2}, \qquad \epsilon \sim N(0, 1)
+    The features are squashed, :math:`z / \sqrt{(1 + |z|^2) / 2}`. Beside the hidden layers of
+    rectified linear units, a linear path leads from them straight to the class scores. In a layer
+    with :math:`k` inputs, the prior of a weight is :math:`p(w) = N(0, \sigma^2 / k)` (half the
+    :math:`\sigma` on the linear path), its posterior :math:`q(w) = N(\mu, \rho^2)` [1]_, and Adam
+    [2]_ maximizes :math:`\mathrm{E}_q \log p(y | w) - \beta \, \mathrm{KL}(q \| p)`. The weight
+    :math:`\beta` grows from 0 to 1 during the first epochs, or the weights would return to their
+    prior before they have learned anything [3]_. Not the weights are sampled but the sums that
+    enter the units, :math:`\sum_i x_i \mu_i + \epsilon (\sum_i x_i^2 \rho_i^2)^{1/2}`, with noise
+    :math:`\epsilon \sim N(0, 1)` of its own for each example :math:`x` [4]_.
 
     Training ends when the smoothed bound rises by less than one percent in ten epochs; the result
-    is the average of the latest posteriors.
-
-    A posterior of independent weights is often wider than the labels justify, and a colder one
-    predicts better [5]_. Therefore the sampled scores are shrunk towards their mean,
-
-    .. math:: \bar f + \tau (f - \bar f), \qquad 0 < \tau \le 1,
-
-    with a temperature :math:`\tau` chosen on held-out examples (5 folds, or as many as hold 300):
-    the largest whose log loss is within three standard errors of the least [6]_.
+    is the average of the latest posteriors. A posterior of independent weights is often too wide,
+    and a colder one predicts better [5]_. Therefore sampled scores :math:`f` are shrunk towards
+    their mean, :math:`\bar f + \tau (f - \bar f)`, with a temperature :math:`0 < \tau \le 1` chosen
+    on held-out examples (5 folds, or as many as hold 300): the largest whose log loss is within
+    three standard errors of the least [6]_.
 
     Parameters
     ----------
     sigma : float, default=3.0
         Prior standard deviation of the sum that enters a unit whose inputs have mean square 1.
-    num_layers : int, default=1
-        Number of hidden layers.
-    n_hidden : int, default=30
-        Units per hidden layer.
-    num_samples_mc : int, default=2
-        Samples of every sum in a step; in pairs of mirrored noise.
+    num_layers, n_hidden : int, default=1, 30
+        Number of hidden layers, and of units in each.
+    num_samples_mc, num_samples_mc_prediction : int, default=2, 80
+        Samples of every sum in a step, in pairs of mirrored noise, and in a prediction.
     learning_rate : float, default=0.02
         Learning rate of Adam.
-    batch_size : int, default=200
-        Examples per step.
-    num_epochs : int, default=200
-        Maximum number of epochs.
+    batch_size, num_epochs : int, default=200
+        Examples per step, and maximum number of epochs.
     start_annealing, end_annealing : int, default=20, 40
-        Epochs between which the weight of the divergence grows from 0 to 1.
-    num_samples_mc_prediction : int, default=80
-        Samples whose probabilities are averaged.
+        Epochs between which :math:`\beta` grows from 0 to 1.
     verbose : bool, default=False
         Whether to print the bound every ten epochs.
     random_state : int, RandomState or None, default=0
@@ -92,21 +74,16 @@ class BayesianNetwork(BayesianClassifier):
     Attributes
     ----------
     classes_ : ndarray of shape (n_classes,)
-    mean_ : ndarray of shape (d,)
-        Mean of the features.
-    components_ : ndarray of shape (d, rank)
-        The whitening: features minus ``mean_`` are multiplied by them.
+    mean_, components_ : ndarray of shape (d,) and (d, rank)
+        The whitening: features minus ``mean_`` are multiplied by ``components_``.
     weights_, standard_deviations_ : list of ndarray
-        The posterior: one array per hidden layer, of shape (inputs + 1, n_hidden) with the bias
-        last; one of the output layer, (n_hidden + 1, n_classes); and one of the linear path,
-        (rank + 1, n_classes).
+        The posterior of the hidden layers, the output layer and the linear path, each of shape
+        (inputs + 1, units) with the bias last.
     noise_ : ndarray of shape (num_samples_mc_prediction, num_layers * n_hidden + n_classes)
         The noise that every prediction uses.
-    temperature_ : float
-        The temperature :math:`\tau`.
-    n_iter_ : int
-        Number of epochs.
-    log_likelihood_curve_, divergence_curve_, loss_curve_ : ndarray of shape (epochs,)
+    temperature_, n_iter_ : float, int
+        The temperature :math:`\tau`, and the number of epochs.
+    log_likelihood_curve_, divergence_curve_, loss_curve_ : ndarray of shape (n_iter_,)
         Per example: the two parts of the bound (with weight 1), and the negative bound.
 
     References
@@ -117,18 +94,15 @@ class BayesianNetwork(BayesianClassifier):
     .. [4] Kingma, Salimans and Welling (2015), Variational Dropout and the Local
        Reparameterization Trick, eq. 6.
     .. [5] Wenzel et al. (2020), How Good is the Bayes Posterior in Deep Neural Networks Really?
-    .. [6] Breiman et al. (1984), Classification and Regression Trees, section 3.4.3, which uses one
-       standard error.
+    .. [6] Breiman et al. (1984), Classification and Regression Trees, section 3.4.3, with one.
 
     Examples
     --------
     >>> from sklearn.datasets import load_iris
     >>> X, y = load_iris(return_X_y=True)
     >>> model = BayesianNetwork().fit(X[:, :2], y)
-    >>> model.predict_proba(X[[0, 53, 77], :2]).round(1)
-    array([[1. , 0. , 0. ],
-           [0. , 0.8, 0.2],
-           [0. , 0.3, 0.7]])
+    >>> model.predict_proba(X[[53], :2]).round(1)
+    array([[0. , 0.8, 0.2]])
     """
 
     def __init__(
@@ -166,11 +140,12 @@ class BayesianNetwork(BayesianClassifier):
         """Raise ValueError, naming the parameter, if one is out of range; return self."""
         for name in ("sigma", "learning_rate"):
             check_positive(name, getattr(self, name))
-        for name in ("num_layers", "n_hidden", "num_samples_mc", "batch_size", "num_epochs"):
+        for name in ("start_annealing", "end_annealing"):
+            check_integer(name, getattr(self, name), 0)
+        for name in ("num_layers", "n_hidden", "batch_size", "num_epochs"):
             check_integer(name, getattr(self, name), 1)
-        check_integer("num_samples_mc_prediction", self.num_samples_mc_prediction, 1)
-        check_integer("start_annealing", self.start_annealing, 0)
-        check_integer("end_annealing", self.end_annealing, 0)
+        for name in ("num_samples_mc", "num_samples_mc_prediction"):
+            check_integer(name, getattr(self, name), 1)
         if self.end_annealing < self.start_annealing:
             raise ValueError(
                 f"end_annealing must be >= start_annealing, which is {self.start_annealing}, "
@@ -226,10 +201,9 @@ class BayesianNetwork(BayesianClassifier):
     def _train(
         self, inputs: np.ndarray, y: np.ndarray, seed: int, bar: Any, verbose: bool = False
     ) -> tuple[tuple[Layers, Layers], np.ndarray]:
-        """Maximize the bound; return the posterior and two curves.
+        """Maximize the bound; return means and standard deviations by layer, and two curves.
 
-        The posterior is its means and standard deviations, each as a list of layers. The curves, of
-        shape (2, epochs), are log-likelihood and divergence per example.
+        The curves, of shape (2, epochs), are log-likelihood and divergence per example.
         """
         random, n = _generator(seed), len(y)
         hidden = [self.n_hidden] * self.num_layers
@@ -243,9 +217,8 @@ class BayesianNetwork(BayesianClassifier):
             order = random.permutation(n) if n > self.batch_size else np.arange(n)
             for batch in np.array_split(order, -(-n // self.batch_size)):
                 noises = _mirrored_noises(self.num_samples_mc, len(batch), shapes, random)
-                value, gradient = _log_likelihood(
-                    adam.point, shapes, inputs[batch], y[batch], noises
-                )
+                part = inputs[batch], y[batch]
+                value, gradient = _log_likelihood(adam.point, shapes, *part, noises)
                 divergence, slope = _divergence(adam.point, prior)
                 adam.step(weight * len(batch) / n * slope - gradient)
                 log_likelihood += value
@@ -282,11 +255,9 @@ def _generator(seed: int) -> np.random.Generator:
 
 
 def _balanced_noise(n_samples: int, units: int, random: np.random.Generator) -> np.ndarray:
-    """Return noise whose samples have nearly the moments of a standard normal.
+    """Return noise in mirrored pairs; with enough samples, that of different units is orthogonal.
 
-    The second half mirrors the first, so odd moments vanish; with enough samples, the noises of
-    different units are orthogonal. Averages are as exact as with four times as many quasi-random
-    points.
+    Averages are as exact as with four times as many quasi-random points.
     """
     half = (n_samples + 1) // 2
     normal = random.standard_normal((max(half, units), min(half, units)))
@@ -309,7 +280,6 @@ def _shapes(n_inputs: int, hidden: list[int], n_classes: int) -> Shapes:
 
 
 def _layers(flat: np.ndarray, shapes: Shapes) -> Layers:
-    """View all weights as a list of matrices."""
     ends = np.cumsum([rows * columns for rows, columns in shapes])[:-1]
     return [part.reshape(shape) for part, shape in zip(np.split(flat, ends), shapes)]
 
@@ -347,11 +317,7 @@ def _divergence(point: np.ndarray, prior: np.ndarray) -> tuple[float, np.ndarray
 
 
 def _log_likelihood(
-    point: np.ndarray,
-    shapes: Shapes,
-    inputs: np.ndarray,
-    y: np.ndarray,
-    noises: Layers,
+    point: np.ndarray, shapes: Shapes, inputs: np.ndarray, y: np.ndarray, noises: Layers
 ) -> tuple[float, np.ndarray]:
     """Return the expected log-likelihood of a batch, and its gradient by the posterior."""
     means, variances = _layers(point[0], shapes), _layers(np.exp(2 * point[1]), shapes)
@@ -366,13 +332,10 @@ def _log_likelihood(
 
 def _forward(
     inputs: np.ndarray, means: Layers, variances: Layers, noises: Iterable[np.ndarray]
-) -> tuple[np.ndarray, list[tuple[np.ndarray, np.ndarray, np.ndarray]]]:
-    """Sample scores of shape (n_samples, n, n_classes) by sampling the sums that enter the units.
-
-    The noise of each layer broadcasts to (n_samples, n, units). Also returned, for each layer:
-    its inputs, the standard deviations of the sums, and the noise.
-    """
-    passes, units, last = [], inputs, len(means) - 2
+) -> tuple[np.ndarray, Passes]:
+    """Sample scores of shape (n_samples, n, n_classes), from noise that broadcasts likewise."""
+    passes: Passes = []
+    units, last = inputs, len(means) - 2
     for layer, noise in enumerate(noises):
         mean = _times(units, means[layer])
         variance = _times(np.square(units), variances[layer])
@@ -389,12 +352,7 @@ def _forward(
     return sums, passes
 
 
-def _backward(
-    by_sums: np.ndarray,
-    means: Layers,
-    variances: Layers,
-    passes: list[tuple[np.ndarray, np.ndarray, np.ndarray]],
-) -> list[np.ndarray]:
+def _backward(by_sums: np.ndarray, means: Layers, variances: Layers, passes: Passes) -> Layers:
     """Turn the gradient by the scores into those by the means and by the variances."""
     by_means, by_variances = [np.empty(0)] * len(means), [np.empty(0)] * len(means)
     inputs, last = passes[0][0], len(passes) - 1
@@ -413,7 +371,7 @@ def _backward(
 
 
 def _times(rows: np.ndarray, matrix: np.ndarray) -> np.ndarray:
-    """Multiply a stack of matrices by a matrix, as one product."""
+    # As one product of matrices, whatever the number of axes of the first.
     return (rows.reshape(-1, rows.shape[-1]) @ matrix).reshape(*rows.shape[:-1], -1)
 
 
@@ -450,9 +408,9 @@ def _shrink(scores: np.ndarray, temperature: float) -> np.ndarray:
 
 
 def _largest_temperature(scores: np.ndarray, y: np.ndarray) -> float:
-    """Choose a temperature for sampled scores of held-out examples: (n, n_samples, n_classes).
+    """Return the largest on a grid whose log loss is within three standard errors of the least.
 
-    It is the largest on a grid whose log loss is within three standard errors of the least.
+    The scores are samples for held-out examples, of shape (n, n_samples, n_classes).
     """
     losses = []
     for temperature in _TEMPERATURES:

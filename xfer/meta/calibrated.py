@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 from joblib import Parallel, delayed
@@ -12,43 +12,28 @@ from scipy.optimize import minimize, minimize_scalar
 from scipy.special import log_softmax, softmax
 from sklearn.base import BaseEstimator, ClassifierMixin
 
-from xfer.meta.base import MetaClassifier, assign_folds, check_positive
-from xfer.meta.whitening import partial_whitening
+from xfer.meta.base import MetaClassifier, assign_folds, check_positive, partial_whitening
 
 
 class CalibratedClassifier(MetaClassifier):
-    r"""A classifier whose scores become probabilities by a map learned on held-out scores.
+    """Scores s become probabilities softmax(a s (I + D) + b) by a map learned on held-out scores.
 
-    The scores :math:`s` of every example come from a fit that has not seen it (5 folds). First an
-    inverse temperature :math:`a` is learned [1]_, with a prior around its expected value, then a
-    matrix and a shift with a ridge [2]_ that keeps them close to no change:
-
-    .. math:: p = \mathrm{softmax}(a s (I + D) + b)
-
-    A label is the class of the largest probability, so the two always agree.
-
-    References
-    ----------
-    .. [1] Guo et al. (2017), On Calibration of Modern Neural Networks, eq. 9.
-    .. [2] Kull et al. (2019), Beyond temperature scaling: Obtaining well-calibrated multi-class
-       probabilities with Dirichlet calibration, sections 3 and 4.
+    The scores of every example come from a fit that has not seen it (5 folds). The inverse
+    temperature a is learned first, with a prior (Guo et al. 2017, On Calibration of Modern Neural
+    Networks, eq. 9), then D and b with a ridge (Kull et al. 2019, Beyond temperature scaling,
+    sections 3 and 4). A label is the class of the largest probability, so the two always agree.
     """
 
     c: float
     random_state: int
     n_jobs: int | None = None
     probability: bool = True
-    #: Mean of the prior on the logarithm of the inverse temperature.
-    _expected_log_scale: float
-    #: Weight of the ridge on the matrix and the shift.
+    _expected_log_scale: float  # mean of the prior on the logarithm of the inverse temperature
     _ridge: float
 
     @abstractmethod
     def _fit_scores(self, Z: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Fit class scores on whitened features.
-
-        Return weights of shape (n_classes, k) and intercepts of shape (n_classes,).
-        """
+        """Return weights of shape (n_classes, k) and intercepts of shape (n_classes,)."""
 
     @abstractmethod
     def _basis(self, new: np.ndarray, Z: np.ndarray) -> np.ndarray:
@@ -113,7 +98,9 @@ class ScaledScores(ClassifierMixin, BaseEstimator):
     array([[0.12, 0.88]])
     """
 
-    def __init__(self, classes: np.ndarray, inverse_temperature: float = 1.0) -> None:
+    classes: Any  # an array; None only in a model that is described and never predicts
+
+    def __init__(self, classes: ArrayLike | None, inverse_temperature: float = 1.0) -> None:
         self.classes = classes
         self.inverse_temperature = inverse_temperature
 
@@ -128,7 +115,7 @@ class ScaledScores(ClassifierMixin, BaseEstimator):
         return self.classes
 
     def predict(self, X: ArrayLike) -> np.ndarray:
-        """Return the class of the largest score of each row."""
+        """Return the class of the largest score."""
         return self.classes[np.argmax(X, axis=1)]
 
     def predict_proba(self, X: ArrayLike) -> np.ndarray:
@@ -139,10 +126,7 @@ class ScaledScores(ClassifierMixin, BaseEstimator):
 def fit_inverse_temperature(
     scores: np.ndarray, target: np.ndarray, expected_logarithm: float
 ) -> float:
-    """Return the factor of least log loss on scores of shape (n, n_classes).
-
-    Its prior, around the expected logarithm, has the weight of one example.
-    """
+    """Return the factor of least log loss; its prior has the weight of one example."""
 
     def loss(logarithm: float) -> float:
         log_probabilities = log_softmax(np.exp(logarithm) * scores, axis=1)

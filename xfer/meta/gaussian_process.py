@@ -13,14 +13,13 @@ from sklearn.metrics.pairwise import euclidean_distances
 from sklearn.utils import check_random_state, gen_batches
 
 from xfer._io import progress_bar
-from xfer.meta.base import check_integer
+from xfer.meta.base import check_integer, partial_whitening, squash
 from xfer.meta.left_out import LeftOut, dirichlet_targets
 from xfer.meta.posterior import (
     BayesianClassifier,
     choose_inverse_temperature,
     standard_normal_points,
 )
-from xfer.meta.whitening import partial_whitening, squash
 
 _LEARNED_ROWS = 1000  # kernels are learned from at most this many examples
 _EXACT_ROWS = 3000  # with more examples, inducing points stand for them
@@ -41,25 +40,19 @@ class DirichletGaussianProcess(BayesianClassifier):
 
     The label of an example is treated as a sample from a Dirichlet distribution with concentration
     :math:`1 + \epsilon` at the label and :math:`\epsilon` at the other classes. Its Gamma variables
-    are approximated by log-normal ones [1]_, so each class score :math:`f_c` is a regression on
-
-    .. math:: \tilde y_c = \log a - \tilde\sigma_c^2 / 2, \quad
-              \tilde\sigma_c^2 = \log(1 + 1/a), \quad a = [y = c] + \epsilon
-
-    with noise :math:`\tilde\sigma_c^2`, and everything has a closed form. The scores have the prior
+    are approximated by log-normal ones [1]_, so each class score :math:`f_c` is a regression in
+    closed form on :math:`\log a - \sigma_c^2 / 2` with noise :math:`\sigma_c^2 = \log(1 + 1/a)`,
+    where :math:`a = [y = c] + \epsilon`, under the prior
 
     .. math:: f_c \sim GP(0, \textstyle\sum_l v_l \exp(-|z_l - z_l'|^2 / 2 \lambda_l^2))
 
-    where :math:`z_l` are the features of layer :math:`l`, partly whitened and squashed to
-    :math:`z / \sqrt{(1 + |z|^2) / 2}`, so that no example is far from all others by its length
-    alone. Variances :math:`v_l`, length scales :math:`\lambda_l` and :math:`\epsilon` are learned
-    from the probability of each label given all others [2]_, times weak priors, with analytic
-    gradients. The marginal likelihood is a density of :math:`\tilde y`, not a probability of
-    labels; it gave worse predictions.
-
-    At the end scores are multiplied by an inverse temperature of at least 1, chosen on the same
-    left-out predictions. Beyond 3,000 examples, 800 inducing points stand for them [3]_, chosen one
-    by one where most variance is left [4]_, and kernels are learned from 1,000 examples.
+    on the features :math:`z_l` of layer :math:`l`, partly whitened and squashed to
+    :math:`z / \sqrt{(1 + |z|^2) / 2}`. Variances :math:`v_l`, length scales :math:`\lambda_l` and
+    :math:`\epsilon` are learned from the probability of each label given all others [2]_, times
+    weak priors; the marginal likelihood, which is not a probability of labels, predicted worse.
+    An inverse temperature of at least 1 is chosen on the same left-out predictions. Beyond 3,000
+    examples, 800 inducing points stand for them [3]_, chosen one by one where most variance is left
+    [4]_, and kernels are learned from 1,000 examples.
 
     Parameters
     ----------
@@ -77,16 +70,11 @@ class DirichletGaussianProcess(BayesianClassifier):
     Attributes
     ----------
     classes_ : ndarray of shape (n_classes,)
-    length_scales_ : ndarray of shape (n_layers,)
-    variances_ : ndarray of shape (n_layers,)
-    concentration_ : float
-        The Dirichlet concentration :math:`\epsilon`.
-    inverse_temperature_ : float
-        Scores are multiplied by it.
-    objective_ : float
-        Log probability of the labels, each left out, plus that of the parameters; in nats.
-    n_evaluations_ : int
-        Number of evaluations of the objective.
+    length_scales_, variances_ : ndarray of shape (n_layers,)
+    concentration_, inverse_temperature_ : float
+    objective_, n_evaluations_ : float, int
+        Log probability of the labels, each left out, plus that of the parameters, in nats; and how
+        often it was evaluated.
 
     References
     ----------
@@ -103,10 +91,8 @@ class DirichletGaussianProcess(BayesianClassifier):
     >>> from sklearn.datasets import load_iris
     >>> X, y = load_iris(return_X_y=True)
     >>> model = DirichletGaussianProcess().fit(X[::3], y[::3])
-    >>> model.predict_proba(X[[1, 61, 142]]).round(1)
-    array([[1. , 0. , 0. ],
-           [0. , 1. , 0. ],
-           [0. , 0.1, 0.9]])
+    >>> model.predict_proba(X[[142]]).round(1)
+    array([[0. , 0.1, 0.9]])
     >>> model.predict_uncertainty(X[[1, 142]]).total.round(1)
     array([0. , 0.2])
     """
@@ -132,7 +118,6 @@ class DirichletGaussianProcess(BayesianClassifier):
         return self
 
     def _fit(self, X: np.ndarray, y: np.ndarray) -> None:
-        """Learn the kernels, then the posterior."""
         random = check_random_state(self.random_state)
         self.points_ = standard_normal_points(_SAMPLES, len(self.classes_), random)
         order = np.argsort(y, kind="stable")
@@ -157,17 +142,19 @@ class DirichletGaussianProcess(BayesianClassifier):
         self.class_ends_ = np.cumsum([class_root.shape[1] for class_root in class_roots])
 
     def _layer(self, X: np.ndarray, columns: np.ndarray) -> np.ndarray:
-        return _of_length_one(X[:, columns]) if self.apply_l2_norm else X[:, columns]
+        layer = X[:, columns]
+        if not self.apply_l2_norm:
+            return layer
+        length = np.linalg.norm(layer, axis=1, keepdims=True)
+        return np.divide(layer, length, out=np.zeros_like(layer), where=length > 0)
 
     def _whitened(self, X: np.ndarray) -> Layers:
-        """Return the features of each layer, of shape (n, rank)."""
         return [
             squash((self._layer(X, columns) - mean) @ components)
             for columns, mean, components in zip(self.columns_, self.means_, self.components_)
         ]
 
     def _learn(self, layers: Layers, one_hot: np.ndarray) -> None:
-        """Learn the parameters of kernels and likelihood, then the inverse temperature."""
         distances = [euclidean_distances(layer, squared=True) for layer in layers]
         n_layers = len(layers)
         start = np.repeat([_LENGTH_SCALE, _VARIANCE - np.log(n_layers)], n_layers)
@@ -314,7 +301,6 @@ def _sum(arrays: Layers) -> np.ndarray:
 
 
 def _columns(columns: Sequence[ArrayLike] | None, n_columns: int) -> Layers:
-    """Return the column indices of each layer."""
     if columns is None:
         return [np.arange(n_columns)]
     layers = [np.asarray(indices) for indices in columns]
@@ -330,11 +316,6 @@ def _rows_to_learn_from(X: np.ndarray, y: np.ndarray, random: np.random.RandomSt
     first = np.unique(y[rows], return_index=True)[1]
     others = np.delete(rows, first)
     return np.sort(np.concatenate([rows[first], others])[: max(_LEARNED_ROWS, len(first))])
-
-
-def _of_length_one(X: np.ndarray) -> np.ndarray:
-    length = np.linalg.norm(X, axis=1, keepdims=True)
-    return np.divide(X, length, out=np.zeros_like(X), where=length > 0)
 
 
 def _inverse_root(A: np.ndarray) -> np.ndarray:

@@ -23,12 +23,9 @@ from xfer.meta.posterior import softmax_in_place
 class Targets(NamedTuple):
     """Regression targets and noise that stand for labels: Milios et al. (2018), section 4."""
 
-    #: How far the target of the example's class lies above that of another.
-    gap: float
-    #: Noise variance of the example's class, and of another: ndarray of shape (2,).
-    noise: np.ndarray
-    #: Their derivatives by the logarithm of the concentration.
-    gap_slope: float
+    gap: float  # how far the target of the example's class lies above that of another
+    noise: np.ndarray  # variance for the example's class, and for another
+    gap_slope: float  # derivatives by the logarithm of the concentration
     noise_slope: np.ndarray
 
 
@@ -44,9 +41,9 @@ def dirichlet_targets(log_concentration: float) -> Targets:
 class LeftOut:
     """Each label predicted from all other examples, and the loss of that with its gradient.
 
-    `K` is the covariance of the scores, `one_hot` the class of each example (bool, sorted by
-    class). `means` and `variances`, of shape (n, n_classes), are those of the scores of each
-    example given all others: Rasmussen and Williams (2006), eq. 5.12.
+    `K` is the covariance of the scores; `one_hot` is bool, its rows sorted by class. `means` and
+    `variances`, of shape (n, n_classes), are those of the scores of each example given all others:
+    Rasmussen and Williams (2006), eq. 5.12.
     """
 
     def __init__(self, K: np.ndarray, one_hot: np.ndarray, targets: Targets) -> None:
@@ -74,10 +71,9 @@ class LeftOut:
         return self.means[:, None] + np.sqrt(self.variances)[:, None] * points
 
     def loss(self, points: np.ndarray) -> tuple[float, np.ndarray, float]:
-        """Return the negative log likelihood (nats), and its gradients.
+        """Return the negative log likelihood (nats), and its gradients by K and log concentration.
 
-        `points` are standard normal, of shape (n_points, n_classes). The gradients are by K, of
-        shape (n, n), and by the logarithm of the concentration.
+        `points` are standard normal, of shape (n_points, n_classes).
         """
         p = softmax_in_place(self.scores(points))
         rows, columns = self.one_hot.nonzero()

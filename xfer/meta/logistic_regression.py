@@ -22,26 +22,22 @@ class CalibratedLogisticRegression(CalibratedClassifier):
     max_iter : int, default=1000
         Maximum number of steps of the solver.
     n_jobs : int, optional
-        Number of threads that share the folds of the calibration.
+        Threads that share the folds of the calibration.
     random_state : int, default=0
         Seed of the folds.
 
     Attributes
     ----------
-    classes_ : ndarray of shape (n_classes,)
+    classes_, intercept_ : ndarray of shape (n_classes,)
     coef_ : ndarray of shape (n_classes, d)
-        Weights of the raw features.
-    intercept_ : ndarray of shape (n_classes,)
 
     Examples
     --------
     >>> from sklearn.datasets import load_iris
     >>> X, y = load_iris(return_X_y=True)
     >>> model = CalibratedLogisticRegression().fit(X[:, :2], y)
-    >>> model.predict_proba(X[[0, 60, 140], :2]).round(2)
-    array([[1.  , 0.  , 0.  ],
-           [0.  , 0.95, 0.05],
-           [0.  , 0.28, 0.72]])
+    >>> model.predict_proba(X[[60], :2]).round(2)
+    array([[0.  , 0.95, 0.05]])
     """
 
     _expected_log_scale = 0.0

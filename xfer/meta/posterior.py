@@ -19,31 +19,23 @@ _FLOATS_PER_BATCH = 2_000_000
 
 
 class Uncertainty(NamedTuple):
-    """How uncertain a prediction is, and why; in nats.
+    """How uncertain predictions are, and why: arrays of shape (m,), in nats.
 
-    ``total`` is at most the logarithm of the number of classes, and is the sum of the other two.
+    ``total``, the entropy of the predicted probabilities, is the sum of ``aleatoric``, which would
+    stay with any number of labels, and ``epistemic``, which more labels would resolve.
     """
 
-    #: Entropy of the predicted probabilities: ndarray of shape (m,).
     total: np.ndarray
-    #: What would stay uncertain with any number of labels: ndarray of shape (m,).
     aleatoric: np.ndarray
-    #: What more labels would resolve: ndarray of shape (m,).
     epistemic: np.ndarray
 
 
 class BayesianClassifier(MetaClassifier):
-    r"""A classifier with a posterior over its class scores.
+    """A classifier with a posterior over its class scores f.
 
-    Probabilities are the softmax of the scores :math:`f`, averaged over the posterior. Their
-    entropy is split in two [1]_:
-
-    .. math:: H[\mathrm{E}\,p(y|f)] = \mathrm{E}\,H[p(y|f)] + I[y; f]
-
-    References
-    ----------
-    .. [1] Depeweg et al. (2018), Decomposition of Uncertainty in Bayesian Deep Learning for
-       Efficient and Risk-sensitive Learning, eq. 4.
+    Probabilities are the softmax of f, averaged over the posterior. Their entropy is split in two:
+    H[E p(y|f)] = E H[p(y|f)] + I[y; f] (Depeweg et al. 2018, Decomposition of Uncertainty in
+    Bayesian Deep Learning for Efficient and Risk-sensitive Learning, eq. 4).
     """
 
     @abstractmethod
@@ -56,17 +48,7 @@ class BayesianClassifier(MetaClassifier):
         """How many floats a prediction holds in memory for each row."""
 
     def predict_uncertainty(self, X: Matrix) -> Uncertainty:
-        """Return how uncertain each prediction is, and how much of it more labels would resolve.
-
-        Parameters
-        ----------
-        X : array-like or sparse matrix of shape (m, d)
-
-        Returns
-        -------
-        Uncertainty
-            ``total``, ``aleatoric`` and ``epistemic``, each of shape (m,), in nats.
-        """
+        """Return how uncertain each prediction is, and how much of it more labels would resolve."""
         matrix = self._checked(X)
         with small_fit_threads(*matrix.shape):
             probabilities, aleatoric = self._average(matrix, entropies=True)
@@ -102,9 +84,8 @@ def softmax_in_place(scores: np.ndarray) -> np.ndarray:
 def standard_normal_points(n_points: int, dimensions: int, seed: Any) -> np.ndarray:
     """Return quasi-random standard normal points of shape (n_points, dimensions); an even count.
 
-    The points are scrambled Sobol points (Owen 1998, Scrambling Sobol' and Niederreiter-Xing
-    Points), each with its mirror image. Columns have mean 0 and variance 1, and are uncorrelated
-    if there are enough points.
+    They are scrambled Sobol points (Owen 1998, Scrambling Sobol' and Niederreiter-Xing Points) and
+    their mirror images. Columns have variance 1, and are uncorrelated if there are enough points.
     """
     half = 1 << (n_points // 2 - 1).bit_length()
     points = norm.ppf(qmc.Sobol(dimensions, seed=seed).random(half)[: n_points // 2])
@@ -118,10 +99,9 @@ def standard_normal_points(n_points: int, dimensions: int, seed: Any) -> np.ndar
 def choose_inverse_temperature(scores: np.ndarray, y: np.ndarray) -> float:
     """Choose a factor from 1 to about 12 for sampled scores of shape (n, n_samples, n_classes).
 
-    Averages over a posterior can be too cautious. On examples left out of the fit, this is the
-    least factor whose log loss is within two standard errors of the best (Breiman et al. 1984,
-    Classification and Regression Trees, section 3.4.3), so that a few lucky examples do not decide.
-    The loss includes a prior.
+    Averages over a posterior can be too cautious. On left-out examples, this is the least factor
+    whose log loss, with a prior, is within two standard errors of the best (Breiman et al. 1984,
+    Classification and Regression Trees, section 3.4.3): a few lucky examples do not decide.
     """
     factors, losses, best = np.exp(np.linspace(0, 2.5, 51)), [], 0
     for factor in factors:

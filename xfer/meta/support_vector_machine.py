@@ -29,8 +29,7 @@ def _has_probabilities(classifier: Any) -> bool:
 class CalibratedSvm(CalibratedClassifier):
     """One-vs-rest support vector machines on partly whitened features, calibrated.
 
-    The machines share one kernel matrix of shape (n, n), which limits the examples to some ten
-    thousand.
+    They share one kernel matrix of shape (n, n), which limits the examples to some ten thousand.
 
     Parameters
     ----------
@@ -49,24 +48,20 @@ class CalibratedSvm(CalibratedClassifier):
 
     Attributes
     ----------
-    classes_ : ndarray of shape (n_classes,)
-    mean_ : ndarray of shape (d,)
-    components_ : ndarray of shape (d, rank)
-        The whitening: features minus ``mean_`` are multiplied by them.
+    classes_, intercept_ : ndarray of shape (n_classes,)
+    mean_, components_ : ndarray of shape (d,) and (d, rank)
+        The whitening: features minus ``mean_`` are multiplied by ``components_``.
     support_vectors_ : ndarray of shape (n_support, rank)
         Whitened examples.
     dual_coef_ : ndarray of shape (n_classes, n_support)
-    intercept_ : ndarray of shape (n_classes,)
 
     Examples
     --------
     >>> from sklearn.datasets import load_iris
     >>> X, y = load_iris(return_X_y=True)
     >>> model = CalibratedSvm().fit(X[:, :2], y)
-    >>> model.predict_proba(X[[0, 60, 140], :2]).round(2)
-    array([[0.99, 0.01, 0.01],
-           [0.04, 0.79, 0.17],
-           [0.01, 0.22, 0.77]])
+    >>> model.predict_proba(X[[60], :2]).round(2)
+    array([[0.04, 0.79, 0.17]])
     """
 
     _expected_log_scale = 1.0

@@ -2,16 +2,11 @@
 
 from xfer.checkpoint.operators import (  # noqa: F401
     arithmetic,
-    creation,
-    detection,
     layers,
     maths,
-    normalization,
-    outputs,
     pieces,
     pooling,
     products,
-    recurrent,
     reductions,
     sequence,
     shapes,

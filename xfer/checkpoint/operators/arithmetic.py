@@ -1,9 +1,8 @@
 """Arithmetic of two tensors, or of a tensor and a number; comparisons, logic and choice.
 
 MXNet has each of these up to five times: on tensors of equal shape, on tensors that broadcast,
-for NumPy's rules, with a number on the right, and with a number on the left. What is computed is
-the same, so each is written once, as a formula on two tensors of one type, and ``_family``
-registers all its uses.
+for NumPy's rules, with a number on the right, and with a number on the left. Each is written once,
+as a formula on two tensors of one type, and ``_family`` registers all its uses.
 """
 
 from functools import reduce
@@ -37,17 +36,13 @@ def _family(
         _require_one_shape(a, b)
         return _calculate(op, formula, a, b, result)
 
-    @operator(*broadcast.split())
-    def on_tensors(op: Call, a: Tensor, b: Tensor) -> Tensor:
-        return _calculate(op, formula, a, b, result)
-
-    @operator(*number.split())
-    def on_number(op: Call, x: Tensor) -> Tensor:
-        return _calculate(op, formula, *_with_number(op, x, result), result)
-
-    @operator(*number_first.split())
-    def on_number_first(op: Call, x: Tensor) -> Tensor:
-        return _calculate(op, formula, *_with_number(op, x, result)[::-1], result)
+    operator(*broadcast.split())(lambda op, a, b: _calculate(op, formula, a, b, result))
+    operator(*number.split())(
+        lambda op, x: _calculate(op, formula, *_with_number(op, x, result), result)
+    )
+    operator(*number_first.split())(
+        lambda op, x: _calculate(op, formula, *_with_number(op, x, result)[::-1], result)
+    )
 
 
 def _calculate(op: Call, formula: Formula, a: Tensor, b: Tensor, result: Any = None) -> Tensor:

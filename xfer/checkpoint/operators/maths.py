@@ -7,14 +7,7 @@ import numpy as np
 
 from xfer.checkpoint.onnx_builder import Tensor
 from xfer.checkpoint.operators.arithmetic import widened
-from xfer.checkpoint.operators.registry import (
-    Call,
-    Formula,
-    Result,
-    emit,
-    numbered_outputs,
-    operator,
-)
+from xfer.checkpoint.operators.registry import Call, Formula, emit, numbered_outputs, operator
 
 
 def _function(names: str, formula: Formula, whole: Formula | None = None) -> None:
@@ -113,29 +106,20 @@ _function("rint _npi_rint _sparse_rint", _rint, _same)
 _function("trunc _npi_trunc _sparse_trunc fix _npi_fix _sparse_fix", _truncate, _same)
 
 _function("reciprocal _npi_reciprocal", emit("Reciprocal"))
-_function("sqrt _npi_sqrt _sparse_sqrt", emit("Sqrt"))
 _function("rsqrt _sparse_rsqrt", lambda op, x: op("Reciprocal", op("Sqrt", x)))
 _function("cbrt _npi_cbrt _sparse_cbrt", _cbrt)
 _function("rcbrt", lambda op, x: op("Reciprocal", _cbrt(op, x)))
-_function("exp _npi_exp _sparse_exp", emit("Exp"))
 _function("expm1 _npi_expm1 _sparse_expm1", _expm1)
-_function("log _npi_log _sparse_log", emit("Log"))
 _function("log2 _npi_log2 _sparse_log2", _logarithm(2))
 _function("log10 _npi_log10 _sparse_log10", _logarithm(10))
 _function("log1p _npi_log1p _sparse_log1p", _log1p)
 
-_function("sin _npi_sin _sparse_sin", emit("Sin"))
-_function("cos _npi_cos _sparse_cos", emit("Cos"))
-_function("tan _npi_tan _sparse_tan", emit("Tan"))
-_function("arcsin _npi_arcsin _sparse_arcsin", emit("Asin"))
-_function("arccos _npi_arccos _sparse_arccos", emit("Acos"))
-_function("arctan _npi_arctan _sparse_arctan", emit("Atan"))
-_function("sinh _npi_sinh _sparse_sinh", emit("Sinh"))
-_function("cosh _npi_cosh _sparse_cosh", emit("Cosh"))
-_function("tanh _npi_tanh _sparse_tanh", emit("Tanh"))
-_function("arcsinh _npi_arcsinh _sparse_arcsinh", emit("Asinh"))
-_function("arccosh _npi_arccosh _sparse_arccosh", emit("Acosh"))
-_function("arctanh _npi_arctanh _sparse_arctanh", emit("Atanh"))
+_ONE_TO_ONE = """
+    sqrt=Sqrt exp=Exp log=Log sin=Sin cos=Cos tan=Tan arcsin=Asin arccos=Acos arctan=Atan
+    sinh=Sinh cosh=Cosh tanh=Tanh arcsinh=Asinh arccosh=Acosh arctanh=Atanh
+"""
+for _name, _kind in (pair.split("=") for pair in _ONE_TO_ONE.split()):
+    _function(f"{_name} _npi_{_name} _sparse_{_name}", emit(_kind))
 _function("degrees _npi_degrees _sparse_degrees", _times(180 / math.pi))
 _function("radians _npi_radians _sparse_radians", _times(math.pi / 180))
 
@@ -144,10 +128,9 @@ _function("softsign", emit("Softsign"))
 _function("erf _npx_erf", emit("Erf"))
 
 
-@operator("hard_sigmoid")
-def hard_sigmoid(op: Call, x: Tensor) -> Tensor:
-    """Approximate the sigmoid by a line from 0 to 1."""
-    return op("HardSigmoid", x, alpha=op.float("alpha", 0.2), beta=op.float("beta", 0.5))
+operator("hard_sigmoid")(
+    lambda op, x: op("HardSigmoid", x, alpha=op.float("alpha", 0.2), beta=op.float("beta", 0.5))
+)
 
 
 @operator("smooth_l1", "_npx_smooth_l1")
@@ -228,7 +211,6 @@ def amp_cast(op: Call, x: Tensor) -> Tensor:
     return x
 
 
-@operator("amp_multicast", outputs=numbered_outputs("num_outputs"))
-def amp_multicast(op: Call, *inputs: Tensor) -> Result:
-    """Return the inputs: all floats are float32 here."""
-    return inputs
+operator("amp_multicast", outputs=numbered_outputs(lambda op: op.int("num_outputs")))(
+    lambda op, *inputs: inputs
+)

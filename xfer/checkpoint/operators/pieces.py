@@ -1,3 +1,4 @@
+# ruff: noqa: D103 - where the name of a conversion says what it does
 """Slicing, splitting, joining, repeating and padding."""
 
 import itertools
@@ -7,7 +8,7 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 
 from xfer.checkpoint.onnx_builder import Tensor, describe_shape, follows_batch
-from xfer.checkpoint.operators.registry import Attributes, Call, Result, numbered_outputs, operator
+from xfer.checkpoint.operators.registry import Call, Result, numbered_outputs, operator
 from xfer.checkpoint.operators.shapes import sizes_of
 
 # Beyond the ends of every axis.
@@ -16,7 +17,6 @@ _FIRST, _LAST = np.iinfo(np.int64).min, np.iinfo(np.int64).max
 
 @operator("slice", "_npi_slice", "_npx_slice", "_sparse_slice")
 def slice_axes(op: Call, x: Tensor) -> Tensor:
-    """Slice the first axes."""
     begins, ends, steps = op.ints("begin"), op.ints("end"), op.ints("step", ())
     ranges = {}
     for axis, (begin, end, step) in enumerate(itertools.zip_longest(begins, ends, steps)):
@@ -30,15 +30,13 @@ def slice_axes(op: Call, x: Tensor) -> Tensor:
 
 @operator("slice_axis")
 def slice_axis(op: Call, x: Tensor) -> Tensor:
-    """Slice an axis."""
     end = op.int("end")
     return _slice(op, x, {op.int("axis"): (op.int("begin"), _LAST if end is None else end, 1)})
 
 
-@operator("reverse", "_npi_flip")
-def reverse(op: Call, x: Tensor) -> Tensor:
-    """Reverse axes."""
-    return _slice(op, x, dict.fromkeys(op.ints("axis"), (_LAST, _FIRST, -1)))
+operator("reverse", "_npi_flip")(
+    lambda op, x: _slice(op, x, dict.fromkeys(op.ints("axis"), (_LAST, _FIRST, -1)))
+)
 
 
 def _slice(op: Call, x: Tensor, ranges: dict[int, tuple[int, int, int]]) -> Tensor:
@@ -49,12 +47,7 @@ def _slice(op: Call, x: Tensor, ranges: dict[int, tuple[int, int, int]]) -> Tens
 
 
 def _slice_to(
-    op: Call,
-    x: Tensor,
-    begins: Tensor,
-    ends: Tensor,
-    axes: list[int],
-    steps: Tensor | None = None,
+    op: Call, x: Tensor, begins: Tensor, ends: Tensor, axes: list[int], steps: Tensor | None = None
 ) -> Tensor:
     result = op("Slice", x, begins, ends, op.constant(axes, np.int64), steps)
     for axis in axes if result.dims is not None else ():
@@ -78,7 +71,7 @@ def slice_like(op: Call, x: Tensor, like: Tensor) -> Tensor:
     return _slice_to(op, x, op.constant([0] * len(axes), np.int64), ends, axes)
 
 
-@operator("SliceChannel", outputs=numbered_outputs("num_outputs"))
+@operator("SliceChannel", outputs=numbered_outputs(lambda op: op.int("num_outputs")))
 def split(op: Call, x: Tensor) -> Result:
     """Split an axis into equal parts."""
     axis, count = op.int("axis", 1), op.int("num_outputs")
@@ -91,12 +84,10 @@ def split(op: Call, x: Tensor) -> Result:
     return _split(op, x, [size // count] * count, axis)
 
 
-def _outputs_of_split(attributes: Attributes) -> tuple[str, ...]:
-    count = attributes.int("sections", 0) or len(attributes.ints("indices", ()))
-    return tuple(f"output{k}" for k in range(count)) if count > 1 else ("output",)
-
-
-@operator("_split_v2", "_npi_split", "_npi_hsplit", "_npi_dsplit", outputs=_outputs_of_split)
+@operator(
+    *("_split_v2", "_npi_split", "_npi_hsplit", "_npi_dsplit"),
+    outputs=numbered_outputs(lambda op: op.int("sections", 0) or len(op.ints("indices", ()))),
+)
 def split_at(op: Call, x: Tensor) -> Result:
     """Split an axis at given indices (the first is 0), or into parts as equal as possible."""
     # NumPy's horizontal split takes the only axis of a vector.
@@ -127,15 +118,13 @@ def _squeezed(op: Call, parts: list[Tensor], axis: int) -> list[Tensor]:
     return [op("Squeeze", part, axes) for part in parts]
 
 
-@operator("Concat", "_sparse_concat", "_rnn_param_concat", "_npi_rnn_param_concat")
-def concat(op: Call, *parts: Tensor) -> Tensor:
-    """Concatenate tensors along an axis."""
-    return _concat(op, parts, op.int("dim", 1))
+operator("Concat", "_sparse_concat", "_rnn_param_concat", "_npi_rnn_param_concat")(
+    lambda op, *parts: _concat(op, parts, op.int("dim", 1))
+)
 
 
 @operator("_npi_concatenate")
 def concatenate(op: Call, *parts: Tensor) -> Tensor:
-    """Concatenate tensors along an axis, or flattened."""
     axis = op.int("axis", 0)
     if axis is None:
         row = op.constant([-1], np.int64)
@@ -149,7 +138,6 @@ def _concat(op: Call, parts: Sequence[Tensor], axis: int) -> Tensor:
 
 @operator("stack", "_npi_stack")
 def stack(op: Call, *parts: Tensor) -> Tensor:
-    """Stack tensors along a new axis."""
     axis = op.int("axis", 0)
     return _concat(op, [_add_axes(op, part, [axis]) for part in parts], axis)
 
@@ -189,7 +177,6 @@ def tile(op: Call, x: Tensor) -> Tensor:
 
 @operator("repeat", "_np_repeat")
 def repeat(op: Call, x: Tensor) -> Tensor:
-    """Repeat each element, along an axis or flattened."""
     axis, repeats = op.int("axis", None), op.int("repeats")
     if axis is None:
         x, axis = op("Reshape", x, op.constant([-1], np.int64)), 0
@@ -206,7 +193,6 @@ def repeat(op: Call, x: Tensor) -> Tensor:
 
 @operator("Pad", "_npi_pad")
 def pad(op: Call, x: Tensor) -> Tensor:
-    """Pad each axis."""
     mode = op.text("mode", "constant")
     if mode not in ("constant", "edge", "reflect") or op.text("reflect_type", "even") != "even":
         raise op.unsupported(f"mode={mode!r}, reflect_type={op.text('reflect_type', 'even')!r}")

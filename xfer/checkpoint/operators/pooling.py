@@ -1,4 +1,8 @@
-"""Layers that change the size of a map: pooling, resizing, cropping, sampling through a grid."""
+"""Layers of maps: pooling, resizing, cropping, sampling through a grid, and regions of images.
+
+Operators that select boxes, such as ``box_nms``, are left out: they come after the layers with
+useful features, and ONNX breaks ties differently.
+"""
 
 import math
 from collections.abc import Callable, Sequence
@@ -119,15 +123,8 @@ def _slide(op: Call, kind: str, x: Tensor, windows: _Windows, **attributes: Any)
         if any(end >= k for end, k in zip(ends, kernel)):
             raise op.unsupported("windows that hold no data")
         full = False
-    return op(
-        kind,
-        x,
-        kernel_shape=kernel,
-        strides=strides,
-        pads=[*pads, *ends],
-        ceil_mode=int(full),
-        **attributes,
-    )
+    attributes |= {"kernel_shape": kernel, "strides": strides, "pads": [*pads, *ends]}
+    return op(kind, x, ceil_mode=int(full), **attributes)
 
 
 @operator("_contrib_AdaptiveAvgPooling2D")
@@ -157,15 +154,8 @@ def upsampling(op: Call, x: Tensor, *others: Tensor) -> Tensor:
     """Enlarge maps by an integer factor, and bring several to the size of the first."""
     scale = op.int("scale")
     if op.text("sample_type") == "bilinear":
-        cut = scale // 2
-        return op(
-            "ConvTranspose",
-            x,
-            *others,
-            strides=[scale] * 2,
-            pads=[cut] * 4,
-            group=op.int("num_filter"),
-        )
+        settings = {"strides": [scale] * 2, "pads": [scale // 2] * 4}
+        return op("ConvTranspose", x, *others, group=op.int("num_filter"), **settings)
     scaled = [_repeat(op, x, scale)]
     for other in others:
         times, rest = divmod(x.shape[2] * scale, other.shape[2])
@@ -190,19 +180,10 @@ def _repeat(op: Call, x: Tensor, times: int) -> Tensor:
 @operator("_contrib_BilinearResize2D")
 def bilinear_resize(op: Call, x: Tensor, like: Tensor | None = None) -> Tensor:
     """Resize maps with bilinear interpolation."""
-    corners = op.flag("align_corners", True)
-    sizes = op.constant(_resized(op, x, like))
-    return op(
-        "Resize",
-        x,
-        None,
-        None,
-        sizes,
-        axes=[2, 3],
-        mode="linear",
-        # A single output pixel is taken from the start, not from the middle.
-        coordinate_transformation_mode="align_corners" if corners else "pytorch_half_pixel",
-    )
+    # A single output pixel is taken from the start, not from the middle.
+    pixels = "align_corners" if op.flag("align_corners", True) else "pytorch_half_pixel"
+    how = {"mode": "linear", "coordinate_transformation_mode": pixels}
+    return op("Resize", x, None, None, op.constant(_resized(op, x, like)), axes=[2, 3], **how)
 
 
 def _resized(op: Call, x: Tensor, like: Any) -> Sequence[int]:
@@ -266,10 +247,9 @@ def bilinear_sampler(op: Call, x: Tensor, grid: Tensor) -> Tensor:
     return op("GridSample", x, places, mode="linear", padding_mode="zeros", align_corners=1)
 
 
-@operator("SpatialTransformer")
-def spatial_transformer(op: Call, x: Tensor, matrix: Tensor) -> Tensor:
-    """Transform an image by an affine map."""
-    return bilinear_sampler(op, x, _affine_grid(op, matrix))
+operator("SpatialTransformer")(
+    lambda op, x, matrix: bilinear_sampler(op, x, _affine_grid(op, matrix))
+)
 
 
 def _affine_grid(op: Call, matrix: Tensor) -> Tensor:
@@ -287,3 +267,74 @@ def _affine_grid(op: Call, matrix: Tensor) -> Tensor:
 
 def _pixels(height: int, width: int) -> np.ndarray:
     return np.stack(np.meshgrid(np.arange(width), np.arange(height)))
+
+
+@operator("ROIPooling", "_npx_roi_pooling")
+def roi_pooling(op: Call, x: Tensor, regions: Tensor) -> Tensor:
+    """Compute the maxima over a grid in each region (index of the image, then its corners)."""
+    size, scale = op.ints("pooled_size"), op.float("spatial_scale")
+    return op("MaxRoiPool", x, regions, pooled_shape=size, spatial_scale=scale)
+
+
+@operator("_contrib_ROIAlign")
+def roi_align(op: Call, x: Tensor, regions: Tensor) -> Tensor:
+    """Compute interpolated means over a grid in each region."""
+    if op.flag("position_sensitive", False):
+        raise op.unsupported("position_sensitive=True")
+    images, boxes = op("Split", regions, op.constant([1, 4], np.int64), axis=1, outputs=2)
+    images = op("Squeeze", op.cast(images, np.int64), op.constant([1], np.int64))
+    height, width = op.ints("pooled_size")
+    pixels = "half_pixel" if op.flag("aligned", False) else "output_half_pixel"
+    settings = {
+        "spatial_scale": op.float("spatial_scale"),
+        "sampling_ratio": max(op.int("sample_ratio", -1), 0),
+        "coordinate_transformation_mode": pixels,
+    }
+    sizes = {"output_height": height, "output_width": width}
+    return op("RoiAlign", x, boxes, images, mode="avg", **sizes, **settings)
+
+
+@operator("_contrib_box_iou")
+def box_iou(op: Call, one: Tensor, other: Tensor) -> Tensor:
+    """Compute intersection over union of all pairs of boxes."""
+    others = [one.rank - 1 + place for place in range(other.rank - 1)]
+    one = op("Unsqueeze", one, op.constant(others, np.int64)) if others else one
+    corners, areas = [], []
+    for boxes in (one, other):
+        first, second = _halves(op, boxes)
+        if op.text("format", "corner") == "center":
+            size, reach = second, op("Mul", second, op.constant(0.5))
+            first, second = op("Sub", first, reach), op("Add", first, reach)
+        else:
+            size = op("Sub", second, first)
+        corners.append((first, second))
+        areas.append(_area(op, size))
+    firsts, seconds = zip(*corners)
+    shared = _area(op, op("Sub", op("Min", *seconds), op("Max", *firsts)))
+    ratio = op("Div", shared, op("Sub", op("Add", *areas), shared))
+    zero = op.constant(0.0)
+    return op("Where", op("Greater", shared, zero), ratio, zero)
+
+
+@operator("_contrib_box_decode")
+def box_decode(op: Call, x: Tensor, anchors: Tensor) -> Tensor:
+    """Return the corners of boxes, given their offsets from anchors."""
+    scales = [op.float(f"std{place}", 1.0) for place in range(4)]
+    centre, size = _halves(op, anchors)
+    if op.text("format", "center") == "corner":
+        size = op("Sub", size, centre)
+        centre = op("Add", centre, op("Mul", size, op.constant(0.5)))
+    shift, growth = _halves(op, op("Mul", x, op.constant(scales)))
+    if (limit := op.float("clip", -1.0)) > 0:
+        growth = op("Min", growth, op.constant(limit))
+    centre = op("Add", op("Mul", shift, size), centre)
+    reach = op("Mul", op("Exp", growth), op("Mul", size, op.constant(0.5)))
+    return op("Concat", op("Sub", centre, reach), op("Add", centre, reach), axis=-1)
+
+
+def _halves(op: Call, boxes: Tensor) -> list[Tensor]:
+    return op("Split", boxes, op.constant([2, 2], np.int64), axis=-1, outputs=2)
+
+
+def _area(op: Call, size: Tensor) -> Tensor:
+    return op("ReduceProd", op("Relu", size), op.constant([-1], np.int64), keepdims=0)

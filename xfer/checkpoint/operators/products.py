@@ -35,10 +35,9 @@ def numpy_dot(op: Call, a: Tensor, b: Tensor) -> Tensor:
 operator("_npi_matmul")(lambda op, a, b: op("MatMul", a, b))
 
 
-@operator("_npi_tensordot")
-def tensordot(op: Call, a: Tensor, b: Tensor) -> Tensor:
-    """Sum over pairs of axes."""
-    return _tensordot(op, a, b, op.ints("a_axes_summed"), op.ints("b_axes_summed"))
+operator("_npi_tensordot")(
+    lambda op, a, b: _tensordot(op, a, b, op.ints("a_axes_summed"), op.ints("b_axes_summed"))
+)
 
 
 @operator("_npi_tensordot_int_axes")
@@ -90,21 +89,15 @@ def _with_axis_moved(op: Call, x: Tensor, source: int, target: int) -> Tensor:
     return _permuted(op, x, order)
 
 
-@operator("linalg_gemm2", "_linalg_gemm2")
-def gemm2(op: Call, a: Tensor, b: Tensor) -> Tensor:
-    """Multiply matrices and a factor."""
-    return _on_matrices(op, lambda a, b: _scaled(op, batch_dot(op, a, b), "alpha"), a, b)
+@operator("linalg_gemm2", "_linalg_gemm2", "linalg_gemm", "_linalg_gemm")
+def gemm(op: Call, *matrices: Tensor) -> Tensor:
+    """Multiply matrices and a factor, and add a multiple of a third matrix if there is one."""
 
-
-@operator("linalg_gemm", "_linalg_gemm")
-def gemm(op: Call, a: Tensor, b: Tensor, c: Tensor) -> Tensor:
-    """Multiply matrices and a factor, and add a multiple of a third matrix."""
-
-    def convert(a: Tensor, b: Tensor, c: Tensor) -> Tensor:
+    def convert(a: Tensor, b: Tensor, *c: Tensor) -> Tensor:
         product = _scaled(op, batch_dot(op, a, b), "alpha")
-        return op("Add", product, _scaled(op, c, "beta"))
+        return op("Add", product, _scaled(op, c[0], "beta")) if c else product
 
-    return _on_matrices(op, convert, a, b, c)
+    return _on_matrices(op, convert, *matrices)
 
 
 @operator("linalg_syrk", "_linalg_syrk")
@@ -128,32 +121,25 @@ def _on_matrices(op: Call, convert: Callable[..., Tensor], *inputs: Tensor) -> T
     return _with_axis_moved(op, found, rank - 2, axis)
 
 
-@operator("_contrib_interleaved_matmul_selfatt_qk")
-def self_attention_scores(op: Call, joined: Tensor) -> Tensor:
-    """Multiply queries and keys, which come as (length, n, heads * 3 * d) with the values."""
-    return _scores(op, _heads(op, joined, 3, 0), _heads(op, joined, 3, 1, _LAST))
-
-
-@operator("_contrib_interleaved_matmul_selfatt_valatt")
-def self_attention_values(op: Call, joined: Tensor, attention: Tensor) -> Tensor:
-    """Weight the values, which come as (length, n, heads * 3 * d) with queries and keys."""
-    return _weighed(op, _heads(op, joined, 3, 2), attention)
-
-
-@operator("_contrib_interleaved_matmul_encdec_qk")
-def attention_scores(op: Call, queries: Tensor, joined: Tensor) -> Tensor:
-    """Multiply queries with keys, which come as (length, n, heads * 2 * d) with the values."""
-    return _scores(op, _heads(op, queries, 1, 0), _heads(op, joined, 2, 0, _LAST))
-
-
-@operator("_contrib_interleaved_matmul_encdec_valatt")
-def attention_values(op: Call, joined: Tensor, attention: Tensor) -> Tensor:
-    """Weight the values, which come as (length, n, heads * 2 * d) with the keys."""
-    return _weighed(op, _heads(op, joined, 2, 1), attention)
-
-
 # The order of the axes of (length, n, heads, d), as matrices and transposed.
 _FIRST, _LAST = (1, 2, 0, 3), (1, 2, 3, 0)
+
+# Self-attention has queries, keys and values in one tensor of shape (length, n, heads * 3 * d), and
+# attention from a decoder to an encoder has the queries apart.
+operator("_contrib_interleaved_matmul_selfatt_qk")(
+    lambda op, joined: _scores(op, _heads(op, joined, 3, 0), _heads(op, joined, 3, 1, _LAST))
+)
+operator("_contrib_interleaved_matmul_selfatt_valatt")(
+    lambda op, joined, attention: _weighed(op, _heads(op, joined, 3, 2), attention)
+)
+operator("_contrib_interleaved_matmul_encdec_qk")(
+    lambda op, queries, joined: _scores(
+        op, _heads(op, queries, 1, 0), _heads(op, joined, 2, 0, _LAST)
+    )
+)
+operator("_contrib_interleaved_matmul_encdec_valatt")(
+    lambda op, joined, attention: _weighed(op, _heads(op, joined, 2, 1), attention)
+)
 
 
 def _heads(

@@ -1,3 +1,4 @@
+# ruff: noqa: D103 - where the name of a conversion says what it does
 """Reductions (sums, norms, extremes) and orderings (sort, top k)."""
 
 import math
@@ -8,7 +9,7 @@ import numpy as np
 from xfer.checkpoint.onnx_builder import Tensor, follows_batch
 from xfer.checkpoint.operators.arithmetic import widened
 from xfer.checkpoint.operators.maths import read_dtype
-from xfer.checkpoint.operators.registry import Attributes, Call, Formula, Result, operator
+from xfer.checkpoint.operators.registry import Call, Formula, Result, numbered_outputs, operator
 
 # None are all axes, and () are none.
 Axes = tuple[int, ...] | None
@@ -107,7 +108,6 @@ operator("_np_all")(lambda op, x: _reduce(op, "ReduceMin", op.cast(x, bool), _nu
 
 @operator("norm", "_sparse_norm")
 def norm(op: Call, x: Tensor) -> Tensor:
-    """Compute the 1-norm or the 2-norm along axes, as of one vector."""
     if op.text("out_dtype", None) not in (None, "None"):
         read_dtype(op, np.float32, "out_dtype")
     return one_dimensional(op, _norm(op, x, op.int("ord", 2), _axes(op, x)))
@@ -130,16 +130,14 @@ def _norm(op: Call, x: Tensor, order: float, axes: Axes) -> Tensor:
     return _reduce(op, kinds[order], x, axes)
 
 
-@operator("moments", outputs=lambda _: ("output0", "output1"))
+@operator("moments", outputs=numbered_outputs(lambda _: 2))
 def moments(op: Call, x: Tensor) -> Result:
-    """Return mean and variance over axes."""
     axes = checked_axes(op.ints("axes"), x.rank)
     return tuple(one_dimensional(op, found) for found in _moments(op, x, axes, 0))
 
 
 @operator("_npi_var")
 def variance(op: Call, x: Tensor) -> Tensor:
-    """Return the variance over axes."""
     # MXNet's mean of integers is an integer.
     if x.dtype != np.float32 or read_dtype(op, x.dtype) != np.float32:
         raise op.unsupported("integers")
@@ -190,7 +188,6 @@ def _flat(op: Call, x: Tensor) -> Tensor:
 
 @operator("_np_cumsum")
 def cumsum(op: Call, x: Tensor) -> Tensor:
-    """Compute cumulative sums along an axis."""
     axis = op.int("axis", None)
     result = read_dtype(op, np.int64 if x.dtype == np.bool_ else x.dtype)
     x = op.cast(op.cast(x, result), widened(result))
@@ -200,12 +197,10 @@ def cumsum(op: Call, x: Tensor) -> Tensor:
     return op.cast(op("CumSum", x, op.constant(axis, np.int64)), result)
 
 
-def _topk_outputs(attributes: Attributes) -> tuple[str, ...]:
-    several = attributes.text("ret_typ", "indices") in ("value", "both")
-    return ("output0", "output1") if several else ("output",)
-
-
-@operator("topk", "_npx_topk", outputs=_topk_outputs)
+@operator(
+    *("topk", "_npx_topk"),
+    outputs=numbered_outputs(lambda op: 1 + (op.text("ret_typ", "") in ("value", "both"))),
+)
 def topk(op: Call, x: Tensor) -> Result:
     """Return the indices of the largest values, the values, both, or a mask of them."""
     kind = op.text("ret_typ", "indices")
@@ -225,7 +220,6 @@ operator("sort", "_npi_sort")(lambda op, x: _order(op, x, 0, op.flag("is_ascend"
 
 @operator("argsort", "_npi_argsort")
 def argsort(op: Call, x: Tensor) -> Tensor:
-    """Return the indices that sort an axis."""
     places = _order(op, x, 0, op.flag("is_ascend", True))[1]
     return op.cast(places, read_dtype(op, np.float32))
 

@@ -13,16 +13,8 @@ from xfer.checkpoint.onnx_builder import BATCH, OnnxBuilder, Tensor, describe_sh
 from xfer.checkpoint.symbol import Node
 
 #: Types by MXNet's flags; all floating-point ones are computed in single precision.
-TYPES: dict[int, Any] = {
-    0: np.dtype(np.float32),
-    1: np.dtype(np.float32),
-    2: np.dtype(np.float32),
-    3: np.dtype(np.uint8),
-    4: np.dtype(np.int32),
-    5: np.dtype(np.int8),
-    6: np.dtype(np.int64),
-    7: np.dtype(np.bool_),
-}
+_TYPE_NAMES = "float32 float32 float32 uint8 int32 int8 int64 bool"
+TYPES: dict[int, Any] = dict(enumerate(map(np.dtype, _TYPE_NAMES.split())))
 #: What a conversion returns: an output, or several.
 Result = Tensor | Sequence[Tensor]
 #: Emits what computes a tensor of one or two others: ``formula(op, x)``.
@@ -37,11 +29,9 @@ class Unsupported(ValueError):
 
 @dataclass(frozen=True)
 class Operator:
-    """How one operator converts.
+    """How one operator converts: ``convert(op, *inputs)`` emits ONNX nodes through a ``Call``.
 
-    ``convert(op, *inputs)`` emits ONNX nodes through ``op``, a :class:`Call`. ``outputs`` names the
-    outputs, given the attributes. ``idle`` are the indices of inputs that play no part in
-    inference, such as labels.
+    ``idle`` are the indices of inputs that play no part in inference, such as labels.
     """
 
     convert: Callable[..., Result]
@@ -73,12 +63,14 @@ def operator(
     return register
 
 
-def numbered_outputs(attribute: str) -> "Callable[[Attributes], tuple[str, ...]]":
-    """Name as many outputs as an attribute says: ``output0``, ``output1``, ..."""
+def numbered_outputs(
+    count: "Callable[[Attributes], int]",
+) -> "Callable[[Attributes], tuple[str, ...]]":
+    """Name as many outputs as the attributes say: ``output0``, ``output1``, ..."""
 
     def outputs(attributes: "Attributes") -> tuple[str, ...]:
-        count = attributes.int(attribute)
-        return tuple(f"output{i}" for i in range(count)) if count > 1 else ("output",)
+        several = count(attributes)
+        return tuple(f"output{i}" for i in range(several)) if several > 1 else ("output",)
 
     return outputs
 
@@ -92,10 +84,9 @@ _REQUIRED = object()
 
 
 class Attributes:
-    """The attributes of a node, which MXNet writes as text.
+    """The attributes of a node, which MXNet writes as text; a text of ``None`` is None.
 
     Each method takes a name and a default; without a default a missing attribute is an error.
-    ``None`` in the text is None.
     """
 
     def __init__(self, texts: Mapping[str, str]) -> None:
@@ -140,11 +131,7 @@ class Attributes:
 
 
 class Call(Attributes):
-    """One operator of MXNet, as its conversion sees it.
-
-    ``op("Relu", x)`` emits an ONNX node and returns its Tensor, and ``op.int("num_filter")`` reads
-    an attribute of the operator.
-    """
+    """An operator to convert: ``op("Relu", x)`` emits a node, ``op.int("axis")`` reads a text."""
 
     def __init__(self, builder: OnnxBuilder, node: Node) -> None:
         super().__init__(node.attributes)
@@ -170,10 +157,9 @@ class Call(Attributes):
         """Return a 1-D int64 Tensor of sizes; multiples of BATCH follow the batch."""
         if not any(map(follows_batch, values)):
             return self.constant(values, np.int64)
+        batch = self._builder.batch_size_tensor()
         parts = [
-            self(
-                "Mul", self._builder.batch_size_tensor(), self.constant([value // BATCH], np.int64)
-            )
+            self("Mul", batch, self.constant([value // BATCH], np.int64))
             if follows_batch(value)
             else self.constant([value], np.int64)
             for value in values

@@ -1,13 +1,15 @@
-"""Reshaping, transposing and broadcasting."""
+# ruff: noqa: D103 - where the name of a conversion says what it does
+"""Reshaping, transposing, broadcasting, and tensors made of nothing but a shape."""
 
 import math
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from onnx import numpy_helper
 
 from xfer.checkpoint.onnx_builder import Tensor, UnknownShape, describe_shape, follows_batch
-from xfer.checkpoint.operators.registry import Call, operator
+from xfer.checkpoint.operators.registry import TYPES, Call, operator
 
 # The special sizes of a reshape in MXNet, and in its NumPy interface.
 _CODES = {0: "keep", -1: "infer", -2: "rest", -3: "merge", -4: "split"}
@@ -16,13 +18,11 @@ _NUMPY_CODES = {-1: "infer", -2: "keep", -3: "drop", -4: "rest", -5: "merge", -6
 
 @operator("Flatten", "_npx_batch_flatten")
 def flatten(op: Call, x: Tensor) -> Tensor:
-    """Flatten each example to a row."""
     return x if x.dims is not None and len(x.dims) == 2 else op("Flatten", x, axis=1)
 
 
 @operator("Reshape")
 def reshape(op: Call, x: Tensor) -> Tensor:
-    """Reshape, with MXNet's codes for sizes."""
     codes = list(op.ints("shape", ()))
     if not codes:
         # The form of MXNet 0.8, in which 0 is the size to be inferred.
@@ -100,14 +100,9 @@ def _split_size(size: int | None, left: int, right: int) -> tuple[int, int]:
 def reshape_like(op: Call, x: Tensor, like: Tensor) -> Tensor:
     """Give some axes the sizes that some axes of another tensor have."""
     begin, end, _ = slice(op.int("lhs_begin", None), op.int("lhs_end", None)).indices(x.rank)
-    like_begin, like_end, _ = slice(op.int("rhs_begin", None), op.int("rhs_end", None)).indices(
-        like.rank
-    )
-    places = [
-        *((x, axis) for axis in range(begin)),
-        *((like, axis) for axis in range(like_begin, like_end)),
-        *((x, axis) for axis in range(end, x.rank)),
-    ]
+    taken = slice(op.int("rhs_begin", None), op.int("rhs_end", None))
+    places = [(x, axis) for axis in (*range(begin), *range(end, x.rank))]
+    places[begin:begin] = [(like, axis) for axis in range(like.rank)[taken]]
     if None in x.dims or None in [tensor.dims[axis] for tensor, axis in places]:
         return op("Reshape", x, sizes_of(op, places))
     return op.reshape(x, [tensor.dims[axis] for tensor, axis in places])
@@ -136,7 +131,6 @@ def transpose(op: Call, x: Tensor) -> Tensor:
 
 @operator("SwapAxis", "_npi_swapaxes")
 def swap_axes(op: Call, x: Tensor) -> Tensor:
-    """Swap two axes."""
     one, other = op.int("dim1", 0), op.int("dim2", 0)
     axes = list(range(x.rank))
     axes[one], axes[other] = axes[other], axes[one]
@@ -154,15 +148,13 @@ def move_axes(op: Call, x: Tensor) -> Tensor:
     return op("Transpose", x, perm=axes)
 
 
-@operator("expand_dims", "_npi_expand_dims")
-def expand_dims(op: Call, x: Tensor) -> Tensor:
-    """Add an axis of size one."""
-    return op("Unsqueeze", x, op.constant([op.int("axis")], np.int64))
+operator("expand_dims", "_npi_expand_dims")(
+    lambda op, x: op("Unsqueeze", x, op.constant([op.int("axis")], np.int64))
+)
 
 
 @operator("squeeze", "_np_squeeze")
 def squeeze(op: Call, x: Tensor) -> Tensor:
-    """Remove axes of size one: those given, or all."""
     axes = op.ints("axis", None)
     if axes is None:
         axes = [axis for axis, size in enumerate(x.shape) if size == 1]
@@ -200,41 +192,176 @@ def broadcast_like(op: Call, x: Tensor, like: Tensor) -> Tensor:
     return op("Expand", x, sizes_of(op, shape))
 
 
-@operator("_identity_with_attr_like_rhs", idle=(1,))
-def identity_like(op: Call, x: Tensor, like: Tensor | None = None) -> Tensor:
-    """Return the first of two tensors of the same shape."""
-    return x
-
-
-@operator("depth_to_space")
-def depth_to_space(op: Call, x: Tensor) -> Tensor:
-    """Move channels into blocks of pixels."""
-    block = op.int("block_size")
-    _check_divisible(x, (1,), block * block)
-    return op("DepthToSpace", x, blocksize=block, mode="DCR")
-
-
-@operator("space_to_depth")
-def space_to_depth(op: Call, x: Tensor) -> Tensor:
-    """Move blocks of pixels into channels."""
-    block = op.int("block_size")
-    _check_divisible(x, (2, 3), block)
-    return op("SpaceToDepth", x, blocksize=block)
-
-
-def _check_divisible(x: Tensor, axes: tuple[int, ...], divisor: int) -> None:
+@operator("depth_to_space", "space_to_depth")
+def rearrange_blocks(op: Call, x: Tensor) -> Tensor:
+    """Move channels into blocks of pixels, or blocks of pixels into channels."""
+    block, to_space = op.int("block_size"), op.node.operator == "depth_to_space"
+    axes, divisor = ((1,), block * block) if to_space else ((2, 3), block)
     if x.rank != 4 or any(x.dims[axis] is not None and x.dims[axis] % divisor for axis in axes):
         raise ValueError(
             f"{describe_shape(x.dims)} cannot be cut into blocks ({divisor}, axes {axes})"
         )
+    if to_space:
+        return op("DepthToSpace", x, blocksize=block, mode="DCR")
+    return op("SpaceToDepth", x, blocksize=block)
 
 
 @operator("shape_array", "_npx_shape_array")
 def shape_array(op: Call, x: Tensor) -> Tensor:
-    """Return the shape as integers."""
     if x.dims is None or None in x.dims or any(map(follows_batch, x.dims)):
         return op("Shape", x)
     return op.constant(x.dims, np.int64)
 
 
 operator("size_array")(lambda op, x: op.reshape(op("Size", x), [1]))
+
+
+# Larger tensors are made when the network runs.
+_MOST_WRITTEN_OUT = 2**20
+
+
+def _dtype(op: Call, default: str = "float32") -> np.dtype:
+    text = op.text("dtype", None) or default
+    if text.isdigit():
+        return TYPES[int(text)]
+    dtype = np.dtype("float32" if text in ("bfloat16", "-1") else text)
+    return np.dtype(np.float32) if dtype.kind == "f" else dtype
+
+
+def _filled(op: Call, sizes: Any, value: float, dtype: np.dtype) -> Tensor:
+    """Return a tensor filled with one value; ``sizes`` are integers or a Tensor."""
+    if isinstance(sizes, (tuple, list)):
+        if not any(map(follows_batch, sizes)) and math.prod(sizes) <= _MOST_WRITTEN_OUT:
+            return op.constant(np.full(sizes, value, dtype))
+        sizes = op.sizes(sizes)
+    # NumPy wraps -1 around where the type is unsigned.
+    number = np.array([value], np.float64).astype(dtype)
+    return op("ConstantOfShape", sizes, value=numpy_helper.from_array(number))
+
+
+operator("_zeros", "_zeros_without_dtype")(lambda op: _filled(op, _sizes(op), 0, _dtype(op)))
+operator("_ones")(lambda op: _filled(op, _sizes(op), 1, _dtype(op)))
+operator("_full")(lambda op: _filled(op, _sizes(op), op.float("value"), _dtype(op)))
+
+
+def _sizes(op: Call) -> list[int]:
+    sizes = op.ints("shape", None)
+    if not sizes:
+        raise op.unsupported("no shape")
+    # MXNet infers a size of 0, which is that of the batch in the first state of an RNN.
+    return [size or op.batch_size for size in sizes]
+
+
+operator("_npi_zeros")(lambda op: _filled(op, op.ints("shape", ()), 0, _dtype(op)))
+operator("_npi_ones")(lambda op: _filled(op, op.ints("shape", ()), 1, _dtype(op)))
+operator("_npi_full")(lambda op: _filled(op, op.ints("shape", ()), op.float("value"), _dtype(op)))
+operator("zeros_like", "_sparse_zeros_like")(lambda op, x: _filled_like(op, x, 0, x.dtype))
+operator("ones_like")(lambda op, x: _filled_like(op, x, 1, x.dtype))
+operator("_npi_full_like")(
+    lambda op, x: _filled_like(op, x, op.float("fill_value"), _dtype(op, x.dtype.name))
+)
+
+
+def _filled_like(op: Call, x: Tensor, value: float, dtype: np.dtype) -> Tensor:
+    known = x.dims is not None and None not in x.dims
+    return _filled(op, x.dims if known else op("Shape", x), value, dtype)
+
+
+@operator("_arange", "_npi_arange")
+def arange(op: Call) -> Tensor:
+    """Return an evenly spaced range, each value repeated."""
+    start, stop, step = op.float("start", 0.0), op.float("stop", None), op.float("step", 1.0)
+    if stop is None:
+        if op.flag("infer_range", False):
+            raise op.unsupported("infer_range=True")
+        start, stop = 0.0, start
+    count, repeats = math.ceil((stop - start) / step), op.int("repeat", 1)
+    # MXNet converts the start and the step before it counts.
+    start, step = np.array([start, step]).astype(_dtype(op))
+    values = start + np.arange(max(count, 0), dtype=_dtype(op)) * step
+    return op.constant(np.repeat(values, repeats))
+
+
+@operator("_contrib_arange_like", "_npx_arange_like")
+def arange_like(op: Call, x: Tensor) -> Tensor:
+    """Return a range as long as a tensor has elements, or as one of its axes."""
+    axis, repeats = op.int("axis", None), op.int("repeat", 1)
+    values = _count(op, math.prod(x.shape) if axis is None else (x, axis % x.rank))
+    if repeats > 1:
+        values = op("Div", values, op.constant(repeats, np.int64))
+    start, step = op.float("start", 0.0), op.float("step", 1.0)
+    values = op.cast(values, x.dtype)
+    if step != 1:
+        values = op("Mul", values, op.constant(np.array(step).astype(x.dtype)))
+    if start != 0:
+        values = op("Add", values, op.constant(np.array(start).astype(x.dtype)))
+    return values if axis is not None else op.reshape(values, x.shape)
+
+
+def _count(op: Call, size: Any) -> Tensor:
+    """Return the integers below a size, which is given as `sizes_of` takes it."""
+    known = size if isinstance(size, int) else size[0].dims[size[1]]
+    if known is not None and not follows_batch(known):
+        return op.constant(np.arange(known))
+    one = numpy_helper.from_array(np.ones(1, np.int64))
+    ones = op("ConstantOfShape", sizes_of(op, [size]), value=one)
+    return op("CumSum", ones, op.constant(0, np.int64), exclusive=1)
+
+
+@operator("_linspace", "_npi_linspace")
+def linspace(op: Call) -> Tensor:
+    start, stop, count = op.float("start"), op.float("stop"), op.int("num")
+    values = np.linspace(start, stop, count, op.flag("endpoint", True))
+    return op.constant(values.astype(_dtype(op)))
+
+
+@operator("_eye", "_npi_eye")
+def eye(op: Call) -> Tensor:
+    rows = op.int("N")
+    columns = op.int("M", 0) or rows
+    return op.constant(np.eye(rows, columns, op.int("k", 0), dtype=_dtype(op)))
+
+
+operator("_npi_identity")(lambda op: op.constant(np.eye(*op.ints("shape")).astype(_dtype(op))))
+operator("_npi_indices")(
+    lambda op: op.constant(np.indices(op.ints("dimensions"), dtype=_dtype(op, "int32")))
+)
+
+
+@operator("_contrib_index_array")
+def index_array(op: Call, x: Tensor) -> Tensor:
+    axes = op.ints("axes", None)
+    axes = range(x.rank) if axes is None else [axis % x.rank for axis in axes]
+    shape = op.sizes([*x.shape, 1])
+    places = []
+    for axis in axes:
+        along = [1] * (x.rank + 1)
+        along[axis] = x.shape[axis]
+        places.append(op("Expand", op.reshape(_count(op, x.shape[axis]), along), shape))
+    return op("Concat", *places, axis=-1)
+
+
+@operator("_contrib_MultiBoxPrior", "_npx_multibox_prior")
+def anchor_boxes(op: Call, x: Tensor) -> Tensor:
+    """Return anchor boxes around each pixel (Liu et al. 2016, SSD, section 2.2).
+
+    The boxes are (left, top, right, bottom) as fractions of the image. All sizes are used with
+    the first ratio, and the first size with all other ratios.
+    """
+    height, width = x.shape[2:]
+    sizes = np.array(op.floats("sizes", (1.0,)), np.float32)
+    ratios = np.sqrt(np.array(op.floats("ratios", (1.0,)), np.float32))
+    steps, offsets = op.floats("steps", (-1.0, -1.0)), op.floats("offsets", (0.5, 0.5))
+    if min(steps) <= 0:
+        steps = (1 / height, 1 / width)
+    ys = (np.arange(height) + offsets[0]) * steps[0]
+    xs = (np.arange(width) + offsets[1]) * steps[1]
+    centres = np.stack(np.meshgrid(xs, ys), axis=-1)[:, :, np.newaxis]
+    # A box of ratio 1 is square in pixels, whatever the ratio of the image.
+    widths = np.concatenate([sizes * ratios[0], sizes[0] * ratios[1:]]) * height / width / 2
+    heights = np.concatenate([sizes / ratios[0], sizes[0] / ratios[1:]]) / 2
+    halves = np.stack([widths, heights], axis=-1)
+    boxes = np.concatenate([centres - halves, centres + halves], axis=-1).reshape(1, -1, 4)
+    if op.flag("clip", False):
+        boxes = boxes.clip(0, 1)
+    return op.constant(boxes)
