@@ -12,9 +12,8 @@ from onnx import TensorProto, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
 import xfer
-from xfer.sources.onnx import OnnxSource
-from xfer.sources.onnx import open_session
-from xfer.sources.onnx_model import OnnxGraph, take_apart
+from xfer.sources.onnx import OnnxSource, open_session
+from xfer.sources.onnx_model import OnnxGraph
 
 OPSET = [helper.make_opsetid("", 17), helper.make_opsetid("my.domain", 1)]
 node = helper.make_node

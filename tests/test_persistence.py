@@ -694,7 +694,9 @@ def test_inputs_that_are_data_are_saved_and_others_are_refused(tmp_path, monkeyp
         ("whole", {"preprocess": np.stack}),
         ("bare", {"source_model": xfer.load_checkpoint(checkpoint, inputs=other)}),
     ]:
-        with pytest.raises(ValueError, match=r"fitted with ImageInputs\(size=.*scale=2.*and other inputs"):
+        with pytest.raises(
+            ValueError, match=r"fitted with ImageInputs\(size=.*scale=2.*and other inputs"
+        ):
             xfer.load(name, **options)
 
 

@@ -28,12 +28,12 @@ _BY_REPR = (torch.dtype, torch.device, torch.layout, torch.memory_format, np.dty
 _FUNCTIONS = (types.FunctionType, types.BuiltinFunctionType)
 _IN_EVERY_MODULE = vars(torch.nn.Module()).keys()
 _HOOKS = ("_forward_pre_hooks", "_forward_hooks", "_backward_pre_hooks", "_backward_hooks")
-# What torch's functions and methods were when this module was imported.
+# What torch's functions and methods were called when this module was imported.
 _ORIGINAL = {
-    (space, name): value
+    (space, name): getattr(getattr(space, name), "__name__", None)
     for space in (torch, torch.nn.functional, torch.Tensor)
-    for name, value in vars(space).items()
-    if callable(value)
+    for name in dir(space)
+    if callable(getattr(space, name, None))
 }
 # Where transformers note where a network came from and what they have seen.
 _NOTES = {
@@ -44,7 +44,7 @@ _CLASS_NOTES = {
     *("__module__", "__qualname__", "__doc__", "__dict__", "__weakref__", "__annotations__"),
     *("__firstlineno__", "__static_attributes__", "__annotate_func__", "__annotations_cache__"),
     *("__orig_bases__", "__parameters__", "__abstractmethods__", "_abc_impl", "__match_args__"),
-    *("__dataclass_params__", "__dataclass_fields__", "__hash__"),
+    *("__dataclass_params__", "__dataclass_fields__", "__hash__", "__slotnames__", "__signature__"),
 }
 # With these a function can use what its text does not name.
 _DYNAMIC = {"eval", "exec", "compile", "globals", "__import__", "open", "getattr", "vars"}
@@ -108,10 +108,10 @@ class _Description:
         modes = torch.overrides._get_current_function_mode_stack()
         if any(type(mode).__name__ != "DeviceContext" for mode in modes):
             self.report("torch", "is in a mode that changes what its functions compute")
-        for (space, name), value in _ORIGINAL.items():
-            now = vars(space).get(name)
+        for (space, name), called in _ORIGINAL.items():
+            now = getattr(space, name, None)
             # torch wraps some of its functions when they are first used, and keeps their names.
-            other = getattr(now, "__name__", None) != getattr(value, "__name__", None)
+            other = getattr(now, "__name__", None) != called
             if other or (isinstance(now, types.FunctionType) and not self._package(now)):
                 self.report(f"{space.__name__}.{name}", "was replaced")
 
@@ -166,14 +166,17 @@ class _Description:
         if isinstance(value, Enum):
             return self.describe(kind, where), value.name
         if kind is functools.partial:
-            return [self.describe(part, where) for part in (value.func, value.args, value.keywords)]
+            parts = (value.func, value.args, value.keywords)
+            return [self.describe(part, where) for part in parts]
         if kind is types.MethodType:
             return [self.describe(part, where) for part in (value.__func__, value.__self__)]
         if isinstance(value, types.MemberDescriptorType):
             return value.__name__
         if isinstance(value, type):
             return self._class(value, where)
-        if isinstance(value, (*_FUNCTIONS, types.ModuleType)) and self._package(value):
+        if isinstance(value, types.ModuleType) and self._package(value):
+            return value.__name__
+        if isinstance(value, _FUNCTIONS) and self._package(value):
             return _name(value)
         if isinstance(value, types.FunctionType):
             return self._function(value, where)
@@ -187,7 +190,9 @@ class _Description:
         if kind.__basicsize__ > object.__basicsize__ + 8 * places or kind.__itemsize__:
             return self.report(where, f"is a {_name(kind)}, whose content cannot be read")
         state = {slot: getattr(value, slot) for slot in slots if hasattr(value, slot)}
-        return self.describe(kind, where), self._state({**state, **getattr(value, "__dict__", {})}, where)
+        return self.describe(kind, where), self._state(
+            {**state, **getattr(value, "__dict__", {})}, where
+        )
 
     def _state(self, state: Mapping[str, Any], where: str) -> list[tuple[str, Any]]:
         names = sorted(state.keys() - _NOTES)
@@ -334,4 +339,4 @@ def _digest(value: Any) -> str:
 
 
 def _name(value: Any) -> str:
-    return f"{value.__module__}.{value.__qualname__}" if hasattr(value, "__qualname__") else repr(value)
+    return f"{value.__module__}.{getattr(value, '__qualname__', value.__name__)}"
