@@ -20,6 +20,7 @@ from sklearn.utils.validation import check_is_fitted
 
 import xfer
 from xfer._io import atomic_write
+from xfer.features import SharesNetwork
 from xfer.inputs import as_inputs, from_state
 from xfer.sources import open_source, source_from_state
 
@@ -73,12 +74,6 @@ _TRUSTED = [
     "xfer.meta.calibrated.ScaledScores",
     "xfer.meta.support_vector_machine.CalibratedSvm",
 ]
-_classes: dict[str, type] = {}
-
-
-def register(kind: type) -> None:
-    """Enter a class whose objects can be saved and loaded."""
-    _classes[f"{kind.__module__}.{kind.__qualname__}"] = kind
 
 
 def save(
@@ -252,9 +247,14 @@ def _find_class(name: str) -> Any:
     module = name.rpartition(".")[0]
     if module in _OWN_MODULES:
         importlib.import_module(module)
-    if name not in _classes:
-        raise ValueError(f"import the module that defines {name} first")
-    return _classes[name]
+    kinds: list[Any] = [SharesNetwork]
+    for kind in kinds:
+        kinds.extend(kind.__subclasses__())
+    # Of classes of one name, which a notebook can define again and again, the last one counts.
+    for kind in reversed(kinds):
+        if hasattr(kind, "_restore") and name == f"{kind.__module__}.{kind.__qualname__}":
+            return kind
+    raise ValueError(f"import the module that defines {name} first")
 
 
 def _inputs_to_state(inputs: Any) -> tuple[Any, dict[str, np.ndarray]]:

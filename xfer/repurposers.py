@@ -23,7 +23,7 @@ from xfer.meta import (
     CalibratedSvm,
     DirichletGaussianProcess,
 )
-from xfer.persistence import register, save
+from xfer.persistence import save
 from xfer.sources.data import brings_batches, open_data
 from xfer.sources.table import Features
 
@@ -78,57 +78,23 @@ class Repurposer(ClassifierMixin, SharesNetwork):
     meta_model_: Any
     classes_: np.ndarray
 
-    def __init_subclass__(cls, **options: Any) -> None:
-        super().__init_subclass__(**options)
-        register(cls)
-
     def fit(self, X: Any, y: Any = None) -> Self:
         """Learn the new task; what a subclass defines."""
         raise NotImplementedError(f"{type(self).__name__} defines no fit")
 
     def repurpose(self, train_iterator: Any) -> Self:
-        """Learn the new task from an iterator.
+        """Learn the new task from an iterable of batches with labels; see ``fit``.
 
-        Parameters
-        ----------
-        train_iterator : mxnet.io.DataIter, or another iterable of batches with labels
-            An MXNet iterator is reset, read once, and reset again.
-
-        Returns
-        -------
-        Repurposer
-            Itself.
+        An MXNet iterator is reset, read once, and reset again.
         """
         return self.fit(train_iterator)
 
     def predict_label(self, test_iterator: Any) -> np.ndarray:
-        """Predict labels.
-
-        Parameters
-        ----------
-        test_iterator : mxnet.io.DataIter, or another iterable of batches
-            Examples; labels are not needed and not looked at.
-
-        Returns
-        -------
-        ndarray of shape (n,)
-            Members of ``classes_``, in the order of the iterator.
-        """
+        """Predict labels of an iterable of batches, in its order; see :meth:`predict`."""
         return self.predict(test_iterator)
 
     def predict_probability(self, test_iterator: Any) -> np.ndarray:
-        """Predict the probability of each label.
-
-        Parameters
-        ----------
-        test_iterator : mxnet.io.DataIter, or another iterable of batches
-            Examples; labels are not needed and not looked at.
-
-        Returns
-        -------
-        ndarray of shape (n, n_classes)
-            Columns follow ``classes_``; rows sum to 1.
-        """
+        """Predict probabilities for an iterable of batches; see :meth:`predict_proba`."""
         return self.predict_proba(test_iterator)
 
     def predict(self, X: Any) -> np.ndarray:
@@ -143,8 +109,7 @@ class Repurposer(ClassifierMixin, SharesNetwork):
         ndarray of shape (n,) or (n, k)
             Of the shape of the labels that were learned; labels are members of ``classes_``.
         """
-        matrix = extract(self, X).matrix
-        return self.meta_model_.predict(matrix)
+        return self.meta_model_.predict(_matrix(self, X))
 
     @_if_meta_model_has("predict_proba")
     def predict_proba(self, X: Any) -> np.ndarray:
@@ -160,25 +125,17 @@ class Repurposer(ClassifierMixin, SharesNetwork):
             Columns follow ``classes_``; rows sum to 1. Where examples have several labels, shape
             (n, k): the probability that each label applies.
         """
-        matrix = extract(self, X).matrix
-        found = self.meta_model_.predict_proba(matrix)
-        return _of_each_label(found, self.meta_model_) if isinstance(found, list) else found
+        found = self.meta_model_.predict_proba(_matrix(self, X))
+        if not isinstance(found, list):
+            return found
+        # An array for each label; the fit may have seen one value of it only.
+        pairs = zip(found, self.meta_model_.classes_)
+        return np.column_stack([one[:, np.asarray(known) == 1].sum(axis=1) for one, known in pairs])
 
     @_if_meta_model_has("decision_function")
     def decision_function(self, X: Any) -> np.ndarray:
-        """Compute the classifier's scores, which grow with its certainty.
-
-        Parameters
-        ----------
-        X : array, dict of str to array, list, or an iterable of batches
-
-        Returns
-        -------
-        ndarray of shape (n,) or (n, n_classes)
-            As the classifier gives them.
-        """
-        matrix = extract(self, X).matrix
-        return self.meta_model_.decision_function(matrix)
+        """Compute the classifier's scores, of shape (n,) or (n, n_classes), as it gives them."""
+        return self.meta_model_.decision_function(_matrix(self, X))
 
     @_if_meta_model_has("predict_uncertainty")
     def predict_uncertainty(self, X: Any) -> Any:
@@ -195,18 +152,15 @@ class Repurposer(ClassifierMixin, SharesNetwork):
         xfer.meta.posterior.Uncertainty
             ``total``, ``aleatoric`` and ``epistemic``, each of shape (n,), in nats.
         """
-        matrix = extract(self, X).matrix
-        return self.meta_model_.predict_uncertainty(matrix)
+        return self.meta_model_.predict_uncertainty(_matrix(self, X))
 
     def score(self, X: Any, y: Any = None, sample_weight: Any = None) -> float:
         """Return the accuracy of the predictions.
 
         Parameters
         ----------
-        X : array, dict of str to array, list, or an iterable of batches
-        y : array-like of shape (n,) or (n, k), optional
-            True labels. An iterator carries its own.
-        sample_weight : array-like of shape (n,), optional
+        X, y, sample_weight
+            As :meth:`xfer.MetaModelRepurposer.fit` takes them.
 
         Returns
         -------
@@ -302,10 +256,8 @@ class MetaModelRepurposer(Repurposer):
     ----------
     classes_ : ndarray of shape (n_classes,), or (k, 2)
         The labels, sorted; where examples have several of k labels, 0 and 1 for each of them.
-    features_ : LayerFeatures
-        Turns data into features.
-    meta_model_ : classifier
-        Fitted on them.
+    features_, meta_model_
+        See :class:`xfer.Repurposer`.
 
     Examples
     --------
@@ -368,12 +320,6 @@ class MetaModelRepurposer(Repurposer):
         """Make the meta-model that is to be fitted; what a subclass overrides."""
         return clone(self.meta_model)
 
-    def _check_meta_model(self, meta_model: Any) -> None:
-        if is_regressor(meta_model):
-            raise ValueError(
-                f"{type(meta_model).__name__} is a regressor: xfer.MetaModelRegressor takes it"
-            )
-
     def _check_targets(self, labels: np.ndarray) -> np.ndarray:
         return checked_multilabels(labels)
 
@@ -391,34 +337,24 @@ class MetaModelRegressor(RegressorMixin, SharesNetwork):
 
     Parameters
     ----------
-    source_model : mxnet.mod.Module, or anything :func:`xfer.open_source` takes
-        The network. It is never changed.
-    feature_layer_names : str or list of str
-        The layers to take features from.
     meta_model : scikit-learn regressor or pipeline
         Cloned before it is fitted. One that takes several numbers per example is given them.
-    pooling, cache, context_function, num_devices, progress
+    source_model, feature_layer_names, pooling, cache, context_function, num_devices, progress
         See :class:`xfer.MetaModelRepurposer`.
 
     Attributes
     ----------
-    features_ : LayerFeatures
-        Turns data into features.
-    meta_model_ : regressor
-        Fitted on them.
+    features_, meta_model_
+        See :class:`xfer.Repurposer`.
 
     Examples
     --------
     >>> import xfer
     >>> images, digits = xfer.example.digits()
-    >>> images, digits = images[digits >= 5], digits[digits >= 5]
     >>> source = xfer.load_checkpoint(xfer.example.checkpoint())
-    >>> from sklearn.linear_model import RidgeCV
-    >>> from sklearn.pipeline import make_pipeline
-    >>> from sklearn.preprocessing import StandardScaler
-    >>> ridge = make_pipeline(StandardScaler(), RidgeCV())
+    >>> from sklearn.linear_model import LinearRegression
     >>> ink = images.sum(axis=(1, 2, 3))
-    >>> regressor = xfer.MetaModelRegressor(source, "relu1", ridge, pooling="mean")
+    >>> regressor = xfer.MetaModelRegressor(source, "relu1", LinearRegression(), pooling="mean")
     >>> bool(regressor.fit(images[:50], ink[:50]).score(images[50:], ink[50:]) > 0.9)
     True
     """
@@ -438,33 +374,8 @@ class MetaModelRegressor(RegressorMixin, SharesNetwork):
         **options: Unpack[LayerOptions],
     ) -> None: ...
 
-    def __init_subclass__(cls, **options: Any) -> None:
-        super().__init_subclass__(**options)
-        register(cls)
-
     def fit(self, X: Any, y: Any = None, sample_weight: Any = None) -> Self:
-        """Learn numbers.
-
-        Parameters
-        ----------
-        X : array, dict of str to array, list, or an iterable of batches
-            The examples.
-        y : array-like of shape (n,) or (n, k), optional
-            What to learn of each. An iterator carries its own.
-        sample_weight : array-like of shape (n,), optional
-            Weight of each example, for a meta-model that takes it.
-
-        Returns
-        -------
-        MetaModelRegressor
-            Itself.
-
-        Raises
-        ------
-        TypeError, ValueError
-            If the network, a layer, the data or the numbers cannot be used, or the meta-model takes
-            no weights; nothing is changed.
-        """
+        """Learn one or several numbers per example; see :meth:`xfer.MetaModelRepurposer.fit`."""
         _, self.features_, self.meta_model_ = _fit(self, X, y, sample_weight)
         return self
 
@@ -473,35 +384,11 @@ class MetaModelRegressor(RegressorMixin, SharesNetwork):
         return self.fit(train_iterator)
 
     def predict(self, X: Any) -> np.ndarray:
-        """Predict numbers.
-
-        Parameters
-        ----------
-        X : array, dict of str to array, list, or an iterable of batches
-
-        Returns
-        -------
-        ndarray of shape (n,) or (n, k)
-        """
-        matrix = extract(self, X).matrix
-        return self.meta_model_.predict(matrix)
+        """Predict numbers, of shape (n,) or (n, k), as :meth:`xfer.Repurposer.predict` does."""
+        return self.meta_model_.predict(_matrix(self, X))
 
     def score(self, X: Any, y: Any = None, sample_weight: Any = None) -> float:
-        """Return the share of the variance that the predictions explain.
-
-        Parameters
-        ----------
-        X : array, dict of str to array, list, or an iterable of batches
-        y : array-like of shape (n,) or (n, k), optional
-            True numbers. An iterator carries its own.
-        sample_weight : array-like of shape (n,), optional
-
-        Returns
-        -------
-        float
-            The coefficient of determination, at most 1; with several numbers per example their
-            average.
-        """
+        """Return the coefficient of determination, averaged over several numbers per example."""
         return _score(self, r2_score, X, y, sample_weight)
 
     def save_repurposer(
@@ -513,30 +400,13 @@ class MetaModelRegressor(RegressorMixin, SharesNetwork):
         """Save to one file; see :meth:`xfer.Repurposer.save_repurposer`."""
         return save(self, model_name, model_directory, save_source_model)
 
-    @property
-    def n_features_in_(self) -> int:
-        """Columns of the data, where they have two dimensions."""
-        return _fitted_features(self).n_features_in_
-
-    @property
-    def feature_names_in_(self) -> np.ndarray:
-        """Names of these columns, where the data are a table."""
-        return _fitted_features(self).feature_names_in_
-
-    def _meta_model(self) -> Any:
-        return clone(self.meta_model)
-
-    def _check_meta_model(self, meta_model: Any) -> None:
-        if is_classifier(meta_model):
-            raise ValueError(
-                f"{type(meta_model).__name__} is a classifier: xfer.MetaModelRepurposer takes it"
-            )
+    n_features_in_: Any = Repurposer.n_features_in_
+    feature_names_in_: Any = Repurposer.feature_names_in_
+    _meta_model = MetaModelRepurposer._meta_model
+    _fit_meta_model = MetaModelRepurposer._fit_meta_model
 
     def _check_targets(self, numbers: np.ndarray) -> np.ndarray:
         return checked_numbers(numbers)
-
-    def _fit_meta_model(self, meta_model: Any, table: Features, **options: Any) -> None:
-        meta_model.fit(table.matrix, table.labels, **options)
 
     def _learned(self) -> dict[str, Any]:
         return {"meta_model": self.meta_model_}
@@ -551,9 +421,6 @@ class MetaModelRegressor(RegressorMixin, SharesNetwork):
         return _tags_of_meta_model(self, super().__sklearn_tags__())
 
 
-register(MetaModelRegressor)
-
-
 class _HeadRepurposer(MetaModelRepurposer):
     """Makes its own meta-model, a classifier that takes one label per example and no weights."""
 
@@ -561,26 +428,7 @@ class _HeadRepurposer(MetaModelRepurposer):
     _classifier: ClassVar[Any]
 
     def fit(self, X: Any, y: Any = None) -> Self:  # type: ignore[override]
-        """Learn the new task.
-
-        Parameters
-        ----------
-        X : array, dict of str to array, list, or an iterable of batches
-            The examples.
-        y : array-like of shape (n,), optional
-            Their labels, of any kind. An iterator carries its own.
-
-        Returns
-        -------
-        Repurposer
-            Itself.
-
-        Raises
-        ------
-        TypeError, ValueError
-            If the network, a layer, the data, the labels or a parameter cannot be used; nothing is
-            changed.
-        """
+        """Learn the new task; see :meth:`xfer.MetaModelRepurposer.fit`."""
         return super().fit(X, y)
 
     def _meta_model(self) -> Any:
@@ -598,10 +446,6 @@ class LrRepurposer(_HeadRepurposer):
 
     Parameters
     ----------
-    source_model : mxnet.mod.Module, or anything :func:`xfer.open_source` takes
-        The network. It is never changed.
-    feature_layer_names : str or list of str
-        The layers to take features from.
     c : float, default=10.0
         Inverse strength of the ridge on the weights, on features of mean squared norm 1.
     tol : float, default=1e-4
@@ -610,7 +454,7 @@ class LrRepurposer(_HeadRepurposer):
         Threads that share the folds of the calibration.
     random_state : int, default=0
         Seed of these folds.
-    pooling, cache, context_function, num_devices, progress
+    source_model, feature_layer_names, pooling, cache, context_function, num_devices, progress
         See :class:`xfer.MetaModelRepurposer`.
 
     Examples
@@ -622,8 +466,6 @@ class LrRepurposer(_HeadRepurposer):
     >>> repurposer = xfer.LrRepurposer(source, "relu2", pooling="max")
     >>> repurposer.fit(images[:50], digits[:50]).predict(images[50:55])
     array([6, 7, 5, 7, 8])
-    >>> bool(repurposer.score(images[50:], digits[50:]) > 0.7)
-    True
     """
 
     _classifier = CalibratedLogisticRegression
@@ -649,10 +491,6 @@ class SvmRepurposer(_HeadRepurposer):
 
     Parameters
     ----------
-    source_model : mxnet.mod.Module, or anything :func:`xfer.open_source` takes
-        The network. It is never changed.
-    feature_layer_names : str or list of str
-        The layers to take features from.
     c : float, default=5.0
         Price of a violated margin.
     kernel : {"rbf", "linear", "poly", "sigmoid"}, default="rbf"
@@ -663,7 +501,7 @@ class SvmRepurposer(_HeadRepurposer):
         Whether to offer ``predict_proba``; learning then takes five more fits.
     random_state : int, default=0
         Seed of the folds of the calibration.
-    pooling, cache, context_function, num_devices, progress
+    source_model, feature_layer_names, pooling, cache, context_function, num_devices, progress
         See :class:`xfer.MetaModelRepurposer`.
 
     Examples
@@ -673,8 +511,7 @@ class SvmRepurposer(_HeadRepurposer):
     >>> images, digits = images[digits >= 5], digits[digits >= 5]
     >>> source = xfer.load_checkpoint(xfer.example.checkpoint())
     >>> repurposer = xfer.SvmRepurposer(source, "relu2", pooling="max")
-    >>> probabilities = repurposer.fit(images[:50], digits[:50]).predict_proba(images[50:])
-    >>> probabilities.shape
+    >>> repurposer.fit(images[:50], digits[:50]).predict_proba(images[50:]).shape
     (846, 5)
     """
 
@@ -707,17 +544,13 @@ class GpRepurposer(_HeadRepurposer):
 
     Parameters
     ----------
-    source_model : mxnet.mod.Module, or anything :func:`xfer.open_source` takes
-        The network. It is never changed.
-    feature_layer_names : str or list of str
-        The layers to take features from.
     max_function_evaluations : int, default=100
         Most evaluations of the objective while the kernels are learned.
     apply_l2_norm : bool, default=False
         Whether the features of each layer of an example are scaled to length 1 first.
     random_state : int, default=0
         Seed of the samples that probabilities are averaged over.
-    pooling, cache, context_function, num_devices, progress
+    source_model, feature_layer_names, pooling, cache, context_function, num_devices, progress
         See :class:`xfer.MetaModelRepurposer`.
 
     Examples
@@ -726,8 +559,7 @@ class GpRepurposer(_HeadRepurposer):
     >>> images, digits = xfer.example.digits()
     >>> images, digits = images[digits >= 5], digits[digits >= 5]
     >>> source = xfer.load_checkpoint(xfer.example.checkpoint())
-    >>> repurposer = xfer.GpRepurposer(source, "relu2", pooling="max")
-    >>> repurposer = repurposer.fit(images[:50], digits[:50])
+    >>> repurposer = xfer.GpRepurposer(source, "relu2", pooling="max").fit(images[:50], digits[:50])
     >>> known = repurposer.predict_uncertainty(images[50:]).epistemic.mean()
     >>> unknown = repurposer.predict_uncertainty(1 - images[50:]).epistemic.mean()
     >>> bool(known < unknown)
@@ -762,10 +594,6 @@ class BnnRepurposer(_HeadRepurposer):
 
     Parameters
     ----------
-    source_model : mxnet.mod.Module, or anything :func:`xfer.open_source` takes
-        The network. It is never changed.
-    feature_layer_names : str or list of str
-        The layers to take features from.
     sigma : float, default=3.0
         Prior standard deviation of the input of a unit.
     num_layers, n_hidden : int
@@ -783,7 +611,7 @@ class BnnRepurposer(_HeadRepurposer):
         Accepted for existing scripts. The fit needs no device.
     random_state : int, default=0
         Seed of everything random.
-    pooling, cache, context_function, num_devices, progress
+    source_model, feature_layer_names, pooling, cache, context_function, num_devices, progress
         See :class:`xfer.MetaModelRepurposer`.
 
     Examples
@@ -793,10 +621,8 @@ class BnnRepurposer(_HeadRepurposer):
     >>> images, digits = images[digits >= 5], digits[digits >= 5]
     >>> source = xfer.load_checkpoint(xfer.example.checkpoint())
     >>> repurposer = xfer.BnnRepurposer(source, "relu2", pooling="max")
-    >>> repurposer = repurposer.fit(images[:50], digits[:50])
-    >>> total, aleatoric, epistemic = repurposer.predict_uncertainty(images[50:])
-    >>> bool((abs(total - aleatoric - epistemic) < 1e-6).all())
-    True
+    >>> repurposer.fit(images[:50], digits[:50]).predict_uncertainty(images[50:]).total.shape
+    (846,)
     """
 
     _classifier = BayesianNetwork
@@ -824,10 +650,9 @@ class BnnRepurposer(_HeadRepurposer):
     ) -> None: ...
 
 
-def extract(model: Any, X: Any) -> Features:
-    """Compute the features of data for a fitted model."""
+def _matrix(model: Any, X: Any) -> np.ndarray:
     check_is_fitted(model)
-    return model.features_.extract(X)
+    return model.features_.transform(X)
 
 
 def _fit(model: Any, X: Any, y: Any, sample_weight: Any) -> tuple[np.ndarray, LayerFeatures, Any]:
@@ -836,7 +661,7 @@ def _fit(model: Any, X: Any, y: Any, sample_weight: Any) -> tuple[np.ndarray, La
     data = open_data(X, y, model._check_targets)
     features = _layer_features(model).fit(data)
     meta_model = model._meta_model()
-    model._check_meta_model(meta_model)
+    _check_kind(model, meta_model)
     if hasattr(meta_model, "check_parameters"):
         meta_model.check_parameters()
     options = _weight_options(meta_model, X, sample_weight)
@@ -844,6 +669,14 @@ def _fit(model: Any, X: Any, y: Any, sample_weight: Any) -> tuple[np.ndarray, La
     model._fit_meta_model(meta_model, table, **options)
     assert table.labels is not None
     return table.labels, features, meta_model
+
+
+def _check_kind(model: Any, meta_model: Any) -> None:
+    name = type(meta_model).__name__
+    if is_classifier(model) and is_regressor(meta_model):
+        raise ValueError(f"{name} is a regressor: xfer.MetaModelRegressor takes it")
+    if is_regressor(model) and is_classifier(meta_model):
+        raise ValueError(f"{name} is a classifier: xfer.MetaModelRepurposer takes it")
 
 
 def _layer_features(model: Any) -> LayerFeatures:
@@ -875,9 +708,8 @@ def _score(model: Any, metric: Callable[..., float], X: Any, y: Any, sample_weig
         return metric(data.labels, model.predict(data.given), sample_weight=sample_weight)
     # An iterator is read once, so that labels and features stay together.
     table = model.features_.extract(data)
-    return metric(
-        table.labels, model.meta_model_.predict(table.matrix), sample_weight=sample_weight
-    )
+    predicted = model.meta_model_.predict(table.matrix)
+    return metric(table.labels, predicted, sample_weight=sample_weight)
 
 
 def _fitted_features(model: Any) -> LayerFeatures:
@@ -898,14 +730,6 @@ def _tags_of_meta_model(model: Any, tags: Any) -> Any:
     return tags
 
 
-def _of_each_label(probabilities: Sequence[np.ndarray], model: Any) -> np.ndarray:
-    """Return the probability of 1 for each label; the fit may have seen one value of it only."""
-    columns = []
-    for found, classes in zip(probabilities, model.classes_):
-        columns.append(found[:, np.asarray(classes) == 1].sum(axis=1))
-    return np.column_stack(columns)
-
-
 def checked_labels(labels: np.ndarray) -> np.ndarray:
     """Refuse labels that no classifier can learn, and several labels per example."""
     if labels.ndim > 1:
@@ -921,7 +745,17 @@ def checked_multilabels(labels: np.ndarray) -> np.ndarray:
     """Refuse labels that no classifier can learn; (n, k) holds a 1 for each label that applies."""
     _check_present(labels)
     if labels.ndim > 1:
-        labels = _indicators(labels)
+        try:
+            integers = labels.astype(np.int64)
+            same = (integers == labels).all() and np.isin(integers, [0, 1]).all()
+        except (TypeError, ValueError):
+            same = False
+        if not same:
+            raise ValueError(
+                f"labels of shape {labels.shape} must be 1 where a label applies and 0 where not; "
+                "sklearn.preprocessing.MultiLabelBinarizer makes them from sets of labels"
+            )
+        labels = integers
     kind = type_of_target(labels)
     if kind == "unknown":
         raise ValueError(
@@ -960,17 +794,3 @@ def _check_present(targets: np.ndarray) -> None:
         assert_all_finite(targets, input_name="y")
     except ValueError as error:
         raise ValueError(f"the labels hold NaN or infinity: {error}") from None
-
-
-def _indicators(labels: np.ndarray) -> np.ndarray:
-    try:
-        integers = labels.astype(np.int64)
-        same = (integers == labels).all() and np.isin(integers, [0, 1]).all()
-    except (TypeError, ValueError):
-        same = False
-    if not same:
-        raise ValueError(
-            f"labels of shape {labels.shape} must be 1 where a label applies and 0 where not; "
-            "sklearn.preprocessing.MultiLabelBinarizer makes them from sets of labels"
-        )
-    return integers
