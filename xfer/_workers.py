@@ -58,7 +58,11 @@ class _NetworkFiles:
                     source = pickle.load(file)
                 self._remember(source, path)
             if parent_process() is not None:
-                self._hold(source, path)
+                # Nothing else in a worker holds a network between two tasks.
+                self._held[path] = source
+                self._held.move_to_end(path)
+                if len(self._held) > _MOST_NETWORKS:
+                    self._held.popitem(last=False)
         return source
 
     def _path(self, source: Any) -> str | None:
@@ -79,13 +83,6 @@ class _NetworkFiles:
         with suppress(TypeError):
             self._paths[source] = _version(source), path
             self._known[path] = source
-
-    def _hold(self, source: Any, path: str) -> None:
-        """Keep a network, which nothing else in a worker holds between two tasks."""
-        self._held[path] = source
-        self._held.move_to_end(path)
-        if len(self._held) > _MOST_NETWORKS:
-            self._held.popitem(last=False)
 
     def _write(self, source: Any) -> str:
         """Write a network under its checksum, so that equal ones are one file."""

@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     from xfer.checkpoint.network import Network
     from xfer.checkpoint.onnx_builder import Dims
 
-_DESCRIPTION = "Show what is in a pre-trained network, and convert MXNet checkpoints to ONNX."
 _PREFIX_HELP = "a checkpoint: what comes before -symbol.json"
 _SHAPE_HELP = (
     "shape of one example of an input, such as data=3,224,224; by default it is inferred from the "
@@ -25,10 +24,7 @@ _SHAPE_HELP = (
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a command, by default that of the process; return 0, or 1 after an error.
-
-    The error is printed on one line.
-    """
+    """Run a command, by default that of the process; return 0, or 1 after printing an error."""
     options = _parser().parse_args(arguments)
     try:
         options.run(options)
@@ -39,7 +35,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser("xfer", description=_DESCRIPTION)
+    description = "Show what is in a pre-trained network, and convert MXNet checkpoints to ONNX."
+    parser = argparse.ArgumentParser("xfer", description=description)
     commands = parser.add_subparsers(title="commands", required=True)
     layers = commands.add_parser("layers", help="print a network's layers as a table")
     layers.add_argument("prefix", help=f"{_PREFIX_HELP}; or an .onnx file")
@@ -49,12 +46,8 @@ def _parser() -> argparse.ArgumentParser:
     convert.add_argument("prefix", help=_PREFIX_HELP)
     convert.add_argument("epoch", type=int, help="the epoch in PREFIX-0000.params")
     convert.add_argument("out", type=Path, metavar="OUT.onnx", help="the file to write")
-    convert.add_argument(
-        "--layer",
-        action="append",
-        metavar="NAME",
-        help="cut the network at this layer; can be repeated; by default all of it is written",
-    )
+    layer_help = "cut the network at this layer; can be repeated; by default all of it is written"
+    convert.add_argument("--layer", action="append", metavar="NAME", help=layer_help)
     convert.set_defaults(run=_convert)
     for command in (layers, convert):
         command.add_argument(

@@ -69,17 +69,7 @@ class SharesNetwork(BaseEstimator):
     num_devices: int
 
     def get_params(self, deep: bool = True) -> dict[str, Any]:
-        """Get the parameters.
-
-        Parameters
-        ----------
-        deep : bool, default=True
-            Whether to include those of a meta-model, as ``meta_model__name``.
-
-        Returns
-        -------
-        dict of str to object
-        """
+        """Get the parameters; ``deep`` adds those of a meta-model, as ``meta_model__name``."""
         # A Module has a get_params of its own, of another kind: the network is not looked into.
         parameters = super().get_params(deep=False)
         for name, value in list(parameters.items()) if deep else ():
@@ -151,22 +141,8 @@ class LayerFeatures(TransformerMixin, SharesNetwork):
 
     Parameters
     ----------
-    source_model : mxnet.mod.Module, or anything :func:`xfer.open_source` takes
-        The network.
-    feature_layer_names : str or list of str
-        The layers, in the order of the columns.
-    pooling : str or dict of str to str, default="flatten"
-        How to reduce a layer's output to columns, for all layers or by name: see
-        :meth:`xfer.sources.SourceModel.extract`.
-    cache : str, path-like or xfer.FeatureCache, optional
-        A file that keeps features, so that each example passes through the network once.
-    context_function : callable, optional
-        Makes the device of each index, for MXNet to run a Module on; by default ONNX Runtime runs
-        one that is on the CPU, and MXNet one that is elsewhere.
-    num_devices : int, default=1
-        How many MXNet devices share each batch.
-    progress : bool, optional
-        Whether to show a bar; by default only in an interactive session.
+    source_model, feature_layer_names, pooling, cache, context_function, num_devices, progress
+        See :class:`xfer.MetaModelRepurposer`; columns are in the order of the layers.
 
     Attributes
     ----------
@@ -189,6 +165,7 @@ class LayerFeatures(TransformerMixin, SharesNetwork):
     array(['relu1_0', 'relu1_15', 'relu2_0'], dtype=object)
     """
 
+    @stores_parameters()
     def __init__(
         self,
         source_model: Any,
@@ -199,23 +176,15 @@ class LayerFeatures(TransformerMixin, SharesNetwork):
         context_function: Callable[[int], Any] | None = None,
         num_devices: int = 1,
         progress: bool | None = None,
-    ) -> None:
-        self.source_model = source_model
-        self.feature_layer_names = feature_layer_names
-        self.pooling = pooling
-        self.cache = cache
-        self.context_function = context_function
-        self.num_devices = num_devices
-        self.progress = progress
+    ) -> None: ...
 
     def fit(self, X: Any = None, y: Any = None) -> Self:
         """Open the network and look the layers up; the data are not needed.
 
         Parameters
         ----------
-        X : optional
-            Data as :meth:`transform` takes them; only their columns are looked at.
-        y : ignored
+        X, y : optional
+            Data as :meth:`transform` takes them: only their columns are looked at; y is ignored.
 
         Returns
         -------
@@ -244,17 +213,7 @@ class LayerFeatures(TransformerMixin, SharesNetwork):
         return self
 
     def extract(self, X: Any) -> Features:
-        """Compute the features, by layer, as one matrix, and with the labels of the data.
-
-        Parameters
-        ----------
-        X : array, dict of str to array, list, or an iterable of batches
-            See :meth:`xfer.sources.SourceModel.extract`.
-
-        Returns
-        -------
-        Features
-        """
+        """Compute the features as :class:`xfer.sources.Features`: by layer, and with the labels."""
         check_is_fitted(self)
         data = open_data(X)
         self._check_like_fitted(data.given)
@@ -285,25 +244,13 @@ class LayerFeatures(TransformerMixin, SharesNetwork):
         Returns
         -------
         ndarray of shape (n, d), float32
-            Row i belongs to example i.
         """
         return self.extract(X).matrix
 
     def get_feature_names_out(self, input_features: Any = None) -> np.ndarray:
-        """Name the columns: the layer's name and the index in its flattened output.
+        """Name the d columns: the layer's name and the index in its flattened output.
 
-        Parameters
-        ----------
-        input_features : ignored
-
-        Returns
-        -------
-        ndarray of shape (d,), object
-
-        Raises
-        ------
-        ValueError
-            If a layer's shape is not known before the first data have been seen.
+        ``input_features`` is ignored. Some shapes are not known before the first data.
         """
         check_is_fitted(self)
         names: list[str] = []

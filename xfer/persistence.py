@@ -8,6 +8,7 @@ import hashlib
 import importlib
 import io
 import json
+import re
 import warnings
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
@@ -15,7 +16,6 @@ from os import PathLike
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from sklearn.utils.validation import check_is_fitted
 
 import xfer
@@ -36,34 +36,16 @@ _OWN_MODULES = ("xfer.repurposers", "xfer.training.repurposers")
 # What skops may build a file's content with. Its loaders of bound methods, operators and partial
 # functions are not here: before skops 0.12, and 0.11 is the newest beside NumPy 1.23, a file could
 # use them to reach code that the list of trusted types does not name.
-_LOADERS = {
-    "CachedNode",
-    "DictNode",
-    "JsonNode",
-    "ListNode",
-    "NdArrayNode",
-    "ObjectNode",
-    "RandomStateNode",
-    "SetNode",
-    "SliceNode",
-    "TupleNode",
-    "TypeNode",
-}
+_LOADERS = re.compile("(Cached|Dict|Json|List|NdArray|Object|RandomState|Set|Slice|Tuple|Type)Node")
 # Beside the types that skops trusts by itself: scikit-learn's estimators, arrays, plain Python. Of
 # what those are made of, only classes written in Python are here: compiled ones, such as trees,
 # follow the indices in a file without a look at where they lead.
+_KERNELS = "ConstantKernel DotProduct Matern Product RBF RationalQuadratic Sum WhiteKernel"
 _TRUSTED = [
+    *(f"sklearn.gaussian_process.kernels.{name}" for name in _KERNELS.split()),
     "sklearn.calibration._CalibratedClassifier",
     "sklearn.calibration._SigmoidCalibration",
     "sklearn.gaussian_process._gpc._BinaryGaussianProcessClassifierLaplace",
-    "sklearn.gaussian_process.kernels.ConstantKernel",
-    "sklearn.gaussian_process.kernels.DotProduct",
-    "sklearn.gaussian_process.kernels.Matern",
-    "sklearn.gaussian_process.kernels.Product",
-    "sklearn.gaussian_process.kernels.RBF",
-    "sklearn.gaussian_process.kernels.RationalQuadratic",
-    "sklearn.gaussian_process.kernels.Sum",
-    "sklearn.gaussian_process.kernels.WhiteKernel",
     "sklearn.multiclass._ConstantPredictor",
     "sklearn.neural_network._stochastic_optimizers.AdamOptimizer",
     "sklearn.neural_network._stochastic_optimizers.SGDOptimizer",
@@ -102,7 +84,12 @@ def save(
                 "save_source_model=False, and give the network to xfer.load again"
             )
         network, arrays = source.to_state()
-    inputs, input_arrays = _inputs_to_state(getattr(source, "inputs", None))
+    inputs, input_arrays = getattr(source, "inputs", None), dict[str, Any]()
+    if inputs is not None:
+        try:
+            inputs, input_arrays = as_inputs(inputs).to_state()
+        except TypeError:
+            inputs = _GIVEN
     manifest = {
         "format": _FORMAT,
         "version": xfer.__version__,
@@ -114,14 +101,12 @@ def save(
         "padding_id": getattr(source, "padding_id", None),
         "cache_key": _cache_key(source),
     }
-    parameters = repurposer.get_params(deep=False)
+    given = repurposer.get_params(deep=False)
     content = {
         "manifest": json.dumps(manifest),
         "network": arrays,
         "inputs": input_arrays,
-        "parameters": {
-            name: value for name, value in parameters.items() if name not in repurposer._not_saved
-        },
+        "parameters": {name: given[name] for name in given if name not in repurposer._not_saved},
         "learned": repurposer._learned(),
     }
     archive = _dump(content, type(repurposer.meta_model_).__name__)
@@ -144,19 +129,14 @@ def load(
 
     Parameters
     ----------
-    model_name : str or path-like
-        Name of the file, with or without ``.xfer``.
-    model_directory : str or path-like, default=""
-        Where it is; by default in the current folder.
+    model_name, model_directory : str or path-like
+        Name of the file, with or without ``.xfer``, and its folder; by default the current one.
     source_model : mxnet.mod.Module, or anything :func:`xfer.open_source` takes, optional
         The network, if it is not in the file or is already in memory. It must be the one that the
         repurposer was fitted on, up to the layers that give the features.
-    inputs, preprocess : optional
-        What made the network's inputs of raw examples, if it is code, which is not in the file; see
-        :func:`xfer.open_source`.
-    cache_key : str, optional
-        Your name for the version of that code, or of a PyTorch network that xfer cannot know for
-        certain. It must be the one that the repurposer was fitted with, if that had one.
+    inputs, preprocess, cache_key : optional
+        See :func:`xfer.open_source`. Code that made inputs of raw examples is not in the file: give
+        it again. ``cache_key`` must be that of the fit, if it had one.
 
     Returns
     -------
@@ -165,11 +145,9 @@ def load(
 
     Raises
     ------
-    FileNotFoundError
-        If there is no such file.
-    ValueError
-        If the file is damaged, was changed, is of another format or holds something that is not
-        allowed; if the network or its inputs are missing, or are not those of the fit.
+    FileNotFoundError, ValueError
+        If there is no such file; if it is damaged, was changed, is of another format or holds
+        what is not allowed; if the network or its inputs are missing, or are not those of the fit.
     """
     path = _path(model_name, model_directory)
     if not path.is_file():
@@ -183,8 +161,7 @@ def load(
     given = {"inputs": inputs, "preprocess": preprocess, "cache_key": cache_key}
     try:
         return _read(archive, source_model, given)
-    except Exception as error:
-        # Damage shows in many kinds of errors; the user needs the file and the reason.
+    except Exception as error:  # damage shows in many kinds of errors
         reason = str(error) or type(error).__name__
         raise ValueError(f"{path} cannot be loaded: {reason}") from error
 
@@ -203,16 +180,13 @@ def _checksum(archive: bytes) -> bytes:
 def _dump(content: dict[str, Any], model: str) -> bytes:
     import skops.io
 
+    reason = "skops cannot write what it holds: "
     try:
         archive = skops.io.dumps(content)
-    except Exception as error:
-        raise TypeError(
-            f"this {model} cannot be saved safely: skops cannot write what it holds: {error}"
-        ) from error
-    try:
+        reason = ""
         _audit(archive)
-    except ValueError as error:
-        raise TypeError(f"this {model} cannot be saved safely: {error}") from error
+    except Exception as error:
+        raise TypeError(f"this {model} cannot be saved safely: {reason}{error}") from error
     return archive
 
 
@@ -255,16 +229,6 @@ def _find_class(name: str) -> Any:
         if hasattr(kind, "_restore") and name == f"{kind.__module__}.{kind.__qualname__}":
             return kind
     raise ValueError(f"import the module that defines {name} first")
-
-
-def _inputs_to_state(inputs: Any) -> tuple[Any, dict[str, np.ndarray]]:
-    """Return inputs as JSON and arrays; ``"given"`` stands for what no file can hold."""
-    if inputs is None:
-        return None, {}
-    try:
-        return as_inputs(inputs).to_state()
-    except TypeError:
-        return _GIVEN, {}
 
 
 def _cache_key(source: Any) -> str | None:
@@ -339,13 +303,11 @@ def _audit(archive: bytes) -> None:
     with zipfile.ZipFile(io.BytesIO(archive)) as members:
         schema = json.loads(members.read("schema.json"))
     # First of all: the loader of losses imports what it names even while it is looked at.
-    _refuse({f"{name} ({loader})" for loader, name in _loaders(schema) if loader not in _LOADERS})
-    _refuse(set(skops.io.get_untrusted_types(data=archive)) - set(_TRUSTED))
-
-
-def _refuse(names: set[str]) -> None:
-    if names:
-        raise ValueError(f"it holds {', '.join(sorted(names))}, which xfer.load does not allow")
+    found = _loaders(schema)
+    wrong = {f"{name} ({loader})" for loader, name in found if not _LOADERS.fullmatch(loader)}
+    wrong = wrong or set(skops.io.get_untrusted_types(data=archive)) - set(_TRUSTED)
+    if wrong:
+        raise ValueError(f"it holds {', '.join(sorted(wrong))}, which xfer.load does not allow")
 
 
 def _loaders(node: Any) -> Iterator[tuple[str, str]]:

@@ -109,7 +109,7 @@ class Repurposer(ClassifierMixin, SharesNetwork):
         ndarray of shape (n,) or (n, k)
             Of the shape of the labels that were learned; labels are members of ``classes_``.
         """
-        return self.meta_model_.predict(_matrix(self, X))
+        return _call(self, "predict", X)
 
     @_if_meta_model_has("predict_proba")
     def predict_proba(self, X: Any) -> np.ndarray:
@@ -125,7 +125,7 @@ class Repurposer(ClassifierMixin, SharesNetwork):
             Columns follow ``classes_``; rows sum to 1. Where examples have several labels, shape
             (n, k): the probability that each label applies.
         """
-        found = self.meta_model_.predict_proba(_matrix(self, X))
+        found = _call(self, "predict_proba", X)
         if not isinstance(found, list):
             return found
         # An array for each label; the fit may have seen one value of it only.
@@ -134,38 +134,23 @@ class Repurposer(ClassifierMixin, SharesNetwork):
 
     @_if_meta_model_has("decision_function")
     def decision_function(self, X: Any) -> np.ndarray:
-        """Compute the classifier's scores, of shape (n,) or (n, n_classes), as it gives them."""
-        return self.meta_model_.decision_function(_matrix(self, X))
+        """Return the meta-model's own scores, of shape (n,) or (n, n_classes)."""
+        return _call(self, "decision_function", X)
 
     @_if_meta_model_has("predict_uncertainty")
     def predict_uncertainty(self, X: Any) -> Any:
         """Split the uncertainty of each prediction into what more labels would reduce and the rest.
 
-        Only for Gaussian processes and Bayesian neural networks.
-
-        Parameters
-        ----------
-        X : array, dict of str to array, list, or an iterable of batches
-
-        Returns
-        -------
-        xfer.meta.posterior.Uncertainty
-            ``total``, ``aleatoric`` and ``epistemic``, each of shape (n,), in nats.
+        Only for Gaussian processes and Bayesian neural networks. The result, a
+        :class:`xfer.meta.posterior.Uncertainty`, has ``total``, ``aleatoric`` and ``epistemic``,
+        each of shape (n,), in nats.
         """
-        return self.meta_model_.predict_uncertainty(_matrix(self, X))
+        return _call(self, "predict_uncertainty", X)
 
     def score(self, X: Any, y: Any = None, sample_weight: Any = None) -> float:
-        """Return the accuracy of the predictions.
+        """Return the accuracy, from 0 to 1; of several labels per example, all must be right.
 
-        Parameters
-        ----------
-        X, y, sample_weight
-            As :meth:`xfer.MetaModelRepurposer.fit` takes them.
-
-        Returns
-        -------
-        float
-            Accuracy, from 0 to 1; where examples have several labels, all must be right.
+        ``X``, ``y`` and ``sample_weight`` are as in :meth:`xfer.MetaModelRepurposer.fit`.
         """
         return _score(self, accuracy_score, X, y, sample_weight)
 
@@ -207,8 +192,7 @@ class Repurposer(ClassifierMixin, SharesNetwork):
     def _set_fitted(
         self, features: LayerFeatures, meta_model: Any, classes: np.ndarray | None = None
     ) -> Self:
-        self.features_ = features
-        self.meta_model_ = meta_model
+        self.features_, self.meta_model_ = features, meta_model
         self.classes_ = meta_model.classes_ if classes is None else classes
         return self
 
@@ -385,7 +369,7 @@ class MetaModelRegressor(RegressorMixin, SharesNetwork):
 
     def predict(self, X: Any) -> np.ndarray:
         """Predict numbers, of shape (n,) or (n, k), as :meth:`xfer.Repurposer.predict` does."""
-        return self.meta_model_.predict(_matrix(self, X))
+        return _call(self, "predict", X)
 
     def score(self, X: Any, y: Any = None, sample_weight: Any = None) -> float:
         """Return the coefficient of determination, averaged over several numbers per example."""
@@ -413,8 +397,7 @@ class MetaModelRegressor(RegressorMixin, SharesNetwork):
 
     def _restore(self, source: Any, layer_names: list[str], learned: dict) -> Self:
         self.source_model = source
-        self.features_ = _layer_features(self).fit()
-        self.meta_model_ = learned["meta_model"]
+        self.features_, self.meta_model_ = _layer_features(self).fit(), learned["meta_model"]
         return self
 
     def __sklearn_tags__(self) -> Any:
@@ -650,9 +633,10 @@ class BnnRepurposer(_HeadRepurposer):
     ) -> None: ...
 
 
-def _matrix(model: Any, X: Any) -> np.ndarray:
+def _call(model: Any, method: str, X: Any) -> Any:
+    """Call a method of a fitted model's meta-model with the features of data."""
     check_is_fitted(model)
-    return model.features_.transform(X)
+    return getattr(model.meta_model_, method)(model.features_.transform(X))
 
 
 def _fit(model: Any, X: Any, y: Any, sample_weight: Any) -> tuple[np.ndarray, LayerFeatures, Any]:

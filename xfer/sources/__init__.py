@@ -42,34 +42,32 @@ def open_source(
     Parameters
     ----------
     model : network, str or path-like
-        An ``mxnet.mod.Module`` or a Gluon ``HybridBlock``, which is read once: its parameters are
-        copied. A ``torch.nn.Module``, which is run where it is, in inference mode, and put back
-        into its own mode. A ``SentenceTransformer``, which takes texts. An ``onnx.ModelProto``. The
-        path of an ``.onnx`` file, of an MXNet checkpoint's ``.params``, or of the folder of a saved
-        SentenceTransformer. An open source, which is a :class:`xfer.sources.SourceModel` or any
-        object with ``layers`` and ``extract(data, layer_names, *, pooling, progress)``. The network
-        is never changed.
+        An ``mxnet.mod.Module`` or Gluon ``HybridBlock``, whose parameters are copied. A
+        ``torch.nn.Module``, which is run where it is, in inference mode. A ``SentenceTransformer``,
+        which takes texts. An ``onnx.ModelProto``. The path of an ``.onnx`` file, of an MXNet
+        checkpoint's ``.params``, or of the folder of a saved SentenceTransformer. An open source: a
+        :class:`xfer.sources.SourceModel` or any object with ``layers`` and ``extract(data,
+        layer_names, *, pooling, progress)``. The network is never changed.
     inputs : ImageInputs, TextInputs, or a tokenizer or image processor of transformers, optional
         Makes the network's inputs of raw examples: data are then lists of images or texts; dicts of
         arrays still count as ready inputs. Image and text inputs are saved with a repurposer.
     preprocess : callable, optional
-        A function in place of ``inputs``: it gets a list of examples and returns an array with one
-        row for each, a list of their arrays, or a dict of these by input name. It is code, so it is
-        not saved with a repurposer, and a cache needs a ``cache_key`` for it.
+        In place of ``inputs``, a function of a list of examples that returns an array with one row
+        for each, a list of their arrays, or a dict of these by input name. It is not saved with a
+        repurposer, and a cache needs a ``cache_key`` for it.
     padding_id : int, optional
-        The word id that pads short sequences, which pooling ``"masked_mean"`` leaves out. A network
-        with an input ``attention_mask`` needs none, nor one of PyTorch whose embedding names its
-        own.
+        The word id that pads short sequences, which pooling ``"masked_mean"`` leaves out. Not
+        needed with an input ``attention_mask`` or a PyTorch embedding that names its own.
     cache_key : str, optional
         Your name for this version of what xfer cannot know for certain: a function, or a PyTorch
         network with hooks, patched methods or compiled code. Change it whenever they change.
     engine : {"auto", "onnxruntime", "mxnet"}, default="auto"
         What runs an MXNet network. ``"auto"`` is ONNX Runtime, except for a Module on another
-        device than the CPU. MXNet takes over, with a warning, where an operator has no conversion;
-        and, for a Module, where the two disagree on the first examples, which both compute.
+        device than the CPU. MXNet takes over, with a warning, where an operator has no conversion
+        or, for a Module, where the two disagree on the first examples.
     context_function : callable, optional
-        Makes the device of each index, as ``mxnet.cpu`` and ``mxnet.gpu`` do, for a Module that
-        MXNet is to run; by default it runs on the Module's first device.
+        Makes the device of each index, as ``mxnet.cpu`` does, for a Module that MXNet is to run; by
+        default it runs on the Module's first device.
     num_devices : int, default=1
         How many MXNet devices share each batch.
 
@@ -79,20 +77,14 @@ def open_source(
 
     Raises
     ------
-    TypeError
-        If ``model`` cannot be opened, or an option is of the wrong kind.
-    ImportError
-        If a package that it needs is not installed; the message says how to install it.
-    ValueError
-        If the Module has no parameters, a file is broken, or an option is out of range.
-    FileNotFoundError
-        If there is no such file.
+    TypeError, ValueError, ImportError, FileNotFoundError
+        If ``model`` cannot be opened, a file is missing or broken, an option is wrong, or a package
+        is not installed; the message says how to install it.
 
     Examples
     --------
     >>> import xfer
-    >>> source = xfer.open_source(f"{xfer.example.checkpoint()}-0000.params")
-    >>> source
+    >>> xfer.open_source(f"{xfer.example.checkpoint()}-0000.params")
     CheckpointSource(11 layers, inputs: data)
     """
     if isinstance(num_devices, bool) or not isinstance(num_devices, int) or num_devices < 1:
@@ -106,15 +98,14 @@ def open_source(
         raise TypeError(f"padding_id must be a word id, an integer, got {padding_id!r}")
     if not isinstance(cache_key, (str, type(None))):
         raise TypeError(f"cache_key must be a string, got {cache_key!r}")
-    options: dict[str, Any] = {}
-    if inputs is not None or preprocess is not None:
+    inputs = preprocess if inputs is None else inputs
+    if inputs is not None:
         from xfer.inputs import as_inputs
 
-        options["inputs"] = as_inputs(preprocess if inputs is None else inputs, cache_key)
-        options["padding_id"] = getattr(options["inputs"], "padding_id", None)
-    given = {"padding_id": padding_id, "cache_key": cache_key}
-    options.update({name: value for name, value in given.items() if value is not None})
-    options = {name: value for name, value in options.items() if value is not None}
+        inputs = as_inputs(inputs, cache_key)
+        padding_id = getattr(inputs, "padding_id", None) if padding_id is None else padding_id
+    given = {"inputs": inputs, "padding_id": padding_id, "cache_key": cache_key}
+    options = {name: value for name, value in given.items() if value is not None}
     source = _open(model, engine, context_function, num_devices)
     if options and source is model:
         source = copy.copy(source)
@@ -158,7 +149,6 @@ def _open(
                 f"{path} holds a SentenceTransformer, which needs sentence-transformers: "
                 "pip install 'xfer-learn[text]'"
             ) from error
-
         return SentenceTransformerSource.of_folder(path)
     if hasattr(model, "layers") and hasattr(model, "extract"):
         return model
@@ -193,11 +183,8 @@ def load_checkpoint(
         What comes before ``-symbol.json`` in the name of the file with the graph, or all of it.
     epoch : int, default=0
         The epoch in ``-0000.params``, the file with the parameters.
-    inputs, preprocess, padding_id, cache_key
+    inputs, preprocess, padding_id, cache_key, engine
         See :func:`xfer.open_source`.
-    engine : {"auto", "onnxruntime", "mxnet"}, default="auto"
-        What runs it: ``"auto"`` is ONNX Runtime; and MXNet, where it is installed, if an operator
-        has no conversion.
 
     Returns
     -------
@@ -205,10 +192,8 @@ def load_checkpoint(
 
     Raises
     ------
-    FileNotFoundError
-        If there is no such checkpoint.
-    ValueError
-        If a file is broken; the message says where.
+    FileNotFoundError, ValueError
+        If there is no such checkpoint, or a file is broken; the message says where.
 
     Examples
     --------
@@ -216,9 +201,6 @@ def load_checkpoint(
     >>> source = xfer.load_checkpoint(xfer.example.checkpoint())
     >>> source.layer_names[:4]
     ['conv1', 'relu1', 'pool1', 'conv2']
-    >>> images, digits = xfer.example.digits()
-    >>> source.extract(images[:100], "pool3")["pool3"].shape
-    (100, 64, 1, 1)
     """
     if isinstance(epoch, bool) or not isinstance(epoch, int) or epoch < 0:
         raise ValueError(f"epoch must be an integer >= 0, got {epoch!r}")
@@ -227,9 +209,8 @@ def load_checkpoint(
     from xfer.sources.checkpoint import CheckpointSource
 
     source = CheckpointSource(Network.from_files(prefix, epoch), engine=engine)
-    return open_source(
-        source, inputs=inputs, preprocess=preprocess, padding_id=padding_id, cache_key=cache_key
-    )
+    given = {"inputs": inputs, "preprocess": preprocess}
+    return open_source(source, **given, padding_id=padding_id, cache_key=cache_key)
 
 
 def source_from_state(state: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> SourceModel:
