@@ -89,7 +89,8 @@ def open_source(
     """
     if isinstance(num_devices, bool) or not isinstance(num_devices, int) or num_devices < 1:
         raise ValueError(f"num_devices must be an integer >= 1, got {num_devices!r}")
-    _check_engine(engine)
+    if engine not in ENGINES:
+        raise ValueError(f"engine must be one of {', '.join(ENGINES)}, got {engine!r}")
     if inputs is not None and preprocess is not None:
         raise ValueError("inputs and preprocess both make the network's inputs: give one of them")
     if preprocess is not None and not callable(preprocess):
@@ -204,12 +205,11 @@ def load_checkpoint(
     """
     if isinstance(epoch, bool) or not isinstance(epoch, int) or epoch < 0:
         raise ValueError(f"epoch must be an integer >= 0, got {epoch!r}")
-    _check_engine(engine)
     from xfer.checkpoint.network import Network
     from xfer.sources.checkpoint import CheckpointSource
 
     source = CheckpointSource(Network.from_files(prefix, epoch), engine=engine)
-    given = {"inputs": inputs, "preprocess": preprocess}
+    given = {"inputs": inputs, "preprocess": preprocess, "engine": engine}
     return open_source(source, **given, padding_id=padding_id, cache_key=cache_key)
 
 
@@ -224,8 +224,3 @@ def source_from_state(state: Mapping[str, Any], arrays: Mapping[str, np.ndarray]
 
         return OnnxSource.from_state(state, arrays)
     raise ValueError(f"its network is of the unknown kind {state['kind']!r}")
-
-
-def _check_engine(engine: str) -> None:
-    if engine not in ENGINES:
-        raise ValueError(f"engine must be one of {', '.join(ENGINES)}, got {engine!r}")
