@@ -66,8 +66,7 @@ def open_source(
         device than the CPU. MXNet takes over, with a warning, where an operator has no conversion
         or, for a Module, where the two disagree on the first examples.
     context_function : callable, optional
-        Makes the device of each index, as ``mxnet.cpu`` does, for a Module that MXNet is to run; by
-        default it runs on the Module's first device.
+        Makes the device of each index, as ``mxnet.cpu`` does; by default a Module's first device.
     num_devices : int, default=1
         How many MXNet devices share each batch.
 
