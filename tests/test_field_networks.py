@@ -111,7 +111,7 @@ def test_the_command_line_takes_them(mx, field, capsys, tmp_path):
 def features(mx, network, prefix, data):
     """Every tenth layer, the heads, and what is known to be used, if it is a feature at all."""
     source = xfer.load_checkpoint(prefix, EPOCH, engine="onnxruntime")
-    graph = Network.of_files(prefix, EPOCH).graph
+    graph = Network.from_files(prefix, EPOCH).graph
     heads = [output_names(graph.nodes[number])[place] for number, place in graph.heads]
     names = []
     for name in dict.fromkeys([*network.layers, *source.layer_names[::10], *heads]):

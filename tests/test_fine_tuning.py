@@ -992,7 +992,7 @@ def test_a_repurposer_comes_back_the_same(small, data, tmp_path, kind, labels):
     expected = {**repurposer.get_params(), "source_model": None, "augment": None}
     assert loaded.get_params() == expected
     before = path.read_bytes()
-    with pytest.raises(ValueError, match="is its network, which always goes into the file"):
+    with pytest.raises(ValueError, match="so the network always goes into the file"):
         repurposer.save_repurposer("net", tmp_path, save_source_model=False)
     assert path.read_bytes() == before
     with pytest.raises(ValueError, match="loaded without its source model.* xfer.load as source_"):
@@ -1007,9 +1007,9 @@ def test_a_repurposer_comes_back_the_same(small, data, tmp_path, kind, labels):
 
 
 CHANGES = {
-    "a weight": lambda content: content["source"].update({"arg:scores_bias": np.zeros(3, "f4")}),
+    "a weight": lambda content: content["network"].update({"arg:scores_bias": np.zeros(3, "f4")}),
     "the layer": lambda content: edit_manifest(content, layers=["hidden"]),
-    "no network": lambda content: edit_manifest(content, source=None),
+    "no network": lambda content: edit_manifest(content, network=None),
     "another class": lambda content: edit_manifest(content, **{"class": "os.system"}),
 }
 

@@ -51,7 +51,7 @@ def test_a_sentence_transformer_knows_the_newsgroups(
     assert (tmp_path / "picture.png").stat().st_size > 10_000
 
     # What is there is not computed again.
-    monkeypatch.setattr(SentenceTransformerSource, "start", None)
+    monkeypatch.setattr(SentenceTransformerSource, "_compute", None)
     assert example.main(arguments) == accuracies
     with pytest.raises(TypeError, match="not callable"):
         example.main([*arguments, f"--cache={tmp_path / 'elsewhere'}"])

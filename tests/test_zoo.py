@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from xfer.checkpoint.network import Network
+from xfer.checkpoint.symbol import MxGraph
 from xfer.sources.checkpoint import CheckpointSource
 
 ARCHITECTURES = (
@@ -96,7 +97,7 @@ def random_network(mx, architecture, size, seed=0):
     arguments = zip(symbol.list_arguments(), shapes)
     statistics = zip(symbol.list_auxiliary_states(), others)
     return Network(
-        symbol.tojson(),
+        MxGraph.from_json(symbol.tojson()),
         {name: draw(name, shape) for name, shape in arguments if name != "data"},
         {name: draw(name, shape) for name, shape in statistics},
         ["data"],

@@ -281,6 +281,13 @@ def _check_same_network(source: Any, manifest: Mapping[str, Any]) -> None:
     found = json.loads(json.dumps(source.fingerprint(manifest["layers"])))
     if found != saved:
         differing = _differing(saved, found)
+        if differing == ["packages"]:
+            warnings.warn(
+                "source_model has the parameters and the code that the repurposer was fitted on, "
+                f"with other versions of packages: {found['packages']}, was {saved['packages']}",
+                stacklevel=5,
+            )
+            return
         what = f": other {', '.join(differing)}" if differing else ""
         raise ValueError(f"source_model is not the network it was fitted on{what}")
 
