@@ -344,7 +344,8 @@ def _feed(digest: Any, value: Any) -> None:
         _feed_array(digest, f"{name} {dtype}", array)
     else:
         allowed = "str, bytes, numbers, arrays, tensors, PIL images, paths, lists, tuples and dicts"
-        raise TypeError(f"an example of {kind} cannot be cached; allowed are {allowed}")
+        name = f"{kind.__module__}.{kind.__qualname__}"
+        raise TypeError(f"an example of type {name} cannot be cached; allowed are {allowed}")
 
 
 def _feed_bytes(digest: Any, kind: str, content: bytes | bytearray) -> None:

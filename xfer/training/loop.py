@@ -41,15 +41,7 @@ _LIMITS: dict[str, tuple] = {  # the kind of number, the least, and what it must
 
 
 class TrainingDiverged(ValueError):
-    """Raised when scores become NaN or infinite.
-
-    Attributes
-    ----------
-    network : Network
-        With the best weights before that.
-    history : History
-        The epochs before that.
-    """
+    """Raised when scores become NaN or infinite; it has the best weights and epochs before that."""
 
     network: Network
     history: "History"
@@ -77,10 +69,6 @@ class History:
     validation_loss: list[float] = field(default_factory=list)
     validation_accuracy: list[float] = field(default_factory=list)
     best_epoch: int = 0
-
-    def _add(self, **results: float) -> None:
-        for name, value in results.items():
-            getattr(self, name).append(value)
 
     def _repr_html_(self) -> str:
         from xfer._html import table
@@ -127,10 +115,8 @@ class Examples:
         share = np.where(rank < counts - 1, (rank + random.uniform(size=len(rank))) / counts, 1)
         n_held_out = min(round(fraction * len(self)), (share < 1).sum())
         if not n_held_out:
-            raise ValueError(
-                f"validation_fraction={fraction} of {len(self)} examples, and at least one of each "
-                "class to learn from, leave none to hold out"
-            )
+            needed = f"{len(self)} examples, and at least one of each class to learn from"
+            raise ValueError(f"validation_fraction={fraction} of {needed}, leave none to hold out")
         order = np.argsort(share)
         held_out = self.take(np.sort(order[:n_held_out]))
         return self.take(np.sort(order[n_held_out:])), held_out
@@ -176,32 +162,26 @@ class Trainer:
         for name, limits in _LIMITS.items():
             if name != "num_epochs" or self.num_epochs is not None:
                 check_number(name, getattr(self, name), *limits)
-        schedules = ", ".join(SCHEDULES)
-        if self.learning_rate_schedule not in [*SCHEDULES]:
-            raise ValueError(
-                f"learning_rate_schedule must be one of {schedules}, got "
-                f"{self.learning_rate_schedule!r}"
-            )
+        schedules, schedule = ", ".join(SCHEDULES), self.learning_rate_schedule
+        if schedule not in [*SCHEDULES]:
+            raise ValueError(f"learning_rate_schedule must be one of {schedules}, got {schedule!r}")
         if self.augment is not None and not callable(self.augment):
             raise TypeError(f"augment must be callable, got {type(self.augment).__name__}")
         given = self.optimizer_params or {}
         if not isinstance(given, Mapping):
             raise TypeError(f"optimizer_params must be a dict or None, got {type(given).__name__}")
         if "lr_scheduler" in given:
-            raise ValueError(
-                "optimizer_params may not have an lr_scheduler: give learning_rate_schedule, one "
-                f"of {schedules}"
-            )
+            advice = f"give learning_rate_schedule, one of {schedules}"
+            raise ValueError(f"optimizer_params may not have an lr_scheduler: {advice}")
         params = self._optimizer_params = {"learning_rate": 0.001, **given}
         self._first_rate = params["learning_rate"]
         check_number("the learning_rate in optimizer_params", self._first_rate, Real, 0)
         try:
             from xfer.training.mxnet import check_optimizer
         except ImportError as error:
-            raise ImportError(
-                "training a network needs MXNet, which prediction does not: pip install "
-                f"'xfer-learn[mxnet]', on Python 3.11 ({error})"
-            ) from error
+            advice = f"pip install 'xfer-learn[mxnet]', on Python 3.11 ({error})"
+            reason = "training a network needs MXNet, which prediction does not"
+            raise ImportError(f"{reason}: {advice}") from error
         check_optimizer(self.optimizer, params)
         self.random = RandomState(self.random_state)
 
@@ -243,24 +223,20 @@ class Trainer:
             for epoch in range(num_epochs):
                 if epoch in stages:
                     fixed = stages[epoch]
-                    part, seen, unseen = self._without_fixed(
-                        source, network, fixed, examples, held_out
-                    )
+                    now = network, fixed, examples, held_out
+                    part, seen, unseen = self._without_fixed(source, *now)
+                    shapes = {name: (size, *a.shape[1:]) for name, a in seen.inputs.items()}
+                    rates = dict.fromkeys(transferred, self.transferred_rate)
+                    optimizer = self.optimizer, self._optimizer_params
                     module = TrainingModule(
-                        part,
-                        {name: (size, *array.shape[1:]) for name, array in seen.inputs.items()},
-                        contexts=contexts,
-                        fixed=fixed,
-                        rates=dict.fromkeys(transferred, self.transferred_rate),
-                        optimizer=self.optimizer,
-                        optimizer_params=self._optimizer_params,
-                        rate=partial(rate, epoch),
+                        part, shapes, fixed, rates, *optimizer, partial(rate, epoch), contexts
                     )
                     # Where nothing is held out, one batch shows whether the weights are sound.
                     validation = unseen or seen.take(slice(size))
                 if epoch == 0 and held_out is not None:
                     loss, accuracy = validation.loss(module.scores(validation.inputs))
-                    history._add(validation_loss=loss, validation_accuracy=accuracy)
+                    history.validation_loss.append(loss)
+                    history.validation_accuracy.append(accuracy)
                 try:
                     results = self._run_epoch(module, seen, islice(batches, steps), bar)
                     loss, accuracy = validation.loss(module.scores(validation.inputs))
@@ -270,19 +246,19 @@ class Trainer:
                 except FloatingPointError as error:
                     diverged = TrainingDiverged(
                         f"training diverged in epoch {epoch + 1}: {error}; the weights of epoch "
-                        f"{history.best_epoch} are kept. Try a smaller learning rate than "
-                        f"{self._first_rate:g}"
+                        f"{history.best_epoch} are kept. Try a learning rate < {self._first_rate:g}"
                     )
                     diverged.network, diverged.history = best, history
                     raise diverged from None
-                network = replace(
-                    network,
-                    arguments=network.arguments | trained.arguments,
-                    auxiliary=network.auxiliary | trained.auxiliary,
-                )
-                history._add(learning_rate=rate(epoch), loss=results[0], accuracy=results[1])
+                arguments = network.arguments | trained.arguments
+                auxiliary = network.auxiliary | trained.auxiliary
+                network = replace(network, arguments=arguments, auxiliary=auxiliary)
+                history.learning_rate.append(rate(epoch))
+                history.loss.append(results[0])
+                history.accuracy.append(results[1])
                 if held_out is not None:
-                    history._add(validation_loss=loss, validation_accuracy=accuracy)
+                    history.validation_loss.append(loss)
+                    history.validation_accuracy.append(accuracy)
                 if held_out is None or np.argmin(history.validation_loss) == epoch + 1:
                     best, history.best_epoch = network, epoch + 1
                 elif epoch + 1 - history.best_epoch >= self.patience:
