@@ -187,20 +187,23 @@ class BayesianNetwork(BayesianClassifier):
         scores, _ = _forward(inputs, means, [np.square(part) for part in deviations], noises)
         return scores.transpose(1, 0, 2)
 
+    def _divergence_weight(self, epoch: int) -> float:
+        length = max(1, self.end_annealing - self.start_annealing)
+        share = (epoch - self.start_annealing) / length
+        return 1.0 if epoch >= self.end_annealing else max(0.0, share)
+
     def _train(
         self, inputs: np.ndarray, y: np.ndarray, seed: int, bar: Any, verbose: bool = False
     ) -> tuple[tuple[Layers, Layers], np.ndarray]:
         """Maximize the bound; return means and standard deviations by layer, and its two parts."""
-        random, n, length = _generator(seed), len(y), self.end_annealing - self.start_annealing
+        random, n = _generator(seed), len(y)
         hidden = [self.n_hidden] * self.num_layers
         shapes = _shapes(inputs.shape[1] - 1, hidden, len(self.classes_))
         prior = _prior_deviations(shapes, self.sigma)
         adam = _Adam(_start(shapes, prior, random), self.learning_rate)
         curves, smoothed = list[tuple[float, float]](), list[float]()
         for epoch in range(1, self.num_epochs + 1):
-            share = (epoch - self.start_annealing) / max(1, length)
-            weight = 1.0 if epoch >= self.end_annealing else max(0.0, share)
-            log_likelihood = 0.0
+            weight, log_likelihood = self._divergence_weight(epoch), 0.0
             order = random.permutation(n) if n > self.batch_size else np.arange(n)
             for batch in np.array_split(order, -(-n // self.batch_size)):
                 noises = _mirrored_noises(self.num_samples_mc, len(batch), shapes, random)

@@ -41,7 +41,7 @@ _LIMITS: dict[str, tuple] = {  # the kind of number, the least, and what it must
 
 
 class TrainingDiverged(ValueError):
-    """Raised when scores become NaN or infinite; it has the best weights and epochs before that."""
+    """Raised when scores become NaN or infinite; `network` has the best weights before that."""
 
     network: Network
     history: "History"
@@ -217,20 +217,20 @@ class Trainer:
         order = chain.from_iterable(self.random.permutation(len(examples)) for _ in count())
         batches = (np.fromiter(islice(order, size), int) for _ in count())
         stages = find_stages(network, fixed, transferred, self.unfreeze_epochs)
+        options: dict[str, Any] = {"optimizer": self.optimizer, "contexts": contexts}
+        options["optimizer_params"] = self._optimizer_params
+        options["rates"] = dict.fromkeys(transferred, self.transferred_rate)
         history, best = History(), network
         bar = progress_bar(None, self.progress, num_epochs * steps, "training")
         with bar, seeded(self.random.randint(1 << 31)):
             for epoch in range(num_epochs):
                 if epoch in stages:
                     fixed = stages[epoch]
-                    now = network, fixed, examples, held_out
-                    part, seen, unseen = self._without_fixed(source, *now)
+                    parts = network, fixed, examples, held_out
+                    part, seen, unseen = self._without_fixed(source, *parts)
                     shapes = {name: (size, *a.shape[1:]) for name, a in seen.inputs.items()}
-                    rates = dict.fromkeys(transferred, self.transferred_rate)
-                    optimizer = self.optimizer, self._optimizer_params
-                    module = TrainingModule(
-                        part, shapes, fixed, rates, *optimizer, partial(rate, epoch), contexts
-                    )
+                    now = {"fixed": fixed, "rate": partial(rate, epoch), **options}
+                    module = TrainingModule(part, shapes, **now)
                     # Where nothing is held out, one batch shows whether the weights are sound.
                     validation = unseen or seen.take(slice(size))
                 if epoch == 0 and held_out is not None:
@@ -244,10 +244,10 @@ class Trainer:
                         raise FloatingPointError(f"the log loss is {loss:.3g} nats")
                     trained = module.network()
                 except FloatingPointError as error:
-                    diverged = TrainingDiverged(
-                        f"training diverged in epoch {epoch + 1}: {error}; the weights of epoch "
-                        f"{history.best_epoch} are kept. Try a learning rate < {self._first_rate:g}"
-                    )
+                    kept = f"the weights of epoch {history.best_epoch} are kept"
+                    advice = f"Try a smaller learning rate than {self._first_rate:g}"
+                    failed = f"training diverged in epoch {epoch + 1}: {error}"
+                    diverged = TrainingDiverged(f"{failed}; {kept}. {advice}")
                     diverged.network, diverged.history = best, history
                     raise diverged from None
                 arguments = network.arguments | trained.arguments
