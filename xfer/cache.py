@@ -106,8 +106,8 @@ class FeatureCache:
         ``key``, for JSON, is what decides them beside the example. ``digests`` are those of
         :func:`example_digests`. ``rows`` is None if nothing is known of the key.
         """
-        nothing = np.zeros(len(digests), bool), None
-        return self._use(_read, json.dumps(key, sort_keys=True), digests) or nothing
+        found = self._use(_read, json.dumps(key, sort_keys=True), digests)
+        return found or (np.zeros(len(digests), bool), None)
 
     def write(self, key: dict[str, Any], digests: list[bytes], rows: np.ndarray) -> None:
         """Keep features, an array of shape (n, ...); OSError if the file cannot be written."""
@@ -186,10 +186,10 @@ class FeatureCache:
         warnings.warn(f"the cache {self.path} keeps no more features: {reason}", stacklevel=2)
 
 
-def _read(file: _File, key_text: str, digests: list[bytes]) -> _Found:
+def _read(file: _File, key_text: str, digests: list[bytes]) -> _Found | None:
     """Read rows; those that fail their checksum count as missing."""
     if (known := _find_key(file, key_text)) is None:
-        return np.zeros(len(digests), bool), None
+        return None
     key_id, shape, seal, is_fresh = known
     if not is_fresh:
         with suppress(sqlite3.OperationalError):  # the file may be read-only

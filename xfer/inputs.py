@@ -336,9 +336,7 @@ def _bands(index: int, example: Any, mode: str) -> list[Any]:
     trailing = [(), (3,), (4,)] if dtype == "u1" else [(), (3,)]
     is_picture = array.ndim >= 2 and array.size and array.shape[2:] in trailing
     if not is_picture or dtype not in ("u1", "u2", "f2", "f4", "f8"):
-        allowed = (
-            "uint8, uint16 or float, of shape (height, width) or (height, width, 1 or 3), or 4"
-        )
+        allowed = "uint8, uint16 or float, (height, width) or (height, width, 1 or 3), or 4"
         raise ValueError(f"example {index} is {_shown(example)}; allowed are {allowed} with uint8")
     fromarray = _package("PIL.Image").fromarray
     if dtype == "u1":

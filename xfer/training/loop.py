@@ -51,16 +51,9 @@ class TrainingDiverged(ValueError):
 class History:
     """Results of the epochs of a training.
 
-    Parameters
-    ----------
-    learning_rate : list of float
-        At the beginning of each epoch.
-    loss, accuracy : list of float
-        Of the training examples, averaged over the batches of each epoch; the log loss is in nats.
-    validation_loss, validation_accuracy : list of float
-        Of the held-out examples, at the start and after each epoch; empty if there are none.
-    best_epoch : int
-        The epoch after which the weights were kept; 0 is the start.
+    The learning rate is that at the beginning of an epoch, loss (in nats) and accuracy are averaged
+    over its batches, and those of the held-out examples, if any, are also given for the start. The
+    weights were kept after the ``best_epoch``; 0 is the start.
     """
 
     learning_rate: list[float] = field(default_factory=list)

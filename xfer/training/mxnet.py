@@ -213,10 +213,10 @@ def _infer_shapes(
         raise ModelError(f"data of shapes {given} do not determine the shape of {unknown}")
     for name, shape in found.items():
         if name in kept and kept[name].shape != shape:
-            raise ModelError(
-                f"parameter {name!r} has shape {kept[name].shape}, and data of shapes {given} need "
-                f"{shape}; to initialise it again, name it in random_layer_parameters"
-            )
+            needed = f"data of shapes {given} need {shape}"
+            advice = "to initialise it again, name it in random_layer_parameters"
+            unfit = f"parameter {name!r} has shape {kept[name].shape}"
+            raise ModelError(f"{unfit}, and {needed}; {advice}")
     return found
 
 
@@ -240,22 +240,17 @@ def _values(
 
 
 def initial_values(name: str, shape: tuple[int, ...], random: RandomState) -> np.ndarray:
-    """Initialise a parameter at random if it is a weight, and as 0 or 1 if not, by its name.
-
-    Weights are uniform, by Glorot and Bengio (2010), Understanding the difficulty of training deep
-    feedforward neural networks, eq. 16.
-    """
+    """Initialise a parameter by its name: as 0 or 1, or a weight as Glorot and Bengio (2010)."""
     if name.endswith(_ZERO):
         return np.zeros(shape, np.float32)
     if name.endswith(_ONE):
         return np.ones(shape, np.float32)
     if len(shape) < 2 and not name.endswith(("weight", "parameters")):
-        reason = (
-            f"parameter {name!r} of shape {shape} has no values, and its name does not tell how"
-        )
+        reason = f"parameter {name!r} of shape {shape} has no values, and its name does not say how"
         advice = f"end it in weight, {', '.join(_ZERO + _ONE)}, or use mx.sym.var(name, init=...)"
         raise ModelError(f"{reason} to initialise it: {advice}")
-    # Each position of a kernel is an input and an output of its own.
+    # Eq. 16 of Understanding the difficulty of training deep feedforward neural networks; each
+    # position of a kernel is an input and an output of its own.
     rows, columns, *kernel = (*shape, 1)
     limit = np.sqrt(6 / ((rows + columns) * np.prod(kernel, dtype=float)))
     return random.uniform(-limit, limit, shape).astype(np.float32)

@@ -25,12 +25,6 @@ from xfer.sources.checkpoint import CheckpointSource
 from xfer.sources.data import open_data, read_all
 from xfer.training.loop import Examples, History, Trainer, TrainingDiverged, check_number
 
-__all__ = [
-    "NeuralNetworkFineTuneRepurposer",
-    "NeuralNetworkRandomFreezeRepurposer",
-    "NeuralNetworkRepurposer",
-]
-
 _Self = TypeVar("_Self", bound="NeuralNetworkRepurposer")
 
 
@@ -239,8 +233,7 @@ class NeuralNetworkRandomFreezeRepurposer(NeuralNetworkRepurposer):
         are initialised at random: weights by Glorot and Bengio (2010), scales and variances as 1,
         the rest as 0.
     num_layers_to_drop : int, default=2
-        How many layers to drop from the top: in most networks the output layer and the last layer
-        with weights.
+        From the top: in most networks the output layer and the last layer with weights.
     source_model, target_class_count, **options
         See :class:`xfer.NeuralNetworkRepurposer`.
     """
