@@ -92,10 +92,9 @@ class Diagram:
     def _render(self, kind: str) -> bytes:
         program = shutil.which("dot")
         if program is None:
-            raise RuntimeError(
-                f"a picture as {kind} needs Graphviz (https://graphviz.org/download), and there is "
-                "no program 'dot' on the PATH; a path that ends in .dot needs nothing"
-            )
+            reason = "there is no program 'dot' on the PATH; a path that ends in .dot needs nothing"
+            needs = f"a picture as {kind} needs Graphviz (https://graphviz.org/download)"
+            raise RuntimeError(f"{needs}, and {reason}")
         done = subprocess.run([program, f"-T{kind}"], input=self.dot.encode(), capture_output=True)
         if done.returncode:
             raise RuntimeError(f"Graphviz cannot draw the network: {done.stderr.decode().strip()}")
