@@ -141,8 +141,9 @@ def test_the_bound_rises_once_the_divergence_counts_in_full(fitted):
 def test_the_divergence_gains_weight_between_two_epochs():
     weights = [BayesianNetwork()._divergence_weight(epoch) for epoch in (1, 20, 25, 30, 40, 200)]
     assert weights == [0, 0, 0.25, 0.5, 1, 1]
-    model = BayesianNetwork(start_annealing=0, end_annealing=0)
-    assert model._divergence_weight(1) == 1
+    for at, weight in ((0, 1), (20, 0)):
+        model = BayesianNetwork(start_annealing=at, end_annealing=at)
+        assert model._divergence_weight(1) == weight
 
 
 def test_a_weight_that_no_label_speaks_of_returns_to_its_prior():

@@ -17,8 +17,8 @@ from xfer.checkpoint.symbol import Node
 if TYPE_CHECKING:
     from xfer.sources.checkpoint import CheckpointSource
 
-# The colour of a layer is that of the first pattern found in its operator: shades of the palette
-# of Okabe and Ito (2008), so that colour-blind readers can tell them apart.
+# By the first pattern found in an operator: shades of the palette of Okabe and Ito (2008), which
+# colour-blind readers can tell apart.
 _COLOURS = {
     "null": "#ffffff",
     "output": "#bfbfbf",
@@ -37,12 +37,8 @@ class Diagram:
     """The layers of a network and what each of them reads; parameters are not shown.
 
     A notebook shows a picture where the program ``dot`` of Graphviz is installed, and a table
-    otherwise. :meth:`xfer.ModelHandler.visualize_net` makes it.
-
-    Attributes
-    ----------
-    dot : str
-        The network as DOT text. Its outputs have a double outline, and its labels a dashed one.
+    otherwise. The network as DOT text is ``dot``: its outputs have a double outline, and its labels
+    a dashed one.
     """
 
     def __init__(self, source: "CheckpointSource") -> None:
@@ -69,10 +65,8 @@ class Diagram:
             style = "filled,rounded" + ",dashed" * (node.name in label_names)
             words = node.operator.lower()
             colour = next(_COLOURS[pattern] for pattern in _COLOURS if re.search(pattern, words))
-            lines.append(
-                f'n{node_id} [label="{label}", style="{style}", fillcolor="{colour}", '
-                f"peripheries={1 + (node_id in heads)}]"
-            )
+            outline = f'fillcolor="{colour}", peripheries={1 + (node_id in heads)}'
+            lines.append(f'n{node_id} [label="{label}", style="{style}", {outline}]')
             lines += [f"n{other} -> n{node_id}" for other in read]
         self.dot = "\n".join([*lines, "}\n"])
 
@@ -87,10 +81,7 @@ class Diagram:
         return text.replace("<svg", '<svg style="max-width:100%;height:auto"', 1)
 
     def save(self, path: str | PathLike) -> None:
-        """Write the diagram to a file that ends in ``.dot``, ``.svg``, ``.pdf`` or ``.png``.
-
-        Graphviz is needed for pictures.
-        """
+        """Write the diagram as ``.dot``, or with Graphviz as ``.svg``, ``.pdf`` or ``.png``."""
         kind = Path(path).suffix.lower().lstrip(".")
         if kind not in ("dot", "svg", "pdf", "png"):
             raise ValueError(f"path must end in .dot, .svg, .pdf or .png, got {str(path)!r}")
@@ -101,10 +92,9 @@ class Diagram:
     def _render(self, kind: str) -> bytes:
         program = shutil.which("dot")
         if program is None:
-            raise RuntimeError(
-                f"a picture as {kind} needs Graphviz (https://graphviz.org/download), and there is "
-                "no program 'dot' on the PATH; a path that ends in .dot needs nothing"
-            )
+            reason = "there is no program 'dot' on the PATH; a path that ends in .dot needs nothing"
+            needs = f"a picture as {kind} needs Graphviz (https://graphviz.org/download)"
+            raise RuntimeError(f"{needs}, and {reason}")
         done = subprocess.run([program, f"-T{kind}"], input=self.dot.encode(), capture_output=True)
         if done.returncode:
             raise RuntimeError(f"Graphviz cannot draw the network: {done.stderr.decode().strip()}")

@@ -17,11 +17,12 @@ import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from functools import partial
-from numbers import Integral
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from xfer.text import _positive_integer
 
 _HEADER = int.from_bytes(b"xfer"), 1  # application id and format, kept by SQLite for us
 _SCHEMA = f"""
@@ -36,10 +37,14 @@ PRAGMA application_id = {_HEADER[0]};
 PRAGMA user_version = {_HEADER[1]};
 COMMIT;
 """
+# A commit survives a killed process; a power failure may cost the last commits.
+_SETTINGS = """PRAGMA trusted_schema = OFF; PRAGMA cell_size_check = ON;
+PRAGMA journal_mode = WAL; PRAGMA synchronous = NORMAL;"""
 _ROWS_PER_QUERY = 500
 _WAIT_SECONDS = 60.0  # for other processes to finish writing
 _TOUCH_SECONDS = 1.0  # the last use of a key is noted at most this often
 _CANNOT_OPEN = (sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_PERM)
+_File = sqlite3.Connection
 _Found = tuple[np.ndarray, np.ndarray | None]
 
 # A SQLite connection must not be carried into a forked process, not even to close it there. So a
@@ -55,9 +60,8 @@ def _close_before_fork() -> None:
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(
-        before=_close_before_fork, after_in_parent=_lock.release, after_in_child=_lock.release
-    )
+    _after = dict.fromkeys(("after_in_parent", "after_in_child"), _lock.release)
+    os.register_at_fork(before=_close_before_fork, **_after)
 
 
 class FeatureCache:
@@ -87,15 +91,12 @@ class FeatureCache:
     """
 
     _connection: sqlite3.Connection | None = None
-    _reads: bool = True
-    _writes: bool = True
+    _reads, _writes = True, True
 
     def __init__(self, path: str | os.PathLike[str], *, max_bytes: int = 10 * 2**30) -> None:
-        if isinstance(max_bytes, bool) or not isinstance(max_bytes, Integral) or max_bytes < 1:
-            raise ValueError(f"max_bytes must be an integer >= 1, got {max_bytes!r}")
+        self.max_bytes: int = _positive_integer(max_bytes, "max_bytes")
         path = Path(path).expanduser().absolute()
         self.path: Path = path / "features.sqlite" if path.is_dir() else path
-        self.max_bytes: int = int(max_bytes)
         _caches.add(self)
         self._use(_pragma, "user_version")  # refuses a file that is not a cache
 
@@ -105,8 +106,8 @@ class FeatureCache:
         ``key``, for JSON, is what decides them beside the example. ``digests`` are those of
         :func:`example_digests`. ``rows`` is None if nothing is known of the key.
         """
-        nothing = np.zeros(len(digests), bool), None
-        return self._use(_read, json.dumps(key, sort_keys=True), digests) or nothing
+        found = self._use(_read, json.dumps(key, sort_keys=True), digests)
+        return found or (np.zeros(len(digests), bool), None)
 
     def write(self, key: dict[str, Any], digests: list[bytes], rows: np.ndarray) -> None:
         """Keep features, an array of shape (n, ...); OSError if the file cannot be written."""
@@ -135,9 +136,6 @@ class FeatureCache:
 
     def __reduce__(self) -> tuple[Any, ...]:
         return partial(FeatureCache, max_bytes=self.max_bytes), (str(self.path),)
-
-    def __del__(self) -> None:
-        self._close()
 
     def _use(self, work: Callable[..., Any], *arguments: Any, writing: bool = False) -> Any:
         """Call `work` with a connection; return None if there is none, or SQLite fails."""
@@ -173,11 +171,7 @@ class FeatureCache:
             connection.executescript(_SCHEMA)
         if (_pragma(connection, "application_id"), _pragma(connection, "user_version")) != _HEADER:
             raise ValueError(f"{self.path} is not a feature cache of this version of xfer")
-        # A commit survives a killed process; a power failure may cost the last commits.
-        connection.executescript(
-            "PRAGMA trusted_schema = OFF; PRAGMA cell_size_check = ON;"
-            "PRAGMA journal_mode = WAL; PRAGMA synchronous = NORMAL"
-        )
+        connection.executescript(_SETTINGS)
 
     def _close(self) -> None:
         connection, self._connection = self._connection, None
@@ -185,23 +179,25 @@ class FeatureCache:
             if connection is not None:
                 connection.close()
 
+    __del__ = _close
+
     def _give_up(self, reason: str) -> None:
         self._writes = False
         warnings.warn(f"the cache {self.path} keeps no more features: {reason}", stacklevel=2)
 
 
-def _read(connection: sqlite3.Connection, key_text: str, digests: list[bytes]) -> _Found:
+def _read(file: _File, key_text: str, digests: list[bytes]) -> _Found | None:
     """Read rows; those that fail their checksum count as missing."""
-    if (known := _find_key(connection, key_text)) is None:
-        return np.zeros(len(digests), bool), None
+    if (known := _find_key(file, key_text)) is None:
+        return None
     key_id, shape, seal, is_fresh = known
     if not is_fresh:
         with suppress(sqlite3.OperationalError):  # the file may be read-only
-            connection.execute("UPDATE keys SET used = ? WHERE id = ?", [time.time(), key_id])
+            file.execute("UPDATE keys SET used = ? WHERE id = ?", [time.time(), key_id])
     size = 4 * math.prod(shape)
     rows = {
         digest: row
-        for digest, checksum, row in _select(connection, "digest, checksum, row", key_id, digests)
+        for digest, checksum, row in _select(file, "digest, checksum, row", key_id, digests)
         if isinstance(row, bytes) and len(row) == size and checksum == _checksum(seal, digest, row)
     }
     found = [digest in rows for digest in digests]
@@ -209,74 +205,61 @@ def _read(connection: sqlite3.Connection, key_text: str, digests: list[bytes]) -
     return np.array(found, bool), np.frombuffer(content, "<f4").reshape(sum(found), *shape)
 
 
-def _write(
-    connection: sqlite3.Connection, key_text: str, digests: list[bytes], rows: Any, max_bytes: int
-) -> bool:
-    """Write rows in one transaction; False if there is no room for them."""
-    connection.execute("BEGIN IMMEDIATE")
-    if (known := _find_key(connection, key_text)) is None:
+def _write(file: _File, key_text: str, digests: list[bytes], rows: Any, max_bytes: int) -> bool:
+    """Write rows in one transaction, in place of keys not used for long; False without room."""
+    file.execute("BEGIN IMMEDIATE")
+    if (known := _find_key(file, key_text)) is None:
         shape_text = json.dumps(rows.shape[1:])
         # A key that is there, but damaged, is written anew under its id.
         old = "(SELECT id FROM keys WHERE key = ?1)"
         insert = f"INSERT OR REPLACE INTO keys (id, key, shape, seal) VALUES ({old}, ?1, ?2, ?3)"
-        connection.execute(insert, [key_text, shape_text, _seal(key_text, shape_text.encode())])
-        known = _find_key(connection, key_text)
+        file.execute(insert, [key_text, shape_text, _seal(key_text, shape_text.encode())])
+        known = _find_key(file, key_text)
         if known is None:  # SQLite does not always notice that its index is damaged
             raise sqlite3.DatabaseError("a key just written cannot be found")
     key_id, shape, seal, _ = known
     if shape != rows.shape[1:]:
         raise ValueError(f"features have shape {rows.shape[1:]}, but {shape} in the cache")
-    connection.execute("UPDATE keys SET used = ? WHERE id = ?", [time.time(), key_id])
+    file.execute("UPDATE keys SET used = ? WHERE id = ?", [time.time(), key_id])
     contents = ((digest, row.tobytes()) for digest, row in zip(digests, rows))
-    connection.executemany(
-        "INSERT OR REPLACE INTO features VALUES (?, ?, ?, ?)",
-        ((key_id, digest, _checksum(seal, digest, row), row) for digest, row in contents),
-    )
-    if len(list(_select(connection, "1", key_id, digests))) < len(set(digests)):
+    new = ((key_id, digest, _checksum(seal, digest, row), row) for digest, row in contents)
+    file.executemany("INSERT OR REPLACE INTO features VALUES (?, ?, ?, ?)", new)
+    if len(list(_select(file, "1", key_id, digests))) < len(set(digests)):
         raise sqlite3.DatabaseError("rows just written cannot be found")
-    n_pages = max_bytes // _pragma(connection, "page_size")
-    has_room = _make_room(connection, key_id, n_pages)
-    connection.execute("COMMIT" if has_room else "ROLLBACK")
-    excess = _pragma(connection, "page_count") - n_pages
-    if has_room and excess > 0:
-        connection.executescript(f"PRAGMA incremental_vacuum({excess})")
-    return has_room
+    n_pages = max_bytes // _pragma(file, "page_size")
+    while _pragma(file, "page_count") - _pragma(file, "freelist_count") > n_pages:
+        query = "SELECT id FROM keys WHERE id != ? ORDER BY used LIMIT 1"
+        if (oldest := file.execute(query, [key_id]).fetchone()) is None:
+            file.execute("ROLLBACK")
+            return False
+        file.execute("DELETE FROM features WHERE key_id = ?", oldest)
+        file.execute("DELETE FROM keys WHERE id = ?", oldest)
+    file.execute("COMMIT")
+    if (excess := _pragma(file, "page_count") - n_pages) > 0:
+        file.executescript(f"PRAGMA incremental_vacuum({excess})")
+    return True
 
 
-def _select(
-    connection: sqlite3.Connection, columns: str, key_id: int, digests: list[bytes]
-) -> Iterator[tuple[Any, ...]]:
+def _select(file: _File, columns: str, key_id: int, digests: list[bytes]) -> Iterator[Any]:
     """Look up rows, in any order."""
     for start in range(0, len(digests), _ROWS_PER_QUERY):
         some = digests[start : start + _ROWS_PER_QUERY]
         places = ", ".join("?" * len(some))
         query = f"SELECT {columns} FROM features WHERE key_id = ? AND digest IN ({places})"
-        yield from connection.execute(query, [key_id, *some])
+        yield from file.execute(query, [key_id, *some])
 
 
-def _find_key(connection: sqlite3.Connection, key_text: str) -> Any:
+def _find_key(file: _File, key_text: str) -> Any:
     """Look up id, shape, seal, and whether it was used just now; None if missing or damaged."""
     query = "SELECT id, shape, seal, used > ? FROM keys WHERE key = ?"
-    found = connection.execute(query, [time.time() - _TOUCH_SECONDS, key_text]).fetchone()
+    found = file.execute(query, [time.time() - _TOUCH_SECONDS, key_text]).fetchone()
     if found is None or found[2] != _seal(key_text, found[1]):
         return None
-    key_id, shape, seal, is_fresh = found
-    return key_id, tuple(json.loads(shape)), seal, is_fresh
+    return found[0], tuple(json.loads(found[1])), *found[2:]
 
 
-def _make_room(connection: sqlite3.Connection, key_id: int, n_pages: int) -> bool:
-    """Delete the keys least recently used; False if this one alone is too large."""
-    while _pragma(connection, "page_count") - _pragma(connection, "freelist_count") > n_pages:
-        query = "SELECT id FROM keys WHERE id != ? ORDER BY used LIMIT 1"
-        if (oldest := connection.execute(query, [key_id]).fetchone()) is None:
-            return False
-        connection.execute("DELETE FROM features WHERE key_id = ?", oldest)
-        connection.execute("DELETE FROM keys WHERE id = ?", oldest)
-    return True
-
-
-def _pragma(connection: sqlite3.Connection, name: str) -> int:
-    return int(connection.execute(f"PRAGMA {name}").fetchone()[0])
+def _pragma(file: _File, name: str) -> int:
+    return int(file.execute(f"PRAGMA {name}").fetchone()[0])
 
 
 def _seal(key_text: str, shape_text: Any) -> bytes:
@@ -306,20 +289,18 @@ def example_digests(examples: Mapping[str, np.ndarray] | Iterable[Any]) -> list[
     >>> first == third, first == second
     (True, False)
     """
-    if not isinstance(examples, Mapping):
-        return list(map(_digest, examples))
-    arrays = {name: _plain(array) for name, array in examples.items()}
-    lengths = {array.shape[:1] for array in arrays.values()}
-    if len(lengths) != 1 or () in lengths:
-        raise ValueError(f"the arrays must be of one length, got {lengths}")
-    ((n_examples,),) = lengths
-    return [_digest({name: a[i] for name, a in arrays.items()}) for i in range(n_examples)]
-
-
-def _digest(value: Any) -> bytes:
-    digest = _hash()
-    _feed(digest, value)
-    return digest.digest()[:16]
+    if isinstance(examples, Mapping):
+        arrays = {name: _plain(array) for name, array in examples.items()}
+        lengths = {array.shape[:1] for array in arrays.values()}
+        if len(lengths) != 1 or () in lengths:
+            raise ValueError(f"the arrays must be of one length, got {lengths}")
+        ((length,),) = lengths
+        examples = ({name: a[i] for name, a in arrays.items()} for i in range(length))
+    digests = []
+    for example in examples:
+        _feed(digest := _hash(), example)
+        digests.append(digest.digest()[:16])
+    return digests
 
 
 def _feed(digest: Any, value: Any) -> None:
@@ -345,28 +326,26 @@ def _feed(digest: Any, value: Any) -> None:
             _feed(digest, item)
     elif isinstance(value, Mapping):
         _feed_bytes(digest, "dict", b"%d" % len(value))
-        for name in sorted(value, key=repr):
-            _feed_bytes(digest, "name", repr(name).encode())
-            _feed(digest, value[name])
+        for key in sorted(value, key=repr):
+            _feed_bytes(digest, "name", repr(key).encode())
+            _feed(digest, value[key])
     elif "PIL.Image" in sys.modules and isinstance(value, sys.modules["PIL.Image"].Image):
         pixels = value.tobytes()  # this loads the file, which may add to `info`
         # What else decides how an image is turned, converted to RGBA or to another profile.
-        info = [value.info.get(name) for name in ("transparency", "exif", "icc_profile")]
+        info = [value.info.get(key) for key in ("transparency", "exif", "icc_profile")]
         _feed_bytes(digest, "image", repr((value.mode, value.size, value.getpalette())).encode())
         _feed(digest, (pixels, info))
     elif hasattr(value, "dtype") and (hasattr(value, "__array__") or hasattr(value, "asnumpy")):
-        name = f"{kind.__module__}.{kind.__qualname__} {value.dtype}"
-        if hasattr(value, "cpu"):
-            value = value.detach().cpu()
+        dtype, name = str(value.dtype), f"{kind.__module__}.{kind.__qualname__}"
+        value = value.detach().cpu() if hasattr(value, "cpu") else value
         # NumPy has no bfloat16, whose values float32 has too.
-        value = value.float() if "bfloat16" in str(value.dtype) else value
+        value = value.float() if "bfloat16" in dtype else value
         array = value.asnumpy() if hasattr(value, "asnumpy") else np.asarray(value)
-        _feed_array(digest, name, array)
+        _feed_array(digest, f"{name} {dtype}", array)
     else:
-        raise TypeError(
-            f"an example of type {kind.__module__}.{kind.__qualname__} cannot be cached; allowed "
-            "are str, bytes, numbers, arrays, tensors, PIL images, paths, lists, tuples and dicts"
-        )
+        allowed = "str, bytes, numbers, arrays, tensors, PIL images, paths, lists, tuples and dicts"
+        name = f"{kind.__module__}.{kind.__qualname__}"
+        raise TypeError(f"an example of type {name} cannot be cached; allowed are {allowed}")
 
 
 def _feed_bytes(digest: Any, kind: str, content: bytes | bytearray) -> None:

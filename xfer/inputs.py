@@ -42,10 +42,7 @@ class Inputs:
     def identity(self) -> dict[str, Any]:
         """Return what tells these inputs from others, for JSON; ValueError where nothing does."""
         state, arrays = self.to_state()
-        return {
-            **state,
-            **{name: hashlib.sha256(a.tobytes()).hexdigest() for name, a in arrays.items()},
-        }
+        return state | {n: hashlib.sha256(a.tobytes()).hexdigest() for n, a in arrays.items()}
 
     def to_state(self) -> State:
         """Return JSON and arrays for :func:`from_state`; TypeError where that is impossible."""
@@ -62,25 +59,16 @@ class ImageInputs(Inputs):
     Parameters
     ----------
     size : int, (int, int) or None, default=224
-        Size in pixels: of a square, or (height, width). With None pictures keep their size, which
-        must be the same for all.
+        Of a square, or (height, width). With None pictures keep their size, the same for all.
     mean, std : float or sequence of float, default=0 and 1
         One number, or one for each channel in the order of ``channels``.
     scale : float, default=1/255
         Multiplies the pixels, which are 0 to 255 in a file.
-    channels : {"rgb", "bgr", "gray"}, default="rgb"
-        What the network takes; a picture in other channels is converted.
-    layout : {"NCHW", "NHWC"}, default="NCHW"
-        Order of the axes: examples, channels, height and width.
+    channels, layout : {"rgb", "bgr", "gray"}, {"NCHW", "NHWC"}, default="rgb", "NCHW"
+        What the network takes, such as examples, channels, height and width.
     crop : {"center"} or None, default="center"
         ``"center"`` resizes the shorter side and crops the middle, like torchvision's
         ``Resize(size)`` and ``CenterCrop(size)``. None resizes the whole picture to ``size``.
-
-    Raises
-    ------
-    ValueError, TypeError, FileNotFoundError
-        If a parameter is not allowed; if a picture is broken, of another type, or missing; if
-        pictures have several shapes and there is no ``size``.
 
     Notes
     -----
@@ -104,6 +92,7 @@ class ImageInputs(Inputs):
     channels: Literal["rgb", "bgr", "gray"] = "rgb"
     layout: Literal["NCHW", "NHWC"] = "NCHW"
     crop: Literal["center"] | None = "center"
+    _n_channels = property(lambda self: 1 if self.channels == "gray" else 3)
 
     def __post_init__(self) -> None:
         colors, layouts, crops = ("rgb", "bgr", "gray"), ("NCHW", "NHWC"), ("center", None)
@@ -137,10 +126,6 @@ class ImageInputs(Inputs):
         """Return all settings, and no arrays."""
         settings = {k: list(v) if isinstance(v, tuple) else v for k, v in vars(self).items()}
         return {"kind": "ImageInputs", **settings}, {}
-
-    @property
-    def _n_channels(self) -> int:
-        return 1 if self.channels == "gray" else 3
 
     def _checked(self, name: str) -> float | tuple[float, ...]:
         """Return one number, or one for each channel, as a float or a tuple."""
@@ -233,8 +218,8 @@ class TokenizerInputs(Inputs):
         if unknown := set(self.names) - set(_ENCODED):
             raise ValueError(f"a tokenizer does not give {sorted(unknown)}")
         backend = _package("tokenizers").Tokenizer.from_str(self.tokenizer)
-        made = {"_backend": backend, "padding_id": backend.padding["pad_id"]}
-        vars(self).update(made, names=tuple(self.names))
+        found = {"_backend": backend, "padding_id": backend.padding["pad_id"]}
+        vars(self).update(found, names=tuple(self.names))
 
     @classmethod
     def of_tokenizer(cls, tokenizer: Any) -> Self:
@@ -315,8 +300,7 @@ def from_state(state: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> In
         return kind(**settings)
     except ImportError:
         raise
-    except Exception as error:
-        # The settings of a damaged file can be anything.
+    except Exception as error:  # the settings of a damaged file can be anything
         raise ValueError(f"its inputs {state.get('kind')!r} are damaged: {error!r}") from error
 
 
@@ -336,10 +320,10 @@ def _listed(examples: Sequence[Any], *kinds: type) -> list[Any]:
 
 def _process(processor: Any, examples: Sequence[Any]) -> dict[str, np.ndarray]:
     """Call an image processor of transformers with files opened as by :class:`ImageInputs`."""
-    pictures = [
-        example if isinstance(example, np.ndarray) else _read(index, example, "RGB")
-        for index, example in enumerate(_listed(examples))
-    ]
+    pictures = _listed(examples)
+    for index, example in enumerate(pictures):
+        if not isinstance(example, np.ndarray):
+            pictures[index] = _read(index, example, "RGB")
     return dict(processor(images=pictures, return_tensors="np"))
 
 
@@ -352,10 +336,8 @@ def _bands(index: int, example: Any, mode: str) -> list[Any]:
     trailing = [(), (3,), (4,)] if dtype == "u1" else [(), (3,)]
     is_picture = array.ndim >= 2 and array.size and array.shape[2:] in trailing
     if not is_picture or dtype not in ("u1", "u2", "f2", "f4", "f8"):
-        raise ValueError(
-            f"example {index} is {_shown(example)}; an array must be uint8, uint16 or float, of "
-            "shape (height, width) or (height, width, 1 or 3), or 4 with uint8"
-        )
+        allowed = "uint8, uint16 or float, (height, width) or (height, width, 1 or 3), or 4"
+        raise ValueError(f"example {index} is {_shown(example)}; allowed are {allowed} with uint8")
     fromarray = _package("PIL.Image").fromarray
     if dtype == "u1":
         return [_read(index, fromarray(array), mode)]
@@ -380,8 +362,7 @@ def _read(index: int, example: Any, mode: str) -> Any:
         return image if image.mode == "F" else image.convert(mode)
     except FileNotFoundError as error:
         raise FileNotFoundError(f"example {index}: there is no file {str(example)!r}") from error
-    except Exception as error:
-        # What is broken in a file shows in many kinds of errors.
+    except Exception as error:  # what is broken in a file shows in many kinds of errors
         raise ValueError(f"example {index} is a broken picture: {example}: {error}") from error
 
 

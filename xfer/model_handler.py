@@ -18,6 +18,7 @@ from xfer.checkpoint.onnx_builder import Dims
 from xfer.checkpoint.symbol import MxGraph, Node
 from xfer.sources import open_source
 from xfer.sources.checkpoint import CheckpointSource
+from xfer.text import _positive_integer
 
 if TYPE_CHECKING:
     import mxnet
@@ -37,10 +38,8 @@ class ModelHandler:
     module : mxnet.mod.Module, str, path-like or CheckpointSource
         A Module, bound or not, with or without parameters; the path of a checkpoint's ``.params``
         file; or what :func:`xfer.load_checkpoint` or :func:`xfer.open_source` returned.
-    context_function : callable, optional
-        Returns the device of an index, like ``mxnet.cpu`` (the default) and ``mxnet.gpu``.
-    num_devices : int, default=1
-        Number of devices that share each batch.
+    context_function, num_devices : callable, int, default=``mxnet.cpu``, 1
+        Returns the device of an index, and how many devices share each batch.
     data_name : str, default="data"
         Name of the input at the bottom of the network.
 
@@ -54,8 +53,6 @@ class ModelHandler:
     >>> handler.add_layer_top([mx.sym.Activation(act_type="relu", name="relu")])
     >>> handler.layer_type_dict
     OrderedDict([('hidden', 'FullyConnected'), ('relu', 'Activation')])
-    >>> handler.get_layer_parameters(["hidden"])
-    ['hidden_weight', 'hidden_bias']
     """
 
     def __init__(
@@ -65,10 +62,8 @@ class ModelHandler:
         num_devices: int = 1,
         data_name: str = "data",
     ) -> None:
-        if isinstance(num_devices, bool) or not isinstance(num_devices, int) or num_devices < 1:
-            raise ValueError(f"num_devices must be an integer >= 1, got {num_devices!r}")
         self.context_function = context_function
-        self.num_devices = num_devices
+        self.num_devices = _positive_integer(num_devices, "num_devices")
         self.data_name = data_name
         self._data_shapes: dict[str, Dims] = {}
         self._data_types: dict[str, np.dtype] = {}
@@ -125,14 +120,10 @@ class ModelHandler:
 
                 contexts = make_contexts(self.context_function, self.num_devices)
                 engine = "auto" if contexts == make_contexts(None, 1) else "mxnet"
-            self._source = CheckpointSource(
-                self._network,
-                engine=engine,
-                data_shapes={**self._network.data_shapes, **self._data_shapes},
-                data_types=self._data_types,
-                contexts=contexts,
-                compare=self._is_module,
-            )
+            shapes = {**self._network.data_shapes, **self._data_shapes}
+            data = {"data_shapes": shapes, "data_types": self._data_types}
+            options: dict[str, Any] = {"engine": engine, "contexts": contexts, **data}
+            self._source = CheckpointSource(self._network, compare=self._is_module, **options)
             self._source.batch_size = self._batch_size or self._source.batch_size
         return self._source
 
@@ -182,10 +173,8 @@ class ModelHandler:
         graph = self._network.graph
         dependent = edit.data_dependent_nodes(graph, self._network.input_names)
         node_ids = [find_layer(graph, name) for name in layer_names]
-        found = dict.fromkeys(
-            n for k in node_ids for n in edit.find_parameters(graph, k, dependent)
-        )
-        return [name for name in found if name not in self._network.label_names]
+        found = (n for k in node_ids for n in edit.find_parameters(graph, k, dependent))
+        return [n for n in dict.fromkeys(found) if n not in self._network.label_names]
 
     def get_layer_output(
         self, iterator: Any, layer_names: Sequence[str]
@@ -211,10 +200,9 @@ class ModelHandler:
 
         A layer can be dropped if it alone reads the data, and reads nothing else.
         """
-        names = self._network.input_names
-        self._replace(
-            edit.drop_bottom(self._network.graph, n, names, self.data_name), new_data=True
-        )
+        network = self._network
+        graph = edit.drop_bottom(network.graph, n, network.input_names, self.data_name)
+        self._replace(graph, new_data=True)
 
     def add_layer_top(self, symbols: Any) -> None:
         """Add layers that read the output of the network, one symbol or a list in order.
@@ -240,10 +228,9 @@ class ModelHandler:
         (graph,) = _graphs([symbol])
         variables = [node.name for node in graph.nodes if node.is_variable]
         if not {*variables} & {*self._network.input_names}:
-            raise ModelError(
-                f"the symbol reads none of the network's inputs "
-                f"({', '.join(self._network.input_names)}); it has {', '.join(variables[:5])}"
-            )
+            inputs = ", ".join(self._network.input_names)
+            found = f"it has {', '.join(variables[:5])}"
+            raise ModelError(f"the symbol reads none of the network's inputs ({inputs}); {found}")
         self._replace(graph)
 
     def get_module(
@@ -253,21 +240,14 @@ class ModelHandler:
         random_layer_parameters: Collection[str] | None = None,
         random_state: int | np.random.RandomState | None = 0,
     ) -> "mxnet.mod.Module":
-        """Make a Module of the network, bound for training.
+        """Make a Module of the network, bound for training on batches like those of an iterator.
 
-        Parameters
-        ----------
-        iterator : mxnet.io.DataIter
-            Gives the shapes of batches and labels.
-        fixed_layer_parameters : list of str, optional
-            Parameters that training does not change; see :meth:`get_layer_parameters`. The running
-            statistics of a batch norm are fixed if all its other parameters are.
-        random_layer_parameters : list of str, optional
-            Parameters to initialise again; those without values are initialised in any case. The
-            initialiser of the variable is used if it has one. Otherwise weights are sampled as by
-            Glorot and Bengio (2010), scales and variances are 1, and the rest is 0.
-        random_state : int, RandomState instance or None, default=0
-            Seed of the initialisation.
+        Training does not change ``fixed_layer_parameters``; see :meth:`get_layer_parameters`. The
+        running statistics of a batch norm are fixed if all its other parameters are.
+
+        The ``random_layer_parameters`` are initialised again, and those without values in any case.
+        The initialiser of the variable is used if it has one. Otherwise weights are sampled as by
+        Glorot and Bengio (2010), scales and variances are 1, and the rest is 0.
         """
         from xfer.training.mxnet import make_contexts, make_module
 
@@ -307,13 +287,10 @@ class ModelHandler:
         """Refuse to compute layers that need a parameter without values."""
         network, graph = self._network, self._network.prune(names)
         known = {*network.parameters, *network.input_names, *network.label_names}
-        for node_id in sorted(needed_nodes(graph)):
-            node = graph.nodes[node_id]
+        for node in (graph.nodes[node_id] for node_id in sorted(needed_nodes(graph))):
             if node.is_variable and node.name not in known:
-                raise ModelError(
-                    f"parameter {node.name!r} has no values yet, and layers {', '.join(names)} "
-                    "need it: get_module(iterator) initialises it, and training gives it a meaning"
-                )
+                needed = f"layers {', '.join(names)} need it: get_module(iterator) initialises it"
+                raise ModelError(f"parameter {node.name!r} has no values yet, and {needed}")
 
     def _replace(self, graph: MxGraph, new_data: bool = False) -> None:
         """Put an edited graph in place; new data may have another shape and type."""
@@ -328,9 +305,8 @@ def _graphs(symbols: Any) -> list[MxGraph]:
     found = list(symbols) if isinstance(symbols, (list, tuple)) else [symbols]
     for one in found:
         if not isinstance(one, MxGraph) and not hasattr(one, "tojson"):
-            raise TypeError(
-                f"a layer must be an mxnet Symbol or an MxGraph, got {type(one).__name__}"
-            )
+            kind = type(one).__name__
+            raise TypeError(f"a layer must be an mxnet Symbol or an MxGraph, got {kind}")
     if not found:
         raise ValueError("no layer was given: the list is empty")
     return [one if isinstance(one, MxGraph) else MxGraph.from_json(one.tojson()) for one in found]

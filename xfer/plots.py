@@ -27,44 +27,30 @@ if TYPE_CHECKING:
 __all__ = ["class_probabilities", "confusion_matrix", "features_2d", "layer_comparison"]
 __all__ += ["learning_curve", "reliability", "training_curves", "uncertainty_split"]
 
-# The palette of Okabe and Ito (2008), which colour-blind readers can tell apart; its yellow is too
-# faint on white.
+# What colour-blind readers can tell apart: Okabe and Ito (2008), without their faint yellow.
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 _MARKERS = "os^Dv"
 _GREY = "#999999"
-# Font sizes in points; smaller text is hard to read in a notebook.
-_SMALL, _MEDIUM = 8, 9
+_SMALL, _MEDIUM = 8, 9  # points; smaller text is hard to read in a notebook
 _LETTERS_PER_INCH = 13
 
 
 def class_probabilities(
     probabilities: ArrayLike, classes: Sequence, *, ax: "Axes | None" = None
 ) -> "Axes":
-    """Draw the class probabilities of one example as bars.
-
-    Parameters
-    ----------
-    probabilities : array-like of shape (n_classes,)
-        One row of ``predict_proba`` or ``predict_probability``.
-    classes : sequence of length n_classes
-        Their names, such as ``repurposer.classes_``.
+    """Draw one row of ``predict_proba`` as bars, one for each of the ``classes_``.
 
     Examples
     --------
     >>> ax = class_probabilities([0.7, 0.2, 0.1], ["autos", "electronics", "guns"])
-    >>> ax.get_xlabel()
-    'probability'
     """
-    probabilities = np.asarray(probabilities)
     names = [_plain(name) for name in classes]
-    if not names or probabilities.shape != (len(names),):
-        raise ValueError(
-            f"probabilities must have shape ({len(names)},), one for each class, got "
-            f"{probabilities.shape}"
-        )
-    ax = _axes(ax, 5, 0.9 + 0.3 * len(names))
-    positions = np.arange(len(names))
-    colours = np.where(positions == probabilities.argmax(), _COLOURS[0], "#9ecae1").tolist()
+    n, shape = len(names), np.shape(probabilities)
+    if not names or shape != (n,):
+        raise ValueError(f"probabilities must have shape ({n},), one for each class, got {shape}")
+    ax = _axes(ax, 5, 0.9 + 0.3 * n)
+    positions = np.arange(n)
+    colours = np.where(positions == np.argmax(probabilities), _COLOURS[0], "#9ecae1").tolist()
     bars = ax.barh(positions, probabilities, color=colours)
     ax.bar_label(bars, fmt="%.2f", padding=3, fontsize=_MEDIUM)
     ax.set_yticks(positions, names)
@@ -82,14 +68,8 @@ def confusion_matrix(
 ) -> "Axes":
     """Draw how many examples of each class are predicted as each class.
 
-    This is scikit-learn's ``ConfusionMatrixDisplay``, coloured by the share of the true class.
-
-    Parameters
-    ----------
-    labels, predicted : array-like of shape (n,)
-        True labels, and what ``predict`` or ``predict_label`` returned.
-    classes : sequence, optional
-        All classes in the order to draw them; by default those that occur, sorted.
+    This is scikit-learn's ``ConfusionMatrixDisplay``, coloured by the share of the true class. The
+    order of the classes is that of ``classes``, by default of those that occur, sorted.
 
     Examples
     --------
@@ -103,22 +83,16 @@ def confusion_matrix(
     if len({*classes}) < len(classes):
         raise ValueError(f"a class must not be repeated, got {classes}")
     if unknown := [label for label in found if label not in classes]:
-        raise ValueError(
-            f"labels and predicted must be among the classes {classes}, got {unknown[:5]}"
-        )
+        raise ValueError(f"labels must be among the classes {classes}, got {unknown[:5]}")
     counts = metrics.confusion_matrix(labels, predicted, labels=classes)
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     n_classes, names = len(classes), [_plain(name) for name in classes]
     longest = max(map(len, names))
     side = max(2.6, 0.45 * n_classes) + longest / _LETTERS_PER_INCH
     ax = _axes(ax, side + 1.4, side + 0.5)
-    display = metrics.ConfusionMatrixDisplay(shares, display_labels=names).plot(
-        ax=ax,
-        cmap="Blues",
-        colorbar=False,
-        im_kw={"vmin": 0, "vmax": 1, "aspect": "auto"},
-        text_kw={"fontsize": _SMALL + (n_classes <= 12)},
-    )
+    look = {"im_kw": {"vmin": 0, "vmax": 1, "aspect": "auto"}, "cmap": "Blues", "colorbar": False}
+    display = metrics.ConfusionMatrixDisplay(shares, display_labels=names)
+    display.plot(ax=ax, text_kw={"fontsize": _SMALL + (n_classes <= 12)}, **look)
     for text, count in zip(display.text_.flat, counts.flat):
         text.set_text(f"{count:,}")
         text.set_color(text.get_color() if count else _GREY)
@@ -144,25 +118,11 @@ def reliability(
 ) -> "Axes":
     """Draw how often predictions are right against how sure they are, and count them below.
 
-    This is scikit-learn's ``CalibrationDisplay`` of the predicted class. The legend gives the
-    expected calibration error [1]_, the mean distance of predictions from the diagonal.
-
-    Parameters
-    ----------
-    probabilities : array-like of shape (n, n_classes)
-        What ``predict_proba`` or ``predict_probability`` returned.
-    labels : array-like of shape (n,)
-        The true labels.
-    classes : array-like of shape (n_classes,)
-        ``repurposer.classes_``.
-    bins : int, default=15
-        Number of bins of equal width from 0 to 1. Empty ones are not drawn.
-    name : str, optional
-        Name of the line; give the same `ax` again to compare several.
-
-    References
-    ----------
-    .. [1] Guo et al. (2017), On Calibration of Modern Neural Networks, eq. 3.
+    This is scikit-learn's ``CalibrationDisplay`` of the predicted class: probabilities are what
+    ``predict_proba`` returned, labels the true ones, and classes ``repurposer.classes_``. Bins are
+    of equal width, and empty ones are not drawn. The legend gives the expected calibration error,
+    the mean distance of predictions from the diagonal (eq. 3 of Guo et al., 2017, On Calibration of
+    Modern Neural Networks). Give the same `ax` again, and a `name`, to compare several models.
 
     Examples
     --------
@@ -171,23 +131,19 @@ def reliability(
     ['GP: 0.200']
     """
     (labels,), probabilities, classes = _columns(labels), *map(np.asarray, (probabilities, classes))
-    if probabilities.shape != (len(labels), len(classes)):
-        raise ValueError(
-            f"probabilities must have shape ({len(labels)}, {len(classes)}), a row for each label "
-            f"and a column for each class, got {probabilities.shape}"
-        )
-    sure = probabilities.max(axis=1)
-    if not (sure <= 1 + 1e-6).all() or probabilities.min() < 0:
-        raise ValueError(
-            f"probabilities must be from 0 to 1, got {probabilities.min():.3g} to {sure.max():.3g}"
-        )
+    shape, found = (len(labels), len(classes)), probabilities.shape
+    if found != shape:
+        raise ValueError(f"probabilities must have shape {shape}, labels x classes, got {found}")
+    sure, least = probabilities.max(axis=1), probabilities.min()
+    if not (sure <= 1 + 1e-6).all() or least < 0:
+        raise ValueError(f"probabilities must be from 0 to 1, got {least:.3g} to {sure.max():.3g}")
     if bins < 1:
         raise ValueError(f"bins must be an integer >= 1, got {bins!r}")
     right = classes[probabilities.argmax(axis=1)] == labels
     sure = np.minimum(sure, 1)  # float32 may round to slightly more
     ax = _axes(ax, 5, 6)
-    found: list[Any] = [one for one in ax.child_axes if one.get_label() == "counts"]
-    (counts_ax,) = found or [_draw_frame(ax)]
+    insets: list[Any] = [one for one in ax.child_axes if one.get_label() == "counts"]
+    (counts_ax,) = insets or [_draw_frame(ax)]
     style = _style(len(counts_ax.patches) // 2)
     display = CalibrationDisplay.from_predictions(
         right.astype(int), sure, n_bins=bins, ref_line=False, ax=ax, markersize=4, **style
@@ -220,8 +176,7 @@ def _draw_frame(ax: "Axes") -> Any:
     bounds = 0, -0.36, 1, 0.28
     counts_ax = ax.inset_axes(bounds, transform=ax.transData, sharex=ax, label="counts")
     counts_ax.set_ylabel("count", fontsize=_MEDIUM)
-    counts_ax.tick_params(bottom=False, labelbottom=False)
-    counts_ax.tick_params(axis="y", labelsize=_SMALL)
+    counts_ax.tick_params(bottom=False, labelbottom=False, labelsize=_SMALL)
     counts_ax.locator_params(axis="y", nbins=3, integer=True)
     return _axes(counts_ax)
 
@@ -231,21 +186,14 @@ def uncertainty_split(
 ) -> "Axes":
     """Draw how uncertain predictions are, and how much of that more labels would remove.
 
-    Parameters
-    ----------
-    uncertainty : Uncertainty
-        What ``predict_uncertainty`` of a `GpRepurposer` or `BnnRepurposer` returned, in nats. More
-        labels reduce the epistemic part, but not the aleatoric one.
-    groups : array-like of shape (n,), optional
-        A name for each example. Each group has a bar, in the order of their first examples. By
-        default one bar stands for all.
+    ``uncertainty`` is what ``predict_uncertainty`` of a `GpRepurposer` or `BnnRepurposer` returned.
+    More labels reduce its epistemic part, but not the aleatoric one. ``groups`` has a name for each
+    example; each group has a bar, in the order of their first examples.
 
     Examples
     --------
     >>> from xfer.meta.posterior import Uncertainty
     >>> ax = uncertainty_split(Uncertainty([0.3, 0.9], [0.2, 0.3], [0.1, 0.6]), ["seen", "new"])
-    >>> [text.get_text() for text in ax.texts]
-    ['0.30', '0.90']
     """
     names = "aleatoric", "epistemic"
     try:
@@ -276,18 +224,12 @@ def uncertainty_split(
 def features_2d(features: ArrayLike, labels: ArrayLike, *, ax: "Axes | None" = None) -> "Axes":
     """Draw standardised features on their first two principal components, coloured by class.
 
-    Parameters
-    ----------
-    features : array-like of shape (n, d)
-        Such as the ``matrix`` that a source extracted; at least two features must vary.
-    labels : array-like of shape (n,)
-        The class of each example.
+    ``features``, of shape (n, d), may be the ``matrix`` that a source extracted; at least two must
+    vary.
 
     Examples
     --------
     >>> ax = features_2d([[0, 0, 1], [1, 0, 1], [1, 1, 0]], ["a", "b", "b"])
-    >>> [text.get_text() for text in ax.get_legend().get_texts()]
-    ['a', 'b']
     """
     matrix: np.ndarray = check_array(features, ensure_min_samples=2, ensure_min_features=2)
     check_consistent_length(matrix, labels)
@@ -318,22 +260,17 @@ def layer_comparison(search: Any, *, ax: "Axes | None" = None) -> "Axes":
 
     If parameters other than layers and poolings vary, the best of their scores is drawn.
 
-    Parameters
-    ----------
-    search : GridSearchCV or RandomizedSearchCV
-        Fitted, with one score, over ``feature_layer_names`` and maybe ``pooling``, of a repurposer
-        or of a pipeline with :class:`xfer.LayerFeatures`.
+    The search is a fitted GridSearchCV or RandomizedSearchCV with one score, over
+    ``feature_layer_names`` and maybe ``pooling``, of a repurposer or of a pipeline with
+    :class:`xfer.LayerFeatures`.
 
     Examples
     --------
-    >>> from sklearn.model_selection import GridSearchCV
     >>> import xfer
     >>> images, digits = xfer.example.digits()
     >>> repurposer = xfer.LrRepurposer(xfer.load_checkpoint(xfer.example.checkpoint()), "pool3")
     >>> search = GridSearchCV(repurposer, {"feature_layer_names": ["pool2", "pool3"]}, cv=2)
     >>> ax = layer_comparison(search.fit(images[:100], digits[:100]))
-    >>> [label.get_text() for label in ax.get_yticklabels()]
-    ['pool2', 'pool3']
     """
     layer_key = _find_layer_key(search)
     pooling_key = layer_key.replace("feature_layer_names", "pooling")
@@ -355,9 +292,9 @@ def layer_comparison(search: Any, *, ax: "Axes | None" = None) -> "Axes":
         ax.errorbar(x, y, xerr=error, linestyle="none", **style)
     ax.set_yticks(range(len(layers)), map(_plain, layers))
     ax.set_ylim(len(layers) - 0.5, -0.5)
-    score = search.scoring if isinstance(search.scoring, str) else "score"
-    if search.scoring is None:
-        score = "accuracy" if is_classifier(search.estimator) else "R²"
+    default = "accuracy" if is_classifier(search.estimator) else "R²"
+    score = default if search.scoring is None else search.scoring
+    score = score if isinstance(score, str) else "score"
     score = score.replace("neg_", "negative ").replace("_", " ")
     ax.set(xlabel=f"{score} ± standard deviation of {search.n_splits_} folds", ylabel="layer")
     ax.grid(axis="x", color="#e5e5e5", linewidth=0.8)
@@ -370,10 +307,8 @@ def layer_comparison(search: Any, *, ax: "Axes | None" = None) -> "Axes":
 def _find_layer_key(search: Any) -> str:
     """Return the parameter of a search that names the layers."""
     if not isinstance(search, (GridSearchCV, RandomizedSearchCV)):
-        raise TypeError(
-            "search must be a GridSearchCV or a RandomizedSearchCV, got "
-            f"{type(search).__name__}: {search!r:.80}"
-        )
+        found = type(search).__name__
+        raise TypeError(f"search must be a GridSearchCV or a RandomizedSearchCV, got {found}")
     unfitted = "this %(name)s is not fitted yet: call fit before layer_comparison"
     check_is_fitted(search, "cv_results_", msg=unfitted)
     if search.multimetric_:
@@ -381,10 +316,8 @@ def _find_layer_key(search: Any) -> str:
     varied = dict.fromkeys(key for params in search.cv_results_["params"] for key in params)
     keys = [key for key in varied if key.rpartition("__")[2] == "feature_layer_names"]
     if len(keys) != 1:
-        raise ValueError(
-            "the search must be over the feature_layer_names of one step, got "
-            f"{', '.join(varied) or 'no parameters'}"
-        )
+        found = ", ".join(varied) or "no parameters"
+        raise ValueError(f"search must be over the feature_layer_names of one step, got {found}")
     return keys[0]
 
 
@@ -400,16 +333,9 @@ def learning_curve(
 ) -> "Axes":
     """Draw how the score grows with the number of labels, on a logarithmic scale.
 
-    Unlike scikit-learn's ``LearningCurveDisplay`` it compares several models.
-
-    Parameters
-    ----------
-    sizes : array-like of shape (n_sizes,)
-        Numbers of labels.
-    scores : array-like of shape (n_sizes,) or (n_sizes, n_samples)
-        Several samples of labels are drawn as their mean, with the standard deviation as a band.
-    name : str, optional
-        Name of the line; give the same `ax` again to compare several.
+    Unlike scikit-learn's ``LearningCurveDisplay`` it compares several models: give the same `ax`
+    again, and a `name`. With ``scores`` of shape (n_sizes, n_samples), their mean is drawn, and
+    their standard deviation as a band.
 
     Examples
     --------
@@ -448,25 +374,16 @@ def learning_curve(
 
 
 def training_curves(history: "History", *, ax: "Axes | None" = None) -> "Axes":
-    """Draw loss and accuracy over the epochs in which a network was trained.
-
-    Parameters
-    ----------
-    history : xfer.training.History
-        ``history_`` of a repurposer that trains its network.
+    """Draw the ``history_`` of a repurposer that trains its network: loss and accuracy by epoch.
 
     Examples
     --------
     >>> from xfer.training import History
     >>> ax = training_curves(History([0.1, 0.05], [1.2, 0.7], [0.5, 0.8], best_epoch=2))
-    >>> ax.get_xlabel(), ax.get_ylabel()
-    ('epoch', 'log loss, nats (solid)')
     """
     if not history.loss or len(history.loss) != len(history.accuracy):
-        raise ValueError(
-            "history must have the loss and the accuracy of each epoch, got "
-            f"{len(history.loss)} and {len(history.accuracy)}"
-        )
+        found = f"{len(history.loss)} and {len(history.accuracy)}"
+        raise ValueError(f"history needs the loss and the accuracy of each epoch, got {found}")
     ax = _axes(ax)
     right = ax.twinx()
     # The held-out examples are also scored before the first epoch.

@@ -38,10 +38,9 @@ class Vocabulary:
     ----------
     sentences : iterable of str
         The texts to take the words from.
-    padding_word : str, default="</s>"
-        Fills up short sentences. Must not occur in the text.
-    unknown_word : str or None, default="</ukw>"
-        Stands for other words. Must not occur in the text. With None, other words are errors.
+    padding_word, unknown_word : str, default="</s>", "</ukw>"
+        They fill up short sentences, and stand for other words; the text must not have them. With
+        None for ``unknown_word``, other words are errors.
     collapse_whitespace : bool, default=True
         Whether several blanks are one separator. With False there are empty words between them, as
         in the vocabularies of the published tutorial.
@@ -102,13 +101,7 @@ class Vocabulary:
         *,
         collapse_whitespace: bool = True,
     ) -> Self:
-        """Make a vocabulary of words, each once and reserved ones included: the index is the id.
-
-        Examples
-        --------
-        >>> Vocabulary.from_words(["</s>", "</ukw>", "car", "bike"]).word2id["bike"]
-        3
-        """
+        """Make a vocabulary of words, each once and reserved ones included: the index is the id."""
         vocabulary = cls.__new__(cls)
         reserved = vocabulary._set(padding_word, unknown_word, collapse_whitespace)
         vocabulary.id2word = list(_strings(words, "words"))
@@ -144,8 +137,7 @@ class Vocabulary:
             vocabulary = cls._from_state({**state, "collapse_whitespace": False})
             if state.get("word2id") != vocabulary.word2id:
                 raise ValueError("word2id is not the inverse of id2word")
-        except Exception as error:
-            # A damaged pickle fails in many ways; it has made nothing but data of its own.
+        except Exception as error:  # a damaged pickle fails in many ways
             raise ValueError(f"{path} is not a pickled tutorial vocabulary: {error}") from error
         return vocabulary
 
@@ -155,11 +147,11 @@ class Vocabulary:
         if missing := [name for name in _SAVED if name not in state]:
             raise ValueError(f"it has no {', '.join(missing)}")
         vocabulary = cls.from_words(state["id2word"], **{name: state[name] for name in _SETTINGS})
-        counts = _check_type(state["word_counts"], "word_counts", dict)
+        counts = dict(_check_type(state["word_counts"], "word_counts", dict))
         for word, count in counts.items():
             _check_type(word, "each word in word_counts", str)
             _check_type(count, f"word_counts[{word!r}]", int)
-        vocabulary.word_counts = Counter(dict(counts))
+        vocabulary.word_counts = Counter(counts)
         vocabulary.max_length = _check_type(state["max_length"], "max_length", int)
         return vocabulary
 
@@ -205,23 +197,14 @@ class Corpus:
 
     Parameters
     ----------
-    sentences : iterable of str
-        The texts.
-    labels : array-like of shape (n,) or None
-        One label for each text, of any kind; None if there are no labels.
+    sentences, labels : iterable of str, array-like of shape (n,) or None
+        The texts, and one label for each, of any kind; None if there are no labels.
     vocabulary : Vocabulary
         Cleans and splits the texts and gives the ids. A word that it does not know, or that reads
         like its padding word, gets the id of its unknown word.
-    max_length : int, optional
-        Longer texts are cut to this many words. The matrix is as wide as the longest text left.
-    fix_length : int, optional
-        Every text is cut or padded to exactly this many words; ``max_length`` is then ignored.
-
-    Raises
-    ------
-    TypeError, ValueError
-        If ``sentences`` are not one or more strings, there is not one label for each, a length is
-        not an integer >= 1, or a word is unknown and the vocabulary has no unknown word.
+    max_length, fix_length : int, optional
+        Longer texts are cut to this many words. With ``fix_length``, shorter ones are padded to it
+        too, and ``max_length`` is ignored.
 
     Examples
     --------
@@ -272,8 +255,7 @@ class Corpus:
     ) -> list[np.ndarray]:
         """Return ``[x_train, x_test, y_train, y_test]``, with ``num_train`` texts to train on.
 
-        With ``stratify``, each label is sampled in proportion to its share. A ValueError if
-        ``num_train`` is not from 1 to n - 1, there are no labels, or they cannot be stratified.
+        With ``stratify``, each label is sampled in proportion to its share.
         """
         from sklearn.model_selection import train_test_split
 
@@ -288,7 +270,7 @@ class Corpus:
 
     def __repr__(self) -> str:
         labels = "no labels" if self.y is None else f"{len(set(self.y.tolist()))} distinct labels"
-        size = f"{self.x.shape[0]} sentences x {self.x.shape[1]} words"
+        size = "{} sentences x {} words".format(*self.x.shape)
         return f"Corpus({size}, {labels}, vocabulary of {len(self.vocabulary)} words)"
 
 

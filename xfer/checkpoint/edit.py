@@ -26,6 +26,7 @@ _ONE_DATA_INPUT = """
     _npx_deconvolution _npx_batch_norm _npx_layer_norm _npx_embedding _npx_leaky_relu _npx_rnn
     _contrib_SyncBatchNorm _contrib_BatchNormWithReLU _contrib_SparseEmbedding
 """
+_AMBIGUOUS = "which of them is to be left is ambiguous"
 _DATA_INPUTS = dict.fromkeys(_ONE_DATA_INPUT.split(), 1)
 _DATA_INPUTS |= {"_contrib_DeformableConvolution": 2, "_contrib_ModulatedDeformableConvolution": 3}
 
@@ -42,10 +43,8 @@ def drop_top(graph: MxGraph, count: int, input_names: Iterable[str]) -> MxGraph:
         top = graph.nodes[_only_head(graph, cannot)]
         found = dict.fromkeys(entry for entry in inputs_that_are_read(top) if entry[0] in dependent)
         if len(found) > 1:
-            raise ModelError(
-                f"{cannot}layer {describe_node(top)} joins {describe_entries(graph, found)}, and "
-                "which of them is to be left is ambiguous"
-            )
+            joins = f"layer {describe_node(top)} joins {describe_entries(graph, found)}"
+            raise ModelError(f"{cannot}{joins}, and {_AMBIGUOUS}")
         if not found or graph.nodes[next(iter(found))[0]].is_variable:
             raise ModelError(f"{cannot}no layer would be left without {describe_node(top)}")
         graph = MxGraph(graph.nodes, tuple(found))
@@ -69,41 +68,38 @@ def drop_bottom(graph: MxGraph, count: int, input_names: Iterable[str], data_nam
         readers = [node_id for node_id, node in enumerate(graph.nodes) if data in node.inputs]
         if len(readers) != 1:
             layers = " and ".join(describe_node(graph.nodes[node_id]) for node_id in readers)
-            raise ModelError(
-                f"{cannot}{data_name!r} is read by {layers or 'no layer'}, and which of them is "
-                "meant is ambiguous"
-            )
-        bottom = readers[0]
-        _check_bottom(graph, bottom, data, data_dependent_nodes(graph, input_names), cannot)
+            read = f"{data_name!r} is read by {layers or 'no layer'}"
+            raise ModelError(f"{cannot}{read}, and which of them is meant is ambiguous")
+        bottom, node = readers[0], graph.nodes[readers[0]]
+        layer = describe_node(node)
+        for head, _ in graph.heads:
+            if head in (bottom, data[0]):
+                end = describe_node(graph.nodes[head])
+                raise ModelError(f"{cannot}{end} is an output of the network")
+        dependent = data_dependent_nodes(graph, input_names)
+        if others := [entry for entry in node.inputs if entry[0] in dependent and entry != data]:
+            joins = f"layer {layer} joins the data with {describe_entries(graph, others)}"
+            raise ModelError(f"{cannot}{joins}, and {_AMBIGUOUS}")
+        used = sorted({i for other in graph.nodes for k, i in other.inputs if k == bottom})
+        if used != [0]:
+            several = f"layer {layer} has several outputs, and of those in use ({str(used)[1:-1]})"
+            raise ModelError(f"{cannot}{several} the data can take the place of 0 alone")
         graph = _rewire(graph, {(bottom, 0): data})
     return graph.prune(graph.heads)
 
 
 def add_top(graph: MxGraph, added: MxGraph, data_name: str = "data") -> MxGraph:
     """Let layers read the only head of a network; :func:`find_input` finds their input."""
-    cannot = "cannot add a layer to the top: "
-    head = graph.nodes[_only_head(graph, cannot)]
-    if head.operator in OUTPUT_LAYERS:
-        raise ModelError(
-            f"{cannot}layer {describe_node(head)} is an output layer, which no other can follow; "
-            "drop it first, with drop_layer_top()"
-        )
     _only_head(added, "cannot add to the top what has several ends: ")
-    return _stack(graph, added, find_input(added, data_name))
+    return _stack(graph, added, find_input(added, data_name), "top")
 
 
 def add_bottom(graph: MxGraph, added: MxGraph, data_name: str = "data") -> MxGraph:
     """Let a network read the only head of layers, which read the data instead."""
-    cannot = "cannot add a layer to the bottom: "
     data, entry = find_variable(graph, data_name), find_input(added, data_name)
-    end = added.nodes[_only_head(added, cannot)]
-    if end.operator in OUTPUT_LAYERS:
-        raise ModelError(
-            f"{cannot}layer {describe_node(end)} is an output layer, which no other can follow"
-        )
     nodes = list(added.nodes)
     nodes[entry] = replace(nodes[entry], name=data_name)
-    return _stack(MxGraph(tuple(nodes), added.heads), graph, data)
+    return _stack(MxGraph(tuple(nodes), added.heads), graph, data, "bottom")
 
 
 def data_dependent_nodes(graph: MxGraph, input_names: Iterable[str]) -> set[int]:
@@ -139,10 +135,8 @@ def find_input(added: MxGraph, data_name: str = "data") -> int:
     if not named or not layers:
         raise ModelError(f"what is added has no input or no layer: {layers or 'no layer'}")
     if len(named) > 1:
-        raise ModelError(
-            f"which input of the added {layers} reads the network is ambiguous: it may be "
-            f"{', '.join(map(repr, found.values()))}; name it {data_name!r}"
-        )
+        may = f"it may be {', '.join(map(repr, found.values()))}; name it {data_name!r}"
+        raise ModelError(f"which input of the added {layers} reads the network is ambiguous: {may}")
     return named[0]
 
 
@@ -166,11 +160,8 @@ def find_parameters(graph: MxGraph, node_id: int, dependent: Collection[int]) ->
 
 def find_layer(graph: MxGraph, name: str) -> int:
     """Return the only operator of this name, or with an output of this name."""
-    names = {
-        node_id: [node.name, *output_names(node)]
-        for node_id, node in enumerate(graph.nodes)
-        if not node.is_variable
-    }
+    layers = ((i, node) for i, node in enumerate(graph.nodes) if not node.is_variable)
+    names = {node_id: [node.name, *output_names(node)] for node_id, node in layers}
     # MXNet itself adds this ending to a layer with one output.
     found = [node_id for node_id, own in names.items() if name in (*own, f"{own[0]}_output")]
     return _only(found, name, "layer", [*dict.fromkeys(chain(*names.values()))])
@@ -210,45 +201,25 @@ def _only(found: list[int], name: str, kind: str, names: list[str]) -> int:
     return found[0]
 
 
-def _check_bottom(
-    graph: MxGraph, bottom: int, data: Entry, dependent: set[int], cannot: str
-) -> None:
-    node = graph.nodes[bottom]
-    for head, _ in graph.heads:
-        if head in (bottom, data[0]):
-            end = describe_node(graph.nodes[head])
-            raise ModelError(f"{cannot}{end} is an output of the network")
-    others = [entry for entry in node.inputs if entry[0] in dependent and entry != data]
-    if others:
-        raise ModelError(
-            f"{cannot}layer {describe_node(node)} joins the data with "
-            f"{describe_entries(graph, others)}, and which of them is to be left is ambiguous"
-        )
-    used = {i for other in graph.nodes for source, i in other.inputs if source == bottom}
-    if used != {0}:
-        raise ModelError(
-            f"{cannot}layer {describe_node(node)} has several outputs, and of those in use "
-            f"({', '.join(map(str, sorted(used)))}) the data can take the place of 0 alone"
-        )
-
-
-def _stack(lower: MxGraph, upper: MxGraph, entry: int) -> MxGraph:
+def _stack(lower: MxGraph, upper: MxGraph, entry: int, end: str) -> MxGraph:
     """Put a graph on another, whose only head takes the place of one of its variables."""
+    cannot = f"cannot add a layer to the {end}: "
+    head = lower.nodes[_only_head(lower, cannot)]
+    if head.operator in OUTPUT_LAYERS:
+        raise ModelError(f"{cannot}layer {describe_node(head)} is an output layer; drop it first")
     taken = _names(lower.nodes)
     others = [node for node_id, node in enumerate(upper.nodes) if node_id != entry]
-    twice = [name for name in _names(others) if name in taken]
-    if twice:
-        raise ModelError(
-            f"the network has the name {twice[0]!r} already; give the added layer another name"
-        )
+    if twice := [name for name in _names(others) if name in taken]:
+        advice = "give the added layer another name"
+        raise ModelError(f"the network has the name {twice[0]!r} already; {advice}")
     shift = len(lower.nodes)
     shifted = [
         replace(node, inputs=tuple((source + shift, i) for source, i in node.inputs))
         for node in upper.nodes
     ]
     heads = tuple((source + shift, i) for source, i in upper.heads)
-    joined = MxGraph((*lower.nodes, *shifted), heads)
-    joined = _rewire(joined, {(entry + shift, 0): lower.heads[0]})
+    replaced = {(entry + shift, 0): lower.heads[0]}
+    joined = _rewire(MxGraph((*lower.nodes, *shifted), heads), replaced)
     return joined.prune(joined.heads)
 
 
@@ -263,9 +234,8 @@ def _rewire(graph: MxGraph, replaced: Mapping[Entry, Entry]) -> MxGraph:
 
 def _only_head(graph: MxGraph, cannot: str) -> int:
     if len(graph.heads) != 1:
-        raise ModelError(
-            f"{cannot}there are {len(graph.heads)} outputs, {describe_entries(graph, graph.heads)}"
-        )
+        found = describe_entries(graph, graph.heads)
+        raise ModelError(f"{cannot}there are {len(graph.heads)} outputs, {found}")
     return graph.heads[0][0]
 
 
@@ -276,9 +246,8 @@ def _check_count(count: int, end: str) -> str:
     return f"cannot drop {count} layer{'s' * (count > 1)} from the {end}: "
 
 
-def _names(nodes: Iterable[Node]) -> dict[str, None]:
+def _names(nodes: Collection[Node]) -> dict[str, None]:
     """Name layers, their outputs and variables, the layers first."""
-    nodes = list(nodes)
     operators = [node for node in nodes if not node.is_variable]
     outputs = [name for node in operators for name in (node.name, *output_names(node))]
     return dict.fromkeys(outputs + [node.name for node in nodes])

@@ -12,6 +12,9 @@ from xfer._io import progress_bar
 from xfer.meta.base import assign_folds, check_integer, check_positive, partial_whitening, squash
 from xfer.meta.posterior import BayesianClassifier, softmax_in_place
 
+_LEAST = dict.fromkeys(("num_layers", "n_hidden", "batch_size", "num_epochs"), 1)
+_LEAST |= {"num_samples_mc": 1, "num_samples_mc_prediction": 1}
+_LEAST |= {"start_annealing": 0, "end_annealing": 0}
 _LINEAR = 0.5  # prior standard deviation of the linear path, relative to a layer's
 _START = 0.2  # standard deviations before training, relative to the prior's
 _BETAS = 0.9, 0.999  # of Adam
@@ -26,6 +29,7 @@ _EPOCHS_PER_REPORT = 10
 
 Layers = list[np.ndarray]
 Shapes = list[tuple[int, int]]
+_Random = np.random.Generator
 # Of each layer: its inputs, the standard deviations of the sums that enter its units, the noise.
 Passes = list[tuple[np.ndarray, np.ndarray, np.ndarray]]
 
@@ -58,18 +62,15 @@ class BayesianNetwork(BayesianClassifier):
         Number of hidden layers, and of units in each.
     num_samples_mc, num_samples_mc_prediction : int, default=2, 80
         Samples of every sum in a step, in pairs of mirrored noise, and in a prediction.
-    learning_rate : float, default=0.02
-        Learning rate of Adam.
-    batch_size, num_epochs : int, default=200
-        Examples per step, and maximum number of epochs.
+    learning_rate, batch_size, num_epochs : float, int, int, default=0.02, 200, 200
+        Of Adam: its learning rate, examples per step, and the most epochs.
     start_annealing, end_annealing : int, default=20, 40
         Epochs between which :math:`\beta` grows from 0 to 1.
-    verbose : bool, default=False
-        Whether to print the bound every ten epochs.
+    verbose, progress : bool, default=False, in an interactive session
+        Whether to print the bound every ten epochs, and whether a fit of more than a second shows a
+        bar.
     random_state : int, RandomState or None, default=0
         Seed of everything random.
-    progress : bool, optional
-        Whether a fit of more than a second shows a bar; by default in an interactive session.
 
     Attributes
     ----------
@@ -140,17 +141,12 @@ class BayesianNetwork(BayesianClassifier):
         """Raise ValueError, naming the parameter, if one is out of range; return self."""
         for name in ("sigma", "learning_rate"):
             check_positive(name, getattr(self, name))
-        for name in ("start_annealing", "end_annealing"):
-            check_integer(name, getattr(self, name), 0)
-        for name in ("num_layers", "n_hidden", "batch_size", "num_epochs"):
-            check_integer(name, getattr(self, name), 1)
-        for name in ("num_samples_mc", "num_samples_mc_prediction"):
-            check_integer(name, getattr(self, name), 1)
-        if self.end_annealing < self.start_annealing:
-            raise ValueError(
-                f"end_annealing must be >= start_annealing, which is {self.start_annealing}, "
-                f"got {self.end_annealing}"
-            )
+        for name, least in _LEAST.items():
+            check_integer(name, getattr(self, name), least)
+        start, end = self.start_annealing, self.end_annealing
+        if end < start:
+            reason = f"end_annealing must be >= start_annealing, which is {start}"
+            raise ValueError(f"{reason}, got {end}")
         return self
 
     def _fit(self, X: np.ndarray, y: np.ndarray) -> None:
@@ -160,8 +156,7 @@ class BayesianNetwork(BayesianClassifier):
         units = self.num_layers * self.n_hidden + len(self.classes_)
         self.noise_ = _balanced_noise(self.num_samples_mc_prediction, units, _generator(seed))
         parts = _held_out_parts(assign_folds(X, y, seed))
-        inputs = self._inputs(X)
-        total = (1 + len(parts)) * self.num_epochs
+        inputs, total = self._inputs(X), (1 + len(parts)) * self.num_epochs
         with progress_bar(None, self.progress, total, "network", "epoch") as bar:
             posterior, curves = self._train(inputs, y, seed, bar, self.verbose)
             self.temperature_ = self._choose_temperature(inputs, y, parts, seed, bar)
@@ -193,25 +188,20 @@ class BayesianNetwork(BayesianClassifier):
         return scores.transpose(1, 0, 2)
 
     def _divergence_weight(self, epoch: int) -> float:
-        if epoch >= self.end_annealing:
-            return 1.0
-        length = self.end_annealing - self.start_annealing
-        return max(0.0, (epoch - self.start_annealing) / length)
+        length = max(1, self.end_annealing - self.start_annealing)
+        share = (epoch - self.start_annealing) / length
+        return 1.0 if epoch >= self.end_annealing else max(0.0, share)
 
     def _train(
         self, inputs: np.ndarray, y: np.ndarray, seed: int, bar: Any, verbose: bool = False
     ) -> tuple[tuple[Layers, Layers], np.ndarray]:
-        """Maximize the bound; return means and standard deviations by layer, and two curves.
-
-        The curves, of shape (2, epochs), are log-likelihood and divergence per example.
-        """
+        """Maximize the bound; return means and standard deviations by layer, and its two parts."""
         random, n = _generator(seed), len(y)
         hidden = [self.n_hidden] * self.num_layers
         shapes = _shapes(inputs.shape[1] - 1, hidden, len(self.classes_))
         prior = _prior_deviations(shapes, self.sigma)
         adam = _Adam(_start(shapes, prior, random), self.learning_rate)
-        curves: list[tuple[float, float]] = []
-        smoothed: list[float] = []
+        curves, smoothed = list[tuple[float, float]](), list[float]()
         for epoch in range(1, self.num_epochs + 1):
             weight, log_likelihood = self._divergence_weight(epoch), 0.0
             order = random.permutation(n) if n > self.batch_size else np.arange(n)
@@ -254,11 +244,8 @@ def _generator(seed: int) -> np.random.Generator:
     return np.random.Generator(np.random.SFC64(seed))
 
 
-def _balanced_noise(n_samples: int, units: int, random: np.random.Generator) -> np.ndarray:
-    """Return noise in mirrored pairs; with enough samples, that of different units is orthogonal.
-
-    Averages are as exact as with four times as many quasi-random points.
-    """
+def _balanced_noise(n_samples: int, units: int, random: _Random) -> np.ndarray:
+    """Return noise in mirrored pairs; with enough samples, that of two units is orthogonal."""
     half = (n_samples + 1) // 2
     normal = random.standard_normal((max(half, units), min(half, units)))
     noise = np.linalg.qr(normal)[0] * np.sqrt(max(half, units))
@@ -290,16 +277,14 @@ def _prior_deviations(shapes: Shapes, sigma: float) -> np.ndarray:
     return np.concatenate(parts).astype(np.float32)
 
 
-def _start(shapes: Shapes, prior: np.ndarray, random: np.random.Generator) -> np.ndarray:
+def _start(shapes: Shapes, prior: np.ndarray, random: _Random) -> np.ndarray:
     """Return means and logarithms of standard deviations, of shape (2, weights)."""
     means = 0.3 * prior * random.standard_normal(len(prior), dtype=np.float32)
     _layers(means, shapes)[-1][:] = 0
     return np.stack([means, np.log(_START * prior)])
 
 
-def _mirrored_noises(
-    n_samples: int, n_rows: int, shapes: Shapes, random: np.random.Generator
-) -> Layers:
+def _mirrored_noises(n_samples: int, n_rows: int, shapes: Shapes, random: _Random) -> Layers:
     """Sample the noise of every layer, half of it the mirror image of the other half."""
     noises = []
     for _, units in shapes[:-1]:
@@ -354,7 +339,7 @@ def _forward(
 
 def _backward(by_sums: np.ndarray, means: Layers, variances: Layers, passes: Passes) -> Layers:
     """Turn the gradient by the scores into those by the means and by the variances."""
-    by_means, by_variances = [np.empty(0)] * len(means), [np.empty(0)] * len(means)
+    by_means, by_variances = ([np.empty(0)] * len(means) for _ in range(2))
     inputs, last = passes[0][0], len(passes) - 1
     for layer, (units, deviation, noise) in reversed(list(enumerate(passes))):
         by_squares = by_sums * noise / (2 * deviation)

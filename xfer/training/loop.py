@@ -41,15 +41,7 @@ _LIMITS: dict[str, tuple] = {  # the kind of number, the least, and what it must
 
 
 class TrainingDiverged(ValueError):
-    """Raised when scores become NaN or infinite.
-
-    Attributes
-    ----------
-    network : Network
-        With the best weights before that.
-    history : History
-        The epochs before that.
-    """
+    """Raised when scores become NaN or infinite; `network` has the best weights before that."""
 
     network: Network
     history: "History"
@@ -59,16 +51,9 @@ class TrainingDiverged(ValueError):
 class History:
     """Results of the epochs of a training.
 
-    Parameters
-    ----------
-    learning_rate : list of float
-        At the beginning of each epoch.
-    loss, accuracy : list of float
-        Of the training examples, averaged over the batches of each epoch; the log loss is in nats.
-    validation_loss, validation_accuracy : list of float
-        Of the held-out examples, at the start and after each epoch; empty if there are none.
-    best_epoch : int
-        The epoch after which the weights were kept; 0 is the start.
+    The learning rate is that at the beginning of an epoch, loss (in nats) and accuracy are averaged
+    over its batches, and those of the held-out examples, if any, are also given for the start. The
+    weights were kept after the ``best_epoch``; 0 is the start.
     """
 
     learning_rate: list[float] = field(default_factory=list)
@@ -77,10 +62,6 @@ class History:
     validation_loss: list[float] = field(default_factory=list)
     validation_accuracy: list[float] = field(default_factory=list)
     best_epoch: int = 0
-
-    def _add(self, **results: float) -> None:
-        for name, value in results.items():
-            getattr(self, name).append(value)
 
     def _repr_html_(self) -> str:
         from xfer._html import table
@@ -127,10 +108,8 @@ class Examples:
         share = np.where(rank < counts - 1, (rank + random.uniform(size=len(rank))) / counts, 1)
         n_held_out = min(round(fraction * len(self)), (share < 1).sum())
         if not n_held_out:
-            raise ValueError(
-                f"validation_fraction={fraction} of {len(self)} examples, and at least one of each "
-                "class to learn from, leave none to hold out"
-            )
+            needed = f"{len(self)} examples, and at least one of each class to learn from"
+            raise ValueError(f"validation_fraction={fraction} of {needed}, leave none to hold out")
         order = np.argsort(share)
         held_out = self.take(np.sort(order[:n_held_out]))
         return self.take(np.sort(order[n_held_out:])), held_out
@@ -176,32 +155,26 @@ class Trainer:
         for name, limits in _LIMITS.items():
             if name != "num_epochs" or self.num_epochs is not None:
                 check_number(name, getattr(self, name), *limits)
-        schedules = ", ".join(SCHEDULES)
-        if self.learning_rate_schedule not in [*SCHEDULES]:
-            raise ValueError(
-                f"learning_rate_schedule must be one of {schedules}, got "
-                f"{self.learning_rate_schedule!r}"
-            )
+        schedules, schedule = ", ".join(SCHEDULES), self.learning_rate_schedule
+        if schedule not in [*SCHEDULES]:
+            raise ValueError(f"learning_rate_schedule must be one of {schedules}, got {schedule!r}")
         if self.augment is not None and not callable(self.augment):
             raise TypeError(f"augment must be callable, got {type(self.augment).__name__}")
         given = self.optimizer_params or {}
         if not isinstance(given, Mapping):
             raise TypeError(f"optimizer_params must be a dict or None, got {type(given).__name__}")
         if "lr_scheduler" in given:
-            raise ValueError(
-                "optimizer_params may not have an lr_scheduler: give learning_rate_schedule, one "
-                f"of {schedules}"
-            )
+            advice = f"give learning_rate_schedule, one of {schedules}"
+            raise ValueError(f"optimizer_params may not have an lr_scheduler: {advice}")
         params = self._optimizer_params = {"learning_rate": 0.001, **given}
         self._first_rate = params["learning_rate"]
         check_number("the learning_rate in optimizer_params", self._first_rate, Real, 0)
         try:
             from xfer.training.mxnet import check_optimizer
         except ImportError as error:
-            raise ImportError(
-                "training a network needs MXNet, which prediction does not: pip install "
-                f"'xfer-learn[mxnet]', on Python 3.11 ({error})"
-            ) from error
+            advice = f"pip install 'xfer-learn[mxnet]', on Python 3.11 ({error})"
+            reason = "training a network needs MXNet, which prediction does not"
+            raise ImportError(f"{reason}: {advice}") from error
         check_optimizer(self.optimizer, params)
         self.random = RandomState(self.random_state)
 
@@ -237,30 +210,26 @@ class Trainer:
         order = chain.from_iterable(self.random.permutation(len(examples)) for _ in count())
         batches = (np.fromiter(islice(order, size), int) for _ in count())
         stages = find_stages(network, fixed, transferred, self.unfreeze_epochs)
+        options: dict[str, Any] = {"optimizer": self.optimizer, "contexts": contexts}
+        options["optimizer_params"] = self._optimizer_params
+        options["rates"] = dict.fromkeys(transferred, self.transferred_rate)
         history, best = History(), network
         bar = progress_bar(None, self.progress, num_epochs * steps, "training")
         with bar, seeded(self.random.randint(1 << 31)):
             for epoch in range(num_epochs):
                 if epoch in stages:
                     fixed = stages[epoch]
-                    part, seen, unseen = self._without_fixed(
-                        source, network, fixed, examples, held_out
-                    )
-                    module = TrainingModule(
-                        part,
-                        {name: (size, *array.shape[1:]) for name, array in seen.inputs.items()},
-                        contexts=contexts,
-                        fixed=fixed,
-                        rates=dict.fromkeys(transferred, self.transferred_rate),
-                        optimizer=self.optimizer,
-                        optimizer_params=self._optimizer_params,
-                        rate=partial(rate, epoch),
-                    )
+                    parts = network, fixed, examples, held_out
+                    part, seen, unseen = self._without_fixed(source, *parts)
+                    shapes = {name: (size, *a.shape[1:]) for name, a in seen.inputs.items()}
+                    now = {"fixed": fixed, "rate": partial(rate, epoch), **options}
+                    module = TrainingModule(part, shapes, **now)
                     # Where nothing is held out, one batch shows whether the weights are sound.
                     validation = unseen or seen.take(slice(size))
                 if epoch == 0 and held_out is not None:
                     loss, accuracy = validation.loss(module.scores(validation.inputs))
-                    history._add(validation_loss=loss, validation_accuracy=accuracy)
+                    history.validation_loss.append(loss)
+                    history.validation_accuracy.append(accuracy)
                 try:
                     results = self._run_epoch(module, seen, islice(batches, steps), bar)
                     loss, accuracy = validation.loss(module.scores(validation.inputs))
@@ -268,21 +237,21 @@ class Trainer:
                         raise FloatingPointError(f"the log loss is {loss:.3g} nats")
                     trained = module.network()
                 except FloatingPointError as error:
-                    diverged = TrainingDiverged(
-                        f"training diverged in epoch {epoch + 1}: {error}; the weights of epoch "
-                        f"{history.best_epoch} are kept. Try a smaller learning rate than "
-                        f"{self._first_rate:g}"
-                    )
+                    kept = f"the weights of epoch {history.best_epoch} are kept"
+                    advice = f"Try a smaller learning rate than {self._first_rate:g}"
+                    failed = f"training diverged in epoch {epoch + 1}: {error}"
+                    diverged = TrainingDiverged(f"{failed}; {kept}. {advice}")
                     diverged.network, diverged.history = best, history
                     raise diverged from None
-                network = replace(
-                    network,
-                    arguments=network.arguments | trained.arguments,
-                    auxiliary=network.auxiliary | trained.auxiliary,
-                )
-                history._add(learning_rate=rate(epoch), loss=results[0], accuracy=results[1])
+                arguments = network.arguments | trained.arguments
+                auxiliary = network.auxiliary | trained.auxiliary
+                network = replace(network, arguments=arguments, auxiliary=auxiliary)
+                history.learning_rate.append(rate(epoch))
+                history.loss.append(results[0])
+                history.accuracy.append(results[1])
                 if held_out is not None:
-                    history._add(validation_loss=loss, validation_accuracy=accuracy)
+                    history.validation_loss.append(loss)
+                    history.validation_accuracy.append(accuracy)
                 if held_out is None or np.argmin(history.validation_loss) == epoch + 1:
                     best, history.best_epoch = network, epoch + 1
                 elif epoch + 1 - history.best_epoch >= self.patience:

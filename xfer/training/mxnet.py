@@ -49,25 +49,20 @@ class TrainingModule:
         self,
         network: Network,
         shapes: Mapping[str, tuple[int, ...]],
-        *,
-        contexts: list[Any] | None = None,
         fixed: Collection[str],
         rates: Mapping[str, float],
         optimizer: str,
         optimizer_params: Mapping[str, Any],
         rate: Callable[[int], float],
+        contexts: list[Any] | None = None,
     ) -> None:
         self._network = network
         self._batch_size = next(iter(shapes.values()))[0]
         types = network.data_types
-        self._module = _bind(
-            load_symbol(network.graph),
-            [mx.io.DataDesc(name, shape, types[name]) for name, shape in shapes.items()],
-            [],
-            contexts or [mx.cpu()],
-            fixed,
-            {name: mx.nd.array(array) for name, array in network.parameters.items()},
-        )
+        data = [mx.io.DataDesc(name, shape, types[name]) for name, shape in shapes.items()]
+        values = {name: mx.nd.array(array) for name, array in network.parameters.items()}
+        contexts = contexts or [mx.cpu()]
+        self._module = _bind(load_symbol(network.graph), data, [], contexts, fixed, values)
         self._module.init_optimizer(optimizer=optimizer, optimizer_params=dict(optimizer_params))
         self._module._optimizer.set_lr_mult(dict(rates))
         self._module._optimizer.lr_scheduler = lambda update: rate(update - 1)
@@ -95,10 +90,8 @@ class TrainingModule:
         """Return the network as it is now; FloatingPointError if a parameter is NaN or infinite."""
         # Reading running statistics does not wait for the step that still writes them.
         mx.nd.waitall()
-        arguments, auxiliary = (
-            {name: array.asnumpy() for name, array in values.items()}
-            for values in self._module.get_params()
-        )
+        parts = self._module.get_params()
+        arguments, auxiliary = ({name: a.asnumpy() for name, a in part.items()} for part in parts)
         network = replace(self._network, arguments=arguments, auxiliary=auxiliary)
         for name, array in network.parameters.items():
             if not np.isfinite(array).all():
@@ -163,10 +156,8 @@ def make_module(
     labels = _descriptions(iterator.provide_label, label_names)
     given = [one.name for one in labels]
     if missing := [name for name in label_names if name not in given]:
-        raise ModelError(
-            f"the network has the label {missing[0]!r}, and the labels of the iterator are "
-            f"{', '.join(given) or 'none'}"
-        )
+        found = f"the labels of the iterator are {', '.join(given) or 'none'}"
+        raise ModelError(f"the network has the label {missing[0]!r}, and {found}")
     labels = [one for one in labels if one.name in label_names]
     graph = _freeze(graph, fixed)
     symbol = load_symbol(graph)
@@ -179,21 +170,19 @@ def make_module(
 def _checked_names(names: Collection[str] | None, known: list[str]) -> set[str]:
     if isinstance(names, str):
         raise TypeError(f"parameters must be a list of names, got the string {names!r}")
-    for name in () if names is None else names:
-        if name not in known:
-            near = get_close_matches(str(name), known, n=5, cutoff=0.4) or known[:5]
-            raise ValueError(f"the network has no parameter {name!r}; nearest: {', '.join(near)}")
-    return set() if names is None else set(names)
+    chosen = set() if names is None else set(names)
+    for name in chosen - set(known):
+        near = get_close_matches(str(name), known, n=5, cutoff=0.4) or known[:5]
+        raise ValueError(f"the network has no parameter {name!r}; nearest: {', '.join(near)}")
+    return chosen
 
 
 def _descriptions(given: Any, names: list[str]) -> list[Any]:
     """Return the shapes of an iterator's data or labels; a single one by the network's own name."""
-    found = [
-        one if isinstance(one, mx.io.DataDesc) else mx.io.DataDesc(*one) for one in given or ()
-    ]
+    kind = mx.io.DataDesc
+    found = [one if isinstance(one, kind) else kind(*one) for one in given or ()]
     if len(found) == len(names) == 1:
-        (one,) = found
-        found = [mx.io.DataDesc(names[0], one.shape, one.dtype, one.layout)]
+        found = [kind(names[0], found[0].shape, found[0].dtype, found[0].layout)]
     return found
 
 
@@ -203,10 +192,8 @@ def _freeze(graph: MxGraph, fixed: set[str]) -> MxGraph:
     for node in frozen.nodes:
         names = {frozen.nodes[source].name for source, _ in node.inputs} & fixed & auxiliary
         if names and not uses_running_statistics(node):
-            raise ModelError(
-                f"{min(names)!r} is a running statistic of layer {describe_node(node)}: it can be "
-                "fixed only together with all learned parameters of that layer"
-            )
+            found = f"{min(names)!r} is a running statistic of layer {describe_node(node)}"
+            raise ModelError(f"{found}: it can be fixed only together with all learned parameters")
     return frozen
 
 
@@ -222,17 +209,14 @@ def _infer_shapes(
         raise ModelError(f"such shapes do not fit the network, {given}: {reason}") from error
     names = [*symbol.list_arguments(), *symbol.list_auxiliary_states()]
     found = dict(zip(names, [*shapes, *auxiliary]))
-    unknown = [name for name, shape in found.items() if not shape or 0 in shape]
-    if unknown:
-        raise ModelError(
-            f"data of shapes {given} do not determine the shape of {', '.join(unknown)}"
-        )
+    if unknown := ", ".join(name for name, shape in found.items() if not shape or 0 in shape):
+        raise ModelError(f"data of shapes {given} do not determine the shape of {unknown}")
     for name, shape in found.items():
         if name in kept and kept[name].shape != shape:
-            raise ModelError(
-                f"parameter {name!r} has shape {kept[name].shape}, and data of shapes {given} need "
-                f"{shape}; to initialise it again, name it in random_layer_parameters"
-            )
+            needed = f"data of shapes {given} need {shape}"
+            advice = "to initialise it again, name it in random_layer_parameters"
+            unfit = f"parameter {name!r} has shape {kept[name].shape}"
+            raise ModelError(f"{unfit}, and {needed}; {advice}")
     return found
 
 
@@ -256,30 +240,23 @@ def _values(
 
 
 def initial_values(name: str, shape: tuple[int, ...], random: RandomState) -> np.ndarray:
-    """Initialise a parameter at random if it is a weight, and as 0 or 1 if not, by its name.
-
-    Weights are uniform, by Glorot and Bengio (2010), Understanding the difficulty of training deep
-    feedforward neural networks, eq. 16.
-    """
+    """Initialise a parameter by its name: as 0 or 1, or a weight as Glorot and Bengio (2010)."""
     if name.endswith(_ZERO):
         return np.zeros(shape, np.float32)
     if name.endswith(_ONE):
         return np.ones(shape, np.float32)
     if len(shape) < 2 and not name.endswith(("weight", "parameters")):
-        raise ModelError(
-            f"parameter {name!r} of shape {shape} has no values, and its name does not tell how to "
-            f"initialise it: it should end in weight, {', '.join(_ZERO + _ONE)}, or be made with "
-            "mx.sym.var(name, init=...)"
-        )
-    # Each position of a kernel is an input and an output of its own.
+        reason = f"parameter {name!r} of shape {shape} has no values, and its name does not say how"
+        advice = f"end it in weight, {', '.join(_ZERO + _ONE)}, or use mx.sym.var(name, init=...)"
+        raise ModelError(f"{reason} to initialise it: {advice}")
+    # Eq. 16 of Understanding the difficulty of training deep feedforward neural networks; each
+    # position of a kernel is an input and an output of its own.
     rows, columns, *kernel = (*shape, 1)
     limit = np.sqrt(6 / ((rows + columns) * np.prod(kernel, dtype=float)))
     return random.uniform(-limit, limit, shape).astype(np.float32)
 
 
-def _values_by_hint(
-    name: str, shape: tuple[int, ...], hint: str | None, random: RandomState
-) -> Any:
+def _values_by_hint(name: str, shape: tuple[int, ...], hint: Any, random: RandomState) -> Any:
     """Initialise a parameter by the initialiser that its variable names."""
     array, before = mx.nd.zeros(shape), np.random.get_state()
     np.random.seed(random.randint(2**31))  # MXNet's initialisers use either global generator

@@ -1,12 +1,12 @@
 """Repurposers that train the network itself."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from functools import partial
 from inspect import signature
 from numbers import Integral
-from typing import Any, ClassVar, TypedDict, TypeVar, Unpack
+from typing import Any, ClassVar, TypeVar
 
 import numpy as np
 from numpy.random import RandomState
@@ -25,39 +25,13 @@ from xfer.sources.checkpoint import CheckpointSource
 from xfer.sources.data import open_data, read_all
 from xfer.training.loop import Examples, History, Trainer, TrainingDiverged, check_number
 
-__all__ = [
-    "NeuralNetworkFineTuneRepurposer",
-    "NeuralNetworkRandomFreezeRepurposer",
-    "NeuralNetworkRepurposer",
-]
-
 _Self = TypeVar("_Self", bound="NeuralNetworkRepurposer")
 
 
-class TrainingOptions(TypedDict, total=False):
-    """Parameters that every repurposer has that trains its network."""
-
-    batch_size: int
-    num_epochs: int | None
-    optimizer: str
-    optimizer_params: Mapping[str, Any] | None
-    learning_rate_schedule: str
-    transferred_rate: float
-    unfreeze_epochs: int
-    validation_fraction: float
-    patience: int
-    class_weight: Mapping[Any, float] | str | None
-    augment: Callable[[Any, RandomState], Any] | None
-    random_state: int
-    context_function: Callable[[int], Any] | None
-    num_devices: int
-    progress: bool | None
-
-
 class NeuralNetworkRepurposer(Repurposer, ABC):
-    """A repurposer that trains a network made from the source model; training needs MXNet.
+    """A repurposer that trains a network made from the source model.
 
-    Predictions need no MXNet.
+    Training needs MXNet, and predictions do not.
 
     Parameters
     ----------
@@ -65,14 +39,10 @@ class NeuralNetworkRepurposer(Repurposer, ABC):
         The network. It is never changed.
     target_class_count : int, optional
         Number of classes of the labels, if it is to be checked.
-    batch_size : int, default=32
-        Examples in a step.
-    num_epochs : int, optional
-        Passes over the examples; by default as many as give 400 steps, but 6 to 30.
-    optimizer : str, default="adam"
-        MXNet's name for it.
-    optimizer_params : dict, optional
-        Its parameters; the default ``learning_rate`` is 0.001.
+    batch_size, num_epochs : int, int, default=32, as many as give 400 steps, but 6 to 30
+        Examples in a step, and passes over the examples.
+    optimizer, optimizer_params : str, dict, default="adam", ``{"learning_rate": 0.001}``
+        MXNet's name for it, and its parameters.
     learning_rate_schedule : {"cosine", "linear", "constant"}, default="cosine"
         How the learning rate falls to 0 by the end, if it does.
     transferred_rate : float, default=1.0
@@ -118,10 +88,7 @@ class NeuralNetworkRepurposer(Repurposer, ABC):
 
     @stores_parameters(Trainer)
     def __init__(
-        self,
-        source_model: Any,
-        target_class_count: int | None = None,
-        **options: Unpack[TrainingOptions],
+        self, source_model: Any, target_class_count: int | None = None, **options: Any
     ) -> None: ...
 
     @abstractmethod
@@ -149,18 +116,16 @@ class NeuralNetworkRepurposer(Repurposer, ABC):
         check_ids(inputs, body.id_limits())
         classes, targets = np.unique(labels, return_inverse=True)
         if self.target_class_count not in (None, len(classes)):
-            raise ValueError(
-                f"target_class_count is {self.target_class_count!r}, and the labels have "
-                f"{len(classes)} classes: {', '.join(map(repr, classes.tolist()[:10]))}"
-            )
+            found = f"{len(classes)} classes: {', '.join(map(repr, classes.tolist()[:10]))}"
+            given = self.target_class_count
+            raise ValueError(f"target_class_count is {given!r}, and the labels have {found}")
         weights = _class_weights(trainer.class_weight, classes, labels)
         examples = Examples(inputs, targets, weights)
         examples, held_out = examples.split(trainer.validation_fraction, trainer.random)
         size = min(trainer.batch_size, len(examples))
         if size < trainer.num_devices:
-            raise ValueError(
-                f"num_devices={trainer.num_devices} cannot share batches of {size} examples"
-            )
+            count = trainer.num_devices
+            raise ValueError(f"num_devices={count} cannot share batches of {size} examples")
         known = source.network.arguments
         transferred = {name for name, array in body.arguments.items() if array is known.get(name)}
         # On layers that still have to learn, the new layer starts at random too.
@@ -187,16 +152,13 @@ class NeuralNetworkRepurposer(Repurposer, ABC):
     def _open_checkpoint(self) -> CheckpointSource:
         """Open the source model, if it is a network that can be trained."""
         if self.source_model is None:
-            raise ValueError(
-                "this repurposer was loaded without its source model, which training starts from: "
-                "give that to xfer.load as source_model"
-            )
+            reason = "this repurposer was loaded without its source model, which training needs"
+            raise ValueError(f"{reason}: give that to xfer.load as source_model")
         source = self._open_source()
         if not isinstance(source, CheckpointSource):
-            raise TypeError(
-                f"only MXNet networks can be trained, and this is of class {type(source).__name__};"
-                " allowed are an mxnet.mod.Module and the path of a checkpoint's .params file"
-            )
+            allowed = "allowed are an mxnet.mod.Module and the path of a checkpoint's .params file"
+            found = f"this is of class {type(source).__name__}; {allowed}"
+            raise TypeError(f"only MXNet networks can be trained, and {found}")
         return source
 
     def _meta_model(self) -> ScaledScores:
@@ -243,20 +205,17 @@ class NeuralNetworkFineTuneRepurposer(NeuralNetworkRepurposer):
         source_model: Any,
         transfer_layer_name: str,
         target_class_count: int | None = None,
-        **options: Unpack[TrainingOptions],
+        **options: Any,
     ) -> None: ...
 
     def _body(self, source: CheckpointSource, random: RandomState) -> tuple[Network, set[str]]:
-        if not isinstance(self.transfer_layer_name, str):
-            raise TypeError(
-                f"transfer_layer_name must be the name of a layer, got {self.transfer_layer_name!r}"
-            )
-        (layer,) = source.find_layers(self.transfer_layer_name)
+        name = self.transfer_layer_name
+        if not isinstance(name, str):
+            raise TypeError(f"transfer_layer_name must be the name of a layer, got {name!r}")
+        (layer,) = source.find_layers(name)
         if layer.operator in edit.OUTPUT_LAYERS:
-            raise ValueError(
-                f"transfer_layer_name is {layer.name!r}, which is an output layer "
-                f"({layer.operator}); name a layer before it"
-            )
+            found = f"{layer.name!r}, an output layer ({layer.operator})"
+            raise ValueError(f"transfer_layer_name is {found}; name a layer before it")
         return source.network.with_graph(source.network.prune([layer.name])), set()
 
 
@@ -269,14 +228,12 @@ class NeuralNetworkRandomFreezeRepurposer(NeuralNetworkRepurposer):
 
     Parameters
     ----------
-    fixed_layers : list of str, default=()
-        Layers whose parameters and running statistics do not change.
-    random_layers : list of str, default=()
-        Layers whose parameters are initialised at random: weights by Glorot and Bengio (2010),
-        scales and variances as 1, the rest as 0.
+    fixed_layers, random_layers : list of str, default=()
+        Layers whose parameters and running statistics do not change; and layers whose parameters
+        are initialised at random: weights by Glorot and Bengio (2010), scales and variances as 1,
+        the rest as 0.
     num_layers_to_drop : int, default=2
-        How many layers to drop from the top: in most networks the output layer and the last layer
-        with weights.
+        From the top: in most networks the output layer and the last layer with weights.
     source_model, target_class_count, **options
         See :class:`xfer.NeuralNetworkRepurposer`.
     """
@@ -293,7 +250,7 @@ class NeuralNetworkRandomFreezeRepurposer(NeuralNetworkRepurposer):
         fixed_layers: Iterable[str] = (),
         random_layers: Iterable[str] = (),
         num_layers_to_drop: int = 2,
-        **options: Unpack[TrainingOptions],
+        **options: Any,
     ) -> None: ...
 
     def _body(self, source: CheckpointSource, random: RandomState) -> tuple[Network, set[str]]:
@@ -305,9 +262,8 @@ class NeuralNetworkRandomFreezeRepurposer(NeuralNetworkRepurposer):
         fixed = _parameters_of(body, "fixed_layers", self.fixed_layers)
         chosen = _parameters_of(body, "random_layers", self.random_layers)
         if fixed & chosen:
-            raise ValueError(
-                f"fixed_layers and random_layers share the parameter {min(fixed & chosen)!r}"
-            )
+            shared = min(fixed & chosen)
+            raise ValueError(f"fixed_layers and random_layers share the parameter {shared!r}")
 
         def start(values: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
             new = {n: initial_values(n, values[n].shape, random) for n in values if n in chosen}
@@ -318,13 +274,10 @@ class NeuralNetworkRandomFreezeRepurposer(NeuralNetworkRepurposer):
 
 
 def _class_weights(given: Any, classes: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    known = classes.tolist()
+    names = ", ".join(map(repr, classes.tolist()[:10]))
     for label, weight in given.items() if isinstance(given, Mapping) else ():
-        if label not in known:
-            raise ValueError(
-                f"class_weight has {label!r}, which is none of the labels: "
-                f"{', '.join(map(repr, known[:10]))}"
-            )
+        if label not in classes.tolist():
+            raise ValueError(f"class_weight has {label!r}, which is none of the labels: {names}")
         if not isinstance(weight, (int, float, np.number)) or not 0 < weight < np.inf:
             raise ValueError(f"class_weight must be positive numbers, got {weight!r} for {label!r}")
     return compute_class_weight(given, classes=classes, y=labels)
@@ -345,7 +298,7 @@ def _with_head(
         name = f"new_{name}"
     names = [f"{name}_weight", f"{name}_bias"]
     variables = (Node("null", one) for one in ("data", *names))
-    inputs = ((0, 0), (1, 0), (2, 0))
+    inputs = (0, 0), (1, 0), (2, 0)
     layer = Node("FullyConnected", name, {"num_hidden": str(n_classes)}, inputs)
     head = MxGraph((*variables, layer), ((3, 0),))
     whole = network.with_graph(edit.add_top(network.graph, head))
@@ -372,6 +325,4 @@ def _parameters_of(network: Network, option: str, layer_names: Iterable[str]) ->
     graph = network.graph
     dependent = edit.data_dependent_nodes(graph, network.input_names)
     node_ids = [edit.find_layer(graph, name) for name in layer_names]
-    return {
-        name for node_id in node_ids for name in edit.find_parameters(graph, node_id, dependent)
-    }
+    return {n for node_id in node_ids for n in edit.find_parameters(graph, node_id, dependent)}
