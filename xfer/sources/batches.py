@@ -60,6 +60,11 @@ class Data(ABC):
         return self._check_labels(found)
 
 
+def is_mxnet_iterator(data: Any) -> bool:
+    """Return whether this is an MXNet iterator, which brings its own batches and labels."""
+    return hasattr(data, "provide_data") and hasattr(data, "reset")
+
+
 def take(examples: Examples, index: slice | np.ndarray) -> Examples:
     """Pick some of a batch's examples."""
     if isinstance(examples, dict):

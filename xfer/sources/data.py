@@ -17,12 +17,16 @@ from xfer.sources.batches import (
     batch_labels,
     check_names,
     checked_input,
+    count,
+    is_mxnet_iterator,
     to_numpy,
 )
-from xfer.sources.iterators import IteratorData, is_mxnet_iterator
+from xfer.sources.iterators import IteratorData
 
 # Names of the labels in batches that are dicts.
 _LABELS = ("label", "labels")
+# What is checked elsewhere, for scikit-learn's check_array.
+_ANY_ARRAY: Any = {"ensure_2d": False, "ensure_all_finite": False, "ensure_min_samples": 0}
 
 
 def open_data(X: Any, y: Any = None, check_labels: CheckLabels | None = None) -> Data:
@@ -78,14 +82,16 @@ class ExampleData(Data):
         batch_size: int,
         progress: bool | None = False,
     ) -> Iterator[Batch]:
-        if isinstance(batch_size, bool) or not isinstance(batch_size, (int, np.integer)):
-            raise ValueError(f"batch_size must be an integer >= 1, got {batch_size!r}")
-        if batch_size < 1:
+        is_integer = isinstance(batch_size, (int, np.integer)) and not isinstance(batch_size, bool)
+        if not is_integer or batch_size < 1:
             raise ValueError(f"batch_size must be an integer >= 1, got {batch_size!r}")
         if raw and not isinstance(self.given, Mapping):
-            return self._raw_batches(_raw_examples(self.given), batch_size, progress)
-        arrays = self._arrays(input_names, needed)
-        return self._array_batches(arrays, batch_size, progress)
+            examples: Any = _raw_examples(self.given)
+        else:
+            examples = self._arrays(input_names, needed)
+        if not count(examples):
+            raise ValueError("the data are empty: no example was given")
+        return self._batches(examples, batch_size, progress)
 
     def _arrays(self, input_names: Sequence[str], needed: Sequence[str]) -> dict[str, np.ndarray]:
         data = self.given
@@ -106,24 +112,17 @@ class ExampleData(Data):
         lengths = {name: len(array) for name, array in arrays.items()}
         if len(set(lengths.values())) > 1:
             raise ValueError(f"the inputs have different numbers of examples: {lengths}")
-        _check_not_empty(next(iter(lengths.values())))
         return arrays
 
-    def _array_batches(
-        self, arrays: dict[str, np.ndarray], size: int, progress: bool | None
-    ) -> Iterator[Batch]:
-        n = len(next(iter(arrays.values())))
+    def _batches(self, examples: Any, size: int, progress: bool | None) -> Iterator[Batch]:
+        n = count(examples)
         for start in progress_bar(range(0, n, size), progress, -(-n // size)):
-            stop = min(start + size, n)
-            yield Batch(
-                {k: checked_input(a[start:stop], k, start) for k, a in arrays.items()}, stop - start
-            )
-
-    def _raw_batches(self, examples: Any, size: int, progress: bool | None) -> Iterator[Batch]:
-        n = len(examples)
-        for start in progress_bar(range(0, n, size), progress, -(-n // size)):
-            batch = list(examples[start : start + size])
-            yield Batch(batch, len(batch))
+            some = slice(start, min(start + size, n))
+            if isinstance(examples, dict):
+                batch: Any = {k: checked_input(a[some], k, start) for k, a in examples.items()}
+            else:
+                batch = list(examples[some])
+            yield Batch(batch, some.stop - start)
 
 
 class LoaderData(Data):
@@ -202,8 +201,9 @@ def _split_batch(
         examples = {name: values for name, values in batch.items() if name not in extra}
         return examples, batch[extra[0]] if extra else None
     if raw:
-        if isinstance(batch, (list, tuple)) and len(batch) == 2 and _is_list(batch[0]):
-            return list(batch[0]), batch[1]
+        first: Any = batch[0] if isinstance(batch, (list, tuple)) and len(batch) == 2 else None
+        if isinstance(first, (list, tuple)) or hasattr(first, "ndim"):
+            return list(first), batch[1]
         return list(batch), None
     if not isinstance(batch, (list, tuple)):
         batch = [batch]
@@ -249,9 +249,7 @@ def checked_array(X: Any) -> Any:
     if not (is_array or is_like_one or issparse(X)):
         return X
     try:
-        return check_array(
-            X, ensure_2d=False, allow_nd=True, ensure_all_finite=False, ensure_min_samples=0
-        )
+        return check_array(X, allow_nd=True, **_ANY_ARRAY)
     except ValueError as error:
         if "setting an array element" not in str(error):
             raise
@@ -262,14 +260,7 @@ def checked_array(X: Any) -> Any:
 
 
 def _given_labels(y: Any, n_examples: int) -> np.ndarray:
-    labels = check_array(
-        y,
-        dtype=None,
-        ensure_2d=False,
-        ensure_all_finite=False,
-        ensure_min_samples=0,
-        input_name="y",
-    )
+    labels = check_array(y, dtype=None, input_name="y", **_ANY_ARRAY)
     if labels.ndim != 2 or labels.shape[1] == 1:
         labels = column_or_1d(labels, warn=True)
     if len(labels) != n_examples:
@@ -283,14 +274,8 @@ def _raw_examples(examples: Any) -> Any:
             "data for a network that takes raw examples are a list of examples, got "
             f"{type(examples).__name__}: {examples!r:.80}"
         )
-    _check_not_empty(len(examples))
     # What has an index of its own, such as a table's column, is read in its order.
     return examples.to_numpy() if hasattr(examples, "to_numpy") else examples
-
-
-def _check_not_empty(n_examples: int) -> None:
-    if not n_examples:
-        raise ValueError("the data are empty: no example was given")
 
 
 def _length(data: Any) -> int:
@@ -314,7 +299,3 @@ def _is_batch(first: Any) -> bool:
 
 def _has_axes(value: Any) -> bool:
     return isinstance(value, (list, tuple, Mapping)) or len(getattr(value, "shape", ())) > 0
-
-
-def _is_list(values: Any) -> bool:
-    return isinstance(values, (list, tuple, np.ndarray)) or hasattr(values, "ndim")
