@@ -95,10 +95,12 @@ class CheckpointSource(OnnxSource):
         """Every operator of the graph, in topological order."""
         if self._layers is None:
             conversion = self._conversion(self.data_shapes)
-            self._layers = [
-                Layer(name, operator, _example_shape(dims), count)
-                for name, operator, dims, count in self.network.layers(conversion)
-            ]
+            self._layers = []
+            for name, operator, dims, count in self.network.layers(conversion):
+                sizes = [None if follows_batch(size) else size for size in dims or ()]
+                self._layers.append(
+                    Layer(name, operator, tuple(sizes[1:]) if dims else None, count)
+                )
         return self._layers
 
     @property
@@ -272,12 +274,6 @@ class CheckpointSource(OnnxSource):
             except ValueError as error:
                 raise ValueError(f"{cause}; {error}" if cause else str(error)) from error
         return self._mxnet.run(inputs, names)
-
-
-def _example_shape(dims: Dims) -> tuple[int | None, ...] | None:
-    if not dims:
-        return None
-    return tuple(None if follows_batch(size) else size for size in dims[1:])
 
 
 def _describe_disagreement(name: str, found: np.ndarray, expected: np.ndarray) -> str:

@@ -1,6 +1,6 @@
 """Whatever users hand over, opened once: what kind of data it is, its labels, its length."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -13,7 +13,8 @@ from xfer.sources.batches import (
     CheckLabels,
     Data,
     Examples,
-    as_array,
+    Names,
+    as_arrays,
     batch_labels,
     check_names,
     checked_input,
@@ -74,13 +75,7 @@ class ExampleData(Data):
             )
 
     def batches(  # noqa: D102  (see Data)
-        self,
-        input_names: Sequence[str],
-        needed: Sequence[str],
-        *,
-        raw: bool,
-        batch_size: int,
-        progress: bool | None = False,
+        self, input_names: Names, needed: Names, raw: bool, batch_size: int, progress: bool | None
     ) -> Iterator[Batch]:
         is_integer = isinstance(batch_size, (int, np.integer)) and not isinstance(batch_size, bool)
         if not is_integer or batch_size < 1:
@@ -93,7 +88,7 @@ class ExampleData(Data):
             raise ValueError("the data are empty: no example was given")
         return self._batches(examples, batch_size, progress)
 
-    def _arrays(self, input_names: Sequence[str], needed: Sequence[str]) -> dict[str, np.ndarray]:
+    def _arrays(self, input_names: Names, needed: Names) -> dict[str, np.ndarray]:
         data = self.given
         if not isinstance(data, Mapping):
             if len(needed) > 1:
@@ -108,11 +103,7 @@ class ExampleData(Data):
                 )
             data = {needed[0]: data}
         check_names(data, input_names, needed)
-        arrays = {name: as_array(values, name) for name, values in data.items()}
-        lengths = {name: len(array) for name, array in arrays.items()}
-        if len(set(lengths.values())) > 1:
-            raise ValueError(f"the inputs have different numbers of examples: {lengths}")
-        return arrays
+        return as_arrays(data, "the inputs have")
 
     def _batches(self, examples: Any, size: int, progress: bool | None) -> Iterator[Batch]:
         n = count(examples)
@@ -138,13 +129,7 @@ class LoaderData(Data):
         self.n_examples = len(dataset) if hasattr(dataset, "__len__") else None
 
     def batches(  # noqa: D102  (see Data)
-        self,
-        input_names: Sequence[str],
-        needed: Sequence[str],
-        *,
-        raw: bool,
-        batch_size: int,
-        progress: bool | None = False,
+        self, input_names: Names, needed: Names, raw: bool, batch_size: int, progress: bool | None
     ) -> Iterator[Batch]:
         total = len(self.given) if hasattr(self.given, "__len__") else None
         start = 0
@@ -166,19 +151,13 @@ class LoaderData(Data):
                 "so make a new one for each reading"
             )
 
-    def _read(
-        self, given: Any, start: int, input_names: Sequence[str], needed: Sequence[str], raw: bool
-    ) -> Batch:
+    def _read(self, given: Any, start: int, input_names: Names, needed: Names, raw: bool) -> Batch:
         examples, labels = _split_batch(given, input_names, needed, raw)
-        if isinstance(examples, list):
-            n = len(examples)
-        else:
+        if not isinstance(examples, list):
             check_names(examples, input_names, needed)
-            examples = {k: checked_input(as_array(v, k), k, start) for k, v in examples.items()}
-            lengths = {name: len(array) for name, array in examples.items()}
-            n = next(iter(lengths.values()))
-            if len({*lengths.values()}) > 1:
-                raise ValueError(f"a batch has inputs of different numbers of examples: {lengths}")
+            arrays = as_arrays(examples, "a batch has inputs of")
+            examples = {k: checked_input(a, k, start) for k, a in arrays.items()}
+        n = count(examples)
         if not n:
             raise ValueError(f"a batch after {start} examples is empty")
         if labels is not None:
@@ -192,9 +171,7 @@ class LoaderData(Data):
         return Batch(examples, n, labels)
 
 
-def _split_batch(
-    batch: Any, input_names: Sequence[str], needed: Sequence[str], raw: bool
-) -> tuple[Any, Any]:
+def _split_batch(batch: Any, input_names: Names, needed: Names, raw: bool) -> tuple[Any, Any]:
     """Return a batch's examples and its labels or None."""
     if isinstance(batch, Mapping):
         extra = [name for name in batch if name in _LABELS and name not in input_names]
@@ -219,8 +196,8 @@ def _split_batch(
 
 def read_all(
     data: Data,
-    input_names: Sequence[str],
-    needed: Sequence[str],
+    input_names: Names,
+    needed: Names,
     prepare: Callable[[Examples], dict[str, np.ndarray]],
     *,
     raw: bool,
@@ -228,7 +205,8 @@ def read_all(
     """Read all data into memory: the network's inputs by name, and the labels."""
     size = max(data.n_examples or 1, 1)
     found, labels = [], []
-    for batch in data.batches(input_names, needed, raw=raw, batch_size=size):
+    batches = data.batches(input_names, needed, raw=raw, batch_size=size, progress=False)
+    for batch in batches:
         inputs = prepare(batch.examples)
         found.append({name: array[: batch.n_examples] for name, array in inputs.items()})
         labels.append(batch.labels)

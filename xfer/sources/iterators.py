@@ -2,7 +2,7 @@
 
 import warnings
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any
 from weakref import WeakSet
 
@@ -13,6 +13,7 @@ from xfer.sources.batches import (
     Batch,
     CheckLabels,
     Data,
+    Names,
     as_array,
     batch_labels,
     check_names,
@@ -32,13 +33,7 @@ class IteratorData(Data):
         self.n_examples = getattr(iterator, "num_data", None)
 
     def batches(  # noqa: D102  (see Data)
-        self,
-        input_names: Sequence[str],
-        needed: Sequence[str],
-        *,
-        raw: bool,
-        batch_size: int,
-        progress: bool | None = False,
+        self, input_names: Names, needed: Names, raw: bool, batch_size: int, progress: bool | None
     ) -> Iterator[Batch]:
         if raw:
             raise ValueError(

@@ -33,7 +33,13 @@ class OnnxSource(SourceModel):
         if isinstance(model, onnx.ModelProto):
             graph = OnnxGraph(*take_apart(model))
         elif isinstance(model, (str, os.PathLike)):
-            graph = _read(Path(model))
+            path = Path(model)
+            if not path.is_file():
+                raise FileNotFoundError(f"there is no file {path}")
+            try:
+                graph = OnnxGraph(*take_apart(parse(path.read_bytes()), path.parent))
+            except ValueError as error:
+                raise ValueError(f"{path} cannot be opened: {error}") from error
         else:
             raise TypeError(
                 f"cannot open {type(model).__name__} as an ONNX network; allowed are the path of "
@@ -103,7 +109,7 @@ class OnnxSource(SourceModel):
         return self._fingerprint_memo[names]
 
     def _checksums(self, names: tuple[str, ...]) -> dict[str, Any]:
-        return self._graph.cut(names).checksums()
+        return self._graph.checksums(names)
 
     def _find_layer(self, name: str) -> Layer:
         if name not in self.layer_names:
@@ -163,10 +169,11 @@ class OnnxSource(SourceModel):
 
     def _open(self, names: tuple[str, ...], size: int | None) -> Runner:
         cut = self._graph.cut(names)
-        model = cut.model if size else cut.any_batch().model
+        if size is None:
+            cut.free_batch_size()
         types, limits = cut.input_types(), cut.id_limits()
         try:
-            return Runner(names, model, cut.parameters, types, size, limits)
+            return Runner(names, cut.model, cut.parameters, types, size, limits)
         except ValueError as error:
             foreign = ", ".join(cut.foreign_operators())
             if not foreign:
@@ -176,12 +183,3 @@ class OnnxSource(SourceModel):
     @property
     def _tolerance(self) -> float:
         return np.inf if self._quantizes_by_batch else super()._tolerance
-
-
-def _read(path: Path) -> OnnxGraph:
-    if not path.is_file():
-        raise FileNotFoundError(f"there is no file {path}")
-    try:
-        return OnnxGraph(*take_apart(parse(path.read_bytes()), path.parent))
-    except ValueError as error:
-        raise ValueError(f"{path} cannot be opened: {error}") from error

@@ -48,7 +48,16 @@ class OnnxGraph:
 
     def layers(self) -> list[Layer]:
         """List every output of every operator, with the shapes that can be inferred."""
-        shapes = self._shapes()
+        try:
+            listed, _ = with_placeholders(self.model, self.parameters)
+            graph = onnx.shape_inference.infer_shapes(listed, data_prop=True).graph
+        except Exception:
+            graph = self.model.graph  # what the file says
+        shapes = {
+            value.name: tuple(dim.dim_value or None for dim in _dims(value)[1:])
+            for value in [*graph.value_info, *graph.output]
+            if _dims(value)
+        }
         layers, left = [], dict(self.parameters)
         for node in self.model.graph.node:
             if node.op_type == "Constant":
@@ -88,15 +97,11 @@ class OnnxGraph:
         sizes = {dims[0].dim_value for dims in map(_dims, self.model.graph.input) if dims}
         return sizes.pop() or None if len(sizes) == 1 else None
 
-    def any_batch(self) -> "OnnxGraph":
-        """Free the inputs of the batch size that they were written for."""
-        if self.batch_size() is None:
-            return self
-        model = onnx.ModelProto()
-        model.CopyFrom(self.model)
-        for value in model.graph.input:
-            _dims(value)[0].dim_param = "batch"
-        return OnnxGraph(model, self.parameters)
+    def free_batch_size(self) -> None:
+        """Let the inputs take batches of any size."""
+        if self.batch_size() is not None:
+            for value in self.model.graph.input:
+                _dims(value)[0].dim_param = "batch"
 
     def cut(self, names: Iterable[str]) -> "OnnxGraph":
         """Cut the graph after some outputs: what they do not need is left out."""
@@ -137,11 +142,10 @@ class OnnxGraph:
         used = {(node.domain, node.op_type) for node in nodes} - own
         return sorted(f"{domain}:{kind}" for domain, kind in used if domain not in _DOMAINS)
 
-    def checksums(self) -> dict[str, Any]:
-        """Return checksums of what decides the values of the outputs: graph and each parameter."""
-        model = onnx.ModelProto()
-        model.CopyFrom(self.model)
-        graph = model.graph
+    def checksums(self, names: Iterable[str]) -> dict[str, Any]:
+        """Return checksums of what decides the values of some outputs: graph and each parameter."""
+        cut = self.cut(names)
+        model, graph = cut.model, cut.model.graph
         for node in graph.node:
             node.ClearField("name")
         for part in _parts(graph):
@@ -159,20 +163,8 @@ class OnnxGraph:
             ),
             "parameters": {
                 name: checksum(f"{array.dtype} {array.shape}".encode(), np.ascontiguousarray(array))
-                for name, array in self.parameters.items()
+                for name, array in cut.parameters.items()
             },
-        }
-
-    def _shapes(self) -> dict[str, tuple[int | None, ...]]:
-        try:
-            listed, _ = with_placeholders(self.model, self.parameters)
-            found = onnx.shape_inference.infer_shapes(listed, data_prop=True).graph
-        except Exception:
-            found = self.model.graph  # what the file says
-        return {
-            value.name: tuple(dim.dim_value or None for dim in _dims(value)[1:])
-            for value in [*found.value_info, *found.output]
-            if _dims(value)
         }
 
 

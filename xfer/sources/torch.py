@@ -8,6 +8,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, fields, is_dataclass
 from functools import partial
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -82,7 +83,7 @@ class TorchSource(SourceModel):
     @property
     def layers(self) -> list[Layer]:
         """Every named module, and the whole network's output."""
-        return [self._layer(_Output(name, name, None, "")) for name in self._names]
+        return [self._find_layer(name) for name in self._names]
 
     @property
     def input_names(self) -> list[str]:
@@ -95,10 +96,7 @@ class TorchSource(SourceModel):
             return {**self._describe(), "autocast": str(self.autocast)}
 
     def version(self) -> Any:
-        """Return what changes when the network does, for processes that hold a copy of it.
-
-        Where that cannot be known for certain, each call returns an object unlike all others.
-        """
+        """Return what changes when the network does, or where that is not known, a new object."""
         try:
             return self.fingerprint([])
         except ValueError:
@@ -113,9 +111,8 @@ class TorchSource(SourceModel):
 
     def _find_layer(self, name: str) -> Layer:
         output = _read_name(name, self._names)
-        return super()._find_layer(name) if output is None else self._layer(output)
-
-    def _layer(self, output: "_Output") -> Layer:
+        if output is None:
+            return super()._find_layer(name)
         module = self._modules.get(output.module, self.module)
         count = sum(parameter.numel() for parameter in module.parameters(recurse=False))
         return Layer(output.name, _class_name(module), self._shapes.get(output.name), count)
@@ -176,7 +173,11 @@ class TorchSource(SourceModel):
                 raise
             except Exception as error:
                 if not (may_stop and capture.complete) and capture.error is None:
-                    raise _does_not_fit(inputs, error) from error
+                    reason = next(iter(str(error).strip().splitlines()), "")
+                    raise ValueError(
+                        f"data of shape {example_shapes(inputs)} for one example do not fit the "
+                        f"network: {reason or type(error).__name__}"
+                    ) from error
         return capture.finish()
 
     def _call(self, tensors: dict[str, torch.Tensor]) -> dict[str, Any]:
@@ -235,12 +236,11 @@ class TorchSource(SourceModel):
         if tensor.is_complex():
             raise ValueError(f"layer {name!r} gives {tensor.dtype}, not real numbers")
         check_rows(name, tensor.shape, inputs)
-        shape = tuple(tensor.shape[1:])
+        shape: tuple[int | None, ...] = tuple(tensor.shape[1:])
         seen = self._shapes.get(name, shape)
-        same = len(seen) == len(shape)
-        self._shapes[name] = (
-            tuple(a if a == b else None for a, b in zip(seen, shape)) if same else shape
-        )
+        if len(seen) == len(shape):
+            shape = tuple(a if a == b else None for a, b in zip(seen, shape))
+        self._shapes[name] = shape
 
     def _note_shape(self, name: str, module: torch.nn.Module, inputs: Any, value: Any) -> None:
         """Note the shape of a layer, for the table of layers."""
@@ -269,10 +269,7 @@ def _read_name(name: str, modules: Collection[str]) -> _Output | None:
 
 
 class _Stop(BaseException):
-    """Ends a pass in which nothing is left to do.
-
-    A BaseException, so that no ``except Exception`` of a network takes it for an error.
-    """
+    """Ends a pass; a BaseException, so that no network takes it for an error of its own."""
 
 
 class _Capture:
@@ -397,14 +394,11 @@ def _pool(
 
 def unwrap(module: torch.nn.Module) -> torch.nn.Module:
     """Return the network in a wrapper that distributes or compiles it, which hides its layers."""
+    wrappers = (torch.nn.DataParallel, torch.nn.parallel.DistributedDataParallel)
     inner: Any = module
-    while True:
-        if isinstance(inner, (torch.nn.DataParallel, torch.nn.parallel.DistributedDataParallel)):
-            inner = inner.module
-        elif hasattr(inner, "_orig_mod"):
-            inner = inner._orig_mod
-        else:
-            return inner
+    while isinstance(inner, wrappers) or hasattr(inner, "_orig_mod"):
+        inner = inner.module if isinstance(inner, wrappers) else inner._orig_mod
+    return inner
 
 
 @contextmanager
@@ -477,22 +471,17 @@ def _class_name(module: torch.nn.Module) -> str:
     return getattr(module, "original_name", type(module).__name__)
 
 
-def _tensors_of(module: torch.nn.Module) -> Iterator[torch.Tensor]:
-    yield from module.parameters()
-    yield from module.buffers()
-
-
 def _device_of(module: torch.nn.Module) -> torch.device:
-    return next((tensor.device for tensor in _tensors_of(module)), torch.device("cpu"))
+    return next(
+        (tensor.device for tensor in chain(module.parameters(), module.buffers())),
+        torch.device("cpu"),
+    )
 
 
 def _dtype_of(module: torch.nn.Module) -> torch.dtype:
-    floats = (tensor.dtype for tensor in _tensors_of(module) if tensor.is_floating_point())
-    return next(floats, torch.float32)
-
-
-def _does_not_fit(inputs: Mapping[str, np.ndarray], error: Exception) -> ValueError:
-    reason = next(iter(str(error).strip().splitlines()), "") or type(error).__name__
-    return ValueError(
-        f"data of shape {example_shapes(inputs)} for one example do not fit the network: {reason}"
+    floats = (
+        tensor.dtype
+        for tensor in chain(module.parameters(), module.buffers())
+        if tensor.is_floating_point()
     )
+    return next(floats, torch.float32)
