@@ -139,17 +139,22 @@ def safe_binding() -> Iterator[None]:
     that is still needed, as the shortcut of every pre-activation ResNet is, and silently gives
     wrong features from there on.
     """
-    name = "MXNET_SUBGRAPH_BACKEND"
     # The environment and the standard error stream belong to the whole process.
-    with _BIND_LOCK, _without_bind_line():
-        before = os.environ.get(name)
-        os.environ[name] = "NONE"
-        try:
-            yield
-        finally:
-            del os.environ[name]
-            if before is not None:
-                os.environ[name] = before
+    with _BIND_LOCK, _without_subgraph_backend(), _without_bind_line():
+        yield
+
+
+@contextmanager
+def _without_subgraph_backend() -> Iterator[None]:
+    name = "MXNET_SUBGRAPH_BACKEND"
+    before = os.environ.get(name)
+    os.environ[name] = "NONE"
+    try:
+        yield
+    finally:
+        del os.environ[name]
+        if before is not None:
+            os.environ[name] = before
 
 
 @contextmanager
