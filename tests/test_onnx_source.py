@@ -12,8 +12,8 @@ from onnx import TensorProto, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
 import xfer
-from xfer.sources.onnx import OnnxSource, open_session
-from xfer.sources.onnx_model import OnnxGraph
+from xfer.sources.onnx import OnnxSource
+from xfer.sources.onnx_session import open_session
 
 OPSET = [helper.make_opsetid("", 17), helper.make_opsetid("my.domain", 1)]
 node = helper.make_node
@@ -441,7 +441,7 @@ def test_a_table_that_a_condition_reads_too_is_not_lent():
     ]
     model = network(nodes, {"ids": ["n", 3]}, outputs=["y"])
     table = normal(30, 30)
-    session = open_session(OnnxGraph(model, {"w": table}))
+    session = open_session(model, {"w": table})
     assert not session.lent_parameters
     ids = np.array([[1, 2, 3]])
     np.testing.assert_allclose(session.run(None, {"ids": ids})[0], table[ids] @ -table, rtol=1e-4)
@@ -627,7 +627,7 @@ def test_a_session_takes_parameters_that_are_beside_the_graph():
     }
     model = network(nodes, {"ids": ["n", 20]}, outputs=["y"])
     before = model.SerializeToString()
-    session = open_session(OnnxGraph(model, parameters))
+    session = open_session(model, parameters)
     assert model.SerializeToString() == before
     assert set(session.lent_parameters) == {"table"}
     ids = np.random.RandomState(1).randint(1000, size=(7, 20))

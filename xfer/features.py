@@ -16,8 +16,7 @@ from xfer._workers import PickledNetwork
 from xfer.sources import open_source
 from xfer.sources.base import Layer, SourceModel, find_layer, find_layers
 from xfer.sources.data import open_data
-from xfer.sources.pooling import check_poolings, pooled_shape
-from xfer.sources.table import Features
+from xfer.sources.table import Features, check_poolings, pooled_shape
 
 __all__ = ["LayerFeatures"]
 

@@ -19,8 +19,7 @@ from xfer.sources.batches import (
     to_numpy,
 )
 from xfer.sources.data import open_data
-from xfer.sources.pooling import check_poolings, pool
-from xfer.sources.table import Features, FeatureTable
+from xfer.sources.table import Features, FeatureTable, check_poolings, pool
 
 
 @dataclass(frozen=True)
@@ -172,15 +171,15 @@ class SourceModel(ABC):
             batch_size=self.batch_size if batch_size is None else batch_size,
             progress=progress,
         )
-        reader = None if cache is None else _CacheReader(self, cache, layers, poolings)
+        keys = None if cache is None else _cache_keys(self, layers, poolings)
         table = FeatureTable(names, data.n_examples, None if cache is None else cache.path.parent)
         labels = []
         for batch in batches:
             labels.append(batch.labels)
-            if reader is None:
+            if keys is None:
                 outputs = self._compute(batch.examples, layers, poolings)
             else:
-                outputs = reader.read(batch)
+                outputs = self._read_or_compute(batch, layers, poolings, cache, keys)
             table.append(outputs, batch.n_examples)
         return table.finish(data.join_labels(labels))
 
@@ -261,6 +260,41 @@ class SourceModel(ABC):
                 )
         checked[asked] = differ
 
+    def _read_or_compute(
+        self,
+        batch: Batch,
+        layers: tuple[Layer, ...],
+        poolings: Sequence[str],
+        cache: Any,
+        keys: list[dict[str, Any]],
+    ) -> list[np.ndarray]:
+        """Read a batch's features from a cache, and compute those that it lacks."""
+        from xfer.cache import example_digests
+
+        examples = take(batch.examples, slice(batch.n_examples))
+        digests, shapes = example_digests(examples), None
+        if isinstance(examples, dict):
+            # Larger maps give more features, so the shape of an example is part of the key.
+            shapes = {name: list(array.shape[1:]) for name, array in examples.items()}
+        keys = [{**key, "shapes": shapes} for key in keys]
+        kept = [cache.read(key, digests) for key in keys]
+        complete = np.logical_and.reduce([found for found, _ in kept])
+        missing = np.flatnonzero(~complete)
+        if not len(missing):
+            return [rows for _, rows in kept]
+        outputs = []
+        computed = self._compute(take(examples, missing), layers, poolings)
+        for key, (found, rows), values in zip(keys, kept, computed):
+            with np.errstate(over="ignore"):
+                values = values[: len(missing)].astype(np.float32, copy=False)
+            cache.write(key, [digests[i] for i in missing], values)
+            output = np.empty((len(digests), *values.shape[1:]), np.float32)
+            output[missing] = values
+            if complete.any():
+                output[complete] = rows[complete[found]]
+            outputs.append(output)
+        return outputs
+
     @property
     def _tolerance(self) -> float:
         """How far features may differ between batches, as a share of the layer's largest value."""
@@ -309,43 +343,6 @@ class SourceModel(ABC):
         return rows, ["?: not known before the network is bound or has seen data"] * unknown
 
 
-class _CacheReader:
-    """Reads a batch's features from a cache and computes those that it lacks."""
-
-    def __init__(
-        self, source: SourceModel, cache: Any, layers: tuple[Layer, ...], poolings: Sequence[str]
-    ) -> None:
-        self.source, self.cache = source, cache
-        self.layers, self.poolings = layers, poolings
-        self.keys = _cache_keys(source, layers, poolings)
-
-    def read(self, batch: Batch) -> list[np.ndarray]:
-        """Return the features of a batch's examples, an array (n, ...) for each layer."""
-        from xfer.cache import example_digests
-
-        examples = take(batch.examples, slice(batch.n_examples))
-        digests = example_digests(examples)
-        # Larger maps give more features, so the shape of an example is part of the key.
-        keys = [{**key, "shapes": _shapes(examples)} for key in self.keys]
-        kept = [self.cache.read(key, digests) for key in keys]
-        complete = np.logical_and.reduce([found for found, _ in kept])
-        missing = np.flatnonzero(~complete)
-        if not len(missing):
-            return [rows for _, rows in kept]
-        computed = self.source._compute(take(examples, missing), self.layers, self.poolings)
-        outputs = []
-        for key, (found, rows), values in zip(keys, kept, computed):
-            with np.errstate(over="ignore"):
-                values = values[: len(missing)].astype(np.float32, copy=False)
-            self.cache.write(key, [digests[i] for i in missing], values)
-            output = np.empty((len(digests), *values.shape[1:]), np.float32)
-            output[missing] = values
-            if complete.any():
-                output[complete] = rows[complete[found]]
-            outputs.append(output)
-        return outputs
-
-
 def _cache_keys(
     source: SourceModel, layers: Sequence[Layer], poolings: Sequence[str]
 ) -> list[dict[str, Any]]:
@@ -389,7 +386,8 @@ def find_layer(name: str, layers: Sequence[Layer]) -> Layer:
         raise ValueError(f"the network has {len(found)} layers named {name!r}; rename them")
     names = [layer.name for layer in layers]
     near = difflib.get_close_matches(name, names, n=5, cutoff=0.4)
-    hint = f"nearest: {', '.join(near)}" if near else f"layers: {_shorten(names)}"
+    names = names if len(names) <= 12 else [*names[:12], f"... ({len(names)} in all)"]
+    hint = f"nearest: {', '.join(near)}" if near else f"layers: {', '.join(names)}"
     raise ValueError(f"the network has no layer {name!r}; {hint}")
 
 
@@ -407,16 +405,6 @@ def example_shapes(inputs: Mapping[str, np.ndarray]) -> Any:
     """Return the shape of one example; a dict of shapes where there are several inputs."""
     shapes = {name: array.shape[1:] for name, array in inputs.items()}
     return next(iter(shapes.values())) if len(shapes) == 1 else shapes
-
-
-def _shapes(examples: Examples) -> dict[str, list[int]] | None:
-    if not isinstance(examples, dict):
-        return None
-    return {name: list(array.shape[1:]) for name, array in examples.items()}
-
-
-def _shorten(names: Sequence[str], most: int = 12) -> str:
-    return ", ".join(names if len(names) <= most else [*names[:most], f"... ({len(names)} in all)"])
 
 
 def _stack(values: Any, name: str) -> np.ndarray:

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 Examples = dict[str, np.ndarray] | list[Any]
+Names = Sequence[str]
 CheckLabels = Callable[[np.ndarray], np.ndarray]
 
 
@@ -34,18 +35,11 @@ class Data(ABC):
 
     @abstractmethod
     def batches(
-        self,
-        input_names: Sequence[str],
-        needed: Sequence[str],
-        *,
-        raw: bool,
-        batch_size: int,
-        progress: bool | None = False,
+        self, input_names: Names, needed: Names, raw: bool, batch_size: int, progress: bool | None
     ) -> Iterator[Batch]:
-        """Check that the data fit a network's inputs, then return an iterator of batches.
+        """Check that the data fit a network, then return an iterator of batches.
 
-        `needed` are the inputs that the layers depend on; `raw` says whether the network takes raw
-        examples, which something makes its inputs of.
+        The layers depend on the `needed` inputs; `raw` examples are made into inputs later.
         """
 
     def join_labels(self, parts: Sequence[np.ndarray | None]) -> np.ndarray | None:
@@ -58,6 +52,11 @@ class Data(ABC):
         if found is None:
             raise ValueError("the iterator carries no labels: make it with both data and labels")
         return self._check_labels(found)
+
+
+def is_mxnet_iterator(data: Any) -> bool:
+    """Return whether this is an MXNet iterator, which brings its own batches and labels."""
+    return hasattr(data, "provide_data") and hasattr(data, "reset")
 
 
 def take(examples: Examples, index: slice | np.ndarray) -> Examples:
@@ -106,6 +105,15 @@ def as_array(values: Any, name: str) -> np.ndarray:
     return array
 
 
+def as_arrays(values: Mapping[str, Any], whose: str) -> dict[str, np.ndarray]:
+    """Return the data of all inputs as arrays with equally many rows."""
+    arrays = {name: as_array(one, name) for name, one in values.items()}
+    lengths = {name: len(array) for name, array in arrays.items()}
+    if len({*lengths.values()}) > 1:
+        raise ValueError(f"{whose} different numbers of examples: {lengths}")
+    return arrays
+
+
 def checked_input(array: np.ndarray, name: str, start: int | None = None) -> np.ndarray:
     """Return an input as float32 or integers, after a check for NaN and infinity."""
     if array.dtype.kind != "f":
@@ -143,10 +151,7 @@ def batch_labels(values: np.ndarray, n_examples: int) -> np.ndarray:
 
 
 def check_ids(inputs: Mapping[str, np.ndarray], limits: Iterable[tuple[str, str, int]]) -> None:
-    """Refuse word ids beyond an embedding's table; runtimes would take another row instead.
-
-    `limits` holds the input, the layer and the size of the table of each embedding.
-    """
+    """Refuse word ids that embeddings lack, given input, layer and table size of each."""
     for name, layer, size in limits:
         ids = inputs.get(name)
         if ids is not None and ids.size and (ids.min() < 0 or ids.max() >= size):

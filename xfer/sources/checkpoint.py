@@ -2,19 +2,18 @@
 
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
-from functools import cached_property
 from typing import Any
 
 import numpy as np
 
-from xfer.checkpoint.convert import Conversion, convert, inputs_that_are_read, output_names
+from xfer.checkpoint.convert import Conversion, convert
 from xfer.checkpoint.network import Network
-from xfer.checkpoint.onnx_builder import BATCH, Dims, Tensor, follows_batch
+from xfer.checkpoint.onnx_builder import BATCH, Dims, follows_batch
 from xfer.checkpoint.operators import Unsupported
 from xfer.sources.base import Layer, SourceModel, check_rows, example_shapes, find_layer
 from xfer.sources.batches import check_ids
 from xfer.sources.onnx import OnnxSource
-from xfer.sources.onnx_model import OnnxGraph
+from xfer.sources.onnx_session import Runner
 
 # The engines are compared on so many examples: enough to see every channel, and few enough that the
 # slower one is not felt.
@@ -31,6 +30,9 @@ class CheckpointSource(OnnxSource):
     first examples on MXNet, and leaves layers to it on which the two disagree.
     """
 
+    # The conversion knows which batch size the network asks for.
+    _compute = SourceModel._compute
+
     def __init__(
         self,
         network: Network,
@@ -41,9 +43,9 @@ class CheckpointSource(OnnxSource):
         contexts: list[Any] | None = None,
         compare: bool = False,
     ) -> None:
-        self._network = network
+        self.network = network
         self._engine = engine
-        self._contexts = contexts
+        self.contexts = contexts
         self._compare = compare
         self._compared: set[tuple[str, ...]] = set()
         self._left_to_mxnet: set[tuple[str, ...]] = set()
@@ -51,7 +53,7 @@ class CheckpointSource(OnnxSource):
         #: Shapes of batches by input; what was not known before is known once data were seen.
         self.data_shapes: dict[str, Dims] = dict(data_shapes or network.data_shapes)
         self._id_limits = list(network.id_limits())
-        self._conversions: list[_Converted] = []
+        self._conversions: list[tuple[dict[str, Dims], Conversion]] = []
         self._mxnet: Any = None
         self._layers = None
         self._set_caches()
@@ -70,7 +72,7 @@ class CheckpointSource(OnnxSource):
 
     def to_state(self) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
         """Return the network as what JSON can hold, and arrays."""
-        state, arrays = self._network.to_state()
+        state, arrays = self.network.to_state()
         # Another batch size can round the last digit of a feature another way.
         return {**state, "batch_size": self.batch_size}, arrays
 
@@ -82,7 +84,7 @@ class CheckpointSource(OnnxSource):
             engine=self._engine,
             data_shapes={n: self.data_shapes[n] for n in names if n in self.data_shapes},
             data_types={n: self._data_types[n] for n in names if n in self._data_types},
-            contexts=self._contexts,
+            contexts=self.contexts,
             compare=True,
         )
         source.inputs, source.padding_id = self.inputs, self.padding_id
@@ -92,43 +94,35 @@ class CheckpointSource(OnnxSource):
     def layers(self) -> list[Layer]:
         """Every operator of the graph, in topological order."""
         if self._layers is None:
-            conversion = self._conversion(self.data_shapes).conversion
-            self._layers = [
-                Layer(name, operator, _example_shape(dims), count)
-                for name, operator, dims, count in self._network.layers(conversion)
-            ]
+            conversion = self._conversion(self.data_shapes)
+            self._layers = []
+            for name, operator, dims, count in self.network.layers(conversion):
+                sizes = [None if follows_batch(size) else size for size in dims or ()]
+                self._layers.append(
+                    Layer(name, operator, tuple(sizes[1:]) if dims else None, count)
+                )
         return self._layers
 
     @property
     def layer_names(self) -> list[str]:
         """Names of ``layers``."""
-        return list(self._network.positions)
+        return list(self.network.positions)
 
     @property
     def input_names(self) -> list[str]:
         """Names of the data."""
-        return self._network.input_names
-
-    @property
-    def network(self) -> Network:
-        """Graph and parameters, which are never changed."""
-        return self._network
-
-    @property
-    def contexts(self) -> list[Any] | None:
-        """The devices that MXNet runs on; None is the first CPU."""
-        return self._contexts
+        return self.network.input_names
 
     def takes_any_batch_size(self) -> bool:
         """Return whether every layer can be computed for batches of any size."""
-        conversion = self._conversion(self.data_shapes).conversion
+        conversion = self._conversion(self.data_shapes)
         return not any(
             isinstance(error, ValueError) and not isinstance(error, Unsupported)
             for error in conversion.problems.values()
         )
 
     def _checksums(self, names: tuple[str, ...]) -> dict[str, Any]:
-        return self._network.fingerprint(names)
+        return self.network.fingerprint(names)
 
     def find_layers(self, names: str | Iterable[str]) -> tuple[Layer, ...]:
         """Look layers up by name; see :meth:`SourceModel.find_layers`."""
@@ -136,24 +130,17 @@ class CheckpointSource(OnnxSource):
         return tuple(known[layer.name] for layer in self._look_up(names))
 
     def _find_layer(self, name: str) -> Layer:
-        if name.endswith("_output") and name not in self._network.positions:
+        if name.endswith("_output") and name not in self.network.positions:
             name = name.removesuffix("_output")
         # Shapes need a conversion, which waits for the shapes of the data where it can.
         layers = self._layers or [
             Layer(name, operator, None, count)
-            for name, operator, _, count in self._network.layers(None)
+            for name, operator, _, count in self.network.layers(None)
         ]
         return find_layer(name, layers)
 
     def _read_inputs(self, names: tuple[str, ...]) -> list[str]:
-        return self._network.inputs_of(names)
-
-    def _fixed_batch_size(self, names: tuple[str, ...]) -> int | None:
-        return None  # known from the conversion
-
-    @property
-    def _tolerance(self) -> float:
-        return SourceModel._tolerance.fget(self)  # type: ignore[attr-defined]
+        return self.network.inputs_of(names)
 
     def _forward(
         self, inputs: dict[str, np.ndarray], layers: tuple[Layer, ...]
@@ -187,24 +174,35 @@ class CheckpointSource(OnnxSource):
         return outputs
 
     def _run_onnx(self, inputs: dict[str, np.ndarray], names: tuple[str, ...]) -> list[np.ndarray]:
-        converted = self._conversion_for(inputs, names)
-        tensors = tuple(dict.fromkeys(converted.tensors[name] for name in names))
+        conversion, shapes = self._conversion_for(inputs, names)
         size = self._own_sizes.get(names)
-        outputs = dict(zip(tensors, self._run(converted.graph, tensors, inputs, size)))
-        return [outputs[converted.tensors[name]] for name in names]
+
+        def open_one() -> Runner:
+            builder = conversion.builder
+            builder.outputs = []
+            for name in names:
+                builder.add_output(name, conversion.values[self.network.positions[name]])
+            model, parameters = builder.build()
+            for output in model.graph.output:
+                output.ClearField("type")  # ONNX Runtime infers it
+            read = {value.name for value in model.graph.input}
+            types = {tensor.name: tensor.dtype for tensor in builder.inputs if tensor.name in read}
+            return Runner(names, model, parameters, types, size)
+
+        return self._runner((names, size, tuple(shapes.items())), open_one).run(inputs)
 
     def _conversion_for(
         self, inputs: Mapping[str, np.ndarray], names: tuple[str, ...]
-    ) -> "_Converted":
-        """Return a conversion for any batch size, or for one where the graph asks for that."""
-        heads = [self._network.positions[name] for name in names]
+    ) -> tuple[Conversion, dict[str, Dims]]:
+        """Return a conversion and its shapes: of any batch size, or of the one that it needs."""
+        heads = [self.network.positions[name] for name in names]
         n, size = len(next(iter(inputs.values()))), self._own_sizes.get(names)
         error: ValueError | None = None
         for batch in [size] if size and n <= size else [BATCH, n]:
-            shapes = {name: (batch, *array.shape[1:]) for name, array in inputs.items()}
-            converted = self._conversion(shapes)
+            shapes: dict[str, Dims] = {k: (batch, *array.shape[1:]) for k, array in inputs.items()}
+            conversion = self._conversion(shapes)
             try:
-                converted.conversion.check(heads)
+                conversion.check(heads)
             except Unsupported:
                 raise
             except ValueError as problem:
@@ -212,7 +210,7 @@ class CheckpointSource(OnnxSource):
                 continue
             if batch != BATCH:
                 self._own_sizes[names] = batch
-            return converted
+            return conversion, shapes
         if size:  # a larger batch does not fit; the size that did still does
             few = {name: array[:size] for name, array in inputs.items()}
             return self._conversion_for(few, names)
@@ -221,18 +219,18 @@ class CheckpointSource(OnnxSource):
             f"{error}"
         ) from error
 
-    def _conversion(self, shapes: Mapping[str, Dims]) -> "_Converted":
+    def _conversion(self, shapes: Mapping[str, Dims]) -> Conversion:
         """Convert the whole network for data of some shapes, once."""
         # Not one for any size: features could differ in the last digit from those of a process
         # that knew the sizes.
-        for converted in self._conversions:
-            if all(converted.shapes.get(name) == dims for name, dims in shapes.items()):
-                return converted
+        for known, conversion in self._conversions:
+            if all(known.get(name) == dims for name, dims in shapes.items()):
+                return conversion
         inputs = {name: (self._data_types[name], shapes.get(name)) for name in self.input_names}
-        conversion = convert(self._network.graph, self._network.parameters, inputs)
-        converted = _Converted(conversion, shapes)
-        self._conversions = [*self._conversions[1 - _MOST_CONVERSIONS :], converted]
-        return converted
+        conversion = convert(self.network.graph, self.network.parameters, inputs)
+        kept = self._conversions[1 - _MOST_CONVERSIONS :]
+        self._conversions = [*kept, (dict(shapes), conversion)]
+        return conversion
 
     def _compare_engines(
         self, inputs: dict[str, np.ndarray], names: tuple[str, ...], outputs: list[np.ndarray]
@@ -272,48 +270,10 @@ class CheckpointSource(OnnxSource):
                     f"({error})"
                 ) from error
             try:
-                self._mxnet = MxnetEngine(self._network, self._data_types, self._contexts)
+                self._mxnet = MxnetEngine(self.network, self._data_types, self.contexts)
             except ValueError as error:
                 raise ValueError(f"{cause}; {error}" if cause else str(error)) from error
         return self._mxnet.run(inputs, names)
-
-
-class _Converted:
-    """A network converted for data of some shapes."""
-
-    def __init__(self, conversion: Conversion, shapes: Mapping[str, Dims]) -> None:
-        self.conversion = conversion
-        self.shapes = dict(shapes)
-
-    @cached_property
-    def tensors(self) -> dict[str, str]:
-        """The ONNX tensor of each layer that was converted."""
-        graph, builder = self.conversion.graph, self.conversion.builder
-        sound: set[int] = set()
-        found = {}
-        for node_id, node in enumerate(graph.nodes):
-            read = {source for source, _ in inputs_that_are_read(node)}
-            if node_id in self.conversion.problems or not read <= sound:
-                continue
-            sound.add(node_id)
-            for i, name in enumerate(() if node.is_variable else output_names(node)):
-                tensor = self.conversion.values.get((node_id, i))
-                if isinstance(tensor, Tensor):
-                    builder.add_output(name, tensor)
-                    found[name] = builder.outputs[-1].name
-        return found
-
-    @cached_property
-    def graph(self) -> OnnxGraph:
-        """The ONNX graph, with an output for each layer that was converted."""
-        assert self.tensors
-        return OnnxGraph(*self.conversion.builder.build())
-
-
-def _example_shape(dims: Dims) -> tuple[int | None, ...] | None:
-    if not dims:
-        return None
-    return tuple(None if follows_batch(size) else size for size in dims[1:])
 
 
 def _describe_disagreement(name: str, found: np.ndarray, expected: np.ndarray) -> str:

@@ -1,6 +1,6 @@
 """Whatever users hand over, opened once: what kind of data it is, its labels, its length."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -13,16 +13,21 @@ from xfer.sources.batches import (
     CheckLabels,
     Data,
     Examples,
-    as_array,
+    Names,
+    as_arrays,
     batch_labels,
     check_names,
     checked_input,
+    count,
+    is_mxnet_iterator,
     to_numpy,
 )
-from xfer.sources.iterators import IteratorData, is_mxnet_iterator
+from xfer.sources.iterators import IteratorData
 
 # Names of the labels in batches that are dicts.
 _LABELS = ("label", "labels")
+# What is checked elsewhere, for scikit-learn's check_array.
+_ANY_ARRAY: Any = {"ensure_2d": False, "ensure_all_finite": False, "ensure_min_samples": 0}
 
 
 def open_data(X: Any, y: Any = None, check_labels: CheckLabels | None = None) -> Data:
@@ -70,24 +75,20 @@ class ExampleData(Data):
             )
 
     def batches(  # noqa: D102  (see Data)
-        self,
-        input_names: Sequence[str],
-        needed: Sequence[str],
-        *,
-        raw: bool,
-        batch_size: int,
-        progress: bool | None = False,
+        self, input_names: Names, needed: Names, raw: bool, batch_size: int, progress: bool | None
     ) -> Iterator[Batch]:
-        if isinstance(batch_size, bool) or not isinstance(batch_size, (int, np.integer)):
-            raise ValueError(f"batch_size must be an integer >= 1, got {batch_size!r}")
-        if batch_size < 1:
+        is_integer = isinstance(batch_size, (int, np.integer)) and not isinstance(batch_size, bool)
+        if not is_integer or batch_size < 1:
             raise ValueError(f"batch_size must be an integer >= 1, got {batch_size!r}")
         if raw and not isinstance(self.given, Mapping):
-            return self._raw_batches(_raw_examples(self.given), batch_size, progress)
-        arrays = self._arrays(input_names, needed)
-        return self._array_batches(arrays, batch_size, progress)
+            examples: Any = _raw_examples(self.given)
+        else:
+            examples = self._arrays(input_names, needed)
+        if not count(examples):
+            raise ValueError("the data are empty: no example was given")
+        return self._batches(examples, batch_size, progress)
 
-    def _arrays(self, input_names: Sequence[str], needed: Sequence[str]) -> dict[str, np.ndarray]:
+    def _arrays(self, input_names: Names, needed: Names) -> dict[str, np.ndarray]:
         data = self.given
         if not isinstance(data, Mapping):
             if len(needed) > 1:
@@ -102,28 +103,17 @@ class ExampleData(Data):
                 )
             data = {needed[0]: data}
         check_names(data, input_names, needed)
-        arrays = {name: as_array(values, name) for name, values in data.items()}
-        lengths = {name: len(array) for name, array in arrays.items()}
-        if len(set(lengths.values())) > 1:
-            raise ValueError(f"the inputs have different numbers of examples: {lengths}")
-        _check_not_empty(next(iter(lengths.values())))
-        return arrays
+        return as_arrays(data, "the inputs have")
 
-    def _array_batches(
-        self, arrays: dict[str, np.ndarray], size: int, progress: bool | None
-    ) -> Iterator[Batch]:
-        n = len(next(iter(arrays.values())))
+    def _batches(self, examples: Any, size: int, progress: bool | None) -> Iterator[Batch]:
+        n = count(examples)
         for start in progress_bar(range(0, n, size), progress, -(-n // size)):
-            stop = min(start + size, n)
-            yield Batch(
-                {k: checked_input(a[start:stop], k, start) for k, a in arrays.items()}, stop - start
-            )
-
-    def _raw_batches(self, examples: Any, size: int, progress: bool | None) -> Iterator[Batch]:
-        n = len(examples)
-        for start in progress_bar(range(0, n, size), progress, -(-n // size)):
-            batch = list(examples[start : start + size])
-            yield Batch(batch, len(batch))
+            some = slice(start, min(start + size, n))
+            if isinstance(examples, dict):
+                batch: Any = {k: checked_input(a[some], k, start) for k, a in examples.items()}
+            else:
+                batch = list(examples[some])
+            yield Batch(batch, some.stop - start)
 
 
 class LoaderData(Data):
@@ -139,13 +129,7 @@ class LoaderData(Data):
         self.n_examples = len(dataset) if hasattr(dataset, "__len__") else None
 
     def batches(  # noqa: D102  (see Data)
-        self,
-        input_names: Sequence[str],
-        needed: Sequence[str],
-        *,
-        raw: bool,
-        batch_size: int,
-        progress: bool | None = False,
+        self, input_names: Names, needed: Names, raw: bool, batch_size: int, progress: bool | None
     ) -> Iterator[Batch]:
         total = len(self.given) if hasattr(self.given, "__len__") else None
         start = 0
@@ -167,19 +151,13 @@ class LoaderData(Data):
                 "so make a new one for each reading"
             )
 
-    def _read(
-        self, given: Any, start: int, input_names: Sequence[str], needed: Sequence[str], raw: bool
-    ) -> Batch:
+    def _read(self, given: Any, start: int, input_names: Names, needed: Names, raw: bool) -> Batch:
         examples, labels = _split_batch(given, input_names, needed, raw)
-        if isinstance(examples, list):
-            n = len(examples)
-        else:
+        if not isinstance(examples, list):
             check_names(examples, input_names, needed)
-            examples = {k: checked_input(as_array(v, k), k, start) for k, v in examples.items()}
-            lengths = {name: len(array) for name, array in examples.items()}
-            n = next(iter(lengths.values()))
-            if len({*lengths.values()}) > 1:
-                raise ValueError(f"a batch has inputs of different numbers of examples: {lengths}")
+            arrays = as_arrays(examples, "a batch has inputs of")
+            examples = {k: checked_input(a, k, start) for k, a in arrays.items()}
+        n = count(examples)
         if not n:
             raise ValueError(f"a batch after {start} examples is empty")
         if labels is not None:
@@ -193,17 +171,16 @@ class LoaderData(Data):
         return Batch(examples, n, labels)
 
 
-def _split_batch(
-    batch: Any, input_names: Sequence[str], needed: Sequence[str], raw: bool
-) -> tuple[Any, Any]:
+def _split_batch(batch: Any, input_names: Names, needed: Names, raw: bool) -> tuple[Any, Any]:
     """Return a batch's examples and its labels or None."""
     if isinstance(batch, Mapping):
         extra = [name for name in batch if name in _LABELS and name not in input_names]
         examples = {name: values for name, values in batch.items() if name not in extra}
         return examples, batch[extra[0]] if extra else None
     if raw:
-        if isinstance(batch, (list, tuple)) and len(batch) == 2 and _is_list(batch[0]):
-            return list(batch[0]), batch[1]
+        first: Any = batch[0] if isinstance(batch, (list, tuple)) and len(batch) == 2 else None
+        if isinstance(first, (list, tuple)) or hasattr(first, "ndim"):
+            return list(first), batch[1]
         return list(batch), None
     if not isinstance(batch, (list, tuple)):
         batch = [batch]
@@ -219,8 +196,8 @@ def _split_batch(
 
 def read_all(
     data: Data,
-    input_names: Sequence[str],
-    needed: Sequence[str],
+    input_names: Names,
+    needed: Names,
     prepare: Callable[[Examples], dict[str, np.ndarray]],
     *,
     raw: bool,
@@ -228,7 +205,8 @@ def read_all(
     """Read all data into memory: the network's inputs by name, and the labels."""
     size = max(data.n_examples or 1, 1)
     found, labels = [], []
-    for batch in data.batches(input_names, needed, raw=raw, batch_size=size):
+    batches = data.batches(input_names, needed, raw=raw, batch_size=size, progress=False)
+    for batch in batches:
         inputs = prepare(batch.examples)
         found.append({name: array[: batch.n_examples] for name, array in inputs.items()})
         labels.append(batch.labels)
@@ -249,9 +227,7 @@ def checked_array(X: Any) -> Any:
     if not (is_array or is_like_one or issparse(X)):
         return X
     try:
-        return check_array(
-            X, ensure_2d=False, allow_nd=True, ensure_all_finite=False, ensure_min_samples=0
-        )
+        return check_array(X, allow_nd=True, **_ANY_ARRAY)
     except ValueError as error:
         if "setting an array element" not in str(error):
             raise
@@ -262,14 +238,7 @@ def checked_array(X: Any) -> Any:
 
 
 def _given_labels(y: Any, n_examples: int) -> np.ndarray:
-    labels = check_array(
-        y,
-        dtype=None,
-        ensure_2d=False,
-        ensure_all_finite=False,
-        ensure_min_samples=0,
-        input_name="y",
-    )
+    labels = check_array(y, dtype=None, input_name="y", **_ANY_ARRAY)
     if labels.ndim != 2 or labels.shape[1] == 1:
         labels = column_or_1d(labels, warn=True)
     if len(labels) != n_examples:
@@ -283,14 +252,8 @@ def _raw_examples(examples: Any) -> Any:
             "data for a network that takes raw examples are a list of examples, got "
             f"{type(examples).__name__}: {examples!r:.80}"
         )
-    _check_not_empty(len(examples))
     # What has an index of its own, such as a table's column, is read in its order.
     return examples.to_numpy() if hasattr(examples, "to_numpy") else examples
-
-
-def _check_not_empty(n_examples: int) -> None:
-    if not n_examples:
-        raise ValueError("the data are empty: no example was given")
 
 
 def _length(data: Any) -> int:
@@ -314,7 +277,3 @@ def _is_batch(first: Any) -> bool:
 
 def _has_axes(value: Any) -> bool:
     return isinstance(value, (list, tuple, Mapping)) or len(getattr(value, "shape", ())) > 0
-
-
-def _is_list(values: Any) -> bool:
-    return isinstance(values, (list, tuple, np.ndarray)) or hasattr(values, "ndim")

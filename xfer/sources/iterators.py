@@ -2,7 +2,7 @@
 
 import warnings
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any
 from weakref import WeakSet
 
@@ -13,6 +13,7 @@ from xfer.sources.batches import (
     Batch,
     CheckLabels,
     Data,
+    Names,
     as_array,
     batch_labels,
     check_names,
@@ -24,11 +25,6 @@ from xfer.sources.batches import (
 _displaced: WeakSet = WeakSet()
 
 
-def is_mxnet_iterator(data: Any) -> bool:
-    """Return whether this is an MXNet iterator, which brings its own batches and labels."""
-    return hasattr(data, "provide_data") and hasattr(data, "reset")
-
-
 class IteratorData(Data):
     """An MXNet iterator as batches of a network's inputs."""
 
@@ -37,13 +33,7 @@ class IteratorData(Data):
         self.n_examples = getattr(iterator, "num_data", None)
 
     def batches(  # noqa: D102  (see Data)
-        self,
-        input_names: Sequence[str],
-        needed: Sequence[str],
-        *,
-        raw: bool,
-        batch_size: int,
-        progress: bool | None = False,
+        self, input_names: Names, needed: Names, raw: bool, batch_size: int, progress: bool | None
     ) -> Iterator[Batch]:
         if raw:
             raise ValueError(
@@ -101,7 +91,14 @@ def _read(batch: Any, names: list[str], start: int, ends: "_Ends") -> Batch:
     if n < len(arrays[0]):  # examples replace the padding, which may be anything
         arrays = [array[np.arange(len(array)) % n] for array in arrays]
     inputs = {k: checked_input(a, k, start) for k, a in zip(names, arrays)}
-    return Batch(inputs, n, _labels_of(batch, n))
+    if not batch.label:
+        return Batch(inputs, n)
+    if len(batch.label) > 1:
+        raise ValueError(f"the iterator carries {len(batch.label)} labels per example; give one")
+    labels = to_numpy(batch.label[0])
+    if labels.ndim == 0 or len(labels) < n:
+        raise ValueError(f"labels have shape {labels.shape}; one per example is needed")
+    return Batch(inputs, n, batch_labels(labels, n))
 
 
 def rewind(iterator: Any) -> None:
@@ -201,14 +198,3 @@ def _name(description: Any) -> str:
             "example (N)"
         )
     return description[0]
-
-
-def _labels_of(batch: Any, n: int) -> np.ndarray | None:
-    if not batch.label:
-        return None
-    if len(batch.label) > 1:
-        raise ValueError(f"the iterator carries {len(batch.label)} labels per example; give one")
-    values = to_numpy(batch.label[0])
-    if values.ndim == 0 or len(values) < n:
-        raise ValueError(f"labels have shape {values.shape}; one per example is needed")
-    return batch_labels(values, n)

@@ -45,10 +45,7 @@ def open_module(
 def open_block(
     block: Any, engine: str, context_function: _ContextFunction, num_devices: int
 ) -> CheckpointSource:
-    """Open a Gluon HybridBlock with parameters; it is read once and never changed.
-
-    Its input is called ``data``; several are called what its ``hybrid_forward`` calls them.
-    """
+    """Open a Gluon HybridBlock with parameters; it is read once and never changed."""
     network = read_block(block, _input_names(block))
     devices = [device for one in block.collect_params().values() for device in one.list_ctx()]
     contexts, engine = _choose(
@@ -79,11 +76,7 @@ def _choose(
 
 
 def read_module(module: Any) -> tuple[Network, dict[str, Dims], dict[str, np.dtype]]:
-    """Read a Module: its network, and shapes and types of its inputs where it is bound.
-
-    The parameters are copied, so that training the Module further does not change features under a
-    classifier that was fitted on them.
-    """
+    """Read a Module: its network with copied parameters; shapes and types where it is bound."""
     if not isinstance(module, mx.mod.Module):
         raise TypeError(
             f"cannot open {type(module).__module__}.{type(module).__name__} as a source "
@@ -146,7 +139,7 @@ def read_block(block: Any, input_names: list[str]) -> Network:
 
 
 def _input_names(block: Any) -> list[str]:
-    """Name the inputs of a block, as its author did where there are several."""
+    """Name a block's inputs: ``data``, or as its ``hybrid_forward`` does where it has several."""
     if isinstance(block, mx.gluon.SymbolBlock):
         return [symbol.name for symbol in block._cached_graph[0]]
     taken = {"F", *getattr(block, "_reg_params", ())}

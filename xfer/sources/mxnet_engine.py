@@ -33,8 +33,10 @@ class MxnetEngine:
         self._contexts = contexts or [mx.cpu()]
         load_symbol(network.graph)  # refuses operators that MXNet lacks
         # Copies: MXNet turns weights into a layout of its own in the memory that it is lent.
-        self._arguments = {name: _copy(array) for name, array in network.arguments.items()}
-        self._auxiliary = {name: _copy(array) for name, array in network.auxiliary.items()}
+        self._arguments, self._auxiliary = (
+            {name: mx.nd.array(array, dtype=array.dtype) for name, array in arrays.items()}
+            for arrays in (network.arguments, network.auxiliary)
+        )
         self._executors: OrderedDict[Any, list[Any]] = OrderedDict()
         self._sizes: dict[Any, set[int]] = {}
 
@@ -48,7 +50,13 @@ class MxnetEngine:
         sizes.add(size)
         share = -(-size // len(self._contexts))
         shapes = {name: (share, *array.shape[1:]) for name, array in inputs.items()}
-        executors = self._executors_for(layer_names, shapes)
+        key = layer_names, tuple(sorted(shapes.items()))
+        if key not in self._executors:
+            self._executors[key] = self._bind(layer_names, shapes)
+            if len(self._executors) > _MOST_EXECUTORS:
+                self._executors.popitem(last=False)
+        self._executors.move_to_end(key)
+        executors = self._executors[key]
         for index, executor in enumerate(executors):
             rows = np.minimum(np.arange(index * share, (index + 1) * share), n - 1)
             for name, array in inputs.items():
@@ -67,19 +75,16 @@ class MxnetEngine:
                 )
         return [np.concatenate(part)[:n] for part in parts]
 
-    def _executors_for(self, names: tuple[str, ...], shapes: dict[str, tuple]) -> list[Any]:
-        key = names, tuple(sorted(shapes.items()))
-        if key not in self._executors:
-            self._executors[key] = self._bind(names, shapes)
-            if len(self._executors) > _MOST_EXECUTORS:
-                self._executors.popitem(last=False)
-        self._executors.move_to_end(key)
-        return self._executors[key]
-
     def _bind(self, names: tuple[str, ...], shapes: dict[str, tuple]) -> list[Any]:
         symbol = load_symbol(self._network.prune(names))
-        self._check_parameters(symbol)
-        arguments = symbol.list_arguments()
+        arguments, network = symbol.list_arguments(), self._network
+        missing = {*arguments, *symbol.list_auxiliary_states()}
+        missing -= {*network.parameters, *network.input_names, *network.idle_names}
+        if missing:
+            raise ValueError(
+                f"the network has no parameters named {', '.join(sorted(missing))}; if one is a "
+                f"label, make the Module with label_names={sorted(missing)[:1]}"
+            )
         known = {name: array.shape for name, array in self._arguments.items()}
         argument_shapes = dict(zip(arguments, _infer_shapes(symbol, {**known, **shapes}, shapes)))
         types = {name: array.dtype for name, array in self._arguments.items()}
@@ -101,16 +106,6 @@ class MxnetEngine:
             with safe_binding():
                 executors.append(symbol.bind(context, arrays, grad_req="null", aux_states=states))
         return executors
-
-    def _check_parameters(self, symbol: Any) -> None:
-        needed = {*symbol.list_arguments(), *symbol.list_auxiliary_states()}
-        network = self._network
-        missing = needed - {*network.parameters, *network.input_names, *network.idle_names}
-        if missing:
-            raise ValueError(
-                f"the network has no parameters named {', '.join(sorted(missing))}; if one is a "
-                f"label, make the Module with label_names={sorted(missing)[:1]}"
-            )
 
 
 def load_symbol(graph: Any) -> Any:
@@ -157,9 +152,8 @@ def _without_subgraph_backend() -> Iterator[None]:
     try:
         yield
     finally:
-        if before is None:
-            del os.environ[name]
-        else:
+        del os.environ[name]
+        if before is not None:
             os.environ[name] = before
 
 
@@ -186,7 +180,3 @@ def _without_bind_line() -> Iterator[None]:
 
 def _last_line(error: Exception) -> str:
     return str(error).strip().splitlines()[-1]
-
-
-def _copy(array: np.ndarray) -> Any:
-    return mx.nd.array(array, dtype=array.dtype)

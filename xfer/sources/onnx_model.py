@@ -12,6 +12,7 @@ from onnx import numpy_helper
 from onnx.external_data_helper import load_external_data_for_tensor, uses_external_data
 
 from xfer.sources.base import Layer
+from xfer.sources.onnx_session import with_placeholders
 
 # The types that NumPy has itself.
 _NUMBERS = {
@@ -20,9 +21,6 @@ _NUMBERS = {
 }
 # The domains of the operators that ONNX Runtime brings.
 _DOMAINS = {"", "ai.onnx", "ai.onnx.ml", "com.microsoft"}
-# Smaller arrays go into the graph whole: shapes, axes and the like are among them, and shapes are
-# inferred only from values that are found there.
-_LEAST_BYTES = 1024
 
 
 class OnnxGraph:
@@ -50,7 +48,16 @@ class OnnxGraph:
 
     def layers(self) -> list[Layer]:
         """List every output of every operator, with the shapes that can be inferred."""
-        shapes = self._shapes()
+        try:
+            listed, _ = with_placeholders(self.model, self.parameters)
+            graph = onnx.shape_inference.infer_shapes(listed, data_prop=True).graph
+        except Exception:
+            graph = self.model.graph  # what the file says
+        shapes = {
+            value.name: tuple(dim.dim_value or None for dim in _dims(value)[1:])
+            for value in [*graph.value_info, *graph.output]
+            if _dims(value)
+        }
         layers, left = [], dict(self.parameters)
         for node in self.model.graph.node:
             if node.op_type == "Constant":
@@ -90,15 +97,11 @@ class OnnxGraph:
         sizes = {dims[0].dim_value for dims in map(_dims, self.model.graph.input) if dims}
         return sizes.pop() or None if len(sizes) == 1 else None
 
-    def any_batch(self) -> "OnnxGraph":
-        """Free the inputs of the batch size that they were written for."""
-        if self.batch_size() is None:
-            return self
-        model = onnx.ModelProto()
-        model.CopyFrom(self.model)
-        for value in model.graph.input:
-            _dims(value)[0].dim_param = "batch"
-        return OnnxGraph(model, self.parameters)
+    def free_batch_size(self) -> None:
+        """Let the inputs take batches of any size."""
+        if self.batch_size() is not None:
+            for value in self.model.graph.input:
+                _dims(value)[0].dim_param = "batch"
 
     def cut(self, names: Iterable[str]) -> "OnnxGraph":
         """Cut the graph after some outputs: what they do not need is left out."""
@@ -132,10 +135,6 @@ class OnnxGraph:
             if table is not None and node.input[1] in source:
                 yield source[node.input[1]], node.output[0], len(table)
 
-    def quantizes_by_batch(self) -> bool:
-        """Return whether values are rounded by the range that they have in a batch."""
-        return any(node.op_type.startswith("DynamicQuantize") for node in self.model.graph.node)
-
     def foreign_operators(self) -> list[str]:
         """Name the operators that belong to none of ONNX Runtime's domains."""
         own = {(function.domain, function.name) for function in self.model.functions}
@@ -143,11 +142,10 @@ class OnnxGraph:
         used = {(node.domain, node.op_type) for node in nodes} - own
         return sorted(f"{domain}:{kind}" for domain, kind in used if domain not in _DOMAINS)
 
-    def checksums(self) -> dict[str, Any]:
-        """Return checksums of what decides the values of the outputs: graph and each parameter."""
-        model = onnx.ModelProto()
-        model.CopyFrom(self.model)
-        graph = model.graph
+    def checksums(self, names: Iterable[str]) -> dict[str, Any]:
+        """Return checksums of what decides the values of some outputs: graph and each parameter."""
+        cut = self.cut(names)
+        model, graph = cut.model, cut.model.graph
         for node in graph.node:
             node.ClearField("name")
         for part in _parts(graph):
@@ -165,48 +163,8 @@ class OnnxGraph:
             ),
             "parameters": {
                 name: checksum(f"{array.dtype} {array.shape}".encode(), np.ascontiguousarray(array))
-                for name, array in self.parameters.items()
+                for name, array in cut.parameters.items()
             },
-        }
-
-    def with_placeholders(self) -> tuple[onnx.ModelProto, dict[str, np.ndarray]]:
-        """List the parameters in a copy of the graph: small ones whole, of others only the shapes.
-
-        Also returns the parameters whose values the copy does not hold.
-        """
-        listed = onnx.ModelProto()
-        listed.CopyFrom(self.model)
-        outside = {n: a for n, a in self.parameters.items() if a.nbytes >= _LEAST_BYTES}
-        listed.graph.initializer.extend(
-            _placeholder(name, array) if name in outside else numpy_helper.from_array(array, name)
-            for name, array in self.parameters.items()
-        )
-        return listed, outside
-
-    def embeddings(self) -> set[str]:
-        """Name the parameters that are only ever looked up in: no optimization rewrites these."""
-        graph = self.model.graph
-        attributes = [attribute for node in graph.node for attribute in node.attribute]
-        if any(attribute.HasField("g") or attribute.graphs for attribute in attributes):
-            return set()  # the body of a loop or a condition may read them too
-        tables: set[str] = set()
-        others = {output.name for output in graph.output}
-        for node in graph.node:
-            looks_up = node.op_type == "Gather" and not node.domain
-            tables.update(node.input[:1] if looks_up else ())
-            others.update(node.input[1:] if looks_up else node.input)
-        return tables - others
-
-    def _shapes(self) -> dict[str, tuple[int | None, ...]]:
-        try:
-            listed, _ = self.with_placeholders()
-            found = onnx.shape_inference.infer_shapes(listed, data_prop=True).graph
-        except Exception:
-            found = self.model.graph  # what the file says
-        return {
-            value.name: tuple(dim.dim_value or None for dim in _dims(value)[1:])
-            for value in [*found.value_info, *found.output]
-            if _dims(value)
         }
 
 
@@ -295,15 +253,6 @@ def _loaded(tensor: onnx.TensorProto, folder: Path | None) -> onnx.TensorProto:
     loaded.ClearField("data_location")
     del loaded.external_data[:]
     return loaded
-
-
-def _placeholder(name: str, array: np.ndarray) -> onnx.TensorProto:
-    """List a parameter in the form that ONNX Runtime replaces: one that is in another file."""
-    tensor = onnx.TensorProto(name=name, dims=array.shape)
-    tensor.data_type = onnx.helper.np_dtype_to_tensor_dtype(array.dtype)
-    tensor.data_location = onnx.TensorProto.EXTERNAL
-    tensor.external_data.add(key="location", value="memory")
-    return tensor
 
 
 def _model(like: onnx.ModelProto, graph: onnx.GraphProto) -> onnx.ModelProto:

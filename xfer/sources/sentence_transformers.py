@@ -29,18 +29,8 @@ _NOTES = {
 class SentenceTransformerSource(TorchSource):
     """A sentence transformer, run where it is.
 
-    Parameters
-    ----------
-    model : sentence_transformers.SentenceTransformer
-        Its own tokenizer reads the texts. It is never changed.
+    Its own tokenizer reads the texts. It is never changed.
 
-    Raises
-    ------
-    TypeError
-        If ``model`` is something else.
-
-    Notes
-    -----
     Layer ``"sentence"`` is what ``model.encode`` gives, ``"tokens"`` the embedding of each token
     before the model combines them. The others have the dotted names of their modules; those that
     give tokens need a pooling, ``"masked_mean"`` or ``"first_token"``.

@@ -1,10 +1,14 @@
 """PyTorch networks as sources of features."""
 
 import inspect
+import re
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
+from dataclasses import dataclass, fields, is_dataclass
 from functools import partial
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -12,35 +16,22 @@ import torch
 
 from xfer.sources.base import Layer, SourceModel, check_rows, example_shapes
 from xfer.sources.batches import check_ids
-from xfer.sources.pooling import pool
+from xfer.sources.table import pool
 from xfer.sources.torch_fingerprint import fingerprint
-from xfer.sources.torch_layers import Capture, Output, Stop, read_name
 
 # Hooks see every pass of a module, so there must be only one at a time.
 _one_pass = threading.RLock()
+# A module, which of its calls, and where in its output: lstm:0[1][0].
+_NAME = re.compile(r"(.+?)(?::(\d+))?((?:\[[^][]*\])*)")
 
 
 class TorchSource(SourceModel):
     """A PyTorch network, run where it is.
 
-    Parameters
-    ----------
-    module : torch.nn.Module
-        The network. It is neither copied nor moved, and is left as it was after each pass. A
-        wrapper that distributes or compiles it is taken off.
-    autocast : torch.dtype, optional
-        What devices may compute with instead of the parameters' own dtype, such as
-        ``torch.bfloat16``.
+    The network is neither copied nor moved, and is left as it was after each pass. A wrapper that
+    distributes or compiles it is taken off. With ``autocast``, a dtype such as ``torch.bfloat16``,
+    devices compute in that instead of the parameters' own.
 
-    Raises
-    ------
-    TypeError
-        If ``module`` is something else.
-    ValueError
-        If parameters have no values yet.
-
-    Notes
-    -----
     Layers have the dotted names of their modules, and ``"output"`` is the output of the whole
     network. Where a module is called more than once, name the call: ``"relu:0"``. Where it returns
     several tensors, name the tensor: ``"lstm[1][0]"`` or ``"output[logits]"``.
@@ -59,12 +50,8 @@ class TorchSource(SourceModel):
     >>> source = TorchSource(network)
     >>> source.extract(np.ones((5, 4)), ["1"])["1"].shape
     (5, 3)
-    >>> print(source)
+    >>> source
     TorchSource(3 layers, inputs: input)
-    layer   operator    output shape  parameters
-    0       Linear      (3,)          15
-    1       ReLU        (3,)          0
-    output  Sequential  (3,)          0
     """
 
     # The layers that are the network's own output.
@@ -96,7 +83,7 @@ class TorchSource(SourceModel):
     @property
     def layers(self) -> list[Layer]:
         """Every named module, and the whole network's output."""
-        return [self._layer(Output(name, name, None, "")) for name in self._names]
+        return [self._find_layer(name) for name in self._names]
 
     @property
     def input_names(self) -> list[str]:
@@ -104,32 +91,12 @@ class TorchSource(SourceModel):
         return self._inputs
 
     def fingerprint(self, layer_names: Sequence[str]) -> dict[str, Any]:
-        """Compute checksums of all that decides the features.
-
-        Parameters
-        ----------
-        layer_names : list of str
-
-        Returns
-        -------
-        dict
-            ``"graph"`` of modules, their classes and attributes; ``"code"`` of the source text of
-            classes that are not installed; ``"parameters"`` by name; and ``"packages"``, the
-            versions of those that are. With a ``cache_key``, that too.
-
-        Raises
-        ------
-        ValueError
-            If the network cannot be known for certain, and there is no ``cache_key``.
-        """
+        """Return checksums of all that decides the features, the same for all layers."""
         with _one_pass:  # or it would see the hooks of a pass
             return {**self._describe(), "autocast": str(self.autocast)}
 
     def version(self) -> Any:
-        """Return what changes when the network does, for processes that hold a copy of it.
-
-        Where that cannot be known for certain, each call returns an object unlike all others.
-        """
+        """Return what changes when the network does, or where that is not known, a new object."""
         try:
             return self.fingerprint([])
         except ValueError:
@@ -143,10 +110,9 @@ class TorchSource(SourceModel):
         return [self.fingerprint([])] * len(layers)
 
     def _find_layer(self, name: str) -> Layer:
-        output = read_name(name, self._names)
-        return super()._find_layer(name) if output is None else self._layer(output)
-
-    def _layer(self, output: Output) -> Layer:
+        output = _read_name(name, self._names)
+        if output is None:
+            return super()._find_layer(name)
         module = self._modules.get(output.module, self.module)
         count = sum(parameter.numel() for parameter in module.parameters(recurse=False))
         return Layer(output.name, _class_name(module), self._shapes.get(output.name), count)
@@ -183,16 +149,16 @@ class TorchSource(SourceModel):
         found = self._mask(inputs)
         mask = None if found is None else self._send(found)
 
-        def keep(output: Output, tensor: torch.Tensor, is_last: bool) -> torch.Tensor:
+        def keep(output: _Output, tensor: torch.Tensor, is_last: bool) -> torch.Tensor:
             self._check_output(output.name, tensor, poolings[output.name], inputs, mask)
             return _pool(tensor, poolings[output.name], output.name, mask, is_last)
 
-        outputs = [output for name in poolings if (output := read_name(name, self._names))]
-        capture = Capture(outputs, keep, may_stop)
+        outputs = [output for name in poolings if (output := _read_name(name, self._names))]
+        capture = _Capture(outputs, keep, may_stop)
         with ExitStack() as hooks:
             self._watch_ids(capture, hooks)
             for name in {output.module for output in outputs} & self._modules.keys():
-                _hook(hooks, self._modules[name], capture.hook(name))
+                _hook(hooks, self._modules[name], partial(capture.take, name))
             is_first = not self._shapes
             for name, module in self._modules.items() if is_first else ():
                 _hook(hooks, module, partial(self._note_shape, name))
@@ -200,14 +166,18 @@ class TorchSource(SourceModel):
                 for name, value in self._call(tensors).items():
                     if is_first:
                         self._note_shape(name, self.module, (), value)
-                    capture.take(name, value)
-            except Stop:
+                    capture.take(name, self.module, (), value)
+            except _Stop:
                 pass
             except (torch.cuda.OutOfMemoryError, MemoryError):
                 raise
             except Exception as error:
                 if not (may_stop and capture.complete) and capture.error is None:
-                    raise _does_not_fit(inputs, error) from error
+                    reason = next(iter(str(error).strip().splitlines()), "")
+                    raise ValueError(
+                        f"data of shape {example_shapes(inputs)} for one example do not fit the "
+                        f"network: {reason or type(error).__name__}"
+                    ) from error
         return capture.finish()
 
     def _call(self, tensors: dict[str, torch.Tensor]) -> dict[str, Any]:
@@ -232,7 +202,7 @@ class TorchSource(SourceModel):
         copied = array.astype(held.get(dtype, np.float32), order="C")
         return torch.from_numpy(copied).to(_device_of(self.module), dtype)
 
-    def _watch_ids(self, capture: Capture, hooks: ExitStack) -> None:
+    def _watch_ids(self, capture: "_Capture", hooks: ExitStack) -> None:
         """Let embeddings check the ids that they get, which may have become floats."""
 
         def check(name: str, size: int | None, ids: torch.Tensor) -> torch.Tensor:
@@ -266,17 +236,140 @@ class TorchSource(SourceModel):
         if tensor.is_complex():
             raise ValueError(f"layer {name!r} gives {tensor.dtype}, not real numbers")
         check_rows(name, tensor.shape, inputs)
-        shape = tuple(tensor.shape[1:])
+        shape: tuple[int | None, ...] = tuple(tensor.shape[1:])
         seen = self._shapes.get(name, shape)
-        same = len(seen) == len(shape)
-        self._shapes[name] = (
-            tuple(a if a == b else None for a, b in zip(seen, shape)) if same else shape
-        )
+        if len(seen) == len(shape):
+            shape = tuple(a if a == b else None for a, b in zip(seen, shape))
+        self._shapes[name] = shape
 
     def _note_shape(self, name: str, module: torch.nn.Module, inputs: Any, value: Any) -> None:
         """Note the shape of a layer, for the table of layers."""
         if isinstance(value, torch.Tensor) and value.ndim:
             self._shapes.setdefault(name, tuple(value.shape[1:]))
+
+
+@dataclass(frozen=True)
+class _Output:
+    """One tensor of a pass: which call of which module (None: its only one), and where in it."""
+
+    name: str
+    module: str
+    call: int | None
+    path: str  # such as "[1][0]"; "" where the module returns a single tensor
+
+
+def _read_name(name: str, modules: Collection[str]) -> _Output | None:
+    """Return the output that a name means, or None if there is no such module."""
+    if name in modules:
+        return _Output(name, name, None, "")
+    found = _NAME.fullmatch(name)
+    if found is None or found[1] not in modules:
+        return None
+    return _Output(name, found[1], None if found[2] is None else int(found[2]), found[3])
+
+
+class _Stop(BaseException):
+    """Ends a pass; a BaseException, so that no network takes it for an error of its own."""
+
+
+class _Capture:
+    """Takes the requested outputs out of one pass, which may stop after the last of them.
+
+    `keep` gets an output, its tensor, and whether the pass ends there; it returns what is kept. The
+    tensor may change once it has returned.
+    """
+
+    def __init__(
+        self,
+        outputs: Sequence[_Output],
+        keep: Callable[[_Output, torch.Tensor, bool], Any],
+        may_stop: bool,
+    ) -> None:
+        self.outputs, self.keep, self.may_stop = outputs, keep, may_stop
+        self.kept: dict[str, Any] = {}
+        self.calls: Counter[str] = Counter()
+        self.error: Exception | None = None
+
+    @property
+    def complete(self) -> bool:
+        """Whether everything has been taken, and without an error."""
+        return self.error is None and len(self.kept) == len(self.outputs)
+
+    def take(self, name: str, module: torch.nn.Module, inputs: Any, value: Any) -> None:
+        """Take what a module has returned; a forward hook but for the name."""
+        if self.error or (self.may_stop and self.complete):
+            return  # the network caught what was to end the pass
+        call = self.calls[name]
+        self.calls[name] += 1
+        for output in self.outputs:
+            if output.module == name and (output.call or 0) == call:
+                is_last = self.may_stop and len(self.kept) + 1 == len(self.outputs)
+                tensor = self.attempt(_tensor_of, output, value)
+                self.kept[output.name] = self.attempt(self.keep, output, tensor, is_last)
+        if self.may_stop and self.complete:
+            raise _Stop
+
+    def attempt(self, function: Callable[..., Any], *args: Any) -> Any:
+        """Call a function of ours inside the pass; the network must not catch its error."""
+        try:
+            return function(*args)
+        except Exception as error:
+            self.error = error
+            raise _Stop from error
+
+    def finish(self) -> list[Any]:
+        """Return what was taken, in the order of the outputs."""
+        if self.error:
+            raise self.error
+        for output in self.outputs:
+            calls = self.calls[output.module]
+            if output.call is None and calls > 1:
+                raise ValueError(
+                    f"layer {output.name!r} is called {calls} times in a pass: ask for one call, "
+                    f"{output.module}:0{output.path} to {output.module}:{calls - 1}{output.path}"
+                )
+            if output.name in self.kept:
+                continue
+            how = f"called {calls} times in a pass with these data; there is no {output.name!r}"
+            if not calls:
+                how = (
+                    "never called in a pass with these data; the module around it may do its "
+                    "work, or it is compiled"
+                )
+            raise ValueError(f"layer {output.module!r} is {how}")
+        return [self.kept[output.name] for output in self.outputs]
+
+
+def _tensor_of(output: _Output, value: Any) -> torch.Tensor:
+    found = {path: tensor for path, tensor in _tensors_in(value) if path.startswith(output.path)}
+    if len(found) == 1:
+        return next(iter(found.values()))
+    stem = output.name.removesuffix(output.path)
+    if found:
+        names = ", ".join(stem + path for path in found)
+        raise ValueError(
+            f"layer {output.name!r} gives {len(found)} tensors: ask for one of {names}"
+        )
+    others = ", ".join(stem + path for path, _ in _tensors_in(value))
+    raise ValueError(
+        f"layer {stem!r} gives {others or f'no tensor, but {type(value).__name__}'}; "
+        f"there is no {output.name!r}"
+    )
+
+
+def _tensors_in(value: Any, path: str = "") -> Iterator[tuple[str, torch.Tensor]]:
+    """Yield the path and the tensor of each in nested tuples, lists, dicts and dataclasses."""
+    if isinstance(value, torch.Tensor):
+        yield path, value
+    elif isinstance(value, Mapping):
+        for key, item in value.items():
+            yield from _tensors_in(item, f"{path}[{key}]")
+    elif isinstance(value, (list, tuple)):
+        for index, item in enumerate(value):
+            yield from _tensors_in(item, f"{path}[{index}]")
+    elif is_dataclass(value):
+        for field in fields(value):
+            yield from _tensors_in(getattr(value, field.name), f"{path}[{field.name}]")
 
 
 def _hook(hooks: ExitStack, module: torch.nn.Module, function: Callable[..., None]) -> None:
@@ -301,14 +394,11 @@ def _pool(
 
 def unwrap(module: torch.nn.Module) -> torch.nn.Module:
     """Return the network in a wrapper that distributes or compiles it, which hides its layers."""
+    wrappers = (torch.nn.DataParallel, torch.nn.parallel.DistributedDataParallel)
     inner: Any = module
-    while True:
-        if isinstance(inner, (torch.nn.DataParallel, torch.nn.parallel.DistributedDataParallel)):
-            inner = inner.module
-        elif hasattr(inner, "_orig_mod"):
-            inner = inner._orig_mod
-        else:
-            return inner
+    while isinstance(inner, wrappers) or hasattr(inner, "_orig_mod"):
+        inner = inner.module if isinstance(inner, wrappers) else inner._orig_mod
+    return inner
 
 
 @contextmanager
@@ -381,22 +471,17 @@ def _class_name(module: torch.nn.Module) -> str:
     return getattr(module, "original_name", type(module).__name__)
 
 
-def _tensors_of(module: torch.nn.Module) -> Iterator[torch.Tensor]:
-    yield from module.parameters()
-    yield from module.buffers()
-
-
 def _device_of(module: torch.nn.Module) -> torch.device:
-    return next((tensor.device for tensor in _tensors_of(module)), torch.device("cpu"))
+    return next(
+        (tensor.device for tensor in chain(module.parameters(), module.buffers())),
+        torch.device("cpu"),
+    )
 
 
 def _dtype_of(module: torch.nn.Module) -> torch.dtype:
-    floats = (tensor.dtype for tensor in _tensors_of(module) if tensor.is_floating_point())
-    return next(floats, torch.float32)
-
-
-def _does_not_fit(inputs: Mapping[str, np.ndarray], error: Exception) -> ValueError:
-    reason = next(iter(str(error).strip().splitlines()), "") or type(error).__name__
-    return ValueError(
-        f"data of shape {example_shapes(inputs)} for one example do not fit the network: {reason}"
+    floats = (
+        tensor.dtype
+        for tensor in chain(module.parameters(), module.buffers())
+        if tensor.is_floating_point()
     )
+    return next(floats, torch.float32)

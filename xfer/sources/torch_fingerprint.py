@@ -76,7 +76,7 @@ def fingerprint(
         "graph": _digest(graph),
         "parameters": {
             name: _digest(known.tensor(tensor, name))
-            for name, tensor in [*module.named_parameters(), *_buffers(module)]
+            for name, tensor in [*module.named_parameters(), *module.named_buffers()]
         },
         "packages": known.packages,
         **described,
@@ -149,8 +149,9 @@ class _Description:
         if isinstance(value, torch.Tensor):
             return self.tensor(value, where)
         if isinstance(value, torch.nn.Module):
+            tensors = [*value.named_parameters(), *value.named_buffers()]
+            state = [(name, _digest(self.tensor(tensor, where))) for name, tensor in tensors]
             parts = value.named_modules()
-            state = [(name, _digest(self.tensor(t, where))) for name, t in _tensors(value)]
             return state, [self.module(part, f"{where}.{name}") for name, part in parts]
         if isinstance(value, (list, tuple)) and kind in (list, tuple, torch.Size):
             return kind.__name__, [self.describe(item, where) for item in value]
@@ -313,15 +314,6 @@ def _unwrapped(member: Any) -> Any:
     if isinstance(member, property):
         return member.fget
     return getattr(member, "__func__", getattr(member, "func", member))
-
-
-def _tensors(module: torch.nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
-    yield from module.named_parameters()
-    yield from _buffers(module)
-
-
-def _buffers(module: torch.nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
-    yield from module.named_buffers()
 
 
 def _nested(code: types.CodeType) -> Iterator[types.CodeType]:
