@@ -112,8 +112,9 @@ class _Description:
             now = getattr(space, name, None)
             # torch wraps some of its functions when they are first used, and keeps their names.
             other = getattr(now, "__name__", None) != called
-            edited = isinstance(now, types.FunctionType)
-            if other or (edited and not _installed(now.__code__.co_filename)):
+            if isinstance(now, types.FunctionType):
+                other = other or not _installed(now.__code__.co_filename)
+            if other:
                 self.report(f"{space.__name__}.{name}", "was replaced")
 
     def module(self, module: torch.nn.Module, where: str) -> Any:
