@@ -24,6 +24,7 @@ import mxnet as mx  # isort: skip
 from sources import cifar10, module, newsgroups
 
 from xfer.checkpoint.network import Network
+from xfer.checkpoint.onnx_builder import BATCH
 from xfer.checkpoint.params import write_params
 from xfer.sources.checkpoint import CheckpointSource
 
@@ -89,7 +90,7 @@ def first_result(name, network, layer, inputs):
     for _ in range(ROUNDS):
         start = time.perf_counter()
         source = CheckpointSource(anew(network), engine="onnxruntime")
-        source._onnx._session((layer,), {network.input_names[0]: batch.shape})
+        source._conversion({network.input_names[0]: (BATCH, *batch.shape[1:])})
         conversions.append(time.perf_counter() - start)
         source.extract(batch, layer)
         firsts.append(time.perf_counter() - start)
@@ -132,7 +133,7 @@ def memory(folder, layer, engine):
     source = xfer.load_checkpoint(f"{folder}/net", engine=engine)
     matrix = source.extract(inputs, layer, batch_size=BATCH_SIZE).matrix
     added = peak_memory() - before
-    parameters = sum(array.nbytes for array in source._network.parameters.values())
+    parameters = sum(array.nbytes for array in source.network.parameters.values())
     print(json.dumps([added, parameters / 1e6, matrix.nbytes / 1e6]))
 
 
@@ -171,7 +172,7 @@ def of_module(name, layer, data):
     """Return a shared network and 1,000 of its inputs."""
     source = xfer.open_source(module(name, label_names=None))
     inputs = np.asarray(data()[0][:1000], np.float32)
-    return source._network, layer, inputs
+    return source.network, layer, inputs
 
 
 def zoo(name, number=64):
