@@ -19,7 +19,8 @@ pytestmark = pytest.mark.filterwarnings("ignore:NTC layout detected")
 EPOCH = 7
 # What is wrong with layers that are no features.
 NO_FEATURES = (
-    "features need one row for each example|needs the number of examples"
+    "features need one row for each example|needs the number of examples|depend on no input"
+    "|cannot be computed for another batch"
     "|there is no parameter '.*label', and no such data|no conversion for operator"
 )
 

@@ -116,7 +116,7 @@ def gluon_ssd(mx):
         mx.sym.concat(*results, dim=1, name="result"),
         {"data": (3, 24, 24)},
         layers=["classes", "boxes", "decoded", "result"],
-        refused={"anchors": r"has output shape \(1, .* for a batch of n"},
+        refused={"anchors": "depend on no input of the network"},
     )
 
 

@@ -245,7 +245,13 @@ class SourceModel(ABC):
         # and not just reversed: a network that reverses its batch would pass that.
         index = np.array([-1] + [0] * (3 if count(inputs) == 3 else 2))
         few = {name: array[index] for name, array in inputs.items()}
-        again = self._pooled(few, layers, poolings)
+        try:
+            again = self._pooled(few, layers, poolings)
+        except ValueError as error:
+            names = ", ".join(layer.name for layer in layers)
+            raise ValueError(
+                f"layers {names} cannot be computed for another batch of the same examples: {error}"
+            ) from error
         for layer, output, other in zip(layers, outputs, again):
             if output.dtype.kind not in "fiub":
                 raise ValueError(f"layer {layer.name!r} gives {output.dtype}, not numbers")

@@ -43,10 +43,11 @@ class MxnetEngine:
     def run(self, inputs: dict[str, np.ndarray], layer_names: tuple[str, ...]) -> list[np.ndarray]:
         """Compute one batch: an array (n, ...) for each layer."""
         n = len(next(iter(inputs.values())))
-        # Binding for another batch size takes long, so a batch that is a little short is filled up.
+        # Binding for another batch size takes long, and some graphs are written for one size: a
+        # short batch is filled up.
         examples = layer_names, *((name, array.shape[1:]) for name, array in inputs.items())
         sizes = self._sizes.setdefault(examples, set())
-        size = min((size for size in sizes if n <= size < 2 * n), default=n)
+        size = min((size for size in sizes if n <= size), default=n)
         sizes.add(size)
         share = -(-size // len(self._contexts))
         shapes = {name: (share, *array.shape[1:]) for name, array in inputs.items()}
