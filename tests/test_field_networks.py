@@ -20,7 +20,7 @@ EPOCH = 7
 # What is wrong with layers that are no features.
 NO_FEATURES = (
     "features need one row for each example|needs the number of examples|depend on no input"
-    "|cannot be computed for another batch"
+    "|cannot be computed for another batch|roi_batch_id"
     "|there is no parameter '.*label', and no such data|no conversion for operator"
 )
 
