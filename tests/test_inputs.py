@@ -322,7 +322,7 @@ def test_a_file_cut_short_is_never_half_a_picture(picture, suffix, cut, tmp_path
         (np.zeros((4, 4, 2), np.uint8), ValueError, r"\(4, 4, 2\).*\(height, width, 1 or 3\)"),
         (np.zeros(4, np.uint8), ValueError, r"shape \(4,\)"),
         (np.zeros((0, 4, 3), np.uint8), ValueError, r"shape \(0, 4, 3\)"),
-        (np.zeros((4, 4, 4)), ValueError, "or 4 with uint8"),
+        (np.zeros((4, 4, 4)), ValueError, r"or uint8 of shape \(height, width, 4\)"),
     ],
 )
 def test_what_is_not_a_picture_is_named(example, error, message, picture):

@@ -313,7 +313,7 @@ def test_features_that_mix_examples_or_are_drawn_are_refused(kind, rows):
     network = Mixer(kind)
     data = np.random.RandomState(0).normal(size=(rows, 5, 3)).astype(np.float32)
     before = state_of(network)
-    with pytest.raises(ValueError, match="other features in another batch|one row for each"):
+    with pytest.raises(ValueError, match="different features in another batch|one row for each"):
         TorchSource(network).extract(data, "same", batch_size=rows)
     assert_same_state(network, before)
 
@@ -327,7 +327,7 @@ def test_equal_examples_are_checked_once_and_others_after_them(ids):
     source.extract(data, "same")
     assert len(passes) == 3
     data[1:] = np.arange(7)[:, None, None]
-    with pytest.raises(ValueError, match="other features in another batch"):
+    with pytest.raises(ValueError, match="different features in another batch"):
         source.extract(data, "same")
 
 

@@ -1,4 +1,4 @@
-"""Features kept in one SQLite file by example, so that no example passes through a network twice.
+"""Features kept by example in one SQLite file, so that none is computed twice.
 
 To SQLite this adds a checksum for every row, a size limit, and digests of examples.
 """
@@ -74,8 +74,8 @@ class FeatureCache:
     Parameters
     ----------
     path : str or path-like
-        The file, made by the first ``write``; ``features.sqlite`` in it if this is a folder. A
-        ValueError if the file is something else.
+        The file; the first ``write`` creates it. If this is a folder, the file is
+        ``features.sqlite`` in it. Any other kind of file raises ValueError.
     max_bytes : int, default=10 GiB
         Largest size of the file. When it is reached, the least recently used keys are deleted.
 
@@ -103,8 +103,9 @@ class FeatureCache:
     def read(self, key: dict[str, Any], digests: list[bytes]) -> _Found:
         """Return which examples have features here, and their features: (found, rows).
 
-        ``key``, for JSON, is what decides them beside the example. ``digests`` are those of
-        :func:`example_digests`. ``rows`` is None if nothing is known of the key.
+        ``key`` is a dict for JSON of everything except the example that determines the features.
+        ``digests`` come from :func:`example_digests`. ``rows`` is None if the key is not in the
+        file.
         """
         found = self._use(_read, json.dumps(key, sort_keys=True), digests)
         return found or (np.zeros(len(digests), bool), None)

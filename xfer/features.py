@@ -266,7 +266,7 @@ class LayerFeatures(TransformerMixin, SharesNetwork):
         return np.array(names, dtype=object)
 
     def _check_like_fitted(self, X: Any) -> None:
-        # How many columns there may be is the network's to say: sequences may be of any length.
+        # The number of columns is not checked here: some networks take sequences of any length.
         if hasattr(X, "columns") and hasattr(self, "feature_names_in_"):
             validate_data(self, X, skip_check_array=True, reset=False)
         if isinstance(X, np.ndarray) and hasattr(self, "n_features_in_") and X.ndim != 2:

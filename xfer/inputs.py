@@ -59,7 +59,7 @@ class ImageInputs(Inputs):
     Parameters
     ----------
     size : int, (int, int) or None, default=224
-        Of a square, or (height, width). With None pictures keep their size, the same for all.
+        Side of a square, or (height, width). None keeps the pictures' size, which must be equal.
     mean, std : float or sequence of float, default=0 and 1
         One number, or one for each channel in the order of ``channels``.
     scale : float, default=1/255
@@ -336,8 +336,11 @@ def _bands(index: int, example: Any, mode: str) -> list[Any]:
     trailing = [(), (3,), (4,)] if dtype == "u1" else [(), (3,)]
     is_picture = array.ndim >= 2 and array.size and array.shape[2:] in trailing
     if not is_picture or dtype not in ("u1", "u2", "f2", "f4", "f8"):
-        allowed = "uint8, uint16 or float, (height, width) or (height, width, 1 or 3), or 4"
-        raise ValueError(f"example {index} is {_shown(example)}; allowed are {allowed} with uint8")
+        allowed = "uint8, uint16 or float of shape (height, width) or (height, width, 1 or 3)"
+        raise ValueError(
+            f"example {index} is {_shown(example)}; allowed are {allowed}, or uint8 of shape "
+            "(height, width, 4)"
+        )
     fromarray = _package("PIL.Image").fromarray
     if dtype == "u1":
         return [_read(index, fromarray(array), mode)]

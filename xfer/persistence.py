@@ -37,9 +37,9 @@ _OWN_MODULES = ("xfer.repurposers", "xfer.training.repurposers")
 # functions are not here: before skops 0.12, and 0.11 is the newest beside NumPy 1.23, a file could
 # use them to reach code that the list of trusted types does not name.
 _LOADERS = re.compile("(Cached|Dict|Json|List|NdArray|Object|RandomState|Set|Slice|Tuple|Type)Node")
-# Beside the types that skops trusts by itself: scikit-learn's estimators, arrays, plain Python. Of
-# what those are made of, only classes written in Python are here: compiled ones, such as trees,
-# follow the indices in a file without a look at where they lead.
+# Types allowed in addition to those that skops trusts itself: scikit-learn's estimators, arrays,
+# plain Python. These are parts of such estimators. Only classes written in Python are listed:
+# compiled ones, such as trees, follow indices from the file without checking them.
 _KERNELS = "ConstantKernel DotProduct Matern Product RBF RationalQuadratic Sum WhiteKernel"
 _TRUSTED = [
     *(f"sklearn.gaussian_process.kernels.{name}" for name in _KERNELS.split()),

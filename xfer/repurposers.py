@@ -107,7 +107,7 @@ class Repurposer(ClassifierMixin, SharesNetwork):
         Returns
         -------
         ndarray of shape (n,) or (n, k)
-            Of the shape of the labels that were learned; labels are members of ``classes_``.
+            Labels, members of ``classes_``; (n, k) if the fit had k labels per example.
         """
         return _call(self, "predict", X)
 
@@ -148,7 +148,7 @@ class Repurposer(ClassifierMixin, SharesNetwork):
         return _call(self, "predict_uncertainty", X)
 
     def score(self, X: Any, y: Any = None, sample_weight: Any = None) -> float:
-        """Return the accuracy, from 0 to 1; of several labels per example, all must be right.
+        """Return the accuracy, from 0 to 1; if examples have several labels, all must be right.
 
         ``X``, ``y`` and ``sample_weight`` are as in :meth:`xfer.MetaModelRepurposer.fit`.
         """
@@ -219,17 +219,17 @@ class MetaModelRepurposer(Repurposer):
     feature_layer_names : str or list of str
         The layers to take features from.
     meta_model : scikit-learn classifier or pipeline
-        Cloned before it is fitted. One that takes several labels per example is given them.
+        Cloned before it is fitted. With one that supports it, examples may have several labels.
     pooling : str or dict of str to str, default="flatten"
         How to reduce a layer's output to columns, for all layers or by name: see
         :meth:`xfer.sources.SourceModel.extract`.
     cache : str, path-like or xfer.FeatureCache, optional
-        A file that keeps features, so that each example passes through the network once. Not saved
+        A file that keeps features, so that each is computed once. Not saved
         with the repurposer.
     context_function : callable, optional
-        Makes the device of each index, as ``mxnet.cpu`` and ``mxnet.gpu`` do, for MXNet to run a
-        Module on; by default ONNX Runtime runs one that is on the CPU, and MXNet one that is
-        elsewhere. Not saved with the repurposer.
+        A function from an index to an MXNet device, such as ``mxnet.gpu``: MXNet then runs a Module
+        on these devices. By default, ONNX Runtime runs a Module that is on the CPU, and MXNet runs
+        any other. Not saved with the repurposer.
     num_devices : int, default=1
         How many MXNet devices share each batch.
     progress : bool, optional
@@ -528,7 +528,7 @@ class GpRepurposer(_HeadRepurposer):
     Parameters
     ----------
     max_function_evaluations : int, default=100
-        Most evaluations of the objective while the kernels are learned.
+        Maximum number of evaluations of the objective when the kernels are fitted.
     apply_l2_norm : bool, default=False
         Whether the features of each layer of an example are scaled to length 1 first.
     random_state : int, default=0
@@ -585,9 +585,9 @@ class BnnRepurposer(_HeadRepurposer):
         Samples in a step of the fit, and in a prediction.
     learning_rate : float
     batch_size, num_epochs : int
-        Examples in a step, and the most passes over all of them.
+        Examples per step, and maximum number of passes over the data.
     start_annealing, end_annealing : int
-        Epochs between which the prior gets its weight.
+        Epochs between which the weight of the prior grows from 0 to 1.
     verbose : bool, default=False
         Whether to print the bound of each epoch.
     bnn_context_function : optional
@@ -718,8 +718,8 @@ def checked_labels(labels: np.ndarray) -> np.ndarray:
     """Refuse labels that no classifier can learn, and several labels per example."""
     if labels.ndim > 1:
         raise ValueError(
-            f"one label per example is needed, and y has shape {labels.shape}; several are "
-            "learned by MetaModelRepurposer with a meta-model that takes them, such as "
+            f"y must have one label per example, got shape {labels.shape}; for several labels, use "
+            "MetaModelRepurposer with a meta-model that supports them, such as "
             "OneVsRestClassifier(LogisticRegression())"
         )
     return checked_multilabels(labels)
@@ -754,8 +754,7 @@ def checked_multilabels(labels: np.ndarray) -> np.ndarray:
     found = np.unique(labels)
     if len(found) < 2:
         raise ValueError(
-            f"a classifier needs at least 2 classes; every label is {found.tolist()[0]!r}, "
-            "which is 1 class"
+            f"a classifier needs at least 2 classes; every label is {found.tolist()[0]!r} (1 class)"
         )
     return labels
 

@@ -52,15 +52,16 @@ def open_source(
         Makes the network's inputs of raw examples: data are then lists of images or texts; dicts of
         arrays still count as ready inputs. Image and text inputs are saved with a repurposer.
     preprocess : callable, optional
-        In place of ``inputs``, a function of a list of examples that returns an array with one row
-        for each, a list of their arrays, or a dict of these by input name. It is not saved with a
-        repurposer, and a cache needs a ``cache_key`` for it.
+        A function, instead of ``inputs``. It gets a list of examples and returns an array with one
+        row per example, a list with one array per example, or a dict of these by input name. It is
+        not saved with a repurposer, and a cache needs a ``cache_key`` for it.
     padding_id : int, optional
         The word id that pads short sequences, which pooling ``"masked_mean"`` leaves out. Not
         needed with an input ``attention_mask`` or a PyTorch embedding that names its own.
     cache_key : str, optional
-        Your name for this version of what xfer cannot know for certain: a function, or a PyTorch
-        network with hooks, patched methods or compiled code. Change it whenever they change.
+        A name of your choice for the current version of code that xfer cannot compare: a function,
+        or a PyTorch network with hooks, patched methods or compiled code. Change the name whenever
+        the code changes.
     engine : {"auto", "onnxruntime", "mxnet"}, default="auto"
         What runs an MXNet network. ``"auto"`` is ONNX Runtime, except for a Module on another
         device than the CPU. MXNet takes over, with a warning, where an operator has no conversion
@@ -154,8 +155,8 @@ def _open(
         return model
     if path.endswith((".pt", ".pth", ".bin", ".ckpt")):
         raise TypeError(
-            f"{path} is a PyTorch file, which holds code or bare parameters, not a network: "
-            "make the network, load them into it, and give the module"
+            f"{path} is a PyTorch file, which holds code or parameters, not a network: build the "
+            "module, load the parameters into it, and pass the module"
         )
     raise TypeError(
         f"cannot open {type(model).__name__} as a source model: {model!r:.80}; allowed are an "

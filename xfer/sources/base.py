@@ -78,7 +78,7 @@ class SourceModel(ABC):
         """Compute one batch in inference mode: an array of shape (n, ...) for each layer."""
 
     def _inputs_of(self, layers: Sequence[Layer]) -> list[str]:
-        """Name the inputs that some layers depend on; all, unless a source knows better."""
+        """Return the names of the inputs that these layers depend on; by default, all."""
         return self.input_names
 
     @property
@@ -157,8 +157,9 @@ class SourceModel(ABC):
         Raises
         ------
         ValueError
-            If a layer is unknown, the data do not fit the network, are empty, they or the features
-            hold NaN or infinity, or a layer's features depend on the other examples in a batch.
+            If a layer is unknown; if the data are empty or do not fit the network; if the data or
+            the features hold NaN or infinity; or if a layer's features of an example depend on the
+            other examples in a batch.
         """
         layers = self._look_up(layer_names)
         names = [layer.name for layer in layers]
@@ -257,12 +258,13 @@ class SourceModel(ABC):
                 raise ValueError(f"layer {layer.name!r} gives {output.dtype}, not numbers")
             # Rounding depends on the batch size.
             scale = np.abs(output[np.isfinite(output)], dtype=np.float64).max(initial=0)
+            bound = min(self._tolerance, 1e30) * scale
             if other.shape[1:] != output.shape[1:] or not np.allclose(
-                output[index], other, rtol=0, atol=self._tolerance * scale, equal_nan=True
+                output[index], other, rtol=0, atol=bound, equal_nan=True
             ):
                 raise ValueError(
-                    f"layer {layer.name!r} gives an example other features in another batch; "
-                    "features must not depend on the other examples, nor on chance"
+                    f"layer {layer.name!r} gives an example different features in another batch; "
+                    "features must not depend on the other examples or on random numbers"
                 )
         checked[asked] = differ
 
@@ -346,7 +348,7 @@ class SourceModel(ABC):
             shape = "?" if layer.shape is None else str(layer.shape).replace("None", "?")
             rows.append((layer.name, layer.operator, shape, f"{layer.parameter_count:,}"))
         unknown = any("?" in row[2] for row in rows)
-        return rows, ["?: not known before the network is bound or has seen data"] * unknown
+        return rows, ["?: depends on the data"] * unknown
 
 
 def _cache_keys(
