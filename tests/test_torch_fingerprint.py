@@ -486,3 +486,68 @@ def test_modules_that_the_user_wrote_are_refused(network, monkeypatch):
     monkeypatch.setattr(sys.modules[__name__], "SCALE", helpers)
     with pytest.raises(ValueError, match="by_global uses SCALE, a module that is not installed"):
         fingerprint(network)
+
+
+class Tied(nn.Module):
+    def __init__(self, which):
+        super().__init__()
+        torch.manual_seed(0)
+        self.a, self.b = nn.Linear(3, 3), nn.Linear(3, 3)
+        self.c = (self.a, self.b)[which]
+
+
+class TiedWeight(Tied):
+    def __init__(self, which):
+        super().__init__(0)
+        self.c = nn.Linear(3, 3)
+        self.c.weight = (self.a.weight, self.b.weight)[which]
+
+
+class Decorated(nn.Module):
+    @torch.no_grad()
+    def forward(self, x):
+        return x * SCALE
+
+
+@torch.no_grad()
+def decorated(x):
+    return x * SCALE
+
+
+class Holds(nn.Module):
+    def __init__(self, value):
+        super().__init__()
+        self.value = value
+
+
+@pytest.mark.parametrize("kind", [Tied, TiedWeight])
+def test_which_modules_and_weights_are_shared_counts(kind):
+    assert fingerprint(kind(0)) == fingerprint(kind(0)) != fingerprint(kind(1))
+
+
+def test_what_a_bound_method_is_bound_to_counts():
+    found = [fingerprint(Holds((torch.ones(3) * by).mul)) for by in (1, 1, 3)]
+    assert found[0] == found[1] != found[2]
+
+
+def test_what_packages_wrap_is_refused():
+    for network in (Decorated(), Holds(decorated), Holds(torch.func.vmap(times))):
+        with pytest.raises(ValueError, match=r"decorat.*cache_key="):
+            fingerprint(network)
+
+
+def test_functions_of_torch_that_have_another_name_are_refused(network, monkeypatch):
+    monkeypatch.setattr(nn.functional, "relu", nn.functional.silu)
+    with pytest.raises(ValueError, match=r"torch.nn.functional.relu was replaced"):
+        fingerprint(network)
+
+
+def test_a_file_that_was_edited_after_its_import_is_refused(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "their_third.py").write_text(SOURCE)
+    import their_third
+
+    assert fingerprint(their_third.FromFile())
+    (tmp_path / "their_third.py").write_text(SOURCE.replace("x * 2", "x * 37"))
+    with pytest.raises(ValueError, match=r"runs another forward than its file"):
+        fingerprint(their_third.FromFile())

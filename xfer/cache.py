@@ -333,7 +333,9 @@ def _feed(digest: Any, value: Any) -> None:
     elif "PIL.Image" in sys.modules and isinstance(value, sys.modules["PIL.Image"].Image):
         pixels = value.tobytes()  # this loads the file, which may add to `info`
         # What else decides how an image is turned, converted to RGBA or to another profile.
-        info = [value.info.get(key) for key in ("transparency", "exif", "icc_profile")]
+        info = [value.info.get(key) for key in ("transparency", "exif", "icc_profile", "xmp")]
+        # The orientation can be changed in memory.
+        info.append(value.getexif().get(0x0112))
         _feed_bytes(digest, "image", repr((value.mode, value.size, value.getpalette())).encode())
         _feed(digest, (pixels, info))
     elif hasattr(value, "dtype") and (hasattr(value, "__array__") or hasattr(value, "asnumpy")):

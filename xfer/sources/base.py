@@ -373,6 +373,8 @@ def _cache_keys(
 
 def find_layers(names: str | Iterable[str], find_one: Any) -> tuple[Layer, ...]:
     """Look up the layers of a list of names, each of which may occur once."""
+    if not isinstance(names, Iterable):
+        raise TypeError(f"feature_layer_names must be a name or a list of names, got {names!r}")
     names = [names] if isinstance(names, str) else list(names)
     if not names:
         raise ValueError("no layer was asked for: feature_layer_names is empty")

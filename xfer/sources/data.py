@@ -241,6 +241,9 @@ def _given_labels(y: Any, n_examples: int) -> np.ndarray:
     labels = check_array(y, dtype=None, input_name="y", **_ANY_ARRAY)
     if labels.ndim != 2 or labels.shape[1] == 1:
         labels = column_or_1d(labels, warn=True)
+    if labels.dtype == object and any(label is None for label in labels.flat):
+        index = next(i for i, label in enumerate(labels.flat) if label is None)
+        raise ValueError(f"the labels hold None at example {index}; leave out unlabelled examples")
     if len(labels) != n_examples:
         raise ValueError(f"X has {n_examples} examples and y has {len(labels)} labels")
     return labels

@@ -10,6 +10,7 @@ import copyreg
 import functools
 import hashlib
 import inspect
+import linecache
 import sys
 import sysconfig
 import textwrap
@@ -63,7 +64,8 @@ def fingerprint(
     """
     known = _Description(is_note)
     known.check_torch()
-    graph = {name: known.module(part, name) for name, part in module.named_modules()}
+    graph = known.graph(module)
+    parameters = {name: _digest(known.tensor(t, name)) for name, t in _tensors(module)}
     described = {name: _digest(known.describe(part, name)) for name, part in parts.items()}
     if known.unknown and cache_key is None:
         shown = [*known.unknown[:3], *["..."] * (len(known.unknown) > 3)]
@@ -74,10 +76,7 @@ def fingerprint(
         )
     found = {
         "graph": _digest(graph),
-        "parameters": {
-            name: _digest(known.tensor(tensor, name))
-            for name, tensor in [*module.named_parameters(), *module.named_buffers()]
-        },
+        "parameters": parameters,
         "packages": known.packages,
         **described,
     }
@@ -116,6 +115,19 @@ class _Description:
                 other = other or not _installed(now.__code__.co_filename)
             if other:
                 self.report(f"{space.__name__}.{name}", "was replaced")
+        for name, value in vars(torch.nn.functional).items():
+            is_function = isinstance(value, _FUNCTIONS) and name[0] != "_"
+            called = getattr(value, "__name__", name).replace("_", "")
+            if is_function and called != name.replace("_", ""):
+                self.report(f"torch.nn.functional.{name}", "was replaced")
+
+    def graph(self, module: torch.nn.Module, where: str = "") -> Any:
+        """Describe the modules in a module, and which names stand for the same one or tensor."""
+        first: dict[int, str] = {}
+        parts = list(module.named_modules(remove_duplicate=False))
+        same = [(n, first.setdefault(id(part), n)) for n, part in [*parts, *_tensors(module)]]
+        once = [(name, part) for name, part in parts if first[id(part)] == name]
+        return same, [self.module(part, f"{where}.{name}".strip(".")) for name, part in once]
 
     def module(self, module: torch.nn.Module, where: str) -> Any:
         """Describe a module without the modules in it."""
@@ -150,10 +162,8 @@ class _Description:
         if isinstance(value, torch.Tensor):
             return self.tensor(value, where)
         if isinstance(value, torch.nn.Module):
-            tensors = [*value.named_parameters(), *value.named_buffers()]
-            state = [(name, _digest(self.tensor(tensor, where))) for name, tensor in tensors]
-            parts = value.named_modules()
-            return state, [self.module(part, f"{where}.{name}") for name, part in parts]
+            state = [(name, _digest(self.tensor(t, where))) for name, t in _tensors(value)]
+            return state, self.graph(value, where)
         if isinstance(value, (list, tuple)) and kind in (list, tuple, torch.Size):
             return kind.__name__, [self.describe(item, where) for item in value]
         if kind in (set, frozenset):
@@ -179,8 +189,15 @@ class _Description:
             return self._class(value, where)
         if isinstance(value, types.ModuleType) and self._package(value):
             return value.__name__
-        if isinstance(value, _FUNCTIONS) and self._package(value):
-            return _name(value)
+        if isinstance(value, types.BuiltinFunctionType) and self._package(value):
+            owner = value.__self__
+            plain = owner is None or isinstance(owner, (type, types.ModuleType))
+            return _name(value), None if plain else self.describe(owner, where)
+        if isinstance(value, types.FunctionType) and self._package(value):
+            module = sys.modules.get(value.__module__)
+            if module and self._package(module) and _is_where_it_says(value):
+                return _name(value)
+            return self.report(where, f"is {_name(value)}, made by a decorator or a closure")
         if isinstance(value, types.FunctionType):
             return self._function(value, where)
         return self._object(value, where)
@@ -220,6 +237,11 @@ class _Description:
             functions = {n: v for n, v in functions.items() if isinstance(v, types.FunctionType)}
             # A dataclass writes methods for itself, from fields that are in its text.
             own = {n: v for n, v in functions.items() if v.__code__.co_filename != "<string>"}
+            if not self._package(base):
+                for method, function in own.items():
+                    made = _installed(function.__code__.co_filename) and function.__closure__
+                    if made and not issubclass(base, Enum) and method != "__repr__":
+                        self.report(name, f"has a decorated {method}")
             own = {n: v for n, v in own.items() if not self._package(v)}
             if self._package(base):
                 found.append(name)
@@ -239,6 +261,8 @@ class _Description:
                 code, first = function.__code__, function.__code__.co_firstlineno
                 if code.co_filename != file or not start <= first < start + len(lines):
                     self.report(name, f"has a patched {method}")
+                elif code not in _codes(file):
+                    self.report(name, f"runs another {method} than its file {file} holds now")
             uses = [(n, self._uses(v, f"{name}.{n}")) for n, v in own.items()]
             data = {n: v for n, v in vars(base).items() if n not in functions}
             data = {n: v for n, v in data.items() if n not in _CLASS_NOTES}
@@ -253,6 +277,8 @@ class _Description:
             return self.report(where, f"is {_name(function)}, whose source cannot be read")
         if function.__name__ == "<lambda>":
             return self.report(where, "is a lambda, whose source cannot be told apart")
+        if function.__code__ not in _codes(inspect.getfile(function)):
+            return self.report(where, f"is not the {_name(function)} that its file holds now")
         self._check_text(text, where)
         return text, self._uses(function, where), self._state(vars(function), where)
 
@@ -310,11 +336,38 @@ def _installed(file: str) -> tuple[str, str] | None:
     return None
 
 
+def _codes(file: str) -> frozenset[types.CodeType]:
+    """Return the code objects of a file as it is now."""
+    linecache.checkcache(file)
+    return _compiled("".join(linecache.getlines(file)))
+
+
+@functools.lru_cache(maxsize=64)
+def _compiled(text: str) -> frozenset[types.CodeType]:
+    try:
+        return frozenset(_nested(compile(text, "<fingerprint>", "exec", dont_inherit=True)))
+    except SyntaxError:
+        return frozenset()
+
+
+def _is_where_it_says(function: types.FunctionType) -> bool:
+    """Return whether a function is what its module holds under its name."""
+    found: Any = sys.modules.get(function.__module__)
+    for part in function.__qualname__.split("."):
+        found = getattr(found, part, None)
+    return found is function
+
+
 def _unwrapped(member: Any) -> Any:
     """Return the function in a class attribute: a method, a static or class method, a property."""
     if isinstance(member, property):
         return member.fget
     return getattr(member, "__func__", getattr(member, "func", member))
+
+
+def _tensors(module: torch.nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
+    yield from module.named_parameters(remove_duplicate=False)
+    yield from module.named_buffers(remove_duplicate=False)
 
 
 def _nested(code: types.CodeType) -> Iterator[types.CodeType]:
