@@ -41,6 +41,7 @@ def test_demo(mx, tmp_path, capsys):
     assert (tmp_path / "demo.png").stat().st_size > 20_000
 
 
+@pytest.mark.slow
 def test_text_transfer(mx, shared, newsgroups, tmp_path, monkeypatch, capsys):
     plt = pytest.importorskip("matplotlib.pyplot")
     plt.switch_backend("Agg")
@@ -90,6 +91,7 @@ def test_the_network_of_text_transfer_is_trained_once(
     assert source.extract(ids, ["dropout0", "softmax"]).matrix.shape == (1, 300 + 13)
 
 
+@pytest.mark.slow
 def test_features_or_fine_tuning(mx, shared, tmp_path, monkeypatch, capsys):
     example = load_example("features_or_fine_tuning")
     monkeypatch.setitem(example.LABELS_A_CLASS, "resnet20_v2", (2, 20))

@@ -32,7 +32,7 @@ def test_a_source_shows_its_layers():
         ["layer", "operator", "output shape", "parameters"],
         ["a&lt;b&gt;", "Maps", "(8, ?)", "1,234"],
     ]
-    assert "?: not known before" in html
+    assert "?: depends on the data" in html
     source = xfer.load_checkpoint(xfer.example.checkpoint())
     assert [row[0] for row in cells(source._repr_html_())[1:]] == source.layer_names
 

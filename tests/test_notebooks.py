@@ -23,6 +23,7 @@ def test_a_notebook_has_the_code_of_its_script_and_was_run(name):
     assert [cell["execution_count"] for cell in cells] == list(range(1, len(cells) + 1))
 
 
+@pytest.mark.slow
 def test_image_transfer(shared, tmp_path, monkeypatch, capsys):
     plt = pytest.importorskip("matplotlib.pyplot")
     plt.switch_backend("Agg")

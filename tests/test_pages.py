@@ -28,7 +28,12 @@ DECIMAL = re.compile(r"-?\d+\.\d*(?:e[-+]?\d+)?")
 BY_NAME = {"argnames": "page", "ids": lambda page: page.name}
 
 
-@pytest.mark.parametrize(argvalues=PAGES, **BY_NAME)
+def marked_slow(page):
+    slow = page.name in ("sentence_transformers.md", "pytorch.md", "big_data.md")
+    return pytest.param(page, marks=[pytest.mark.slow] * slow)
+
+
+@pytest.mark.parametrize(argvalues=map(marked_slow, PAGES), **BY_NAME)
 def test_a_page_runs_and_prints_as_it_says(page, tmp_path, monkeypatch, request):
     text = page.read_text(encoding="utf-8")
     prepare(text, request)

@@ -29,6 +29,7 @@ def example():
     return module
 
 
+@pytest.mark.slow
 def test_a_sentence_transformer_knows_the_newsgroups(
     example, shared, tmp_path, monkeypatch, capsys
 ):

@@ -481,7 +481,7 @@ def test_several_labels_from_an_iterator(mx, module, images):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_own_repurposers_say_who_takes_several_labels(data, several, kind):
-    with pytest.raises(ValueError, match=r"y has shape \(90, 2\).*OneVsRestClassifier"):
+    with pytest.raises(ValueError, match=r"got shape \(90, 2\).*OneVsRestClassifier"):
         kind(Maps(), "same").fit(data[0], several)
 
 
@@ -492,7 +492,7 @@ def test_own_repurposers_say_who_takes_several_labels(data, several, kind):
         (np.tile(["a", "b"], (90, 1)), "must be 1 where a label applies and 0 where not"),
         (np.zeros((90, 2)), "needs at least 2 classes; every label is 0"),
         (np.full((90, 2), np.nan), "the labels hold NaN"),
-        (np.array([None] + ["a"] * 89, dtype=object), "y holds objects such as None; give it as"),
+        (np.array([None] + ["a"] * 89, dtype=object), "the labels hold None at example 0"),
         (np.array([np.nan] + ["a"] * 89, dtype=object), "the labels hold NaN"),
         (np.linspace(0, 1, 90), "Unknown label type: continuous.*MetaModelRegressor"),
     ],

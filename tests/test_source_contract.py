@@ -420,7 +420,7 @@ class TestRefused:
             xfer.open_source(tmp_path)
 
     def test_files_of_torch(self, tmp_path):
-        with pytest.raises(TypeError, match="net.pt is a PyTorch file.*give the module"):
+        with pytest.raises(TypeError, match="net.pt is a PyTorch file.*pass the module"):
             xfer.open_source(tmp_path / "net.pt")
 
 

@@ -60,6 +60,7 @@ MOBILENET_V3 = {
 SIZES = {"inception_v3": 299, "densenet": 224, "squeezenet": 224, "alexnet": 96}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_architectures_of_the_zoo(mx, architecture):
     size = next((s for name, s in SIZES.items() if architecture.startswith(name)), 64)

@@ -335,7 +335,8 @@ def _feed(digest: Any, value: Any) -> None:
         # What else decides how an image is turned, converted to RGBA or to another profile.
         info = [value.info.get(key) for key in ("transparency", "exif", "icc_profile", "xmp")]
         # The orientation can be changed in memory.
-        info.append(value.getexif().get(0x0112))
+        with suppress(Exception):  # what is not EXIF turns nothing
+            info.append(value.getexif().get(0x0112))
         _feed_bytes(digest, "image", repr((value.mode, value.size, value.getpalette())).encode())
         _feed(digest, (pixels, info))
     elif hasattr(value, "dtype") and (hasattr(value, "__array__") or hasattr(value, "asnumpy")):

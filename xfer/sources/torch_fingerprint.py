@@ -242,7 +242,7 @@ class _Description:
                     made = _installed(function.__code__.co_filename) and function.__closure__
                     if made and not issubclass(base, Enum) and method != "__repr__":
                         self.report(name, f"has a decorated {method}")
-            own = {n: v for n, v in own.items() if not self._package(v)}
+            own = {n: v for n, v in own.items() if not _installed(v.__code__.co_filename)}
             if self._package(base):
                 found.append(name)
                 forward = functions.get("forward") if base is not torch.nn.Module else None
