@@ -23,7 +23,6 @@ from sklearn.model_selection import GridSearchCV
 import xfer
 from xfer import persistence
 from xfer.sources import open_source
-from xfer.sources.mxnet_engine import safe_binding
 from xfer.training import TrainingDiverged
 from xfer.training.loop import SCHEDULES, Examples
 
@@ -1089,6 +1088,8 @@ def test_ten_labels_per_class_of_real_images(mx, shared):
     assert repurposer.score(unseen, truth) >= regression.score(unseen, truth) + 0.05
     network = repurposer.features_.source_.network
     trained = mx.mod.Module(mx.sym.load_json(network.graph.to_json()), label_names=None)
+    from xfer.sources.mxnet_engine import safe_binding
+
     with safe_binding():
         trained.bind([("data", (20, 3, 32, 32))], for_training=False)
     trained.set_params(

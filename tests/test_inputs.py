@@ -7,7 +7,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
 
 import xfer
 from xfer.inputs import (
@@ -19,6 +18,7 @@ from xfer.inputs import (
     from_state,
 )
 
+Image = pytest.importorskip("PIL.Image")
 MEAN, STD = [0.4914, 0.4822, 0.4465], [0.2023, 0.1994, 0.2010]
 
 

@@ -33,7 +33,7 @@ def marked_slow(page):
     return pytest.param(page, marks=[pytest.mark.slow] * slow)
 
 
-@pytest.mark.parametrize(argvalues=map(marked_slow, PAGES), **BY_NAME)
+@pytest.mark.parametrize(argvalues=[*map(marked_slow, PAGES)], **BY_NAME)
 def test_a_page_runs_and_prints_as_it_says(page, tmp_path, monkeypatch, request):
     text = page.read_text(encoding="utf-8")
     prepare(text, request)

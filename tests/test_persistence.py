@@ -668,6 +668,7 @@ print(json.dumps([answer.tolist() for answer in answers]))
 
 
 def test_inputs_that_are_data_are_saved_and_others_are_refused(tmp_path, monkeypatch):
+    pytest.importorskip("PIL")
     monkeypatch.chdir(tmp_path)
     images, digits = xfer.example.digits()
     pictures = list(images[:40, 0])
