@@ -104,8 +104,8 @@ class FeatureCache:
         """Return which examples have features here, and their features: (found, rows).
 
         ``key`` is a dict for JSON of everything except the example that determines the features.
-        ``digests`` come from :func:`example_digests`. ``rows`` is None if the key is not in the
-        file.
+        ``digests`` come from :func:`xfer.cache.example_digests`. ``rows`` is None if the key is not
+        in the file.
         """
         found = self._use(_read, json.dumps(key, sort_keys=True), digests)
         return found or (np.zeros(len(digests), bool), None)

@@ -84,7 +84,7 @@ class BayesianNetwork(BayesianClassifier):
         The noise that every prediction uses.
     temperature_, n_iter_ : float, int
         The temperature :math:`\tau`, and the number of epochs.
-    log_likelihood_curve_, divergence_curve_, loss_curve_ : ndarray of shape (n_iter_,)
+    log_likelihood_curve_, divergence_curve_, loss_curve_ : ndarray of shape (iterations,)
         Per example: the two parts of the bound (with weight 1), and the negative bound.
 
     References
