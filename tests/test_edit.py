@@ -422,7 +422,7 @@ class TestRefused:
     @pytest.mark.parametrize("number", [0, -1, True, 1.0, "1", None])
     def test_numbers(self, number):
         for drop in (edit.drop_top, edit.drop_bottom):
-            with pytest.raises(ValueError, match="must be a positive integer, got"):
+            with pytest.raises(ValueError, match="must be an integer >= 1, got"):
                 drop(CHAIN, number, ["data"], *(["data"] if drop is edit.drop_bottom else []))
 
     def test_two_variables_of_one_name(self):

@@ -582,6 +582,13 @@ def test_words_of_a_text_do_not_depend_on_the_batch(tokenizer):
         np.testing.assert_array_equal(together["input_ids"][index][kept], alone["input_ids"][0])
 
 
+def run_alone(program, folder):
+    """Run a program in a process that has imported nothing."""
+    command = [sys.executable, "-c", program]
+    env = {"PYTHONPATH": str(Path(xfer.__file__).parents[1])}
+    return subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, check=False)
+
+
 def test_a_loaded_tokenizer_needs_no_transformers(tokenizer, tmp_path):
     state, arrays = as_inputs(tokenizer).to_state()
     np.save(tmp_path / "tokenizer.npy", arrays["tokenizer"])
@@ -593,14 +600,7 @@ def test_a_loaded_tokenizer_needs_no_transformers(tokenizer, tmp_path):
         "assert 'transformers' not in sys.modules and 'torch' not in sys.modules\n"
         "print(inputs(['A red car.'])['input_ids'].tolist())"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", program],
-        cwd=tmp_path,
-        env={"PYTHONPATH": str(Path(xfer.__file__).parents[1])},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    done = run_alone(program, tmp_path)
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout) == tokenizer(["A red car."])["input_ids"]
 
@@ -681,12 +681,5 @@ def test_nothing_large_is_imported_before_it_is_needed(tmp_path):
         "sys.modules['PIL'] = None\n"
         "import numpy as np; inputs.ImageInputs(8)([np.zeros((4, 4), np.uint8)])"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", program],
-        cwd=tmp_path,
-        env={"PYTHONPATH": str(Path(xfer.__file__).parents[1])},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    done = run_alone(program, tmp_path)
     assert "ImportError: PIL.Image is missing: pip install 'xfer-learn[images]'" in done.stderr

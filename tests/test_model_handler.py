@@ -229,7 +229,7 @@ class TestRefused:
                 "layer '_minus[0-9]*' .*elemwise_sub.* joins output 0",
             ),
             (lambda h, s: h.drop_layer_bottom(9), "'data' is read by 'conv2' .* and 'joined'"),
-            (lambda h, s: h.drop_layer_top(0), "must be a positive integer, got 0"),
+            (lambda h, s: h.drop_layer_top(0), "must be an integer >= 1, got 0"),
             (lambda h, s: h.add_layer_top(s.relu(name="r")), "'softmax' .* is an output layer"),
             (
                 lambda h, s: h.add_layer_bottom(s.SoftmaxOutput(name="r")),

@@ -22,7 +22,7 @@ from typing import Any
 
 import numpy as np
 
-from xfer.text import _positive_integer
+from xfer._checks import check_integer
 
 _HEADER = int.from_bytes(b"xfer"), 1  # application id and format, kept by SQLite for us
 _SCHEMA = f"""
@@ -94,7 +94,7 @@ class FeatureCache:
     _reads, _writes = True, True
 
     def __init__(self, path: str | os.PathLike[str], *, max_bytes: int = 10 * 2**30) -> None:
-        self.max_bytes: int = _positive_integer(max_bytes, "max_bytes")
+        self.max_bytes: int = check_integer("max_bytes", max_bytes)
         path = Path(path).expanduser().absolute()
         self.path: Path = path / "features.sqlite" if path.is_dir() else path
         _caches.add(self)

@@ -18,7 +18,8 @@ from typing import Any, Literal, Self, cast
 
 import numpy as np
 
-from xfer.text import _SETTINGS, Corpus, Vocabulary, _check_type, _positive_integer
+from xfer._checks import check_integer
+from xfer.text import _SETTINGS, Corpus, Vocabulary, _check_type
 
 _LUMA = np.array([0.299, 0.587, 0.114], np.float32)  # ITU-R 601-2, as Pillow converts to gray
 # The attribute of an encoding of `tokenizers` for each input name of transformers.
@@ -104,7 +105,7 @@ class ImageInputs(Inputs):
         if len(sides) != 2:
             raise ValueError(f"size must be an integer, (height, width) or None, got {size!r}")
         # Plain numbers and tuples can be compared and saved.
-        sizes = None if size is None else tuple(_positive_integer(side, "size") for side in sides)
+        sizes = None if size is None else tuple(check_integer("size", side) for side in sides)
         numbers = {name: self._checked(name) for name in ("mean", "std", "scale")}
         vars(self).update(numbers, size=sizes)
 
@@ -187,7 +188,7 @@ class TextInputs(Inputs):
 
     def __post_init__(self) -> None:
         _check_type(self.vocabulary, "vocabulary", Vocabulary)
-        length = _positive_integer(self.length, "length")
+        length = check_integer("length", self.length)
         padding_id = self.vocabulary.word2id[self.vocabulary.padding_word]
         vars(self).update(length=length, padding_id=padding_id)
 

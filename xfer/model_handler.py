@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from xfer._checks import check_integer
 from xfer._dot import Diagram
 from xfer._io import atomic_write
 from xfer.checkpoint import edit
@@ -18,7 +19,6 @@ from xfer.checkpoint.onnx_builder import Dims
 from xfer.checkpoint.symbol import MxGraph, Node
 from xfer.sources import open_source
 from xfer.sources.checkpoint import CheckpointSource
-from xfer.text import _positive_integer
 
 if TYPE_CHECKING:
     import mxnet
@@ -63,7 +63,7 @@ class ModelHandler:
         data_name: str = "data",
     ) -> None:
         self.context_function = context_function
-        self.num_devices = _positive_integer(num_devices, "num_devices")
+        self.num_devices = check_integer("num_devices", num_devices)
         self.data_name = data_name
         self._data_shapes: dict[str, Dims] = {}
         self._data_types: dict[str, np.dtype] = {}

@@ -18,6 +18,8 @@ from sklearn.utils import check_array, check_consistent_length, column_or_1d
 from sklearn.utils.multiclass import unique_labels
 from sklearn.utils.validation import check_is_fitted
 
+from xfer._checks import check_integer
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
@@ -137,8 +139,7 @@ def reliability(
     sure, least = probabilities.max(axis=1), probabilities.min()
     if not (sure <= 1 + 1e-6).all() or least < 0:
         raise ValueError(f"probabilities must be from 0 to 1, got {least:.3g} to {sure.max():.3g}")
-    if bins < 1:
-        raise ValueError(f"bins must be an integer >= 1, got {bins!r}")
+    check_integer("bins", bins)
     right = classes[probabilities.argmax(axis=1)] == labels
     sure = np.minimum(sure, 1)  # float32 may round to slightly more
     ax = _axes(ax, 5, 6)

@@ -224,8 +224,7 @@ class MetaModelRepurposer(Repurposer):
         How to reduce a layer's output to columns, for all layers or by name: see
         :meth:`xfer.sources.SourceModel.extract`.
     cache : str, path-like or xfer.FeatureCache, optional
-        A file that keeps features, so that each is computed once. Not saved
-        with the repurposer.
+        A file that keeps features, so that each is computed once. Not saved with the repurposer.
     context_function : callable, optional
         A function from an index to an MXNet device, such as ``mxnet.gpu``: MXNet then runs a Module
         on these devices. By default, ONNX Runtime runs a Module that is on the CPU, and MXNet runs

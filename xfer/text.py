@@ -16,6 +16,7 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import ArrayLike
 
+from xfer._checks import check_integer
 from xfer._io import atomic_write
 
 _FORMAT = "xfer vocabulary 1"
@@ -225,7 +226,7 @@ class Corpus:
         _check_type(vocabulary, "vocabulary", Vocabulary)
         longest = None
         for name, length in {"max_length": max_length, "fix_length": fix_length}.items():
-            longest = longest if length is None else _positive_integer(length, name)
+            longest = longest if length is None else check_integer(name, length)
         padding, new = vocabulary.padding_word, vocabulary.unknown_word
         unknown = -1 if new is None else vocabulary.word2id[new]
         ids = defaultdict(lambda: unknown, {**vocabulary.word2id, padding: unknown})
@@ -261,7 +262,7 @@ class Corpus:
 
         if self.y is None:
             raise ValueError("this corpus has no labels to split; give them to Corpus(...)")
-        _positive_integer(num_train, "num_train")
+        check_integer("num_train", num_train)
         options = {"train_size": num_train, "random_state": random_state}
         return train_test_split(self.x, self.y, stratify=self.y if stratify else None, **options)
 
@@ -312,9 +313,3 @@ def _check_type(value: Any, name: str, *types: type) -> Any:
         given = f"{type(value).__name__}: {reprlib.repr(value)}"
         raise TypeError(f"{name} must be {allowed}, got {given}")
     return value
-
-
-def _positive_integer(value: int, name: str) -> int:
-    if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < 1:
-        raise ValueError(f"{name} must be an integer >= 1, got {value!r}")
-    return int(value)

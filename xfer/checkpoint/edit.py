@@ -9,6 +9,7 @@ from dataclasses import replace
 from difflib import get_close_matches
 from itertools import chain
 
+from xfer._checks import check_integer
 from xfer.checkpoint.convert import inputs_that_are_read, output_names
 from xfer.checkpoint.symbol import Entry, MxGraph, Node
 
@@ -241,8 +242,7 @@ def _only_head(graph: MxGraph, cannot: str) -> int:
 
 def _check_count(count: int, end: str) -> str:
     """Check how many layers are to be dropped; return how messages about that begin."""
-    if isinstance(count, bool) or not isinstance(count, int) or count < 1:
-        raise ValueError(f"the number of layers must be a positive integer, got {count!r}")
+    check_integer("the number of layers", count)
     return f"cannot drop {count} layer{'s' * (count > 1)} from the {end}: "
 
 

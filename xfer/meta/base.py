@@ -7,7 +7,6 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
-from numbers import Integral, Real
 from typing import TYPE_CHECKING, Any, Self, TypeAlias
 
 import numpy as np
@@ -107,20 +106,6 @@ class MetaClassifier(ClassifierMixin, BaseEstimator, ABC):
         check_is_fitted(self)
         matrix = validate_data(self, X, accept_sparse="csr", dtype=np.float64, reset=False)
         return matrix.toarray() if issparse(matrix) else matrix
-
-
-def check_positive(name: str, value: Any, finite: bool = True) -> None:
-    """Raise ValueError unless the value is a positive number."""
-    if isinstance(value, bool) or not isinstance(value, Real) or not float(value) > 0:
-        raise ValueError(f"{name} must be a positive number, got {value!r}")
-    if finite and value == np.inf:
-        raise ValueError(f"{name} must be a finite number, got {value!r}")
-
-
-def check_integer(name: str, value: Any, least: int) -> None:
-    """Raise ValueError unless the value is an integer of at least that size."""
-    if isinstance(value, bool) or not isinstance(value, Integral) or value < least:
-        raise ValueError(f"{name} must be an integer >= {least}, got {value!r}")
 
 
 def assign_folds(X: np.ndarray, y: np.ndarray, random_state: Any) -> np.ndarray:

@@ -8,8 +8,9 @@ from typing import Any, Self
 import numpy as np
 from sklearn.utils import check_random_state
 
+from xfer._checks import check_integer, check_positive
 from xfer._io import progress_bar
-from xfer.meta.base import assign_folds, check_integer, check_positive, partial_whitening, squash
+from xfer.meta.base import assign_folds, partial_whitening, squash
 from xfer.meta.posterior import BayesianClassifier, softmax_in_place
 
 _LEAST = dict.fromkeys(("num_layers", "n_hidden", "batch_size", "num_epochs"), 1)

@@ -12,7 +12,8 @@ from scipy.optimize import minimize, minimize_scalar
 from scipy.special import log_softmax, softmax
 from sklearn.base import BaseEstimator, ClassifierMixin
 
-from xfer.meta.base import MetaClassifier, assign_folds, check_positive, partial_whitening
+from xfer._checks import check_positive
+from xfer.meta.base import MetaClassifier, assign_folds, partial_whitening
 
 
 class CalibratedClassifier(MetaClassifier):

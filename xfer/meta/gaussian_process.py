@@ -12,8 +12,9 @@ from scipy.optimize import minimize
 from sklearn.metrics.pairwise import euclidean_distances
 from sklearn.utils import check_random_state, gen_batches
 
+from xfer._checks import check_integer
 from xfer._io import progress_bar
-from xfer.meta.base import check_integer, partial_whitening, squash
+from xfer.meta.base import partial_whitening, squash
 from xfer.meta.left_out import LeftOut, dirichlet_targets
 from xfer.meta.posterior import (
     BayesianClassifier,
@@ -114,7 +115,7 @@ class DirichletGaussianProcess(BayesianClassifier):
 
     def check_parameters(self) -> Self:
         """Raise ValueError, naming the parameter, if one is out of range; return self."""
-        check_integer("max_function_evaluations", self.max_function_evaluations, 1)
+        check_integer("max_function_evaluations", self.max_function_evaluations)
         return self
 
     def _fit(self, X: np.ndarray, y: np.ndarray) -> None:

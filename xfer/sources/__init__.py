@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from xfer._checks import check_integer
 from xfer.sources.base import Layer, SourceModel
 from xfer.sources.table import Features
 
@@ -87,8 +88,7 @@ def open_source(
     >>> xfer.open_source(f"{xfer.example.checkpoint()}-0000.params")
     CheckpointSource(11 layers, inputs: data)
     """
-    if isinstance(num_devices, bool) or not isinstance(num_devices, int) or num_devices < 1:
-        raise ValueError(f"num_devices must be an integer >= 1, got {num_devices!r}")
+    check_integer("num_devices", num_devices)
     if engine not in ENGINES:
         raise ValueError(f"engine must be one of {', '.join(ENGINES)}, got {engine!r}")
     if inputs is not None and preprocess is not None:
@@ -203,8 +203,7 @@ def load_checkpoint(
     >>> source.layer_names[:4]
     ['conv1', 'relu1', 'pool1', 'conv2']
     """
-    if isinstance(epoch, bool) or not isinstance(epoch, int) or epoch < 0:
-        raise ValueError(f"epoch must be an integer >= 0, got {epoch!r}")
+    check_integer("epoch", epoch, 0)
     from xfer.checkpoint.network import Network
     from xfer.sources.checkpoint import CheckpointSource
 

@@ -7,6 +7,7 @@ import numpy as np
 from scipy.sparse import issparse
 from sklearn.utils.validation import check_array, column_or_1d
 
+from xfer._checks import check_integer
 from xfer._io import progress_bar
 from xfer.sources.batches import (
     Batch,
@@ -77,9 +78,7 @@ class ExampleData(Data):
     def batches(  # noqa: D102  (see Data)
         self, input_names: Names, needed: Names, raw: bool, batch_size: int, progress: bool | None
     ) -> Iterator[Batch]:
-        is_integer = isinstance(batch_size, (int, np.integer)) and not isinstance(batch_size, bool)
-        if not is_integer or batch_size < 1:
-            raise ValueError(f"batch_size must be an integer >= 1, got {batch_size!r}")
+        check_integer("batch_size", batch_size)
         if raw and not isinstance(self.given, Mapping):
             examples: Any = _raw_examples(self.given)
         else:

@@ -5,13 +5,13 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import chain, count, islice
-from numbers import Integral, Real
 from typing import Any
 
 import numpy as np
 from numpy.random import RandomState
 from scipy.special import log_softmax, softmax
 
+from xfer._checks import check_integer, check_number
 from xfer._io import progress_bar
 from xfer.checkpoint.network import Network
 from xfer.sources.checkpoint import CheckpointSource
@@ -29,15 +29,6 @@ _STEPS, _FEWEST_EPOCHS, _MOST_EPOCHS = 400, 6, 30
 _MOST_LOSS = 745
 # The most bytes of fixed layers' outputs that are kept instead of computed in every epoch.
 _MOST_KEPT = 1 << 30
-
-_LIMITS: dict[str, tuple] = {  # the kind of number, the least, and what it must be below
-    "batch_size": (Integral, 1),
-    "num_epochs": (Integral, 1),
-    "transferred_rate": (Real, 0),
-    "unfreeze_epochs": (Integral, 0),
-    "validation_fraction": (Real, 0, 1),
-    "patience": (Integral, 1),
-}
 
 
 class TrainingDiverged(ValueError):
@@ -152,9 +143,13 @@ class Trainer:
     progress: bool | None = None
 
     def __post_init__(self) -> None:
-        for name, limits in _LIMITS.items():
-            if name != "num_epochs" or self.num_epochs is not None:
-                check_number(name, getattr(self, name), *limits)
+        check_integer("batch_size", self.batch_size)
+        if self.num_epochs is not None:
+            check_integer("num_epochs", self.num_epochs)
+        check_number("transferred_rate", self.transferred_rate, 0)
+        check_integer("unfreeze_epochs", self.unfreeze_epochs, 0)
+        check_number("validation_fraction", self.validation_fraction, 0, below=1)
+        check_integer("patience", self.patience)
         schedules, schedule = ", ".join(SCHEDULES), self.learning_rate_schedule
         if schedule not in [*SCHEDULES]:
             raise ValueError(f"learning_rate_schedule must be one of {schedules}, got {schedule!r}")
@@ -168,7 +163,7 @@ class Trainer:
             raise ValueError(f"optimizer_params may not have an lr_scheduler: {advice}")
         params = self._optimizer_params = {"learning_rate": 0.001, **given}
         self._first_rate = params["learning_rate"]
-        check_number("the learning_rate in optimizer_params", self._first_rate, Real, 0)
+        check_number("the learning_rate in optimizer_params", self._first_rate, 0)
         try:
             from xfer.training.mxnet import check_optimizer
         except ImportError as error:
@@ -327,12 +322,3 @@ def _with_outputs(source: CheckpointSource, examples: Examples, names: list[str]
     layers = [name for name in names if name not in examples.inputs]
     known = {**source.extract(examples.inputs, layers, progress=False), **examples.inputs}
     return replace(examples, inputs={name: known[name] for name in names})
-
-
-def check_number(name: str, value: Any, kind: type, least: float, below: float = math.inf) -> None:
-    """Refuse what is not an integer, or not a number, >= `least` and < `below`."""
-    is_of_kind = isinstance(value, kind) and not isinstance(value, bool)
-    if not is_of_kind or not least <= value < below:
-        what = "an integer" if kind is Integral else "a number"
-        end = "" if below == math.inf else f" and < {below}"
-        raise ValueError(f"{name} must be {what} >= {least}{end}, got {value!r}")

@@ -5,13 +5,13 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from functools import partial
 from inspect import signature
-from numbers import Integral
 from typing import Any, ClassVar, TypeVar
 
 import numpy as np
 from numpy.random import RandomState
 from sklearn.utils.class_weight import compute_class_weight
 
+from xfer._checks import check_integer
 from xfer.checkpoint import edit
 from xfer.checkpoint.convert import output_names
 from xfer.checkpoint.network import Network
@@ -23,7 +23,7 @@ from xfer.repurposers import Repurposer, checked_labels
 from xfer.sources.batches import check_ids
 from xfer.sources.checkpoint import CheckpointSource
 from xfer.sources.data import open_data, read_all
-from xfer.training.loop import Examples, History, Trainer, TrainingDiverged, check_number
+from xfer.training.loop import Examples, History, Trainer, TrainingDiverged
 
 _Self = TypeVar("_Self", bound="NeuralNetworkRepurposer")
 
@@ -256,7 +256,7 @@ class NeuralNetworkRandomFreezeRepurposer(NeuralNetworkRepurposer):
     def _body(self, source: CheckpointSource, random: RandomState) -> tuple[Network, set[str]]:
         from xfer.training.mxnet import initial_values
 
-        check_number("num_layers_to_drop", self.num_layers_to_drop, Integral, 1)
+        check_integer("num_layers_to_drop", self.num_layers_to_drop)
         network, count = source.network, int(self.num_layers_to_drop)
         body = network.with_graph(edit.drop_top(network.graph, count, network.input_names))
         fixed = _parameters_of(body, "fixed_layers", self.fixed_layers)
