@@ -139,7 +139,7 @@ def draw_picture(path, results, collected, images):
     draw_accuracies(left, results)
     for name in [kind.__name__ for kind in REPURPOSERS]:
         probabilities, truth = map(np.concatenate, zip(*collected[name]))
-        plots.reliability(probabilities, truth, TARGET_DIGITS, bins=8, name=name, ax=right)
+        plots.reliability(probabilities, truth, TARGET_DIGITS, bins=5, name=name, ax=right)
     draw_digits(below, images, *collected["GpRepurposer"][-1])
     figure.savefig(path, dpi=130)
 
