@@ -748,7 +748,7 @@ def test_a_preprocess_sees_each_example_once(tmp_path):
 
 
 def test_labels_too_large_for_integers_stay_as_they_are():
-    from xfer.sources.batches import batch_labels
+    from xfer.sources.data import batch_labels
 
     for large in ([1e30, 2.0], [np.nan, 2.0], [-np.inf, 1.0]):
         assert batch_labels(np.array(large), 2).dtype == float

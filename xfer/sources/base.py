@@ -8,17 +8,17 @@ from typing import Any
 
 import numpy as np
 
-from xfer.sources.batches import (
+from xfer.sources.data import (
     Batch,
     Examples,
     as_array,
     check_names,
     checked_input,
     count,
+    open_data,
     take,
     to_numpy,
 )
-from xfer.sources.data import open_data
 from xfer.sources.table import Features, FeatureTable, check_poolings, pool
 
 

@@ -11,7 +11,7 @@ from xfer.checkpoint.network import Network
 from xfer.checkpoint.onnx_builder import BATCH, Dims, follows_batch
 from xfer.checkpoint.operators import Unsupported
 from xfer.sources.base import Layer, SourceModel, check_rows, example_shapes, find_layer
-from xfer.sources.batches import check_ids
+from xfer.sources.data import check_ids
 from xfer.sources.onnx import OnnxSource
 from xfer.sources.onnx_session import Runner
 

@@ -1,7 +1,12 @@
 """Whatever users hand over, opened once: what kind of data it is, its labels, its length."""
 
-from collections.abc import Callable, Iterator, Mapping
+import warnings
+from abc import ABC, abstractmethod
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
+from weakref import WeakSet
 
 import numpy as np
 from scipy.sparse import issparse
@@ -9,26 +14,59 @@ from sklearn.utils.validation import check_array, column_or_1d
 
 from xfer._checks import check_integer
 from xfer._io import progress_bar
-from xfer.sources.batches import (
-    Batch,
-    CheckLabels,
-    Data,
-    Examples,
-    Names,
-    as_arrays,
-    batch_labels,
-    check_names,
-    checked_input,
-    count,
-    is_mxnet_iterator,
-    to_numpy,
-)
-from xfer.sources.iterators import IteratorData
+
+Examples = dict[str, np.ndarray] | list[Any]
+Names = Sequence[str]
+CheckLabels = Callable[[np.ndarray], np.ndarray]
 
 # Names of the labels in batches that are dicts.
 _LABELS = ("label", "labels")
 # What is checked elsewhere, for scikit-learn's check_array.
 _ANY_ARRAY: Any = {"ensure_2d": False, "ensure_all_finite": False, "ensure_min_samples": 0}
+# Iterators that the last reading left somewhere else than at their start.
+_displaced: WeakSet = WeakSet()
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Inputs of a network, each (m, ...), or m raw examples; the first n_examples count."""
+
+    examples: Examples
+    n_examples: int
+    labels: np.ndarray | None = None
+
+
+class Data(ABC):
+    """Examples of one kind, with their labels, readable in batches."""
+
+    #: How many examples there are at most; None where that is not known before they are read.
+    n_examples: int | None = None
+    #: Labels given beside the examples, checked; None where batches bring them or there are none.
+    labels: np.ndarray | None = None
+
+    def __init__(self, given: Any, check_labels: CheckLabels | None) -> None:
+        self.given = given
+        self._check_labels = check_labels
+
+    @abstractmethod
+    def batches(
+        self, input_names: Names, needed: Names, raw: bool, batch_size: int, progress: bool | None
+    ) -> Iterator[Batch]:
+        """Check that the data fit a network, then return an iterator of batches.
+
+        The layers depend on the `needed` inputs; `raw` examples are made into inputs later.
+        """
+
+    def join_labels(self, parts: Sequence[np.ndarray | None]) -> np.ndarray | None:
+        """Return the labels of all examples, given those that the batches brought."""
+        if self.labels is not None:
+            return self.labels
+        found = None if any(part is None for part in parts) else np.concatenate(list(parts))
+        if self._check_labels is None:
+            return found
+        if found is None:
+            raise ValueError("the iterator carries no labels: make it with both data and labels")
+        return self._check_labels(found)
 
 
 def open_data(X: Any, y: Any = None, check_labels: CheckLabels | None = None) -> Data:
@@ -193,6 +231,181 @@ def _split_batch(batch: Any, input_names: Names, needed: Names, raw: bool) -> tu
     return dict(zip(needed, batch)), labels
 
 
+class IteratorData(Data):
+    """An MXNet iterator as batches of a network's inputs."""
+
+    def __init__(self, iterator: Any, check_labels: CheckLabels | None) -> None:
+        super().__init__(iterator, check_labels)
+        self.n_examples = getattr(iterator, "num_data", None)
+
+    def batches(  # noqa: D102  (see Data)
+        self, input_names: Names, needed: Names, raw: bool, batch_size: int, progress: bool | None
+    ) -> Iterator[Batch]:
+        if raw:
+            raise ValueError(
+                "an MXNet iterator brings arrays that are ready for a network, and this network "
+                "takes raw examples: give it those, or open the network without inputs"
+            )
+        names = [_name(description) for description in self.given.provide_data]
+        if len(names) == len(needed) == 1 and names[0] not in input_names:
+            names = list(needed)
+        check_names(names, input_names, needed)
+        if _is_native(self.given) and self.given in _displaced:
+            raise ValueError(
+                "this iterator would now begin in the middle of its data: MXNet's iterators with "
+                "round_batch=True continue where the padding of their last batch ended. Make a new "
+                "one for each reading"
+            )
+        return self._batches(names, progress)
+
+    def _batches(self, names: list[str], progress: bool | None) -> Iterator[Batch]:
+        size = getattr(self.given, "batch_size", None) or None
+        total = -(-self.n_examples // size) if self.n_examples and size else None
+        rewind(self.given)
+        start = 0
+        ends = _Ends(self.given, self.n_examples)
+        try:
+            for given in progress_bar(self.given, progress, total):
+                try:
+                    batch = _read_batch(given, names, start, ends)
+                except ValueError:
+                    # What was refused may be leftover memory at the end, not an example.
+                    if next(self.given, None) is None:
+                        ends.check_last()
+                    raise
+                yield batch
+                start += batch.n_examples
+        finally:
+            rewind(self.given)
+        ends.check(start)
+        if not start:
+            raise ValueError(f"the iterator gave no example: {self.given!r:.80}")
+
+
+def _read_batch(batch: Any, names: list[str], start: int, ends: "_Ends") -> Batch:
+    if len(batch.data) != len(names):
+        raise ValueError(
+            f"a batch holds {len(batch.data)} arrays where {len(names)} inputs "
+            f"({', '.join(names)}) were announced"
+        )
+    arrays = [as_array(values, name) for name, values in zip(names, batch.data)]
+    n = len(arrays[0]) - (batch.pad or 0)
+    if n < 1 or any(len(array) != len(arrays[0]) for array in arrays):
+        shapes = [array.shape for array in arrays]
+        raise ValueError(f"a batch has arrays of shapes {shapes} and padding {batch.pad}")
+    n = ends.see(batch, arrays[0], n, start)
+    if n < len(arrays[0]):  # examples replace the padding, which may be anything
+        arrays = [array[np.arange(len(array)) % n] for array in arrays]
+    inputs = {k: checked_input(a, k, start) for k, a in zip(names, arrays)}
+    if not batch.label:
+        return Batch(inputs, n)
+    if len(batch.label) > 1:
+        raise ValueError(f"the iterator carries {len(batch.label)} labels per example; give one")
+    labels = to_numpy(batch.label[0])
+    if labels.ndim == 0 or len(labels) < n:
+        raise ValueError(f"labels have shape {labels.shape}; one per example is needed")
+    return Batch(inputs, n, batch_labels(labels, n))
+
+
+def rewind(iterator: Any) -> None:
+    """Bring an iterator to its start.
+
+    MXNet's C++ iterators, such as CSVIter, read ahead in a thread. Resetting one that has not come
+    to its end leaves it in a random place, even at its start; so it is read to the end first, and
+    where it is at its start it is left alone.
+    """
+    if _is_native(iterator):
+        if iterator.first_batch is not None or iterator._debug_at_begin:
+            return
+        deque(iterator, maxlen=0)
+    # An NDArrayIter that rolls over would begin with what the last reader left.
+    getattr(iterator, "hard_reset", iterator.reset)()
+
+
+class _Ends:
+    """Works out from an iterator's batches where its examples end, and whether it starts over."""
+
+    def __init__(self, iterator: Any, num_data: int | None) -> None:
+        self.iterator, self.num_data = iterator, num_data
+        self.native = _is_native(iterator)
+        self.was_read = self.native and iterator.first_batch is None
+        self.first: np.ndarray | None = None
+        self.previous: np.ndarray | None = None
+        self.last: np.ndarray | None = None
+        self.stop, self.counts = 0, True
+
+    def see(self, batch: Any, array: np.ndarray, n: int, start: int) -> int:
+        """Look at the next batch; return how many of its rows are examples."""
+        self.first = array[:n] if self.first is None else self.first
+        self.previous, self.last, self.stop = self.last, array, n
+        self.counts = _counts_examples(batch)
+        if self.counts or batch.pad or self.num_data is None:
+            return n
+        if start >= self.num_data:
+            raise ValueError(
+                f"the iterator has more examples than its num_data says, {self.num_data}"
+            )
+        return min(n, self.num_data - start)
+
+    def check(self, n_examples: int) -> None:
+        """Refuse an end that may not be one; remember iterators that will start in the middle."""
+        self.check_last()
+        if not self.counts and self.num_data not in (None, n_examples):
+            raise ValueError(
+                f"the iterator gave {n_examples} examples where its num_data says {self.num_data}; "
+                "with round_batch=True, make a new iterator for each reading"
+            )
+        if not self.native or self.last is None or self.first is None:
+            return
+        padding, several = self.last[self.stop :], self.previous is not None
+        if not len(padding):
+            return
+        before = None if self.previous is None else self.previous[self.stop :]
+        if self.counts and before is not None and np.array_equal(padding, before):
+            return  # round_batch=False: what the batch before had left there
+        from_start = np.array_equal(padding, np.resize(self.first, padding.shape))
+        if from_start or several or not self.counts:
+            _displaced.add(self.iterator)
+        if self.was_read and several and not from_start:
+            warnings.warn(
+                "this iterator had been read before and may have begun in the middle of its data: "
+                "MXNet's iterators with round_batch=True continue where the padding of their last "
+                "batch ended. Make a new one for each reading",
+                stacklevel=2,
+            )
+
+    def check_last(self) -> None:
+        """Refuse a last batch that may hold more than examples."""
+        full = self.last is not None and self.stop == len(self.last)
+        if not self.counts and self.num_data is None and full:
+            raise ValueError(
+                "this iterator does not say whether its last batch is full of examples: MXNet's "
+                "image iterators with round_batch=False fill it with leftover memory without "
+                "saying so. Set its num_data to the number of examples in its file, or make it "
+                "with round_batch=True and a batch_size that does not divide that number"
+            )
+
+
+def _counts_examples(batch: Any) -> bool:
+    """Return whether the iterator numbers its examples, and so knows which rows are padding."""
+    index = getattr(batch, "index", None)
+    return index is None or len(index) < 2 or bool(np.any(index))
+
+
+def _is_native(iterator: Any) -> bool:
+    return hasattr(iterator, "first_batch") and hasattr(iterator, "_debug_at_begin")
+
+
+def _name(description: Any) -> str:
+    layout = getattr(description, "layout", None)
+    if layout and layout.find("N") > 0:
+        raise ValueError(
+            f"input {description[0]!r} has layout {layout!r}: its first axis must be the "
+            "example (N)"
+        )
+    return description[0]
+
+
 def read_all(
     data: Data,
     input_names: Names,
@@ -279,3 +492,111 @@ def _is_batch(first: Any) -> bool:
 
 def _has_axes(value: Any) -> bool:
     return isinstance(value, (list, tuple, Mapping)) or len(getattr(value, "shape", ())) > 0
+
+
+def is_mxnet_iterator(data: Any) -> bool:
+    """Return whether this is an MXNet iterator, which brings its own batches and labels."""
+    return hasattr(data, "provide_data") and hasattr(data, "reset")
+
+
+def take(examples: Examples, index: slice | np.ndarray) -> Examples:
+    """Pick some of a batch's examples."""
+    if isinstance(examples, dict):
+        return {name: array[index] for name, array in examples.items()}
+    return examples[index] if isinstance(index, slice) else [examples[i] for i in index]
+
+
+def count(examples: Examples) -> int:
+    """Return how many examples a batch holds, padding included."""
+    return len(next(iter(examples.values())) if isinstance(examples, dict) else examples)
+
+
+def check_names(
+    names: Sequence[str] | Mapping[str, Any], input_names: Sequence[str], needed: Sequence[str]
+) -> None:
+    """Refuse data that lack a needed input, or hold something that is not an input."""
+    if not {*needed} <= {*names} <= {*input_names}:
+        which = "" if len(needed) == len(input_names) else f"; needed here: {', '.join(needed)}"
+        raise ValueError(
+            f"the data are named {', '.join(names)}; the network's inputs are "
+            f"{', '.join(input_names)}{which}"
+        )
+
+
+def to_numpy(values: Any) -> np.ndarray:
+    """Return a NumPy array of anything like an array, tensors of MXNet and torch included."""
+    if hasattr(values, "asnumpy"):
+        return values.asnumpy()
+    if hasattr(values, "detach"):
+        values = values.detach().cpu()
+        # NumPy has no bfloat16.
+        return (values.float() if values.is_floating_point() else values).numpy()
+    return np.asarray(values)
+
+
+def as_array(values: Any, name: str) -> np.ndarray:
+    """Return the data of one input as an array of numbers with one row per example."""
+    array = to_numpy(values)
+    if array.ndim == 0 or array.dtype.kind not in "fiub":
+        raise ValueError(
+            f"input {name!r} must be an array of numbers with one row for each example, got "
+            f"shape {array.shape} of {array.dtype}"
+        )
+    return array
+
+
+def as_arrays(values: Mapping[str, Any], whose: str) -> dict[str, np.ndarray]:
+    """Return the data of all inputs as arrays with equally many rows."""
+    arrays = {name: as_array(one, name) for name, one in values.items()}
+    lengths = {name: len(array) for name, array in arrays.items()}
+    if len({*lengths.values()}) > 1:
+        raise ValueError(f"{whose} different numbers of examples: {lengths}")
+    return arrays
+
+
+def checked_input(array: np.ndarray, name: str, start: int | None = None) -> np.ndarray:
+    """Return an input as float32 or integers, after a check for NaN and infinity."""
+    if array.dtype.kind != "f":
+        return array
+    with np.errstate(over="ignore"):
+        array = array.astype(np.float32, copy=False)
+    if not np.isfinite(array).all():
+        example = np.flatnonzero(~np.isfinite(array.reshape(len(array), -1)).all(axis=1))[0]
+        where = f"{example} of a batch" if start is None else f"{start + example}"
+        raise ValueError(
+            f"input {name!r} has NaN, infinity or a number beyond 32-bit floats at example {where}"
+        )
+    return array
+
+
+def batch_labels(values: np.ndarray, n_examples: int) -> np.ndarray:
+    """Return the labels of a batch's first examples, of shape (n,) or (n, k).
+
+    Whole numbers that a framework carries as floats become integers again.
+    """
+    values = values.reshape(-1) if values.size == len(values) else values
+    if values.ndim > 2:
+        raise ValueError(f"labels have shape {values.shape}; one row per example is needed")
+    values = values[:n_examples]
+    if values.dtype.kind == "f" and (np.abs(values) < 2**63).all():
+        whole = values.astype(np.int64)
+        if (whole == values).all():
+            if values.dtype == np.float32 and (np.abs(whole) >= 2**24).any():
+                raise ValueError(
+                    f"the iterator carries label {whole.flat[np.abs(whole).argmax()]} as a 32-bit "
+                    "float, which cannot tell it from its neighbours; use smaller labels"
+                )
+            return whole
+    return values
+
+
+def check_ids(inputs: Mapping[str, np.ndarray], limits: Iterable[tuple[str, str, int]]) -> None:
+    """Refuse word ids that embeddings lack, given input, layer and table size of each."""
+    for name, layer, size in limits:
+        ids = inputs.get(name)
+        if ids is not None and ids.size and (ids.min() < 0 or ids.max() >= size):
+            found = ids.min() if ids.min() < 0 else ids.max()
+            raise ValueError(
+                f"the data hold id {found:.0f}; layer {layer!r} knows ids 0 to {size - 1}: "
+                "was the corpus made with the network's own vocabulary?"
+            )

@@ -11,7 +11,7 @@ import numpy as np
 import onnx
 
 from xfer.sources.base import Layer, SourceModel
-from xfer.sources.batches import Examples
+from xfer.sources.data import Examples
 from xfer.sources.onnx_model import OnnxGraph, parse, take_apart
 from xfer.sources.onnx_session import Runner
 

@@ -13,7 +13,7 @@ import onnxruntime
 from onnx import numpy_helper
 
 from xfer.sources.base import check_rows, example_shapes
-from xfer.sources.batches import check_ids, take
+from xfer.sources.data import check_ids, take
 
 # Smaller arrays go into the graph whole: shapes, axes and the like are among them, and shapes are
 # inferred only from values that are found there.

@@ -10,8 +10,7 @@ import torch
 from sentence_transformers import SentenceTransformer
 
 from xfer.sources.base import Layer
-from xfer.sources.batches import Examples
-from xfer.sources.data import ExampleData, open_data
+from xfer.sources.data import ExampleData, Examples, open_data
 from xfer.sources.table import Features
 from xfer.sources.torch import TorchSource
 from xfer.sources.torch_fingerprint import fingerprint

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from xfer.sources.base import Layer, SourceModel, check_rows, example_shapes
-from xfer.sources.batches import check_ids
+from xfer.sources.data import check_ids
 from xfer.sources.table import pool
 from xfer.sources.torch_fingerprint import fingerprint
 

@@ -14,7 +14,7 @@ from numpy.random import RandomState
 from xfer.checkpoint.edit import ModelError, describe_node
 from xfer.checkpoint.network import Network, auxiliary_names
 from xfer.checkpoint.symbol import MxGraph
-from xfer.sources.batches import check_names
+from xfer.sources.data import check_names
 from xfer.sources.mxnet_engine import load_symbol, safe_binding
 from xfer.training.frozen import freeze_statistics, uses_running_statistics
 

@@ -20,7 +20,7 @@ from xfer.features import LayerFeatures, stores_parameters
 from xfer.meta import CalibratedLogisticRegression
 from xfer.meta.calibrated import ScaledScores
 from xfer.repurposers import Repurposer, checked_labels
-from xfer.sources.batches import check_ids
+from xfer.sources.data import check_ids
 from xfer.sources.checkpoint import CheckpointSource
 from xfer.sources.data import open_data, read_all
 from xfer.training.loop import Examples, History, Trainer, TrainingDiverged
