@@ -25,6 +25,8 @@ import numpy as np
 from xfer._checks import check_integer
 
 _HEADER = int.from_bytes(b"xfer"), 1  # application id and format, kept by SQLite for us
+_READ_HEADER = """SELECT application_id, user_version, (SELECT count(*) FROM sqlite_master)
+FROM pragma_application_id, pragma_user_version"""
 _SCHEMA = f"""
 PRAGMA page_size = {2**14};  -- large pages, so that few rows need a chain of them
 PRAGMA auto_vacuum = INCREMENTAL;
@@ -168,9 +170,10 @@ class FeatureCache:
             self.path, timeout=_WAIT_SECONDS, isolation_level=None, check_same_thread=False
         )
         connection.text_factory = bytes  # damaged text need not be UTF-8
-        if _pragma(connection, "page_count") == 0:
+        # Another process may be at the schema: `auto_vacuum` writes a first page before all else.
+        if connection.execute(_READ_HEADER).fetchone() == (0, 0, 0):
             connection.executescript(_SCHEMA)
-        if (_pragma(connection, "application_id"), _pragma(connection, "user_version")) != _HEADER:
+        if connection.execute(_READ_HEADER).fetchone()[:2] != _HEADER:
             raise ValueError(f"{self.path} is not a feature cache of this version of xfer")
         connection.executescript(_SETTINGS)
 
