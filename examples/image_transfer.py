@@ -55,7 +55,7 @@ def as_input(pictures):
 # %%
 # Ten labels per class
 # --------------------
-# These hundred images are all the labels there are. Each class has a hundred others for testing.
+# Only these hundred images have labels. Each class has a hundred others for testing.
 
 new = np.load(FOLDER / "data" / "cifar100_10class.npz")
 classes = new["classes"]
@@ -78,8 +78,9 @@ plt.show()
 # The network
 # -----------
 # It classifies CIFAR-10, which has none of the new classes. xfer reads its two files and runs it on
-# ONNX Runtime. (On a CPU, MXNet gets pre-activation networks wrong unless its fusion of layers is
-# turned off.) It has nine residual blocks that each end in a sum. These are the last layers:
+# ONNX Runtime. (On a CPU, MXNet computes pre-activation networks wrongly unless its fusion of
+# layers is turned off.) The network has nine residual blocks that each end in a sum. These are the
+# last layers:
 
 source = xfer.load_checkpoint(FOLDER / "models" / "cifar_resnet20_v2")
 old = np.load(FOLDER / "data" / "cifar10_test_1000.npz")
@@ -196,8 +197,8 @@ plt.show()
 # %%
 # What it does not know
 # ---------------------
-# The images of CIFAR-10 belong to none of the ten new classes. The Gaussian process has to name one
-# anyway. But the epistemic part of its uncertainty, due to missing labels, is higher on them than
+# The images of CIFAR-10 belong to none of the ten new classes, but the Gaussian process has to name
+# one anyway. The epistemic part of its uncertainty, due to missing labels, is higher on them than
 # on new images of the classes it has learned.
 
 uncertainty = gaussian_process.predict_uncertainty(np.concatenate([x_test, x_old]))

@@ -27,8 +27,7 @@ print(source)
 #
 # The first two use features: the maxima of the maps of ``relu2``, a layer in the middle, and
 # ``pool3``, the last layer before the scores. With ``cache``, each image passes through the network
-# once, and not again for each fit. The third is logistic regression on the pixels, without a
-# network.
+# only once, not once per fit. The third is logistic regression on the pixels, without a network.
 
 images, digits = xfer.example.digits()
 images, digits = images[digits >= 5], digits[digits >= 5]
@@ -48,8 +47,8 @@ ways = {
 # Random draws
 # ------------
 #
-# With few labels, it matters which examples are labelled. So each number of labels is tried with
-# several random draws. All other images are for testing.
+# With few labels, it matters which examples are labelled. So the script tries several random draws
+# for each number of labels. All other images are for testing.
 
 
 def draw(count, seed):
@@ -76,8 +75,9 @@ for name, found in scores.items():
 # -------------------
 #
 # Lines are means over the draws, bands one standard deviation. Pixels are of little use to a linear
-# classifier, because each digit is at another place. Both layers find it wherever it is. The last
-# layer keeps what separates 0 to 4; ``relu2`` keeps more of what other digits need.
+# classifier, because the digits are at different places. The maxima of both layers do not depend on
+# the place. The last layer has features that separate 0 to 4; ``relu2`` has more features that are
+# useful for other digits.
 
 figure, ax = plt.subplots(figsize=(7, 4.9), layout="constrained")
 for name, found in scores.items():

@@ -23,8 +23,8 @@ extracted = source.extract(seven, ["relu1", "pool1", "relu2", "pool2", "relu3"])
 print(source)
 
 # %%
-# ``visualize_net`` draws the network where Graphviz is installed, and is a table of what each layer
-# reads otherwise. To look around in a large network, open its ``-symbol.json`` in
+# ``visualize_net`` draws the network if Graphviz is installed. Otherwise it shows a table of what
+# each layer reads. To explore a large network, open its ``-symbol.json`` in
 # `Netron <https://netron.app>`_.
 
 handler = xfer.ModelHandler(source)
@@ -41,7 +41,7 @@ print(handler.layer_names)
 print(handler.get_layer_parameters(["conv3"]))
 
 # %%
-# You can compute features with what is left.
+# You can compute features with the remaining layers.
 
 features, _ = handler.get_layer_output(images[:100], ["relu2", "relu3"])
 for name, matrix in features.items():

@@ -3,7 +3,8 @@ Which example to label next
 ===========================
 
 If you label a few examples at a time, which should be next? The epistemic uncertainty of a Gaussian
-process is the part that more labels would reduce. Does it help to label first where it is largest?
+process is the part that more labels would reduce. Does it help to label the examples with the most
+epistemic uncertainty first?
 """
 
 import matplotlib.pyplot as plt
@@ -18,8 +19,8 @@ ROUNDS = 7
 LABELS_A_ROUND = 5
 
 # %%
-# The features of all images are computed once. The classifier is that of ``GpRepurposer``, which
-# takes a matrix.
+# The features of all images are computed once. The classifier is ``DirichletGaussianProcess``,
+# which ``GpRepurposer`` uses too. It takes a matrix of features.
 
 source = xfer.load_checkpoint(xfer.example.checkpoint())
 images, digits = xfer.example.digits()
@@ -30,9 +31,9 @@ features = source.extract(images, "relu2", pooling="max").matrix
 # Three ways to choose
 # --------------------
 #
-# Each way scores the unlabelled examples; the five with the highest scores are labelled next. One
-# is the epistemic uncertainty, one is random, and one is margin sampling: examples come first if
-# their two largest probabilities are close.
+# Each way scores the unlabelled examples; the five with the highest scores are labelled next. The
+# score is the epistemic uncertainty, a random number, or (margin sampling) the negative difference
+# between the two largest probabilities.
 
 
 def epistemic(classifier, rows, random):

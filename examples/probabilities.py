@@ -2,7 +2,7 @@
 Calibrated probabilities
 ========================
 
-Probabilities are calibrated if, of the answers with a probability of 80%, 80% are right. Then you
+If probabilities are calibrated, 80% of the answers with a probability of 80% are right. Then you
 can leave the unsure answers to a person. Here a network for the digits 0 to 4 is repurposed to 5 to
 9, with ten labels per digit.
 """
@@ -89,8 +89,8 @@ plt.show()
 # Answering only when sure
 # ------------------------
 #
-# If you leave the less sure half to a person, few of the other answers are wrong. For this only the
-# order of the probabilities matters, and it is nearly the same for all classifiers.
+# If you leave the less sure half to a person, few of the other answers are wrong. Only the order of
+# the probabilities matters for this, and it is nearly the same for all classifiers.
 
 figure, ax = plt.subplots(figsize=(7, 4.9), layout="constrained")
 counts = np.arange(1, len(truth) + 1)
@@ -128,8 +128,8 @@ plt.show()
 # ---------------------------
 #
 # For a digit from 0 to 4, every answer is wrong. A Gaussian process splits its uncertainty into an
-# aleatoric part, because classes look alike, and an epistemic part, because it has seen nothing
-# similar. Both are larger on digits that it never saw, and the epistemic part grows more.
+# aleatoric part, because classes look alike, and an epistemic part, because it was fitted on
+# nothing similar. Both are larger on digits that it never saw, and the epistemic part grows more.
 
 uncertainty = process.predict_uncertainty(np.concatenate([images[tested], unseen]))
 groups = np.repeat(["5 to 9", "0 to 4: never shown"], [len(tested), len(unseen)])

