@@ -79,10 +79,6 @@ def _with_number(op: Call, x: Tensor, result: Any) -> tuple[Tensor, Tensor]:
     return op.cast(x, kind), op.constant(value, kind)
 
 
-def _divide(op: Call, a: Tensor, b: Tensor) -> Tensor:
-    return op("Div", a, b if a.dtype == np.float32 else _without_zeros(op, b))
-
-
 def _without_zeros(op: Call, x: Tensor) -> Tensor:
     """Replace zeros by ones: dividing an integer by zero ends the process."""
     if x.value is not None and x.value.all():
@@ -115,10 +111,6 @@ def _hypot(op: Call, a: Tensor, b: Tensor) -> Tensor:
     return op("Sqrt", op("Add", *squares))
 
 
-def _not_equal(op: Call, a: Tensor, b: Tensor) -> Tensor:
-    return op("Not", op("Equal", a, b))
-
-
 def _logic(kind: str) -> Formula:
     """Make the formula of a logical operator, for which every value but zero is true."""
     return lambda op, a, b: op(kind, op.cast(a, bool), op.cast(b, bool))
@@ -144,7 +136,7 @@ _family(
     "_mul_scalar _npi_multiply_scalar",
 )
 _family(
-    _divide,
+    lambda op, a, b: op("Div", a, b if a.dtype == np.float32 else _without_zeros(op, b)),
     "elemwise_div _sparse_elemwise_div _scatter_elemwise_div",
     "broadcast_div _sparse_broadcast_div",
     "_div_scalar",
@@ -163,7 +155,7 @@ for _formula, _name, _first in (
 # The name of the old operator, and that of NumPy's.
 for _formula, _name, _numpy in (
     (emit("Equal"), "equal", "equal"),
-    (_not_equal, "not_equal", "not_equal"),
+    (lambda op, a, b: op("Not", op("Equal", a, b)), "not_equal", "not_equal"),
     (emit("Greater"), "greater", "greater"),
     (emit("GreaterOrEqual"), "greater_equal", "greater_equal"),
     (emit("Less"), "lesser", "less"),

@@ -1,20 +1,21 @@
 # ruff: noqa: D103 - where the name of a conversion says what it does
 """Convolutions, dense layers, activations, output layers (softmax, losses), normalization."""
 
-from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 
 from xfer.checkpoint.onnx_builder import Tensor, describe_shape
-from xfer.checkpoint.operators.registry import Attributes, Call, Result, operator
+from xfer.checkpoint.operators.registry import Call, Outputs, Result, operator
 
 
 @operator("Convolution", "Convolution_v1", "_npx_convolution")
 def convolution(op: Call, x: Tensor, weight: Tensor, *bias: Tensor) -> Tensor:
     kernel, settings = read_filters(op, weight)
     agree(x, 1, weight, 1, settings["group"])
-    _check_fit(x, kernel, settings)
+    for size, k, p, d in zip((x.dims or ())[2:], kernel, settings["pads"], settings["dilations"]):
+        if size is not None and size + 2 * p < d * (k - 1) + 1:
+            raise ValueError(f"kernel={kernel} is larger than data of {describe_shape(x.dims)}")
     pads = [*settings.pop("pads")] * 2
     return op("Conv", x, weight, *bias, pads=pads, **settings)
 
@@ -47,9 +48,8 @@ def read_filters(op: Call, weight: Tensor) -> tuple[tuple[int, ...], dict[str, A
         raise op.unsupported(f"layout={layout!r}")
     kernel = op.ints("kernel")
     if weight.dims is not None and tuple(weight.dims[2:]) != kernel:
-        raise ValueError(
-            f"kernel={kernel} does not go with a weight of {describe_shape(weight.dims)}"
-        )
+        found = f"a weight of {describe_shape(weight.dims)}"
+        raise ValueError(f"kernel={kernel} does not go with {found}")
     ones = (1,) * len(kernel)
     return kernel, {
         "kernel_shape": kernel,
@@ -72,12 +72,6 @@ def agree(x: Tensor, axis: int, parameter: Tensor, place: int = 0, times: int = 
         raise ValueError(f"data of {data} does not go with a parameter of {shape}")
 
 
-def _check_fit(x: Tensor, kernel: tuple[int, ...], settings: dict[str, Any]) -> None:
-    for size, k, p, d in zip((x.dims or ())[2:], kernel, settings["pads"], settings["dilations"]):
-        if size is not None and size + 2 * p < d * (k - 1) + 1:
-            raise ValueError(f"kernel={kernel} is larger than data of {describe_shape(x.dims)}")
-
-
 @operator("_contrib_DeformableConvolution")
 def deformable_convolution(
     op: Call, x: Tensor, offset: Tensor, weight: Tensor, *bias: Tensor
@@ -88,7 +82,6 @@ def deformable_convolution(
     counts as the last. ONNX interpolates both with zero, so such points are moved.
     """
     kernel, settings = read_filters(op, weight)
-    agree(x, 1, weight, 1, settings["group"])
     groups = op.int("num_deformable_group", 1)
     grid = _grid(offset.shape, kernel, settings, groups)
     limits = np.tile(np.array(x.shape[2:], np.float32), groups * kernel[0] * kernel[1])
@@ -98,46 +91,31 @@ def deformable_convolution(
     place = op("Min", place, op("Sub", size, op.constant(1.0)))
     place = op("Where", outside, op.constant(-2.0), place)
     offset = op("Sub", place, op.constant(grid))
-    return _convolve(op, x, weight, offset, bias)
+    return modulated_deformable_convolution(op, x, offset, None, weight, *bias)
 
 
 @operator("_contrib_ModulatedDeformableConvolution")
 def modulated_deformable_convolution(
-    op: Call, x: Tensor, offset: Tensor, mask: Tensor, weight: Tensor, *bias: Tensor
+    op: Call, x: Tensor, offset: Tensor, mask: Tensor | None, weight: Tensor, *bias: Tensor
 ) -> Tensor:
     """Convolve with filters whose points are moved by offsets and weighted by a mask."""
-    return _convolve(op, x, weight, offset, bias, mask)
+    _, settings = read_filters(op, weight)
+    agree(x, 1, weight, 1, settings["group"])
+    pads, groups = [*settings.pop("pads")] * 2, op.int("num_deformable_group", 1)
+    parts = [offset, *(bias or (None,)), *([mask] if mask else [])]
+    return op("DeformConv", x, weight, *parts, pads=pads, offset_group=groups, **settings)
 
 
 def _grid(
     shape: tuple[int, ...], kernel: tuple[int, ...], settings: dict[str, Any], groups: int
 ) -> np.ndarray:
     """Return the rows and columns of the points before they are moved."""
-    axes = []
-    for axis in (0, 1):
-        stride, step, pad = (settings[name][axis] for name in ("strides", "dilations", "pads"))
-        starts = np.arange(shape[2 + axis]) * stride - pad
-        axes.append(np.arange(kernel[axis])[:, np.newaxis] * step + starts)
-    rows = axes[0][:, np.newaxis, :, np.newaxis]
-    columns = axes[1][np.newaxis, :, np.newaxis, :]
-    both = np.stack(np.broadcast_arrays(rows, columns), axis=2)
-    points = both.reshape(2 * kernel[0] * kernel[1], *shape[2:])
+    names = "dilations", "strides", "pads"
+    steps, strides, pads = (np.reshape(settings[name], (2, 1, 1, 1, 1)) for name in names)
+    index = np.indices((*kernel, *shape[2:]))
+    points = index[:2] * steps + index[2:] * strides - pads
+    points = np.moveaxis(points, 0, 2).reshape(-1, *shape[2:])
     return np.tile(points, (groups, 1, 1)).astype(np.float32)
-
-
-def _convolve(
-    op: Call,
-    x: Tensor,
-    weight: Tensor,
-    offset: Tensor,
-    bias: Sequence[Tensor],
-    mask: Tensor | None = None,
-) -> Tensor:
-    _, settings = read_filters(op, weight)
-    agree(x, 1, weight, 1, settings["group"])
-    pads, groups = [*settings.pop("pads")] * 2, op.int("num_deformable_group", 1)
-    parts = [offset, *(bias or (None,)), *([mask] if mask else [])]
-    return op("DeformConv", x, weight, *parts, pads=pads, offset_group=groups, **settings)
 
 
 @operator("FullyConnected", "_npx_fully_connected", "_sparse_FullyConnected")
@@ -163,29 +141,24 @@ def activation(op: Call, x: Tensor) -> Tensor:
     return op(kinds[kind], x)
 
 
-def _with_mask(attributes: Attributes) -> tuple[str, ...]:
-    """Name the outputs; with random slopes there is a second one, unset in inference."""
-    random = attributes.text("act_type", "leaky") == "rrelu"
-    return ("output", "mask") if random else ("output",)
-
-
-@operator("LeakyReLU", "_npx_leaky_relu", outputs=_with_mask)
+@operator(
+    *("LeakyReLU", "_npx_leaky_relu"),
+    # With random slopes there is a second output, unset in inference.
+    outputs=lambda op: ("output", "mask") if op.text("act_type", "") == "rrelu" else ("output",),
+)
 def leaky_relu(op: Call, x: Tensor, *gamma: Tensor) -> Tensor:
     kind = op.text("act_type", "leaky")
-    if kind == "leaky":
-        return op("LeakyRelu", x, alpha=op.float("slope", 0.25))
     if kind == "rrelu":
         # The slope is random only in training.
         mean = (op.float("lower_bound", 0.125) + op.float("upper_bound", 0.334)) / 2
         return op("LeakyRelu", x, alpha=mean)
-    if kind == "elu":
-        return op("Elu", x, alpha=op.float("slope", 0.25))
     if kind == "prelu":
         return _prelu(op, x, *gamma)
-    kinds = {"selu": "Selu", "gelu": "Gelu"}
+    kinds = {"leaky": "LeakyRelu", "elu": "Elu", "selu": "Selu", "gelu": "Gelu"}
     if kind not in kinds:
         raise op.unsupported(f"act_type={kind!r}")
-    return op(kinds[kind], x)
+    slope = op.float("slope", 0.25) if kind in ("leaky", "elu") else None
+    return op(kinds[kind], x, alpha=slope)
 
 
 def _prelu(op: Call, x: Tensor, gamma: Tensor) -> Tensor:
@@ -291,14 +264,13 @@ def identity(op: Call, x: Tensor, other: Tensor | None = None) -> Tensor:
     return x
 
 
-def _with_statistics(*names: str) -> Callable[[Attributes], tuple[str, ...]]:
-    return lambda attributes: (
-        ("output", *names) if attributes.flag("output_mean_var", False) else ("output",)
-    )
+def _with_statistics(*names: str) -> Outputs:
+    return lambda op: ("output", *names) if op.flag("output_mean_var", False) else ("output",)
 
 
 @operator(
-    *("BatchNorm", "BatchNorm_v1", "_npx_batch_norm", "_contrib_SyncBatchNorm"),
+    *("BatchNorm", "BatchNorm_v1", "_npx_batch_norm"),
+    *("_contrib_SyncBatchNorm", "_contrib_BatchNormWithReLU"),
     outputs=_with_statistics("mean", "var"),
 )
 def batch_norm(
@@ -321,6 +293,8 @@ def batch_norm(
         shift = op("Sub", beta, op("Mul", mean, scale))
         y = op("Mul", x, op.reshape(scale, shape))
         y = op("Add", y, op.reshape(shift, shape))
+    if op.node.operator == "_contrib_BatchNormWithReLU":
+        y = op("Relu", y)
     if not op.flag("output_mean_var", False):
         return y
     if op.node.operator == "_contrib_SyncBatchNorm":
@@ -329,12 +303,6 @@ def batch_norm(
     if op.node.operator == "BatchNorm_v1":
         return y, mean, variance
     return y, mean, _inverse_deviation(op, variance, epsilon)
-
-
-@operator("_contrib_BatchNormWithReLU", outputs=_with_statistics("mean", "var"))
-def batch_norm_with_relu(op: Call, x: Tensor, *parameters: Tensor) -> Result:
-    y = batch_norm(op, x, *parameters)
-    return op("Relu", y) if isinstance(y, Tensor) else (op("Relu", y[0]), *y[1:])
 
 
 def _inverse_deviation(op: Call, variance: Tensor, epsilon: float) -> Tensor:
@@ -352,9 +320,8 @@ def layer_norm(op: Call, x: Tensor, gamma: Tensor, beta: Tensor) -> Result:
         return tensor if axis == x.rank - 1 else op("Transpose", tensor, perm=order)
 
     rows, epsilon = turned(x, order), op.float("eps", 1e-5)
-    statistics = op.flag("output_mean_var", False)
     kind, back = "LayerNormalization", np.argsort(order).tolist()
-    if not statistics:
+    if not op.flag("output_mean_var", False):
         return turned(op(kind, rows, gamma, beta, epsilon=epsilon), back)
     y, mean, inverse = op(kind, rows, gamma, beta, epsilon=epsilon, outputs=3)
     return turned(y, back), turned(mean, back), turned(op("Reciprocal", inverse), back)

@@ -1,7 +1,6 @@
 """Elementwise functions: rounding, powers, logarithms, trigonometry, and casts."""
 
 import math
-from typing import Any
 
 import numpy as np
 
@@ -71,22 +70,20 @@ def _truncate(op: Call, x: Tensor) -> Tensor:
 
 def _round(op: Call, x: Tensor) -> Tensor:
     # Halves are rounded away from zero. Floor(x + 0.5) would be wrong just below 0.5.
-    size = op("Abs", x)
-    up = _round_up(op, size, op("GreaterOrEqual", *_fraction(op, size)))
-    return op("Where", op("Less", x, op.constant(0.0)), op("Neg", up), up)
+    size = _round_up_if(op, op("Abs", x), "GreaterOrEqual")
+    return op("Where", op("Less", x, op.constant(0.0)), op("Neg", size), size)
 
 
 def _rint(op: Call, x: Tensor) -> Tensor:
     # Halves are rounded down, in both of MXNet's rints.
-    return _round_up(op, x, op("Greater", *_fraction(op, x)))
+    return _round_up_if(op, x, "Greater")
 
 
-def _fraction(op: Call, x: Tensor) -> tuple[Tensor, Tensor]:
-    return op("Sub", x, op("Floor", x)), op.constant(0.5)
-
-
-def _round_up(op: Call, x: Tensor, where: Tensor) -> Tensor:
-    return op("Where", where, op("Ceil", x), op("Floor", x))
+def _round_up_if(op: Call, x: Tensor, comparison: str) -> Tensor:
+    """Round up where the fraction compares so with one half, and down elsewhere."""
+    low = op("Floor", x)
+    up = op(comparison, op("Sub", x, low), op.constant(0.5))
+    return op("Where", up, op("Ceil", x), low)
 
 
 _function("abs _npi_abs _npi_absolute _sparse_abs", emit("Abs"), emit("Abs"))
@@ -177,26 +174,10 @@ def isfinite(op: Call, x: Tensor) -> Tensor:
     return op("Not", op("IsNaN", op("Sub", x, x)))
 
 
-_KINDS = {
-    **dict.fromkeys(("float16", "bfloat16", "float32", "float64"), np.dtype(np.float32)),
-    **{name: np.dtype(name) for name in ("int8", "uint8", "int32", "int64", "bool")},
-}
-
-
-def read_dtype(op: Call, default: Any, name: str = "dtype") -> np.dtype:
-    """Return the type that an attribute names, or the default."""
-    text = op.text(name, None)
-    if text is None:
-        return np.dtype(default)
-    if text not in _KINDS:
-        raise op.unsupported(f"{name}={text!r}")
-    return _KINDS[text]
-
-
 @operator("Cast", "_npi_cast", "_npx_cast")
 def cast(op: Call, x: Tensor) -> Tensor:
     """Convert to another type; fractions are cut off."""
-    dtype = read_dtype(op, np.float32)
+    dtype = op.dtype()
     if x.dtype == np.float32 and dtype.itemsize == 1 and dtype.kind in "iu":
         # Values out of range wrap around, which C does not define for floats.
         x = op.cast(x, np.int32)
@@ -206,7 +187,7 @@ def cast(op: Call, x: Tensor) -> Tensor:
 @operator("amp_cast")
 def amp_cast(op: Call, x: Tensor) -> Tensor:
     """Return the input: all floats are float32 here."""
-    if read_dtype(op, np.float32) != np.float32:
+    if op.dtype() != np.float32:
         raise op.unsupported(f"dtype={op.text('dtype')!r}")
     return x
 

@@ -234,7 +234,7 @@ def _matrix_of(op: Call, x: Tensor, offset: int) -> Tensor:
         raise ValueError("makes a matrix of the examples, whose number is not known")
     size += abs(offset)
     pads = op.constant([max(offset, 0), max(-offset, 0)], np.int64)
-    row = op("Pad", x, pads, op.constant(np.zeros((), x.dtype)))
+    zero = op.constant(0, x.dtype)
+    row = op("Pad", x, pads, zero)
     # Chosen, not multiplied: zero times infinity is not zero.
-    zero = op.constant(np.zeros((), x.dtype))
     return op("Where", op.constant(np.eye(size, k=offset, dtype=bool)), row, zero)

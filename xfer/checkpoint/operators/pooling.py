@@ -64,7 +64,7 @@ def _pool_windows(op: Call, x: Tensor) -> Tensor:
             # The padding counts, but not what a window reaches beyond it.
             return _slide(op, "AveragePool", *_padded(op, x, windows))
     if windows.full:
-        x, windows = _padded(op, x, windows, _overhang(x, windows))
+        x, windows = _padded(op, x, windows, _full_pads(x, windows))
 
     def mean(x: Tensor) -> Tensor:
         return _slide(op, "AveragePool", x, windows, count_include_pad=1)
@@ -96,19 +96,17 @@ def _read_windows(op: Call, x: Tensor) -> _Windows:
     return _Windows(kernel, strides, pads, convention == "full")
 
 
-def _overhang(x: Tensor, windows: _Windows) -> tuple[int, ...]:
-    """Return how far the last windows reach beyond the padding."""
+def _full_pads(x: Tensor, windows: _Windows) -> tuple[int, ...]:
+    """Return how far the last windows reach beyond the data."""
     sizes = zip(x.shape[2:], windows.kernel, windows.strides, windows.pads)
-    return tuple((k - size - 2 * p) % s for size, k, s, p in sizes)
+    return tuple(p + (k - size - 2 * p) % s for size, k, s, p in sizes)
 
 
 def _padded(
-    op: Call, x: Tensor, windows: _Windows, overhang: tuple[int, ...] | None = None
+    op: Call, x: Tensor, windows: _Windows, ends: tuple[int, ...] = ()
 ) -> tuple[Tensor, _Windows]:
     """Pad with zeros that count as data; return the windows without padding."""
-    ends = windows.pads
-    if overhang:
-        ends = tuple(p + over for p, over in zip(ends, overhang))
+    ends = ends or windows.pads
     if any(ends):
         x = op("Pad", x, op.constant([0, 0, *windows.pads, 0, 0, *ends]))
     return x, windows._replace(pads=(0,) * len(ends))
@@ -119,7 +117,7 @@ def _slide(op: Call, kind: str, x: Tensor, windows: _Windows, **attributes: Any)
     ends = pads
     if full and any(s > k - p for k, s, p in zip(kernel, strides, pads)):
         # ONNX leaves out a window that begins beyond the data, and MXNet does not.
-        ends = tuple(p + over for p, over in zip(pads, _overhang(x, windows)))
+        ends = _full_pads(x, windows)
         if any(end >= k for end, k in zip(ends, kernel)):
             raise op.unsupported("windows that hold no data")
         full = False
@@ -221,9 +219,8 @@ def crop(op: Call, x: Tensor, like: Tensor | None = None) -> Tensor:
     ends = [start + size for start, size in zip(starts, sizes)]
     within = zip((x.dims or ())[2:], starts, ends)
     if any(had is not None and not 0 <= start < end <= had for had, start, end in within):
-        raise ValueError(
-            f"{tuple(sizes)} from {tuple(starts)} on is not in {describe_shape(x.dims)}"
-        )
+        window = f"{tuple(sizes)} from {tuple(starts)} on"
+        raise ValueError(f"{window} is not in {describe_shape(x.dims)}")
     return op("Slice", x, *map(op.constant, (list(starts), ends, [2, 3])))
 
 

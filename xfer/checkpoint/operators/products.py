@@ -1,7 +1,7 @@
 """Matrix products, and products along any axes."""
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 
@@ -13,13 +13,12 @@ from xfer.checkpoint.operators.registry import Call, operator
 @operator("dot", "_sparse_dot")
 def dot(op: Call, a: Tensor, b: Tensor) -> Tensor:
     """Sum over the last axis of one and the first of the other, or as the attributes say."""
-    # Transposing rotates the axes by one; those that are not summed over keep their order.
-    first, last = op.flag("transpose_a", False), op.flag("transpose_b", False)
     if max(a.rank, b.rank) <= 2:
-        found = op("MatMul", _transposed(op, a, first), _transposed(op, b, last))
-    else:
-        found = _tensordot(op, a, b, [0 if first else a.rank - 1], [b.rank - 1 if last else 0])
-    return one_dimensional(op, found)
+        return one_dimensional(op, batch_dot(op, a, b))
+    # Transposing rotates the axes by one; those that are not summed over keep their order.
+    a_axis = 0 if op.flag("transpose_a", False) else a.rank - 1
+    b_axis = b.rank - 1 if op.flag("transpose_b", False) else 0
+    return one_dimensional(op, _tensordot(op, a, b, [a_axis], [b_axis]))
 
 
 @operator("_np_dot")
@@ -73,14 +72,14 @@ operator("_npi_einsum")(lambda op, *inputs: op("Einsum", *inputs, equation=op.te
 @operator("batch_dot", "_npx_batch_dot")
 def batch_dot(op: Call, a: Tensor, b: Tensor) -> Tensor:
     """Multiply the matrices of two stacks, any of them transposed."""
-    a = _transposed(op, a, op.flag("transpose_a", False))
-    b = _transposed(op, b, op.flag("transpose_b", False))
+    a = _transposed(op, a) if op.flag("transpose_a", False) else a
+    b = _transposed(op, b) if op.flag("transpose_b", False) else b
     return op("MatMul", a, b)
 
 
-def _transposed(op: Call, x: Tensor, wanted: bool = True) -> Tensor:
+def _transposed(op: Call, x: Tensor) -> Tensor:
     """Transpose matrices; vectors stay as they are."""
-    return _with_axis_moved(op, x, x.rank - 2, x.rank - 1) if wanted and x.rank > 1 else x
+    return _with_axis_moved(op, x, x.rank - 2, x.rank - 1) if x.rank > 1 else x
 
 
 def _with_axis_moved(op: Call, x: Tensor, source: int, target: int) -> Tensor:
@@ -92,12 +91,13 @@ def _with_axis_moved(op: Call, x: Tensor, source: int, target: int) -> Tensor:
 @operator("linalg_gemm2", "_linalg_gemm2", "linalg_gemm", "_linalg_gemm")
 def gemm(op: Call, *matrices: Tensor) -> Tensor:
     """Multiply matrices and a factor, and add a multiple of a third matrix if there is one."""
-
-    def convert(a: Tensor, b: Tensor, *c: Tensor) -> Tensor:
-        product = _scaled(op, batch_dot(op, a, b), "alpha")
-        return op("Add", product, _scaled(op, c[0], "beta")) if c else product
-
-    return _on_matrices(op, convert, *matrices)
+    rank = matrices[0].rank
+    (axis,) = checked_axes((op.int("axis", -2),), rank)  # of the rows
+    a, b, *c = (_with_axis_moved(op, x, axis, rank - 2) for x in matrices)
+    found = _scaled(op, batch_dot(op, a, b), "alpha")
+    if c:
+        found = op("Add", found, _scaled(op, c[0], "beta"))
+    return _with_axis_moved(op, found, rank - 2, axis)
 
 
 @operator("linalg_syrk", "_linalg_syrk")
@@ -111,14 +111,6 @@ def syrk(op: Call, a: Tensor) -> Tensor:
 def _scaled(op: Call, x: Tensor, name: str) -> Tensor:
     factor = op.float(name, 1.0)
     return x if factor == 1 else op("Mul", x, op.constant(factor))
-
-
-def _on_matrices(op: Call, convert: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
-    """Convert with the axis of the rows moved before that of the columns."""
-    rank = inputs[0].rank
-    (axis,) = checked_axes((op.int("axis", -2),), rank)
-    found = convert(*(_with_axis_moved(op, x, axis, rank - 2) for x in inputs))
-    return _with_axis_moved(op, found, rank - 2, axis)
 
 
 # The order of the axes of (length, n, heads, d), as matrices and transposed.

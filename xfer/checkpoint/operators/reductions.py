@@ -8,8 +8,8 @@ import numpy as np
 
 from xfer.checkpoint.onnx_builder import Tensor, follows_batch
 from xfer.checkpoint.operators.arithmetic import widened
-from xfer.checkpoint.operators.maths import read_dtype
 from xfer.checkpoint.operators.registry import Call, Formula, Result, numbered_outputs, operator
+from xfer.checkpoint.operators.shapes import sizes_of
 
 # None are all axes, and () are none.
 Axes = tuple[int, ...] | None
@@ -85,10 +85,10 @@ def _numpy(names: str, kind: str, from_bool: type, from_whole: type | None = Non
 
     @operator(*names.split())
     def convert(op: Call, x: Tensor) -> Tensor:
-        if op.text("initial", None) not in (None, "None"):
+        if op.text("initial", None) is not None:
             raise op.unsupported(f"initial={op.text('initial')}")
         default = {"f": np.float32, "b": from_bool}.get(x.dtype.kind, from_whole or x.dtype)
-        result = read_dtype(op, default)
+        result = op.dtype(default)
         working = op.cast(op.cast(x, result), widened(result))
         return op.cast(_reduce(op, kind, working, _numpy_axes(op, x)), result)
 
@@ -108,8 +108,7 @@ operator("_np_all")(lambda op, x: _reduce(op, "ReduceMin", op.cast(x, bool), _nu
 
 @operator("norm", "_sparse_norm")
 def norm(op: Call, x: Tensor) -> Tensor:
-    if op.text("out_dtype", None) not in (None, "None"):
-        read_dtype(op, np.float32, "out_dtype")
+    op.dtype(name="out_dtype")  # refuses what it cannot be
     return one_dimensional(op, _norm(op, x, op.int("ord", 2), _axes(op, x)))
 
 
@@ -139,7 +138,7 @@ def moments(op: Call, x: Tensor) -> Result:
 @operator("_npi_var")
 def variance(op: Call, x: Tensor) -> Tensor:
     # MXNet's mean of integers is an integer.
-    if x.dtype != np.float32 or read_dtype(op, x.dtype) != np.float32:
+    if x.dtype != np.float32 or op.dtype(x.dtype) != np.float32:
         raise op.unsupported("integers")
     axes = _numpy_axes(op, x)
     axes = tuple(range(x.rank)) if axes is None else axes
@@ -189,7 +188,7 @@ def _flat(op: Call, x: Tensor) -> Tensor:
 @operator("_np_cumsum")
 def cumsum(op: Call, x: Tensor) -> Tensor:
     axis = op.int("axis", None)
-    result = read_dtype(op, np.int64 if x.dtype == np.bool_ else x.dtype)
+    result = op.dtype(np.int64 if x.dtype == np.bool_ else x.dtype)
     x = op.cast(op.cast(x, result), widened(result))
     if axis is None:
         x, axis = _flat(op, x), 0
@@ -211,7 +210,7 @@ def topk(op: Call, x: Tensor) -> Result:
         ones = op.cast(op("Equal", places, places), x.dtype)
         found = op("ScatterElements", zeros, places, ones, axis=axis)
         return found if given is x else op.reshape(found, x.shape)
-    numbers = op.cast(places, read_dtype(op, np.float32))
+    numbers = op.cast(places, op.dtype())
     return numbers if kind == "indices" else (values, numbers)
 
 
@@ -221,7 +220,7 @@ operator("sort", "_npi_sort")(lambda op, x: _order(op, x, 0, op.flag("is_ascend"
 @operator("argsort", "_npi_argsort")
 def argsort(op: Call, x: Tensor) -> Tensor:
     places = _order(op, x, 0, op.flag("is_ascend", True))[1]
-    return op.cast(places, read_dtype(op, np.float32))
+    return op.cast(places, op.dtype())
 
 
 def _order(op: Call, x: Tensor, count: int, ascending: bool) -> tuple[Tensor, Tensor, Tensor, int]:
@@ -230,15 +229,9 @@ def _order(op: Call, x: Tensor, count: int, ascending: bool) -> tuple[Tensor, Te
     if axis is None:
         x, axis = _flat(op, x), 0
     (axis,) = checked_axes((axis,), x.rank)
-    size = _size(op, x, axis)
+    size = sizes_of(op, [(x, axis)])
     if count > 0 and size.value is not None and count > size.value[0]:
         raise ValueError(f"k={count} of {size.value[0]}")
     first = op.constant([count], np.int64) if count > 0 else size
     values, places = op("TopK", x, first, axis=axis, largest=int(not ascending), outputs=2)
     return values, places, x, axis
-
-
-def _size(op: Call, x: Tensor, axis: int) -> Tensor:
-    """Return the size of an axis (Tensor of shape (1,))."""
-    known = x.dims[axis]
-    return op("Shape", x, start=axis, end=axis + 1) if known is None else op.sizes([known])

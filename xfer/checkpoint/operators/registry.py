@@ -4,6 +4,7 @@ import ast
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partialmethod
 from typing import Any, TypeVar
 
 import numpy as np
@@ -15,8 +16,14 @@ from xfer.checkpoint.symbol import Node
 #: Types by MXNet's flags; all floating-point ones are computed in single precision.
 _TYPE_NAMES = "float32 float32 float32 uint8 int32 int8 int64 bool"
 TYPES: dict[int, Any] = dict(enumerate(map(np.dtype, _TYPE_NAMES.split())))
+# By the texts of attributes: flags, -1 for the default, and names.
+_DTYPES = {str(flag): dtype for flag, dtype in TYPES.items()}
+_DTYPES |= {dtype.name: dtype for dtype in TYPES.values()}
+_DTYPES |= dict.fromkeys(("-1", "float16", "bfloat16", "float64"), TYPES[0])
 #: What a conversion returns: an output, or several.
 Result = Tensor | Sequence[Tensor]
+#: Names the outputs of an operator with some attributes.
+Outputs = Callable[["Attributes"], tuple[str, ...]]
 #: Emits what computes a tensor of one or two others: ``formula(op, x)``.
 Formula = Callable[..., Tensor]
 
@@ -35,7 +42,7 @@ class Operator:
     """
 
     convert: Callable[..., Result]
-    outputs: "Callable[[Attributes], tuple[str, ...]]"
+    outputs: Outputs
     idle: tuple[int, ...]
 
 
@@ -45,7 +52,7 @@ OPERATORS: dict[str, Operator] = {}
 
 def operator(
     *names: str,
-    outputs: "Callable[[Attributes], tuple[str, ...]] | None" = None,
+    outputs: Outputs = lambda _: ("output",),
     idle: tuple[int, ...] = (),
 ) -> Callable[[_Conversion], _Conversion]:
     """Register a function as the conversion of the operators of these names.
@@ -57,18 +64,16 @@ def operator(
         for name in names:
             if name in OPERATORS:
                 raise ValueError(f"operator {name!r} is registered twice")
-            OPERATORS[name] = Operator(function, outputs or (lambda _: ("output",)), idle)
+            OPERATORS[name] = Operator(function, outputs, idle)
         return function
 
     return register
 
 
-def numbered_outputs(
-    count: "Callable[[Attributes], int]",
-) -> "Callable[[Attributes], tuple[str, ...]]":
+def numbered_outputs(count: Callable[["Attributes"], int]) -> Outputs:
     """Name as many outputs as the attributes say: ``output0``, ``output1``, ..."""
 
-    def outputs(attributes: "Attributes") -> tuple[str, ...]:
+    def outputs(attributes: Attributes) -> tuple[str, ...]:
         several = count(attributes)
         return tuple(f"output{i}" for i in range(several)) if several > 1 else ("output",)
 
@@ -81,42 +86,33 @@ def emit(kind: str) -> Formula:
 
 
 _REQUIRED = object()
+_FLAGS = {"true": True, "1": True, "false": False, "0": False}
+
+
+def _read_tuple(text: str) -> tuple:
+    values = ast.literal_eval(text)
+    return tuple(values) if isinstance(values, (tuple, list)) else (values,)
+
+
+def _read_ints(text: str) -> tuple[int | None, ...]:
+    # Python 2 wrote (2L, 2L).
+    values = _read_tuple(text.replace("L", ""))
+    if not all(value is None or type(value) is int for value in values):
+        raise ValueError(text)
+    return values
 
 
 class Attributes:
     """The attributes of a node, which MXNet writes as text; a text of ``None`` is None.
 
     Each method takes a name and a default; without a default a missing attribute is an error.
+    ``ints`` and ``floats`` return a tuple, also of one number; any of the integers may be None.
     """
 
     def __init__(self, texts: Mapping[str, str]) -> None:
         self._texts = texts
 
-    def text(self, name: str, default: Any = _REQUIRED) -> Any:
-        """Return the text itself."""
-        return self._read(name, default, str)
-
-    def int(self, name: str, default: Any = _REQUIRED) -> Any:
-        """Return an integer."""
-        return self._read(name, default, lambda text: int(text.rstrip("L")))
-
-    def float(self, name: str, default: Any = _REQUIRED) -> Any:
-        """Return a float."""
-        return self._read(name, default, float)
-
-    def flag(self, name: str, default: Any = _REQUIRED) -> Any:
-        """Return a bool."""
-        return self._read(name, default, _read_flag)
-
-    def ints(self, name: str, default: Any = _REQUIRED) -> Any:
-        """Return a tuple of integers, any of which may be None; one integer counts as a tuple."""
-        return self._read(name, default, _read_ints)
-
-    def floats(self, name: str, default: Any = _REQUIRED) -> Any:
-        """Return a tuple of floats; one float counts as a tuple."""
-        return self._read(name, default, _read_floats)
-
-    def _read(self, name: str, default: Any, read: Callable[[str], Any]) -> Any:
+    def _read(self, read: Callable[[str], Any], name: str, default: Any = _REQUIRED) -> Any:
         text = self._texts.get(name)
         if text is None:
             if default is _REQUIRED:
@@ -128,6 +124,13 @@ class Attributes:
             return read(text)
         except (ValueError, KeyError, SyntaxError, TypeError, RecursionError, MemoryError):
             raise ValueError(f"its attribute {name}={text[:80]!r} cannot be read") from None
+
+    text = partialmethod(_read, str)
+    int = partialmethod(_read, lambda text: int(text.rstrip("L")))
+    float = partialmethod(_read, float)
+    flag = partialmethod(_read, lambda text: _FLAGS[text.lower()])
+    ints = partialmethod(_read, _read_ints)
+    floats = partialmethod(_read, lambda text: tuple(map(float, _read_tuple(text))))
 
 
 class Call(Attributes):
@@ -191,6 +194,15 @@ class Call(Attributes):
             raise ValueError(f"a tensor of shape {x.shape} cannot be reshaped to {tuple(sizes)}")
         return result
 
+    def dtype(self, default: Any = np.float32, name: str = "dtype") -> np.dtype:
+        """Return the type that an attribute names, or the default."""
+        text = self.text(name, None)
+        if text is None:
+            return np.dtype(default)
+        if text not in _DTYPES:
+            raise self.unsupported(f"{name}={text!r}")
+        return _DTYPES[text]
+
     def cast(self, x: Tensor, dtype: Any) -> Tensor:
         """Return ``x`` converted to a type; itself where it has that type."""
         dtype = np.dtype(dtype)
@@ -201,24 +213,3 @@ class Call(Attributes):
     def unsupported(self, what: str) -> Unsupported:
         """Make the error for a use of the operator that has no conversion, to be raised."""
         return Unsupported(f"operator {self.node.operator} with {what}")
-
-
-def _read_flag(text: str) -> bool:
-    return {"true": True, "1": True, "false": False, "0": False}[text.lower()]
-
-
-def _read_ints(text: str) -> tuple[int | None, ...]:
-    # Python 2 wrote (2L, 2L).
-    values = _literal(text.replace("L", ""))
-    if not all(value is None or type(value) is int for value in values):
-        raise ValueError(text)
-    return values
-
-
-def _read_floats(text: str) -> tuple[float, ...]:
-    return tuple(float(value) for value in _literal(text))
-
-
-def _literal(text: str) -> tuple:
-    values = ast.literal_eval(text)
-    return tuple(values) if isinstance(values, (tuple, list)) else (values,)

@@ -5,8 +5,8 @@ from typing import Any
 import numpy as np
 
 from xfer.checkpoint.onnx_builder import Tensor, describe_shape, follows_batch
-from xfer.checkpoint.operators.maths import read_dtype
 from xfer.checkpoint.operators.registry import Attributes, Call, Result, operator
+from xfer.checkpoint.operators.shapes import integers_below
 
 
 @operator("Embedding", "_npx_embedding", "_sparse_Embedding", "_contrib_SparseEmbedding")
@@ -54,7 +54,7 @@ operator("scatter_nd")(
 @operator("one_hot", "_npx_one_hot")
 def one_hot(op: Call, ids: Tensor) -> Tensor:
     """Encode ids one-hot on a new last axis; ids out of range mark nothing."""
-    dtype = read_dtype(op, np.float32)
+    dtype = op.dtype()
     on, off = op.float("on_value", 1.0), op.float("off_value", 0.0)
     if dtype.kind in "iu":
         # As in C: fractions are cut off, then values out of range wrap around.
@@ -70,8 +70,9 @@ def sequence_mask(op: Call, x: Tensor, lengths: Any = None) -> Tensor:
     axis = op.int("axis", 0)
     if not op.flag("use_sequence_length", False):
         return x
-    steps = _along(op, _range(op, x, axis), axis, x.rank)
-    lengths = _along(op, op.cast(lengths, np.int64), 1 - axis, x.rank)
+    rank = x.rank
+    steps = _along(op, integers_below(op, (x, axis)), axis, rank)
+    lengths = _along(op, op.cast(lengths, np.int64), 1 - axis, rank)
     value = op.constant(np.asarray(op.float("value", 0.0)).astype(x.dtype))
     return op("Where", op("Less", steps, lengths), x, value)
 
@@ -108,26 +109,14 @@ def _clip(op: Call, ids: Tensor, last: Tensor) -> Tensor:
 
 def _within(op: Call, x: Tensor, axis: int, ids: Tensor, mode: str) -> Tensor:
     """Return ids as integers within an axis."""
-    size = _size(op, x, axis)
+    size = None if x.dims is None else x.dims[axis]
+    unknown = size is None or follows_batch(size)
+    size = op("Gather", op("Shape", x), _whole(op, axis)) if unknown else _whole(op, size)
     if mode == "clip":
         return _clip(op, ids, op("Sub", size, _whole(op, 1)))
     if mode == "wrap":
         return op("Mod", op.cast(ids, np.int64), size)
     raise op.unsupported(f"mode={mode!r}")
-
-
-def _size(op: Call, x: Tensor, axis: int) -> Tensor:
-    size = None if x.dims is None else x.dims[axis]
-    if size is None or follows_batch(size):
-        return op("Gather", op("Shape", x), _whole(op, axis))
-    return _whole(op, size)
-
-
-def _range(op: Call, x: Tensor, axis: int) -> Tensor:
-    size = _size(op, x, axis)
-    if size.value is not None:
-        return _whole(op, np.arange(int(size.value.item())))
-    return op("Range", _whole(op, 0), size, _whole(op, 1))
 
 
 def _along(op: Call, vector: Tensor, axis: int, rank: int) -> Tensor:
@@ -190,7 +179,12 @@ def rnn(op: Call, x: Tensor, parameters: Tensor, *states: Tensor) -> Result:
         inputs = x, *map(op.constant, arrays), lengths, *start
         y, *end = op(kind, *inputs, outputs=1 + len(states), **attributes)
         after.append(end)
-        x = _join_directions(op, y, directions * hidden)
+        # From (steps, directions, examples, hidden) to (steps, examples, directions * hidden).
+        if directions == 1:
+            x = op("Squeeze", y, _whole(op, [1]))
+        else:
+            side_by_side = op("Transpose", y, perm=(0, 2, 1, 3))
+            x = op("Reshape", side_by_side, _whole(op, [0, 0, directions * hidden]))
     if not op.flag("state_outputs", False):
         return x
     return x, *(op("Concat", *ends, axis=0) if layers > 1 else ends[0] for ends in zip(*after))
@@ -240,18 +234,9 @@ def _split_state(
         return [None] * layers
     found = state.dims or shape
     if len(found) != 3 or any(a != b for a, b in zip(found, shape) if None not in (a, b)):
-        raise ValueError(
-            f"its state is {describe_shape(found)}, and has to be {describe_shape(shape)}"
-        )
+        wanted = describe_shape(shape)
+        raise ValueError(f"its state is {describe_shape(found)}, and has to be {wanted}")
     if layers == 1:
         return [state]
     parts = op.constant([shape[0] // layers] * layers, np.int64)
     return op("Split", state, parts, axis=0, outputs=layers)
-
-
-def _join_directions(op: Call, y: Tensor, size: int) -> Tensor:
-    """Turn (steps, directions, examples, hidden) into (steps, examples, directions * hidden)."""
-    if y.dims[1] == 1:
-        return op("Squeeze", y, op.constant([1], np.int64))
-    side_by_side = op("Transpose", y, perm=(0, 2, 1, 3))
-    return op("Reshape", side_by_side, op.constant([0, 0, size], np.int64))

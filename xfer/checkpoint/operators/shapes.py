@@ -9,7 +9,7 @@ import numpy as np
 from onnx import numpy_helper
 
 from xfer.checkpoint.onnx_builder import Tensor, UnknownShape, describe_shape, follows_batch
-from xfer.checkpoint.operators.registry import TYPES, Call, operator
+from xfer.checkpoint.operators.registry import Call, operator
 
 # The special sizes of a reshape in MXNet, and in its NumPy interface.
 _CODES = {0: "keep", -1: "infer", -2: "rest", -3: "merge", -4: "split"}
@@ -119,7 +119,7 @@ def sizes_of(op: Call, places: Sequence[Any]) -> Tensor:
         else op.sizes([size])
         for place, size in zip(places, sizes)
     ]
-    return op("Concat", *parts, axis=0)
+    return op("Concat", *parts, axis=0) if len(parts) > 1 else parts[0]
 
 
 @operator("transpose", "_np_transpose")
@@ -198,9 +198,8 @@ def rearrange_blocks(op: Call, x: Tensor) -> Tensor:
     block, to_space = op.int("block_size"), op.node.operator == "depth_to_space"
     axes, divisor = ((1,), block * block) if to_space else ((2, 3), block)
     if x.rank != 4 or any(x.dims[axis] is not None and x.dims[axis] % divisor for axis in axes):
-        raise ValueError(
-            f"{describe_shape(x.dims)} cannot be cut into blocks ({divisor}, axes {axes})"
-        )
+        blocks = f"blocks ({divisor}, axes {axes})"
+        raise ValueError(f"{describe_shape(x.dims)} cannot be cut into {blocks}")
     if to_space:
         return op("DepthToSpace", x, blocksize=block, mode="DCR")
     return op("SpaceToDepth", x, blocksize=block)
@@ -220,14 +219,6 @@ operator("size_array")(lambda op, x: op.reshape(op("Size", x), [1]))
 _MOST_WRITTEN_OUT = 2**20
 
 
-def _dtype(op: Call, default: str = "float32") -> np.dtype:
-    text = op.text("dtype", None) or default
-    if text.isdigit():
-        return TYPES[int(text)]
-    dtype = np.dtype("float32" if text in ("bfloat16", "-1") else text)
-    return np.dtype(np.float32) if dtype.kind == "f" else dtype
-
-
 def _filled(op: Call, sizes: Any, value: float, dtype: np.dtype) -> Tensor:
     """Return a tensor filled with one value; ``sizes`` are integers or a Tensor."""
     if isinstance(sizes, (tuple, list)):
@@ -239,9 +230,9 @@ def _filled(op: Call, sizes: Any, value: float, dtype: np.dtype) -> Tensor:
     return op("ConstantOfShape", sizes, value=numpy_helper.from_array(number))
 
 
-operator("_zeros", "_zeros_without_dtype")(lambda op: _filled(op, _sizes(op), 0, _dtype(op)))
-operator("_ones")(lambda op: _filled(op, _sizes(op), 1, _dtype(op)))
-operator("_full")(lambda op: _filled(op, _sizes(op), op.float("value"), _dtype(op)))
+operator("_zeros", "_zeros_without_dtype")(lambda op: _filled(op, _sizes(op), 0, op.dtype()))
+operator("_ones")(lambda op: _filled(op, _sizes(op), 1, op.dtype()))
+operator("_full")(lambda op: _filled(op, _sizes(op), op.float("value"), op.dtype()))
 
 
 def _sizes(op: Call) -> list[int]:
@@ -252,13 +243,13 @@ def _sizes(op: Call) -> list[int]:
     return [size or op.batch_size for size in sizes]
 
 
-operator("_npi_zeros")(lambda op: _filled(op, op.ints("shape", ()), 0, _dtype(op)))
-operator("_npi_ones")(lambda op: _filled(op, op.ints("shape", ()), 1, _dtype(op)))
-operator("_npi_full")(lambda op: _filled(op, op.ints("shape", ()), op.float("value"), _dtype(op)))
+operator("_npi_zeros")(lambda op: _filled(op, op.ints("shape", ()), 0, op.dtype()))
+operator("_npi_ones")(lambda op: _filled(op, op.ints("shape", ()), 1, op.dtype()))
+operator("_npi_full")(lambda op: _filled(op, op.ints("shape", ()), op.float("value"), op.dtype()))
 operator("zeros_like", "_sparse_zeros_like")(lambda op, x: _filled_like(op, x, 0, x.dtype))
 operator("ones_like")(lambda op, x: _filled_like(op, x, 1, x.dtype))
 operator("_npi_full_like")(
-    lambda op, x: _filled_like(op, x, op.float("fill_value"), _dtype(op, x.dtype.name))
+    lambda op, x: _filled_like(op, x, op.float("fill_value"), op.dtype(x.dtype))
 )
 
 
@@ -277,8 +268,8 @@ def arange(op: Call) -> Tensor:
         start, stop = 0.0, start
     count, repeats = math.ceil((stop - start) / step), op.int("repeat", 1)
     # MXNet converts the start and the step before it counts.
-    start, step = np.array([start, step]).astype(_dtype(op))
-    values = start + np.arange(max(count, 0), dtype=_dtype(op)) * step
+    start, step = np.array([start, step]).astype(op.dtype())
+    values = start + np.arange(max(count, 0), dtype=op.dtype()) * step
     return op.constant(np.repeat(values, repeats))
 
 
@@ -286,7 +277,7 @@ def arange(op: Call) -> Tensor:
 def arange_like(op: Call, x: Tensor) -> Tensor:
     """Return a range as long as a tensor has elements, or as one of its axes."""
     axis, repeats = op.int("axis", None), op.int("repeat", 1)
-    values = _count(op, math.prod(x.shape) if axis is None else (x, axis % x.rank))
+    values = integers_below(op, math.prod(x.shape) if axis is None else (x, axis % x.rank))
     if repeats > 1:
         values = op("Div", values, op.constant(repeats, np.int64))
     start, step = op.float("start", 0.0), op.float("step", 1.0)
@@ -298,7 +289,7 @@ def arange_like(op: Call, x: Tensor) -> Tensor:
     return values if axis is not None else op.reshape(values, x.shape)
 
 
-def _count(op: Call, size: Any) -> Tensor:
+def integers_below(op: Call, size: Any) -> Tensor:
     """Return the integers below a size, which is given as `sizes_of` takes it."""
     known = size if isinstance(size, int) else size[0].dims[size[1]]
     if known is not None and not follows_batch(known):
@@ -312,19 +303,19 @@ def _count(op: Call, size: Any) -> Tensor:
 def linspace(op: Call) -> Tensor:
     start, stop, count = op.float("start"), op.float("stop"), op.int("num")
     values = np.linspace(start, stop, count, op.flag("endpoint", True))
-    return op.constant(values.astype(_dtype(op)))
+    return op.constant(values.astype(op.dtype()))
 
 
 @operator("_eye", "_npi_eye")
 def eye(op: Call) -> Tensor:
     rows = op.int("N")
     columns = op.int("M", 0) or rows
-    return op.constant(np.eye(rows, columns, op.int("k", 0), dtype=_dtype(op)))
+    return op.constant(np.eye(rows, columns, op.int("k", 0), dtype=op.dtype()))
 
 
-operator("_npi_identity")(lambda op: op.constant(np.eye(*op.ints("shape")).astype(_dtype(op))))
+operator("_npi_identity")(lambda op: op.constant(np.eye(*op.ints("shape")).astype(op.dtype())))
 operator("_npi_indices")(
-    lambda op: op.constant(np.indices(op.ints("dimensions"), dtype=_dtype(op, "int32")))
+    lambda op: op.constant(np.indices(op.ints("dimensions"), dtype=op.dtype(np.int32)))
 )
 
 
@@ -337,7 +328,7 @@ def index_array(op: Call, x: Tensor) -> Tensor:
     for axis in axes:
         along = [1] * (x.rank + 1)
         along[axis] = x.shape[axis]
-        places.append(op("Expand", op.reshape(_count(op, x.shape[axis]), along), shape))
+        places.append(op("Expand", op.reshape(integers_below(op, x.shape[axis]), along), shape))
     return op("Concat", *places, axis=-1)
 
 
