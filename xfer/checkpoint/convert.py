@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -33,12 +34,9 @@ class Conversion:
             if isinstance(error, Unsupported):
                 unsupported.setdefault(str(error), self.graph.nodes[node_id].name)
         if unsupported:
-            raise Unsupported(
-                "no conversion for "
-                + ", ".join(f"{what} (layer {layer!r})" for what, layer in unsupported.items())
-                + f"; the {len(OPERATORS)} that are supported are listed by "
-                "sorted(xfer.checkpoint.operators.OPERATORS)"
-            )
+            found = ", ".join(f"{what} (layer {layer!r})" for what, layer in unsupported.items())
+            known = "that are supported are listed by sorted(xfer.checkpoint.operators.OPERATORS)"
+            raise Unsupported(f"no conversion for {found}; the {len(OPERATORS)} {known}")
         for node_id, error in problems:
             node = self.graph.nodes[node_id]
             kind = UnknownShape if isinstance(error, UnknownShape) else ValueError
@@ -54,13 +52,22 @@ def convert(
     """
     builder = OnnxBuilder()
     conversion = Conversion(graph, builder, {}, {})
-    variables: dict[str, Tensor] = {}
+
+    @cache  # several variables may have one name
+    def variable(name: str) -> Any:
+        if name in inputs:
+            return builder.add_input(name, *inputs[name])
+        if name not in parameters:
+            return Missing(name)
+        array = parameters[name]
+        # Networks run in single precision, whatever they were saved in.
+        single = array.astype(np.float32, copy=False) if array.dtype.kind == "f" else array
+        return builder.add_constant(name, single)
+
     # Inputs first: what is made from nothing, such as an RNN's first state, has as many rows.
     for node_id, node in enumerate(graph.nodes):
         if node.is_variable:
-            if node.name not in variables:
-                variables[node.name] = _variable(builder, node.name, parameters, inputs)
-            conversion.values[node_id, 0] = variables[node.name]
+            conversion.values[node_id, 0] = variable(node.name)
     for node_id, node in enumerate(graph.nodes):
         if node.is_variable:
             continue
@@ -99,23 +106,6 @@ def output_names(node: Node) -> list[str]:
 
 # Stands for the output of a node that did not convert.
 _UNKNOWN = Tensor("?", np.dtype(np.float32), None)
-
-
-def _variable(
-    builder: OnnxBuilder,
-    name: str,
-    parameters: Mapping[str, np.ndarray],
-    inputs: Mapping[str, Input],
-) -> Any:
-    if name in inputs:
-        return builder.add_input(name, *inputs[name])
-    if name not in parameters:
-        return Missing(name)
-    array = parameters[name]
-    if array.dtype.kind == "f":
-        # Networks run in single precision, whatever they were saved in.
-        array = array.astype(np.float32, copy=False)
-    return builder.add_constant(name, array)
 
 
 def _convert_node(builder: OnnxBuilder, node: Node, sources: list[Tensor]) -> list[Tensor]:

@@ -37,10 +37,8 @@ def read_shapes(network: "Network") -> dict[str, Shape]:
             if declared and len(declared) > 1:
                 sizes = (size if size and size > 0 else None for size in declared[1:])
                 shapes[node.name] = (BATCH, *sizes)
-            else:
-                found = _shape_from_weights(network, node_id)
-                if found:
-                    shapes[node.name] = found
+            elif found := _shape_from_weights(network, node_id):
+                shapes[node.name] = found
     return shapes
 
 
@@ -100,12 +98,10 @@ def _shape_from_weights(network: "Network", node_id: int) -> Shape | None:
 
 
 def _of_convolution(attributes: Attributes, weight: np.ndarray) -> Shape | None:
-    kernel = attributes.ints("kernel")
-    layout = attributes.text("layout", None) or "NC"
+    kernel, layout = attributes.ints("kernel"), attributes.text("layout", None) or "NC"
     if weight.ndim != len(kernel) + 2 or not layout.startswith("NC"):
         return None
-    channels = weight.shape[1] * attributes.int("num_group", 1)
-    return (channels, *(None for _ in kernel))
+    return (weight.shape[1] * attributes.int("num_group", 1), *[None] * len(kernel))
 
 
 _WEIGHTED: dict[str, Callable[[Attributes, np.ndarray], Shape | None]] = {

@@ -85,7 +85,7 @@ def drop_bottom(graph: MxGraph, count: int, input_names: Iterable[str], data_nam
         if used != [0]:
             several = f"layer {layer} has several outputs, and of those in use ({str(used)[1:-1]})"
             raise ModelError(f"{cannot}{several} the data can take the place of 0 alone")
-        graph = _rewire(graph, {(bottom, 0): data})
+        graph = rewire(graph, {(bottom, 0): data})
     return graph.prune(graph.heads)
 
 
@@ -220,11 +220,11 @@ def _stack(lower: MxGraph, upper: MxGraph, entry: int, end: str) -> MxGraph:
     ]
     heads = tuple((source + shift, i) for source, i in upper.heads)
     replaced = {(entry + shift, 0): lower.heads[0]}
-    joined = _rewire(MxGraph((*lower.nodes, *shifted), heads), replaced)
+    joined = rewire(MxGraph((*lower.nodes, *shifted), heads), replaced)
     return joined.prune(joined.heads)
 
 
-def _rewire(graph: MxGraph, replaced: Mapping[Entry, Entry]) -> MxGraph:
+def rewire(graph: MxGraph, replaced: Mapping[Entry, Entry]) -> MxGraph:
     """Let one output of a node take the place of another, wherever it is read."""
     nodes = tuple(
         replace(node, inputs=tuple(replaced.get(entry, entry) for entry in node.inputs))

@@ -47,9 +47,12 @@ _RENAMED = """
 """
 _OWN_NAMES = dict(pair.split("=") for pair in _RENAMED.split())
 
-#: Operator, name, attributes, inputs and hints: the fields of ``Node``.
-RawNode = tuple[str, str, dict[str, str], tuple[tuple[int, int], ...], dict[str, str]]
+# The operators that hold graphs of their own. Files of 0.8 have none.
+_LOOPS = ("_foreach", "_while_loop", "_cond")
+
 Entries = tuple[tuple[int, int], ...]
+#: Operator, name, attributes, inputs, hints and subgraphs: the fields of ``Node``.
+RawNode = tuple[str, str, dict[str, str], Entries, dict[str, str], tuple[Any, ...]]
 
 _KINDS: dict[type, str] = {dict: "an object", list: "a list", str: "a string"}
 
@@ -81,16 +84,22 @@ def upgrade(graph: Any) -> tuple[list[RawNode], Entries]:
                 inputs += ((len(nodes), 0),)
                 added = f"{name}_{missing}" if name else missing
                 # MXNet gives it the attributes of the operator.
-                nodes.append(("null", added, _kept("null", attributes), (), _hints(attributes)))
+                kept, hints = _separated("null", attributes)
+                nodes.append(("null", added, kept, (), hints, ()))
         if version < 905 and operator in ("argmax", "argmin") and attributes.get("axis") == "-1":
             # It meant all axes, the default today, and not the last one.
             del attributes["axis"]
         new_ids.append(len(nodes))
-        nodes.append((operator, name, _kept(operator, attributes), inputs, _hints(attributes)))
+        kept, hints = _separated(operator, attributes)
+        bodies = tuple(node.get("subgraphs") or ()) if operator in _LOOPS else ()
+        nodes.append((operator, name, kept, inputs, hints, bodies))
         for source, _ in inputs:
-            kind, of, *_, hints = nodes[source]
-            if kind == "null":
-                hints.update(_hints_of_input(of.removeprefix(f"{name}_"), attributes))
+            kind, variable, _, _, hints, _ = nodes[source]
+            # An operator holds hints for an input under its name: `weight_lr_mult`.
+            own = variable.removeprefix(f"{name}_")
+            if kind == "null" and own:
+                found = {f"_{key}__": attributes.get(own + key) for key in _TRAINING}
+                hints.update({key: value for key, value in found.items() if value is not None})
     heads = _entries(_value(graph, "heads", list, "the graph"), new_ids, "head")
     if not heads:
         raise ValueError("the graph should have a head, an output of the network; found none")
@@ -102,9 +111,8 @@ def _version(graph: Any) -> int:
     attributes = _value(graph, "attrs", dict, "the graph", default={})
     typed = _value(attributes, "mxnet_version", list, "attrs of the graph", ["int", _OLDEST])
     if len(typed) != 2 or typed[0] != "int" or type(typed[1]) is not int:
-        raise ValueError(
-            f'mxnet_version of the graph should be ["int", number], found {_shown.repr(typed)}'
-        )
+        found = _shown.repr(typed)
+        raise ValueError(f'mxnet_version of the graph should be ["int", number], found {found}')
     return typed[1]
 
 
@@ -128,33 +136,18 @@ def _attributes(node: Any, where: str) -> dict[str, str]:
     return attributes
 
 
-def _kept(operator: str, attributes: dict[str, str]) -> dict[str, str]:
-    """Return the attributes that matter when the network is run."""
+def _separated(operator: str, attributes: dict[str, str]) -> tuple[dict[str, str], dict[str, str]]:
+    """Separate attributes that matter when the network is run from hints, named as in 1.9."""
+    hidden = [key for key in attributes if key.startswith("__") and key.endswith("__")]
+    bare = {f"_{key}": value for key, value in attributes.items()}
+    hints = {key: attributes[key] for key in hidden if key not in _OF_VARIABLES}
+    hints |= {f"_{key}__": bare[key] for key in _TRAINING if key in bare}
     if operator == "null":
         # A variable may have the attributes of the operator that it was made for.
-        return {key: attributes[key] for key in _OF_VARIABLES if key in attributes}
-    return {
-        key: value
-        for key, value in attributes.items()
-        if not (key.startswith("__") and key.endswith("__")) and not f"_{key}".endswith(_TRAINING)
-    }
-
-
-def _hints(attributes: dict[str, str]) -> dict[str, str]:
-    """Return the attributes that only training or placement needs, as 1.9 names them."""
-    found = {
-        key: value
-        for key, value in attributes.items()
-        if key.startswith("__") and key.endswith("__") and key not in _OF_VARIABLES
-    }
-    bare = {f"_{key}": value for key, value in attributes.items()}
-    return {**found, **{f"_{key}__": bare[key] for key in _TRAINING if key in bare}}
-
-
-def _hints_of_input(name: str, attributes: dict[str, str]) -> dict[str, str]:
-    """Return the hints that an operator holds for an input: `weight_lr_mult`."""
-    keys = [key for key in _TRAINING if name and name + key in attributes]
-    return {f"_{key}__": attributes[name + key] for key in keys}
+        names = [key for key in _OF_VARIABLES if key in attributes]
+    else:
+        names = [k for k in attributes if k not in hidden and not f"_{k}".endswith(_TRAINING)]
+    return {key: attributes[key] for key in names}, hints
 
 
 def _entries(found: list, new_ids: list[int], what: str) -> Entries:
@@ -164,15 +157,11 @@ def _entries(found: list, new_ids: list[int], what: str) -> Entries:
         # Not isinstance: True is an int in Python.
         known = isinstance(entry, list) and len(entry) in (2, 3)
         if not known or any(type(index) is not int or index < 0 for index in entry):
-            raise ValueError(
-                f"{what} {i} should be [node, output] or [node, output, version], "
-                f"found {_shown.repr(entry)}"
-            )
+            form = f"[node, output] or [node, output, version], found {_shown.repr(entry)}"
+            raise ValueError(f"{what} {i} should be {form}")
         if entry[0] >= len(new_ids):
-            raise ValueError(
-                f"{what} {i} should be one of the first {len(new_ids)} nodes, "
-                f"found node {_shown.repr(entry[0])}"
-            )
+            allowed = f"one of the first {len(new_ids)} nodes, found node {_shown.repr(entry[0])}"
+            raise ValueError(f"{what} {i} should be {allowed}")
         entries.append((new_ids[entry[0]], entry[1]))
     return tuple(entries)
 

@@ -142,6 +142,11 @@ class Network:
             for i, name in enumerate(output_names(node))
         }
 
+    @cached_property
+    def head_names(self) -> list[str]:
+        """The outputs of the network, as layers."""
+        return [output_names(self.graph.nodes[node_id])[i] for node_id, i in self.graph.heads]
+
     def prune(self, layer_names: Iterable[str]) -> MxGraph:
         """Cut the graph at layers of these names, which become its heads."""
         return self.graph.prune([self.positions[name] for name in layer_names])
@@ -159,13 +164,11 @@ class Network:
     @cached_property
     def data_types(self) -> dict[str, np.dtype]:
         """The type that each input is converted to: as declared, or float32."""
-        variables = {node.name: node for node in self.graph.nodes if node.is_variable}
-        declared: dict[str, Any] = {
-            name: Attributes(variables[name].attributes).int("__dtype__", None) or 0
-            for name in self.input_names
-            if name in variables
+        return {
+            node.name: TYPES.get(Attributes(node.attributes).int("__dtype__", None), TYPES[0])
+            for node in self.graph.nodes
+            if node.is_variable and node.name in self.input_names
         }
-        return {name: TYPES.get(flag, TYPES[0]) for name, flag in declared.items()}
 
     def typed(self, shapes: Mapping[str, Dims]) -> dict[str, Input]:
         """Return type and shape of every input, as :func:`convert` takes them."""
@@ -218,9 +221,7 @@ class Network:
     ) -> list[str]:
         """Write an ``.onnx`` file, cut at layers or whole; return the names of its outputs."""
         graph = self.prune(layer_names) if layer_names else self.graph.prune(self.graph.heads)
-        names = list(
-            layer_names or [output_names(graph.nodes[node_id])[i] for node_id, i in graph.heads]
-        )
+        names = list(layer_names or self.head_names)
         conversion = convert(graph, self.parameters, self.typed(shapes))
         try:
             conversion.check(graph.heads)

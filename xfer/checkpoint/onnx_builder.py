@@ -113,7 +113,10 @@ class OnnxBuilder:
         )
         types = _infer(node, inputs)
         if kind in _MOVES and all(t is None or t.name in self.initializers for t in inputs):
-            return self._move_constants(node, inputs)
+            given = {tensor.name: tensor.value for tensor in inputs if tensor is not None}
+            found = ReferenceEvaluator(node, opsets={"": OPSET}).run(None, given)
+            self.initializers.update(zip(names, found))
+            return [Tensor(name, v.dtype, v.shape, v) for name, v in zip(names, found)]
         self.nodes.append(node)
         return [Tensor(name, *types[name]) for name in names]
 
@@ -146,9 +149,8 @@ class OnnxBuilder:
         model, arrays = self.build()
         size = sum(array.nbytes for array in arrays.values())
         if size > _MOST_BYTES:
-            raise ValueError(
-                f"an ONNX model holds less than 2 GB; its parameters are {size:,} bytes"
-            )
+            found = f"its parameters are {size:,} bytes"
+            raise ValueError(f"an ONNX model holds less than 2 GB; {found}")
         model.graph.initializer.extend(
             numpy_helper.from_array(array, name) for name, array in arrays.items()
         )
@@ -182,15 +184,6 @@ class OnnxBuilder:
                 raise UnknownShape("needs the number of examples")
             self._batch_size = self.add_node("Shape", "batch_size", [data], start=0, end=1)[0]
         return self._batch_size
-
-    def _move_constants(
-        self, node: onnx.NodeProto, inputs: Sequence[Tensor | None]
-    ) -> list[Tensor]:
-        given = {tensor.name: tensor.value for tensor in inputs if tensor is not None}
-        found = ReferenceEvaluator(node, opsets={"": OPSET}).run(None, given)
-        moved = [Tensor(name, v.dtype, v.shape, v) for name, v in zip(node.output, found)]
-        self.initializers.update(zip(node.output, found))
-        return moved
 
     def _unique(self, name: str) -> str:
         unique, count = name, 1
@@ -230,8 +223,7 @@ def _infer(
         )
     except (onnx.shape_inference.InferenceError, onnx.checker.ValidationError) as error:
         shapes = ", ".join("-" if t is None else describe_shape(t.dims) for t in inputs)
-        text = str(error).strip()
-        reason = text.rpartition("] ")[2] or text
+        reason = str(error).strip().rpartition("] ")[2]
         raise ValueError(f"{node.op_type} does not take {shapes}: {reason}") from None
     return {name: _read_type(node, kind.tensor_type) for name, kind in found.items()}
 

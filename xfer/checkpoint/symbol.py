@@ -9,9 +9,6 @@ from typing import Any
 
 from xfer.checkpoint.legacy import upgrade
 
-# The operators that hold graphs of their own.
-_LOOPS = ("_foreach", "_while_loop", "_cond")
-
 #: The index of a node, and the index of one of its outputs.
 Entry = tuple[int, int]
 
@@ -79,11 +76,7 @@ class MxGraph:
         except (TypeError, ValueError, RecursionError) as error:
             raise ValueError(f"the graph is not JSON: {error}") from None
         nodes, heads = upgrade(found)
-        # Files of 0.8, which had no loops, list fewer nodes than there are.
-        loops = [node["op"] in _LOOPS and node.get("subgraphs") for node in found["nodes"]]
-        bodies = [tuple(body or ()) for body in loops]
-        bodies = bodies if len(bodies) == len(nodes) else [()] * len(nodes)
-        return cls(tuple(Node(*node, body) for node, body in zip(nodes, bodies)), heads)
+        return cls(tuple(Node(*node) for node in nodes), heads)
 
     def to_json(self) -> str:
         """Write the JSON that MXNet 1.9 writes and reads."""
@@ -114,9 +107,8 @@ class MxGraph:
         nodes: list[Node] = []
         for head, _ in heads:
             if not 0 <= head < len(self.nodes):
-                raise ValueError(
-                    f"a head should be one of the {len(self.nodes)} nodes, found node {head}"
-                )
+                allowed = f"one of the {len(self.nodes)} nodes"
+                raise ValueError(f"a head should be {allowed}, found node {head}")
             # Depth first without recursion: networks are deeper than Python's stack.
             stack = [head]
             while stack:
