@@ -229,7 +229,7 @@ def train(module, images, targets, steps=5, rows=8, **options):
     for step in range(steps):
         batch = slice(rows * step, rows * (step + 1))
         examples = Examples({}, targets[batch], np.ones(3))
-        trained.step({"data": images[batch]}, examples.gradient)
+        trained.learn(examples.gradient(trained.forward({"data": images[batch]})))
     return trained.network().parameters
 
 

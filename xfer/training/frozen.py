@@ -1,11 +1,11 @@
 """What of a network is fixed in training, and the part that need not be computed in every step."""
 
 import re
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 
 from xfer.checkpoint.convert import output_names
-from xfer.checkpoint.edit import data_dependent_nodes, find_parameters
+from xfer.checkpoint.edit import data_dependent_nodes, find_parameters, rewire
 from xfer.checkpoint.network import Network
 from xfer.checkpoint.operators import OPERATORS
 from xfer.checkpoint.symbol import Entry, MxGraph, Node
@@ -63,13 +63,15 @@ def find_fixed_outputs(
     """
     dependent, changing = data_dependent_nodes(graph, input_names), set()
     for node_id, node in enumerate(graph.nodes):
-        # The running statistics of a batch norm, inputs 3 and 4, change only if it does itself.
-        inputs = node.inputs[:3] if _normalizes_batches(node) else node.inputs
+        inputs = node.inputs
         if node.is_variable:
             changes = node.name not in fixed and node.name not in input_names
+        elif _normalizes_batches(node):
+            # Its running statistics, inputs 3 and 4, change only if it does itself.
+            inputs, changes = inputs[:3], not uses_running_statistics(node)
         else:
-            changes = _changes(node) or any(source in changing for source, _ in inputs)
-        if changes:
+            changes = node.operator not in OPERATORS or bool(_RANDOM.search(node.operator))
+        if changes or any(source in changing for source, _ in inputs):
             changing.add(node_id)
     read = {entry for node_id in changing for entry in graph.nodes[node_id].inputs}
     return {
@@ -81,23 +83,12 @@ def find_fixed_outputs(
 
 def start_at(graph: MxGraph, entries: Mapping[str, Entry]) -> MxGraph:
     """Replace outputs of layers by new inputs of these names."""
-    inputs = {entry: (i, 0) for i, entry in enumerate(entries.values())}
-
-    def shifted(entries: Iterable[Entry]) -> tuple[Entry, ...]:
-        return tuple(inputs.get(entry, (entry[0] + len(inputs), entry[1])) for entry in entries)
-
-    nodes = [Node("null", name) for name in entries]
-    nodes += [replace(node, inputs=shifted(node.inputs)) for node in graph.nodes]
-    heads = shifted(graph.heads)
-    return MxGraph(tuple(nodes), heads).prune(heads)
+    new_ids = enumerate(entries.values(), len(graph.nodes))
+    inputs = [Node("null", name) for name in entries]
+    graph = MxGraph((*graph.nodes, *inputs), graph.heads)
+    graph = rewire(graph, {entry: (node_id, 0) for node_id, entry in new_ids})
+    return graph.prune(graph.heads)
 
 
 def _normalizes_batches(node: Node) -> bool:
     return bool(_NORMALIZES_BATCHES.fullmatch(node.operator))
-
-
-def _changes(node: Node) -> bool:
-    """Return whether an operator may give different outputs in training for the same input."""
-    if _normalizes_batches(node):
-        return not uses_running_statistics(node)
-    return node.operator not in OPERATORS or bool(_RANDOM.search(node.operator))

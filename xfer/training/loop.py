@@ -260,12 +260,9 @@ class Trainer:
         results = []
         for index in batches:
             batch = examples.take(index)
-
-            def learn(scores: np.ndarray, batch: Examples = batch) -> np.ndarray:
-                results.append(batch.loss(scores))
-                return batch.gradient(scores)
-
-            module.step(self._augmented(batch.inputs), learn)
+            scores = module.forward(self._augmented(batch.inputs))
+            results.append(batch.loss(scores))
+            module.learn(batch.gradient(scores))
             bar.update()
         loss, accuracy = np.mean(results, axis=0).tolist()
         bar.set_postfix(loss=f"{loss:.3f}", accuracy=f"{accuracy:.3f}")
@@ -296,10 +293,9 @@ class Trainer:
         held_out: Examples | None,
     ) -> tuple[Network, Examples, Examples | None]:
         """Compute the outputs of fixed layers once, and leave the rest of the network to train."""
-        graph = freeze_statistics(network.graph, fixed)
-        network = network.with_graph(graph)
+        network = network.with_graph(freeze_statistics(network.graph, fixed))
         whole = network, examples, held_out
-        entries = find_fixed_outputs(graph, fixed, network.input_names)
+        entries = find_fixed_outputs(network.graph, fixed, network.input_names)
         taken = {*network.parameters, *network.input_names}
         if self.augment is not None or not entries or taken & entries.keys():
             return whole
@@ -310,7 +306,7 @@ class Trainer:
             return whole
         if first.matrix.nbytes * (len(examples) + len(held_out or ())) > _MOST_KEPT:
             return whole
-        part = network.with_graph(start_at(graph, entries))
+        part = network.with_graph(start_at(network.graph, entries))
         part = replace(part, input_names=[*part.input_names, *names])
         seen = _with_outputs(source, examples, part.input_names)
         unseen = None if held_out is None else _with_outputs(source, held_out, part.input_names)

@@ -67,13 +67,15 @@ class TrainingModule:
         self._module._optimizer.set_lr_mult(dict(rates))
         self._module._optimizer.lr_scheduler = lambda update: rate(update - 1)
 
-    def step(
-        self, inputs: Mapping[str, np.ndarray], gradient: Callable[[np.ndarray], np.ndarray]
-    ) -> None:
-        """Learn from one batch, given the gradient of each example's loss by its scores."""
-        self._module.forward(_batch(inputs), is_train=True)
-        found = gradient(self._module.get_outputs()[0].asnumpy())
-        self._module.backward([mx.nd.array(found)])
+    def forward(self, inputs: Mapping[str, np.ndarray], training: bool = True) -> np.ndarray:
+        """Compute the scores of one batch, as in training or in inference mode."""
+        batch = mx.io.DataBatch([mx.nd.array(array) for array in inputs.values()])
+        self._module.forward(batch, is_train=training)
+        return self._module.get_outputs()[0].asnumpy()
+
+    def learn(self, gradient: np.ndarray) -> None:
+        """Learn from the last batch, given the gradient of each example's loss by its scores."""
+        self._module.backward([mx.nd.array(gradient)])
         self._module.update()
 
     def scores(self, inputs: Mapping[str, np.ndarray]) -> np.ndarray:
@@ -82,8 +84,7 @@ class TrainingModule:
         for start in range(0, n, self._batch_size):
             index = np.minimum(np.arange(start, start + self._batch_size), n - 1)
             batch = {name: array[index] for name, array in inputs.items()}
-            self._module.forward(_batch(batch), is_train=False)
-            found.append(self._module.get_outputs()[0].asnumpy())
+            found.append(self.forward(batch, training=False))
         return np.concatenate(found)[:n]
 
     def network(self) -> Network:
@@ -108,10 +109,6 @@ def seeded(seed: int) -> Iterator[None]:
         yield
     finally:
         mx.random.seed(after)
-
-
-def _batch(inputs: Mapping[str, np.ndarray]) -> Any:
-    return mx.io.DataBatch([mx.nd.array(array) for array in inputs.values()])
 
 
 def _bind(

@@ -13,16 +13,14 @@ from sklearn.utils.class_weight import compute_class_weight
 
 from xfer._checks import check_integer
 from xfer.checkpoint import edit
-from xfer.checkpoint.convert import output_names
 from xfer.checkpoint.network import Network
 from xfer.checkpoint.symbol import MxGraph, Node
 from xfer.features import LayerFeatures, stores_parameters
 from xfer.meta import CalibratedLogisticRegression
 from xfer.meta.calibrated import ScaledScores
 from xfer.repurposers import Repurposer, checked_labels
-from xfer.sources.data import check_ids
 from xfer.sources.checkpoint import CheckpointSource
-from xfer.sources.data import open_data, read_all
+from xfer.sources.data import check_ids, open_data, read_all
 from xfer.training.loop import Examples, History, Trainer, TrainingDiverged
 
 _Self = TypeVar("_Self", bound="NeuralNetworkRepurposer")
@@ -134,10 +132,10 @@ class NeuralNetworkRepurposer(Repurposer, ABC):
 
         def set_trained(network: Network, history: History) -> None:
             trained = source.with_network(network)
-            features = LayerFeatures(trained, _head_name(network), progress=self.progress).fit()
+            features = LayerFeatures(trained, network.head_names, progress=self.progress).fit()
             model = ScaledScores(classes)
             if held_out is not None:
-                scores = trained.extract(held_out.inputs, _head_name(network), progress=False)
+                scores = trained.extract(held_out.inputs, network.head_names, progress=False)
                 model = ScaledScores.held_out(classes, scores.matrix, held_out.targets)
             self.history_ = history
             self._set_fitted(features, model)
@@ -303,7 +301,7 @@ def _with_head(
     head = MxGraph((*variables, layer), ((3, 0),))
     whole = network.with_graph(edit.add_top(network.graph, head))
     seen = examples if random is None else examples.take(slice(1))
-    features = source.extract(seen.inputs, _head_name(network)).matrix
+    features = source.extract(seen.inputs, network.head_names).matrix
     if random is None:
         model = CalibratedLogisticRegression().fit(features, seen.targets)
         values = model.coef_, model.intercept_
@@ -312,11 +310,6 @@ def _with_head(
         values = initial_values("weight", shape, random), np.zeros(n_classes)
     new = {name: array.astype(np.float32) for name, array in zip(names, values)}
     return replace(whole, arguments={**whole.arguments, **new})
-
-
-def _head_name(network: Network) -> str:
-    ((node_id, i),) = network.graph.heads
-    return output_names(network.graph.nodes[node_id])[i]
 
 
 def _parameters_of(network: Network, option: str, layer_names: Iterable[str]) -> set[str]:
