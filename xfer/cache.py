@@ -42,7 +42,7 @@ COMMIT;
 # A commit survives a killed process; a power failure may cost the last commits.
 _SETTINGS = """PRAGMA trusted_schema = OFF; PRAGMA cell_size_check = ON;
 PRAGMA journal_mode = WAL; PRAGMA synchronous = NORMAL;"""
-_ROWS_PER_QUERY = 500
+_ROW = "SELECT checksum, row FROM features WHERE key_id = ? AND digest = ?"
 _WAIT_SECONDS = 60.0  # for other processes to finish writing
 _TOUCH_SECONDS = 1.0  # the last use of a key is noted at most this often
 _CANNOT_OPEN = (sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_PERM)
@@ -144,11 +144,10 @@ class FeatureCache:
         """Call `work` with a connection; return None if there is none, or SQLite fails."""
         with _lock:
             try:
-                if not (self._writes if writing else self._reads):
+                is_there = writing or self._connection is not None or self.path.exists()
+                if not is_there or not (self._writes if writing else self._reads):
                     return None
                 if self._connection is None:
-                    if not writing and not self.path.exists():
-                        return None
                     self._connect()
                 return work(self._connection, *arguments)
             except BaseException as error:
@@ -198,15 +197,14 @@ def _read(file: _File, key_text: str, digests: list[bytes]) -> _Found | None:
     if not is_fresh:
         with suppress(sqlite3.OperationalError):  # the file may be read-only
             file.execute("UPDATE keys SET used = ? WHERE id = ?", [time.time(), key_id])
-    size = 4 * math.prod(shape)
-    rows = {
-        digest: row
-        for digest, checksum, row in _select(file, "digest, checksum, row", key_id, digests)
-        if isinstance(row, bytes) and len(row) == size and checksum == _checksum(seal, digest, row)
-    }
-    found = [digest in rows for digest in digests]
-    content = bytearray().join([rows[digest] for digest in digests if digest in rows])
-    return np.array(found, bool), np.frombuffer(content, "<f4").reshape(sum(found), *shape)
+    found, content = np.zeros(len(digests), bool), bytearray()
+    for i, digest in enumerate(digests):
+        checksum, row = file.execute(_ROW, [key_id, digest]).fetchone() or (None, b"")
+        is_whole = isinstance(row, bytes) and len(row) == 4 * math.prod(shape)
+        if is_whole and checksum == _checksum(seal, digest, row):
+            found[i] = True
+            content += row
+    return found, np.frombuffer(content, "<f4").reshape(found.sum(), *shape)
 
 
 def _write(file: _File, key_text: str, digests: list[bytes], rows: Any, max_bytes: int) -> bool:
@@ -228,7 +226,7 @@ def _write(file: _File, key_text: str, digests: list[bytes], rows: Any, max_byte
     contents = ((digest, row.tobytes()) for digest, row in zip(digests, rows))
     new = ((key_id, digest, _checksum(seal, digest, row), row) for digest, row in contents)
     file.executemany("INSERT OR REPLACE INTO features VALUES (?, ?, ?, ?)", new)
-    if len(list(_select(file, "1", key_id, digests))) < len(set(digests)):
+    if not all(file.execute(_ROW, [key_id, digest]).fetchone() for digest in digests):
         raise sqlite3.DatabaseError("rows just written cannot be found")
     n_pages = max_bytes // _pragma(file, "page_size")
     while _pragma(file, "page_count") - _pragma(file, "freelist_count") > n_pages:
@@ -242,15 +240,6 @@ def _write(file: _File, key_text: str, digests: list[bytes], rows: Any, max_byte
     if (excess := _pragma(file, "page_count") - n_pages) > 0:
         file.executescript(f"PRAGMA incremental_vacuum({excess})")
     return True
-
-
-def _select(file: _File, columns: str, key_id: int, digests: list[bytes]) -> Iterator[Any]:
-    """Look up rows, in any order."""
-    for start in range(0, len(digests), _ROWS_PER_QUERY):
-        some = digests[start : start + _ROWS_PER_QUERY]
-        places = ", ".join("?" * len(some))
-        query = f"SELECT {columns} FROM features WHERE key_id = ? AND digest IN ({places})"
-        yield from file.execute(query, [key_id, *some])
 
 
 def _find_key(file: _File, key_text: str) -> Any:
@@ -302,37 +291,40 @@ def example_digests(examples: Mapping[str, np.ndarray] | Iterable[Any]) -> list[
         examples = ({name: a[i] for name, a in arrays.items()} for i in range(length))
     digests = []
     for example in examples:
-        _feed(digest := _hash(), example)
+        digest = _hash()
+        for kind, content in _parts(example):
+            digest.update(f"{kind} {len(content)}:".encode())
+            digest.update(content)
         digests.append(digest.digest()[:16])
     return digests
 
 
-def _feed(digest: Any, value: Any) -> None:
-    """Feed a value to a hash, so that no two different values feed the same bytes."""
+def _parts(value: Any) -> Iterator[tuple[str, bytes]]:
+    """Yield kinds and contents, so that no two different values give the same ones."""
     kind = type(value)
     if kind in (type(None), bool, int, float, complex):
-        _feed_bytes(digest, kind.__name__, repr(value).encode())
+        yield kind.__name__, repr(value).encode()
     elif isinstance(value, str):
-        _feed_bytes(digest, "text", value.encode("utf-8", "surrogatepass"))
+        yield "text", value.encode("utf-8", "surrogatepass")
         if os.path.isfile(value):
             with suppress(OSError):  # a text that happens to name a file that nobody may read
-                _feed_file(digest, value)
+                yield "file", _file_digest(value)
     elif isinstance(value, os.PathLike):
-        _feed_bytes(digest, "path", os.fsencode(value))
-        _feed_file(digest, value)
+        yield "path", os.fsencode(value)
+        yield "file", _file_digest(value)
     elif isinstance(value, bytes | bytearray):
-        _feed_bytes(digest, "bytes", value)
+        yield "bytes", bytes(value)
     elif isinstance(value, np.ndarray | np.generic):
-        _feed_array(digest, "array", _plain(value))
+        yield from _array_parts("array", _plain(value))
     elif isinstance(value, list | tuple):
-        _feed_bytes(digest, "list" if isinstance(value, list) else "tuple", b"%d" % len(value))
+        yield "list" if isinstance(value, list) else "tuple", b"%d" % len(value)
         for item in value:
-            _feed(digest, item)
+            yield from _parts(item)
     elif isinstance(value, Mapping):
-        _feed_bytes(digest, "dict", b"%d" % len(value))
+        yield "dict", b"%d" % len(value)
         for key in sorted(value, key=repr):
-            _feed_bytes(digest, "name", repr(key).encode())
-            _feed(digest, value[key])
+            yield "name", repr(key).encode()
+            yield from _parts(value[key])
     elif "PIL.Image" in sys.modules and isinstance(value, sys.modules["PIL.Image"].Image):
         pixels = value.tobytes()  # this loads the file, which may add to `info`
         # What else decides how an image is turned, converted to RGBA or to another profile.
@@ -340,40 +332,35 @@ def _feed(digest: Any, value: Any) -> None:
         # The orientation can be changed in memory.
         with suppress(Exception):  # what is not EXIF turns nothing
             info.append(value.getexif().get(0x0112))
-        _feed_bytes(digest, "image", repr((value.mode, value.size, value.getpalette())).encode())
-        _feed(digest, (pixels, info))
+        yield "image", repr((value.mode, value.size, value.getpalette())).encode()
+        yield from _parts((pixels, info))
     elif hasattr(value, "dtype") and (hasattr(value, "__array__") or hasattr(value, "asnumpy")):
         dtype, name = str(value.dtype), f"{kind.__module__}.{kind.__qualname__}"
         value = value.detach().cpu() if hasattr(value, "cpu") else value
         # NumPy has no bfloat16, whose values float32 has too.
         value = value.float() if "bfloat16" in dtype else value
         array = value.asnumpy() if hasattr(value, "asnumpy") else np.asarray(value)
-        _feed_array(digest, f"{name} {dtype}", array)
+        yield from _array_parts(f"{name} {dtype}", array)
     else:
         allowed = "str, bytes, numbers, arrays, tensors, PIL images, paths, lists, tuples and dicts"
         name = f"{kind.__module__}.{kind.__qualname__}"
         raise TypeError(f"an example of type {name} cannot be cached; allowed are {allowed}")
 
 
-def _feed_bytes(digest: Any, kind: str, content: bytes | bytearray) -> None:
-    digest.update(f"{kind} {len(content)}:".encode())
-    digest.update(content)
-
-
-def _feed_file(digest: Any, path: str | os.PathLike[str]) -> None:
+def _file_digest(path: str | os.PathLike[str]) -> bytes:
     with open(path, "rb") as file:
-        _feed_bytes(digest, "file", hashlib.file_digest(file, _hash).digest())
+        return hashlib.file_digest(file, _hash).digest()
 
 
-def _feed_array(digest: Any, kind: str, array: np.ndarray) -> None:
+def _array_parts(kind: str, array: np.ndarray) -> Iterator[tuple[str, bytes]]:
     dtype = array.dtype.newbyteorder("<")
     if dtype.kind in "OUS":
         # Item by item: the width of a text array is that of its longest text.
-        _feed_bytes(digest, kind, repr(array.shape).encode())
+        yield kind, repr(array.shape).encode()
         for item in array.ravel().tolist():
-            _feed(digest, item)
+            yield from _parts(item)
     elif dtype.kind in "biufcmM":
-        _feed_bytes(digest, f"{kind} {dtype.str} {array.shape}", array.astype(dtype).tobytes())
+        yield f"{kind} {dtype.str} {array.shape}", array.astype(dtype).tobytes()
     else:
         raise TypeError(f"arrays must be of numbers, times or text, got dtype {dtype}")
 
