@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache
 from typing import TYPE_CHECKING, Any, Self, TypeAlias
@@ -27,6 +27,7 @@ _FOLDS = 5
 # benchmarks/meta_models.py --threads.
 _SMALL = 1_000_000
 _limit = threading.Lock()  # held while BLAS is limited to one thread
+_threadpools = cache(ThreadpoolController)  # finding the BLAS libraries takes some 10 ms
 
 
 class MetaClassifier(ClassifierMixin, BaseEstimator, ABC):
@@ -44,33 +45,17 @@ class MetaClassifier(ClassifierMixin, BaseEstimator, ABC):
         return self
 
     def fit(self, X: Matrix, y: ArrayLike) -> Self:
-        """Fit the classifier.
+        """Fit to features of shape (n, d) and labels of any kind, at least two classes.
 
-        Parameters
-        ----------
-        X : array-like or sparse matrix of shape (n, d)
-        y : array-like of shape (n,)
-            Labels of any kind, at least two classes. A class with one example (or copies of one)
-            takes no part in the calibration.
-
-        Returns
-        -------
-        self
-
-        Raises
-        ------
-        ValueError
-            If a parameter is out of range, X is not finite, or y holds a single class.
+        A class with one example (or copies of one) takes no part in the calibration. A parameter
+        out of range, features that are not finite and labels of one class raise ValueError.
         """
         self.check_parameters()
         matrix, labels = validate_data(self, X, y, accept_sparse="csr", dtype=np.float64)
         check_classification_targets(labels)
         classes, indices = np.unique(labels, return_inverse=True)
         if len(classes) < 2:
-            raise ValueError(
-                "Classifier needs samples of at least 2 classes; the data contains only one "
-                f"class: {classes.tolist()[0]!r}"
-            )
+            raise ValueError(f"y must have at least 2 classes, got one class: {classes.tolist()}")
         self.classes_ = classes
         matrix = matrix.toarray() if issparse(matrix) else matrix
         with small_fit_threads(*matrix.shape):
@@ -79,15 +64,12 @@ class MetaClassifier(ClassifierMixin, BaseEstimator, ABC):
 
     def predict(self, X: Matrix) -> np.ndarray:
         """Predict the labels of X, of shape (m, d): members of ``classes_``, of shape (m,)."""
-        matrix = self._checked(X)
-        with small_fit_threads(*matrix.shape):
-            return self.classes_[self._class_scores(matrix).argmax(axis=1)]
+        scores = self._compute(self._class_scores, X)
+        return self.classes_[scores.argmax(axis=1)]
 
     def predict_proba(self, X: Matrix) -> np.ndarray:
         """Predict probabilities of shape (m, n_classes), in the order of ``classes_``."""
-        matrix = self._checked(X)
-        with small_fit_threads(*matrix.shape):
-            return self._probabilities(matrix)
+        return self._compute(self._probabilities, X)
 
     @abstractmethod
     def _fit(self, X: np.ndarray, y: np.ndarray) -> None:
@@ -101,11 +83,13 @@ class MetaClassifier(ClassifierMixin, BaseEstimator, ABC):
         """Return scores of shape (m, n_classes), the largest at the predicted class."""
         return self._probabilities(X)
 
-    def _checked(self, X: Matrix) -> np.ndarray:
-        """Check the features of new examples; return them as a dense matrix."""
+    def _compute(self, function: Callable[..., Any], X: Matrix, **options: Any) -> Any:
+        """Check the features of new examples, and call a function with them as a dense matrix."""
         check_is_fitted(self)
         matrix = validate_data(self, X, accept_sparse="csr", dtype=np.float64, reset=False)
-        return matrix.toarray() if issparse(matrix) else matrix
+        matrix = matrix.toarray() if issparse(matrix) else matrix
+        with small_fit_threads(*matrix.shape):
+            return function(matrix, **options)
 
 
 def assign_folds(X: np.ndarray, y: np.ndarray, random_state: Any) -> np.ndarray:
@@ -154,12 +138,6 @@ def partial_whitening(X: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 def squash(Z: np.ndarray) -> np.ndarray:
     """Divide each row z by sqrt((1 + |z|^2) / 2), so that none is far away by its length alone."""
     return Z / np.sqrt((1 + np.square(Z).sum(axis=1, keepdims=True)) / 2)
-
-
-@cache
-def _threadpools() -> ThreadpoolController:
-    """Find the BLAS libraries that NumPy and SciPy loaded; this takes some 10 ms."""
-    return ThreadpoolController()
 
 
 @contextmanager

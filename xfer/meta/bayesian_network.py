@@ -155,7 +155,8 @@ class BayesianNetwork(BayesianClassifier):
         seed = check_random_state(self.random_state).randint(2**31)
         self.mean_, self.components_ = partial_whitening(X)
         units = self.num_layers * self.n_hidden + len(self.classes_)
-        self.noise_ = _balanced_noise(self.num_samples_mc_prediction, units, _generator(seed))
+        random = _Random(np.random.SFC64(seed))
+        self.noise_ = _balanced_noise(self.num_samples_mc_prediction, units, random)
         parts = _held_out_parts(assign_folds(X, y, seed))
         inputs, total = self._inputs(X), (1 + len(parts)) * self.num_epochs
         with progress_bar(None, self.progress, total, "network", "epoch") as bar:
@@ -197,7 +198,7 @@ class BayesianNetwork(BayesianClassifier):
         self, inputs: np.ndarray, y: np.ndarray, seed: int, bar: Any, verbose: bool = False
     ) -> tuple[tuple[Layers, Layers], np.ndarray]:
         """Maximize the bound; return means and standard deviations by layer, and its two parts."""
-        random, n = _generator(seed), len(y)
+        random, n = _Random(np.random.SFC64(seed)), len(y)
         hidden = [self.n_hidden] * self.num_layers
         shapes = _shapes(inputs.shape[1] - 1, hidden, len(self.classes_))
         prior = _prior_deviations(shapes, self.sigma)
@@ -239,10 +240,6 @@ class BayesianNetwork(BayesianClassifier):
             scores.append(self._sample(inputs[part], *posterior))
         labels = np.concatenate([y[part] for part in parts])
         return _largest_temperature(np.concatenate(scores), labels)
-
-
-def _generator(seed: int) -> np.random.Generator:
-    return np.random.Generator(np.random.SFC64(seed))
 
 
 def _balanced_noise(n_samples: int, units: int, random: _Random) -> np.ndarray:

@@ -10,7 +10,7 @@ from scipy.special import entr
 from scipy.stats import norm, qmc
 from sklearn.utils import gen_batches
 
-from xfer.meta.base import MetaClassifier, small_fit_threads
+from xfer.meta.base import MetaClassifier
 
 if TYPE_CHECKING:
     from xfer.meta.base import Matrix
@@ -49,9 +49,7 @@ class BayesianClassifier(MetaClassifier):
 
     def predict_uncertainty(self, X: Matrix) -> Uncertainty:
         """Return how uncertain each prediction is, and how much of it more labels would resolve."""
-        matrix = self._checked(X)
-        with small_fit_threads(*matrix.shape):
-            probabilities, aleatoric = self._average(matrix, entropies=True)
+        probabilities, aleatoric = self._compute(self._average, X, entropies=True)
         total = entr(probabilities).sum(axis=1)
         # By Jensen's inequality it is at most the total, except for rounding.
         aleatoric = np.minimum(aleatoric, total)

@@ -86,11 +86,10 @@ class CalibratedSvm(CalibratedClassifier):
         """Raise ValueError, naming the parameter, if one is out of range; return self."""
         if self.kernel not in _KERNELS:
             raise ValueError(f"kernel must be one of {', '.join(_KERNELS)}, got {self.kernel!r}")
-        named = isinstance(self.gamma, str) and self.gamma in ("scale", "auto")
-        if not named and not (isinstance(self.gamma, Real) and self.gamma > 0):
-            raise ValueError(
-                f"gamma must be a positive number, 'scale' or 'auto', got {self.gamma!r}"
-            )
+        gamma = self.gamma
+        named = isinstance(gamma, str) and gamma in ("scale", "auto")
+        if not named and not (isinstance(gamma, Real) and gamma > 0):
+            raise ValueError(f"gamma must be a positive number, 'scale' or 'auto', got {gamma!r}")
         return super().check_parameters()
 
     predict_proba = available_if(_has_probabilities)(CalibratedClassifier.predict_proba)
