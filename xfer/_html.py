@@ -12,6 +12,7 @@ def visual_block(estimator: Any) -> Any:
     """Describe an estimator to scikit-learn as boxes; a network is not opened for it."""
     features = getattr(estimator, "features_", estimator)
     shown = [_network(estimator, features), *_layers(estimator, features)]
+    # Each is a label and its details.
     boxes = [_block("single", None, names=name, name_details=details) for name, details in shown]
     if hasattr(estimator, "_meta_model"):
         fitted = getattr(estimator, "meta_model_", None)
@@ -42,7 +43,6 @@ def _block(*args: Any, **options: Any) -> Any:
 
 
 def _network(estimator: Any, features: Any) -> tuple[str, str]:
-    """Return the label and the details of the network."""
     source = getattr(features, "source_", None)
     if source is None:
         model = estimator.source_model
@@ -55,7 +55,6 @@ def _network(estimator: Any, features: Any) -> tuple[str, str]:
 
 
 def _layers(estimator: Any, features: Any) -> list[tuple[str, str]]:
-    """Return the label and the details of the layers; an empty list if none is chosen."""
     poolings: Mapping[str, str]
     if hasattr(features, "layers_"):
         names = [layer.name for layer in features.layers_]

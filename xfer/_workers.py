@@ -9,6 +9,7 @@ import tempfile
 from collections import OrderedDict
 from contextlib import suppress
 from multiprocessing import parent_process
+from operator import itemgetter
 from pathlib import Path
 from threading import RLock
 from typing import Any
@@ -26,11 +27,7 @@ class PickledNetwork:
         self.source = source
 
     def __reduce__(self) -> tuple:
-        return _itself, (self.source,)
-
-
-def _itself(source: Any) -> Any:
-    return source
+        return itemgetter(0), ((self.source,),)
 
 
 class _NetworkFiles:

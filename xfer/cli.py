@@ -99,10 +99,8 @@ def _shapes(network: Network, given: Sequence[str]) -> tuple[Mapping[str, Dims],
     for text in given:
         match = re.fullmatch(r"(.+)=\(?(\d+(?:,\d+)*)?,?\)?", text.replace(" ", ""))
         if not match or match[1] not in network.input_names:
-            raise ValueError(
-                f"--shape {text} must be like {network.input_names[0]}=3,224,224; the inputs are "
-                f"{', '.join(network.input_names)}"
-            )
+            known, like = ", ".join(network.input_names), f"{network.input_names[0]}=3,224,224"
+            raise ValueError(f"--shape {text} must be like {like}; the inputs are {known}")
         # An input with one number for each example, such as a length, has no sizes.
         shapes[match[1]] = (BATCH, *map(int, match[2].split(",") if match[2] else ()))
     ending = "."

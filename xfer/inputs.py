@@ -338,10 +338,8 @@ def _bands(index: int, example: Any, mode: str) -> list[Any]:
     is_picture = array.ndim >= 2 and array.size and array.shape[2:] in trailing
     if not is_picture or dtype not in ("u1", "u2", "f2", "f4", "f8"):
         allowed = "uint8, uint16 or float of shape (height, width) or (height, width, 1 or 3)"
-        raise ValueError(
-            f"example {index} is {_shown(example)}; allowed are {allowed}, or uint8 of shape "
-            "(height, width, 4)"
-        )
+        allowed += ", or uint8 of shape (height, width, 4)"
+        raise ValueError(f"example {index} is {_shown(example)}; allowed are {allowed}")
     fromarray = _package("PIL.Image").fromarray
     if dtype == "u1":
         return [_read(index, fromarray(array), mode)]

@@ -125,7 +125,7 @@ def load(
     preprocess: Callable[[list], Any] | None = None,
     cache_key: str | None = None,
 ) -> Any:
-    """Load a repurposer that :meth:`xfer.Repurposer.save_repurposer` wrote.
+    """Load what :meth:`xfer.Repurposer.save_repurposer` wrote; it predicts as the saved one did.
 
     Parameters
     ----------
@@ -137,11 +137,6 @@ def load(
     inputs, preprocess, cache_key : optional
         See :func:`xfer.open_source`. Code that made inputs of raw examples is not in the file: give
         it again. ``cache_key`` must be that of the fit, if it had one.
-
-    Returns
-    -------
-    Repurposer or MetaModelRegressor
-        Predicts as the saved one did.
 
     Raises
     ------
@@ -155,9 +150,7 @@ def load(
     content = path.read_bytes()
     archive, checksum = content[:-_CHECKSUM_LENGTH], content[-_CHECKSUM_LENGTH:]
     if _checksum(archive) != checksum:
-        raise ValueError(
-            f"{path} is damaged or was changed: it does not match the checksum it was saved with"
-        )
+        raise ValueError(f"{path} is damaged or was changed: its checksum does not match")
     given = {"inputs": inputs, "preprocess": preprocess, "cache_key": cache_key}
     try:
         return _read(archive, source_model, given)
@@ -202,8 +195,7 @@ def _read(archive: bytes, source_model: Any, given: Mapping[str, Any]) -> Any:
             f"xfer {xfer.__version__} reads format {_FORMAT}"
         )
     kind = _find_class(manifest["class"])
-    forbidden = sorted(content["parameters"].keys() & set(kind._not_saved))
-    if forbidden:
+    if forbidden := sorted(content["parameters"].keys() & set(kind._not_saved)):
         raise ValueError(f"a file may not set {', '.join(forbidden)}")
     # The network that a repurposer has trained is in its file, whatever else is given.
     source = None if source_model is None else open_source(source_model)

@@ -15,19 +15,11 @@ CANVAS = 16
 
 
 def digits() -> tuple[np.ndarray, np.ndarray]:
-    """Return scikit-learn's digits, each at a random place on a canvas.
+    """Return scikit-learn's digits, each at a random place on a canvas, and their labels.
 
-    Returns
-    -------
-    images : ndarray of shape (1797, 1, 16, 16), float32
-        From 0 to 1.
-    labels : ndarray of shape (1797,)
-        From 0 to 9.
-
-    References
-    ----------
-    .. [1] Alpaydin and Kaynak (1998), Cascading classifiers; the data are those of
-       `sklearn.datasets.load_digits`.
+    The images are of shape (1797, 1, 16, 16), float32 from 0 to 1; the labels are from 0 to 9. The
+    data are those of `sklearn.datasets.load_digits`: Alpaydin and Kaynak (1998), Cascading
+    classifiers.
 
     Examples
     --------
@@ -57,12 +49,8 @@ def checkpoint() -> str:
     """Return the prefix of a checkpoint (epoch 0) that reads the digits 0 to 4.
 
     It takes `data` of shape (n, 1, 16, 16); three convolutions with `relu1`, `relu2` and `relu3`,
-    the maximum over the canvas `pool3`, and five outputs.
-
-    Returns
-    -------
-    str
-        For `xfer.load_checkpoint`, or for ``mx.mod.Module.load`` with epoch 0.
+    the maximum over the canvas `pool3`, and five outputs. Open it with `xfer.load_checkpoint`, or
+    with ``mx.mod.Module.load`` and epoch 0.
 
     Examples
     --------
