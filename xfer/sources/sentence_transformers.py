@@ -99,15 +99,8 @@ class SentenceTransformerSource(TorchSource):
             sentence = sentence[..., : self.module.truncate_dim]
         return {"sentence": sentence, "tokens": found.get("token_embeddings")}
 
-    def _check_output(
-        self,
-        name: str,
-        tensor: torch.Tensor,
-        pooling: str,
-        inputs: dict[str, np.ndarray],
-        mask: torch.Tensor | None,
-    ) -> None:
-        super()._check_output(name, tensor, pooling, inputs, mask)
+    def _check_output(self, name: str, tensor: torch.Tensor, pooling: str, mask: Any) -> None:
+        super()._check_output(name, tensor, pooling, mask)
         # The padding depends on the other texts of a batch, even where all are equally long.
         has_tokens = mask is not None and tensor.ndim == 3 and tensor.shape[1] == mask.shape[1]
         if has_tokens and pooling == "flatten":
@@ -131,11 +124,8 @@ class _Tokenizer:
 
     def identity(self) -> dict[str, Any]:
         """Return what the tokenizer is told; its own content is in the network's fingerprint."""
-        return {
-            "kind": "the network's own tokenizer",
-            "prompt": self._prompt,
-            "max_seq_length": self.model.max_seq_length,
-        }
+        kind, length = "the network's own tokenizer", self.model.max_seq_length
+        return {"kind": kind, "prompt": self._prompt, "max_seq_length": length}
 
     def to_state(self) -> NoReturn:
         raise TypeError(

@@ -6,9 +6,8 @@ import threading
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import dataclass, field, fields, is_dataclass
 from functools import partial
-from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -17,7 +16,7 @@ import torch
 from xfer.sources.base import Layer, SourceModel, check_rows, example_shapes
 from xfer.sources.data import check_ids
 from xfer.sources.table import pool
-from xfer.sources.torch_fingerprint import fingerprint
+from xfer.sources.torch_fingerprint import fingerprint, tensors_of
 
 # Hooks see every pass of a module, so there must be only one at a time.
 _one_pass = threading.RLock()
@@ -150,8 +149,10 @@ class TorchSource(SourceModel):
         mask = None if found is None else self._send(found)
 
         def keep(output: _Output, tensor: torch.Tensor, is_last: bool) -> torch.Tensor:
-            self._check_output(output.name, tensor, poolings[output.name], inputs, mask)
-            return _pool(tensor, poolings[output.name], output.name, mask, is_last)
+            name, pooling = output.name, poolings[output.name]
+            check_rows(name, tensor.shape, inputs)
+            self._check_output(name, tensor, pooling, mask)
+            return _pool(tensor, pooling, name, mask, is_last)
 
         outputs = [output for name in poolings if (output := _read_name(name, self._names))]
         capture = _Capture(outputs, keep, may_stop)
@@ -224,18 +225,10 @@ class TorchSource(SourceModel):
                 handle = table.register_forward_pre_hook(partial(hook, name), with_kwargs=True)
                 hooks.callback(handle.remove)
 
-    def _check_output(
-        self,
-        name: str,
-        tensor: torch.Tensor,
-        pooling: str,
-        inputs: dict[str, np.ndarray],
-        mask: torch.Tensor | None,
-    ) -> None:
+    def _check_output(self, name: str, tensor: torch.Tensor, pooling: str, mask: Any) -> None:
         """Refuse what cannot be features; note the shape."""
         if tensor.is_complex():
             raise ValueError(f"layer {name!r} gives {tensor.dtype}, not real numbers")
-        check_rows(name, tensor.shape, inputs)
         shape: tuple[int | None, ...] = tuple(tensor.shape[1:])
         seen = self._shapes.get(name, shape)
         if len(seen) == len(shape):
@@ -272,6 +265,7 @@ class _Stop(BaseException):
     """Ends a pass; a BaseException, so that no network takes it for an error of its own."""
 
 
+@dataclass
 class _Capture:
     """Takes the requested outputs out of one pass, which may stop after the last of them.
 
@@ -279,16 +273,12 @@ class _Capture:
     tensor may change once it has returned.
     """
 
-    def __init__(
-        self,
-        outputs: Sequence[_Output],
-        keep: Callable[[_Output, torch.Tensor, bool], Any],
-        may_stop: bool,
-    ) -> None:
-        self.outputs, self.keep, self.may_stop = outputs, keep, may_stop
-        self.kept: dict[str, Any] = {}
-        self.calls: Counter[str] = Counter()
-        self.error: Exception | None = None
+    outputs: Sequence[_Output]
+    keep: Callable[[_Output, torch.Tensor, bool], Any]
+    may_stop: bool
+    kept: dict[str, Any] = field(default_factory=dict)
+    calls: Counter[str] = field(default_factory=Counter)
+    error: Exception | None = None
 
     @property
     def complete(self) -> bool:
@@ -368,8 +358,8 @@ def _tensors_in(value: Any, path: str = "") -> Iterator[tuple[str, torch.Tensor]
         for index, item in enumerate(value):
             yield from _tensors_in(item, f"{path}[{index}]")
     elif is_dataclass(value):
-        for field in fields(value):
-            yield from _tensors_in(getattr(value, field.name), f"{path}[{field.name}]")
+        for one in fields(value):
+            yield from _tensors_in(getattr(value, one.name), f"{path}[{one.name}]")
 
 
 def _hook(hooks: ExitStack, module: torch.nn.Module, function: Callable[..., None]) -> None:
@@ -432,7 +422,7 @@ def _at_rest(module: torch.nn.Module, autocast: torch.dtype | None) -> Iterator[
 
 
 def _check_ready(module: torch.nn.Module) -> None:
-    for name, tensor in [*module.named_parameters(), *module.named_buffers()]:
+    for name, tensor in tensors_of(module):
         if torch.nn.parameter.is_lazy(tensor):
             raise ValueError(
                 f"{name!r} of the network has no values yet: lazy modules get them when they "
@@ -472,16 +462,9 @@ def _class_name(module: torch.nn.Module) -> str:
 
 
 def _device_of(module: torch.nn.Module) -> torch.device:
-    return next(
-        (tensor.device for tensor in chain(module.parameters(), module.buffers())),
-        torch.device("cpu"),
-    )
+    return next((tensor.device for _, tensor in tensors_of(module)), torch.device("cpu"))
 
 
 def _dtype_of(module: torch.nn.Module) -> torch.dtype:
-    floats = (
-        tensor.dtype
-        for tensor in chain(module.parameters(), module.buffers())
-        if tensor.is_floating_point()
-    )
+    floats = (tensor.dtype for _, tensor in tensors_of(module) if tensor.is_floating_point())
     return next(floats, torch.float32)

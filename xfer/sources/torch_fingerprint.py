@@ -65,7 +65,7 @@ def fingerprint(
     known = _Description(is_note)
     known.check_torch()
     graph = known.graph(module)
-    parameters = {name: _digest(known.tensor(t, name)) for name, t in _tensors(module)}
+    parameters = {name: _digest(known.tensor(t, name)) for name, t in tensors_of(module)}
     described = {name: _digest(known.describe(part, name)) for name, part in parts.items()}
     if known.unknown and cache_key is None:
         shown = [*known.unknown[:3], *["..."] * (len(known.unknown) > 3)]
@@ -74,13 +74,9 @@ def fingerprint(
             f"{'; '.join(shown)}. Give it a name that you change whenever it changes: "
             'open_source(network, cache_key="a name for this version")'
         )
-    found = {
-        "graph": _digest(graph),
-        "parameters": parameters,
-        "packages": known.packages,
-        **described,
-    }
-    return found if cache_key is None else {"cache_key": cache_key, **found}
+    key = {} if cache_key is None else {"cache_key": cache_key}
+    found = {"graph": _digest(graph), "parameters": parameters, "packages": known.packages}
+    return {**key, **found, **described}
 
 
 class _Description:
@@ -125,7 +121,7 @@ class _Description:
         """Describe the modules in a module, and which names stand for the same one or tensor."""
         first: dict[int, str] = {}
         parts = list(module.named_modules(remove_duplicate=False))
-        same = [(n, first.setdefault(id(part), n)) for n, part in [*parts, *_tensors(module)]]
+        same = [(n, first.setdefault(id(part), n)) for n, part in [*parts, *tensors_of(module)]]
         once = [(name, part) for name, part in parts if first[id(part)] == name]
         return same, [self.module(part, f"{where}.{name}".strip(".")) for name, part in once]
 
@@ -162,7 +158,7 @@ class _Description:
         if isinstance(value, torch.Tensor):
             return self.tensor(value, where)
         if isinstance(value, torch.nn.Module):
-            state = [(name, _digest(self.tensor(t, where))) for name, t in _tensors(value)]
+            state = [(name, _digest(self.tensor(t, where))) for name, t in tensors_of(value)]
             return state, self.graph(value, where)
         if isinstance(value, (list, tuple)) and kind in (list, tuple, torch.Size):
             return kind.__name__, [self.describe(item, where) for item in value]
@@ -210,9 +206,8 @@ class _Description:
         if kind.__basicsize__ > object.__basicsize__ + 8 * places or kind.__itemsize__:
             return self.report(where, f"is a {_name(kind)}, whose content cannot be read")
         state = {slot: getattr(value, slot) for slot in slots if hasattr(value, slot)}
-        return self.describe(kind, where), self._state(
-            {**state, **getattr(value, "__dict__", {})}, where
-        )
+        state |= getattr(value, "__dict__", {})
+        return self.describe(kind, where), self._state(state, where)
 
     def _state(self, state: Mapping[str, Any], where: str) -> list[tuple[str, Any]]:
         names = sorted(state.keys() - _NOTES)
@@ -264,8 +259,7 @@ class _Description:
                 elif code not in _codes(file):
                     self.report(name, f"runs another {method} than its file {file} holds now")
             uses = [(n, self._uses(v, f"{name}.{n}")) for n, v in own.items()]
-            data = {n: v for n, v in vars(base).items() if n not in functions}
-            data = {n: v for n, v in data.items() if n not in _CLASS_NOTES}
+            data = {n: v for n, v in vars(base).items() if n not in {*functions, *_CLASS_NOTES}}
             found.append((text, uses, self._state(data, name)))
         return found
 
@@ -365,7 +359,8 @@ def _unwrapped(member: Any) -> Any:
     return getattr(member, "__func__", getattr(member, "func", member))
 
 
-def _tensors(module: torch.nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
+def tensors_of(module: torch.nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
+    """Yield all parameters and buffers by name, shared ones under each of their names."""
     yield from module.named_parameters(remove_duplicate=False)
     yield from module.named_buffers(remove_duplicate=False)
 
