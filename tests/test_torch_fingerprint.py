@@ -443,6 +443,7 @@ print(json.dumps(fingerprint(make())))
 """
 
 
+@pytest.mark.slow
 def test_other_processes_give_the_same_fingerprint(network):
     compiles = "torch.compile(torch.nn.ReLU(), backend='eager')(torch.ones(2))"
     more = ("", f"import scipy.special, torch.ao.quantization; {compiles}")

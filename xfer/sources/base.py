@@ -2,7 +2,7 @@
 
 import difflib
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,10 +11,12 @@ import numpy as np
 from xfer.sources.data import (
     Batch,
     Examples,
+    IsExample,
     as_array,
     check_names,
     checked_input,
     count,
+    is_raw_example,
     open_data,
     take,
     to_numpy,
@@ -168,7 +170,7 @@ class SourceModel(ABC):
         batches = data.batches(
             self.input_names,
             self._inputs_of(layers),
-            raw=self.inputs is not None,
+            self._is_example,
             batch_size=self.batch_size if batch_size is None else batch_size,
             progress=progress,
         )
@@ -206,6 +208,13 @@ class SourceModel(ABC):
                 )
         return {name: checked_input(array, name) for name, array in inputs.items()}
 
+    @property
+    def _is_example(self) -> IsExample:
+        """What tells a raw example from a batch of them; None if data are ready inputs."""
+        if self.inputs is None:
+            return None
+        return getattr(self.inputs, "is_example", is_raw_example)
+
     def _compute(
         self, examples: Examples, layers: tuple[Layer, ...], poolings: Sequence[str]
     ) -> list[np.ndarray]:
@@ -219,8 +228,8 @@ class SourceModel(ABC):
     def _pooled(
         self, inputs: dict[str, np.ndarray], layers: tuple[Layer, ...], poolings: Sequence[str]
     ) -> list[np.ndarray]:
-        mask = self._mask(inputs)
         outputs = self._forward(inputs, layers)
+        mask = self._mask(inputs, poolings)
         for layer, output in zip(layers, outputs):
             check_rows(layer.name, np.shape(output), inputs)
         return [
@@ -308,13 +317,27 @@ class SourceModel(ABC):
         """How far features may differ between batches, as a share of the layer's largest value."""
         return 0.01
 
-    def _mask(self, inputs: Mapping[str, np.ndarray]) -> np.ndarray | None:
+    def _mask(self, inputs: Mapping[str, np.ndarray], poolings: Sequence[str]) -> np.ndarray | None:
         """Return an array (n, tokens) that is 0 where a token is padding, if that is known."""
         if "attention_mask" in inputs:
             return inputs["attention_mask"]
         if self.padding_id is None:
             return None
-        return next((ids != self.padding_id for ids in inputs.values() if ids.ndim == 2), None)
+        matrices = {name: array for name, array in inputs.items() if array.ndim == 2}
+        ids = [array for name, array in matrices.items() if name in self._id_inputs()]
+        ids = ids or list(matrices.values())
+        if len(ids) == 1:
+            return ids[0] != self.padding_id
+        if ids and not {"masked_mean", "first_token"}.isdisjoint(poolings):
+            raise ValueError(
+                f"the inputs {', '.join(matrices)} may all hold the ids in which {self.padding_id} "
+                "is padding: give the input attention_mask, of shape (n, tokens), too"
+            )
+        return None
+
+    def _id_inputs(self) -> Collection[str]:
+        """Return the names of the inputs that are known to hold word ids."""
+        return ()
 
     def _fingerprints(self, layers: Sequence[Layer]) -> list[Any]:
         """Return for each layer what decides its values, as JSON can hold it."""

@@ -49,7 +49,12 @@ class CheckpointSource(OnnxSource):
         self._compare = compare
         self._compared: set[tuple[str, ...]] = set()
         self._left_to_mxnet: set[tuple[str, ...]] = set()
-        self._data_types = {**network.data_types, **(data_types or {})}
+        declared = {**network.data_types, **(data_types or {})}
+        # Parameters are converted to float32, and so are data of another precision.
+        self._data_types = {
+            name: np.dtype(np.float32) if np.dtype(kind).kind == "f" else np.dtype(kind)
+            for name, kind in declared.items()
+        }
         #: Shapes of batches by input; what was not known before is known once data were seen.
         self.data_shapes: dict[str, Dims] = dict(data_shapes or network.data_shapes)
         self._id_limits = list(network.id_limits())
@@ -138,6 +143,9 @@ class CheckpointSource(OnnxSource):
             for name, operator, _, count in self.network.layers(None)
         ]
         return find_layer(name, layers)
+
+    def _id_inputs(self) -> set[str]:
+        return {name for name, _, _ in self._id_limits}
 
     def _read_inputs(self, names: tuple[str, ...]) -> list[str]:
         return self.network.inputs_of(names)

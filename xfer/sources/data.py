@@ -5,6 +5,8 @@ from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain, islice
+from numbers import Number
 from typing import Any
 from weakref import WeakSet
 
@@ -18,6 +20,8 @@ from xfer._io import progress_bar
 Examples = dict[str, np.ndarray] | list[Any]
 Names = Sequence[str]
 CheckLabels = Callable[[np.ndarray], np.ndarray]
+#: Tells a raw example from a batch of them; None where data are the network's ready inputs.
+IsExample = Callable[[Any], bool] | None
 
 # Names of the labels in batches that are dicts.
 _LABELS = ("label", "labels")
@@ -50,11 +54,17 @@ class Data(ABC):
 
     @abstractmethod
     def batches(
-        self, input_names: Names, needed: Names, raw: bool, batch_size: int, progress: bool | None
+        self,
+        input_names: Names,
+        needed: Names,
+        is_example: IsExample,
+        batch_size: int,
+        progress: bool | None,
     ) -> Iterator[Batch]:
         """Check that the data fit a network, then return an iterator of batches.
 
-        The layers depend on the `needed` inputs; `raw` examples are made into inputs later.
+        The layers depend on the `needed` inputs. With `is_example`, examples are raw, and are made
+        into inputs later.
         """
 
     def join_labels(self, parts: Sequence[np.ndarray | None]) -> np.ndarray | None:
@@ -114,10 +124,15 @@ class ExampleData(Data):
             )
 
     def batches(  # noqa: D102  (see Data)
-        self, input_names: Names, needed: Names, raw: bool, batch_size: int, progress: bool | None
+        self,
+        input_names: Names,
+        needed: Names,
+        is_example: IsExample,
+        batch_size: int,
+        progress: bool | None,
     ) -> Iterator[Batch]:
         check_integer("batch_size", batch_size)
-        if raw and not isinstance(self.given, Mapping):
+        if is_example and not isinstance(self.given, Mapping):
             examples: Any = _raw_examples(self.given)
         else:
             examples = self._arrays(input_names, needed)
@@ -162,19 +177,31 @@ class LoaderData(Data):
 
     def __init__(self, loader: Any, check_labels: CheckLabels | None) -> None:
         super().__init__(loader, check_labels)
-        dataset: Any = getattr(loader, "dataset", getattr(loader, "_dataset", None))
-        self.n_examples = len(dataset) if hasattr(dataset, "__len__") else None
+        # The sampler, and not the dataset: it may pick a few of many examples.
+        batches = getattr(loader, "batch_sampler", getattr(loader, "_batch_sampler", None))
+        self.n_examples = length_of(getattr(batches, "sampler", getattr(batches, "_sampler", None)))
 
     def batches(  # noqa: D102  (see Data)
-        self, input_names: Names, needed: Names, raw: bool, batch_size: int, progress: bool | None
+        self,
+        input_names: Names,
+        needed: Names,
+        is_example: IsExample,
+        batch_size: int,
+        progress: bool | None,
     ) -> Iterator[Batch]:
-        total = len(self.given) if hasattr(self.given, "__len__") else None
+        total, given = length_of(self.given), self.given
+        if is_example:
+            rest = iter(given)
+            first = list(islice(rest, 1))
+            given = chain(first, rest)
+            if first and is_example(first[0]):
+                total, given = None, _in_lists(given, batch_size)
         start = 0
-        for given in progress_bar(self.given, progress, total):
+        for one in progress_bar(given, progress, total):
             try:
-                batch = self._read(given, start, input_names, needed, raw)
+                batch = self._read(one, start, input_names, needed, is_example)
             except ValueError as error:
-                if raw and isinstance(self.given, (list, tuple)):
+                if is_example and isinstance(self.given, (list, tuple)):
                     raise ValueError(
                         f"{error}. A list of dicts or of tuples of arrays is read as batches; "
                         "write raw examples that hold several things as lists"
@@ -188,8 +215,10 @@ class LoaderData(Data):
                 "so make a new one for each reading"
             )
 
-    def _read(self, given: Any, start: int, input_names: Names, needed: Names, raw: bool) -> Batch:
-        examples, labels = _split_batch(given, input_names, needed, raw)
+    def _read(
+        self, given: Any, start: int, input_names: Names, needed: Names, is_example: IsExample
+    ) -> Batch:
+        examples, labels = _split_batch(given, input_names, needed, is_example)
         if not isinstance(examples, list):
             check_names(examples, input_names, needed)
             arrays = as_arrays(examples, "a batch has inputs of")
@@ -208,16 +237,28 @@ class LoaderData(Data):
         return Batch(examples, n, labels)
 
 
-def _split_batch(batch: Any, input_names: Names, needed: Names, raw: bool) -> tuple[Any, Any]:
+def _in_lists(examples: Iterator[Any], size: int) -> Iterator[list[Any]]:
+    while some := list(islice(examples, size)):
+        yield some
+
+
+def _split_batch(
+    batch: Any, input_names: Names, needed: Names, is_example: IsExample
+) -> tuple[Any, Any]:
     """Return a batch's examples and its labels or None."""
     if isinstance(batch, Mapping):
         extra = [name for name in batch if name in _LABELS and name not in input_names]
         examples = {name: values for name, values in batch.items() if name not in extra}
         return examples, batch[extra[0]] if extra else None
-    if raw:
-        first: Any = batch[0] if isinstance(batch, (list, tuple)) and len(batch) == 2 else None
-        if isinstance(first, (list, tuple)) or hasattr(first, "ndim"):
-            return list(first), batch[1]
+    if is_example:
+        is_sequence = isinstance(batch, (list, tuple))
+        if isinstance(batch, tuple) and batch and is_example(batch[0]):
+            raise ValueError(
+                f"{batch!r:.80} looks like one example and its label: give all examples as one "
+                "list and their labels as another, or batches of them"
+            )
+        if is_sequence and len(batch) == 2 and not is_example(batch[0]):
+            return list(batch[0]), batch[1]
         return list(batch), None
     if not isinstance(batch, (list, tuple)):
         batch = [batch]
@@ -239,9 +280,14 @@ class IteratorData(Data):
         self.n_examples = getattr(iterator, "num_data", None)
 
     def batches(  # noqa: D102  (see Data)
-        self, input_names: Names, needed: Names, raw: bool, batch_size: int, progress: bool | None
+        self,
+        input_names: Names,
+        needed: Names,
+        is_example: IsExample,
+        batch_size: int,
+        progress: bool | None,
     ) -> Iterator[Batch]:
-        if raw:
+        if is_example:
             raise ValueError(
                 "an MXNet iterator brings arrays that are ready for a network, and this network "
                 "takes raw examples: give it those, or open the network without inputs"
@@ -411,13 +457,12 @@ def read_all(
     input_names: Names,
     needed: Names,
     prepare: Callable[[Examples], dict[str, np.ndarray]],
-    *,
-    raw: bool,
+    is_example: IsExample,
 ) -> tuple[dict[str, np.ndarray], np.ndarray | None]:
     """Read all data into memory: the network's inputs by name, and the labels."""
     size = max(data.n_examples or 1, 1)
     found, labels = [], []
-    batches = data.batches(input_names, needed, raw=raw, batch_size=size, progress=False)
+    batches = data.batches(input_names, needed, is_example, batch_size=size, progress=False)
     for batch in batches:
         inputs = prepare(batch.examples)
         found.append({name: array[: batch.n_examples] for name, array in inputs.items()})
@@ -431,6 +476,7 @@ def checked_array(X: Any) -> Any:
 
     Only NumPy arrays and what turns into one are looked at: not tables, lists, iterators, tensors.
     """
+    refuse_masked(X)
     is_array = isinstance(X, np.ndarray)
     if is_array and X.ndim == 1 and X.dtype.kind in "OUST":
         return X  # texts
@@ -450,12 +496,17 @@ def checked_array(X: Any) -> Any:
 
 
 def _given_labels(y: Any, n_examples: int) -> np.ndarray:
+    refuse_masked(y)
+    y = to_numpy(y) if is_tensor(y) else y
     labels = check_array(y, dtype=None, input_name="y", **_ANY_ARRAY)
     if labels.ndim != 2 or labels.shape[1] == 1:
         labels = column_or_1d(labels, warn=True)
-    if labels.dtype == object and any(label is None for label in labels.flat):
-        index = next(i for i, label in enumerate(labels.flat) if label is None)
-        raise ValueError(f"the labels hold None at example {index}; leave out unlabelled examples")
+    missing = [i for i, label in enumerate(labels) if labels.dtype == object and is_missing(label)]
+    if missing:
+        raise ValueError(
+            f"the labels hold {labels[missing[0]]} at example {missing[0]}; leave out unlabelled "
+            "examples"
+        )
     if len(labels) != n_examples:
         raise ValueError(f"X has {n_examples} examples and y has {len(labels)} labels")
     return labels
@@ -476,6 +527,24 @@ def _length(data: Any) -> int:
     if not hasattr(values, "__len__") or getattr(values, "ndim", 1) == 0:
         raise TypeError(f"data must be an array, a dict, a list or an iterable, got {values!r:.80}")
     return len(values)
+
+
+def is_raw_example(value: Any) -> bool:
+    """Return whether this is an example, such as a text or an image, and not a batch of them."""
+    return not _has_axes(value)
+
+
+def length_of(values: Any) -> int | None:
+    """Return the length, or None where there is none; a DataLoader may have one and not know it."""
+    try:
+        return len(values)
+    except TypeError:
+        return None
+
+
+def is_missing(label: Any) -> bool:
+    """Return whether this is None or a missing value of pandas; NaN is a number."""
+    return label is None or type(label).__name__ in ("NAType", "NaTType")
 
 
 def _holds_arrays(first: Any) -> bool:
@@ -523,24 +592,43 @@ def check_names(
         )
 
 
+def is_tensor(values: Any) -> bool:
+    """Return whether this is a tensor of MXNet or torch, which NumPy cannot read by itself."""
+    return hasattr(values, "asnumpy") or hasattr(values, "detach")
+
+
 def to_numpy(values: Any) -> np.ndarray:
-    """Return a NumPy array of anything like an array, tensors of MXNet and torch included."""
+    """Return a NumPy array of anything like an array, and of tensors of MXNet and torch."""
     if hasattr(values, "asnumpy"):
         return values.asnumpy()
     if hasattr(values, "detach"):
         values = values.detach().cpu()
         # NumPy has no bfloat16.
         return (values.float() if values.is_floating_point() else values).numpy()
-    return np.asarray(values)
+    if isinstance(values, (list, tuple)) and values and all(map(is_tensor, values)):
+        return np.stack([to_numpy(value) for value in values])
+    refuse_masked(values)
+    array = np.asarray(values)
+    if array.dtype == object and all(isinstance(one, (Number, np.bool_)) for one in array.flat):
+        return array.astype(np.float64)  # a table whose columns differ in type
+    return array
+
+
+def refuse_masked(values: Any) -> None:
+    """Refuse an array with masked entries, which would lose its mask."""
+    if np.ma.is_masked(values):
+        raise ValueError("the data hold masked values: fill them in first, or leave them out")
 
 
 def as_array(values: Any, name: str) -> np.ndarray:
     """Return the data of one input as an array of numbers with one row per example."""
     array = to_numpy(values)
     if array.ndim == 0 or array.dtype.kind not in "fiub":
+        others = (one for one in array.flat if not isinstance(one, (Number, np.bool_)))
         raise ValueError(
             f"input {name!r} must be an array of numbers with one row for each example, got "
             f"shape {array.shape} of {array.dtype}"
+            + (f", such as {next(others, None)!r:.80}" if array.dtype == object else "")
         )
     return array
 

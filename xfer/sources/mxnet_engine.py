@@ -6,7 +6,7 @@ import tempfile
 import threading
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, redirect_stdout
+from contextlib import contextmanager, redirect_stdout, suppress
 from typing import Any
 
 import mxnet as mx
@@ -89,20 +89,20 @@ class MxnetEngine:
         known = {name: array.shape for name, array in self._arguments.items()}
         argument_shapes = dict(zip(arguments, _infer_shapes(symbol, {**known, **shapes}, shapes)))
         types = {name: array.dtype for name, array in self._arguments.items()}
-        types.update(self._data_types)
-        found, _, _ = symbol.infer_type(**{n: types[n] for n in arguments if n in types})
-        argument_types = dict(zip(arguments, found))
+        argument_types, state_types = _infer_types(symbol, types, self._data_types)
         executors = []
         for context in self._contexts:
             arrays = {
-                name: self._arguments[name].as_in_context(context)
+                name: self._arguments[name]
+                .astype(argument_types[name], copy=False)
+                .as_in_context(context)
                 if name in self._arguments
                 else mx.nd.zeros(shape, ctx=context, dtype=argument_types[name])
                 for name, shape in argument_shapes.items()
             }
             states = {
-                name: self._auxiliary[name].as_in_context(context)
-                for name in symbol.list_auxiliary_states()
+                name: self._auxiliary[name].astype(kind, copy=False).as_in_context(context)
+                for name, kind in state_types.items()
             }
             with safe_binding():
                 executors.append(symbol.bind(context, arrays, grad_req="null", aux_states=states))
@@ -130,6 +130,27 @@ def _infer_shapes(symbol: Any, known: Mapping[str, tuple], data: Mapping[str, tu
     if shapes is None:
         raise ValueError(f"data of shape {examples} do not determine every shape in the network")
     return shapes
+
+
+def _infer_types(
+    symbol: Any, parameters: Mapping[str, Any], data: Mapping[str, Any]
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return the types of arguments and states: float32 for all floats, or as they are."""
+    # MXNet refuses to mix float32 data with weights of another type. Where the graph itself tells
+    # the types of weights, those of the data follow.
+    known = {**parameters, **data}
+    single = {n: np.float32 if np.dtype(k).kind == "f" else k for n, k in known.items()}
+    own = {n: k for n, k in known.items() if n in parameters or np.dtype(k).kind != "f"}
+    names, found, states = symbol.list_arguments(), None, None
+    for types in (single, own):
+        with suppress(mx.MXNetError), redirect_stdout(io.StringIO()):
+            found, _, states = symbol.infer_type(**{n: types[n] for n in names if n in types})
+        if found is not None:
+            break
+    if found is None or states is None:
+        kinds = sorted({str(np.dtype(kind)) for kind in known.values()})
+        raise ValueError(f"data and parameters of {', '.join(kinds)} do not fit each other")
+    return dict(zip(names, found)), dict(zip(symbol.list_auxiliary_states(), states))
 
 
 @contextmanager

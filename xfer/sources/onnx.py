@@ -26,9 +26,6 @@ class OnnxSource(SourceModel):
     are never loaded; layers before them can still be asked for.
     """
 
-    # Whether values are rounded by the range that they have in a batch.
-    _quantizes_by_batch = False
-
     def __init__(self, model: str | os.PathLike[str] | onnx.ModelProto) -> None:
         if isinstance(model, onnx.ModelProto):
             graph = OnnxGraph(*take_apart(model))
@@ -37,7 +34,7 @@ class OnnxSource(SourceModel):
             if not path.is_file():
                 raise FileNotFoundError(f"there is no file {path}")
             try:
-                graph = OnnxGraph(*take_apart(parse(path.read_bytes()), path.parent))
+                graph = OnnxGraph(*take_apart(parse(path.read_bytes()), path))
             except ValueError as error:
                 raise ValueError(f"{path} cannot be opened: {error}") from error
         else:
@@ -50,8 +47,6 @@ class OnnxSource(SourceModel):
     def _set(self, graph: OnnxGraph) -> None:
         self._graph = graph
         self._layers: list[Layer] | None = graph.layers()
-        operators = [node.op_type for node in graph.model.graph.node]
-        self._quantizes_by_batch = any(kind.startswith("DynamicQuantize") for kind in operators)
         self._set_caches()
 
     def _set_caches(self) -> None:
@@ -124,6 +119,9 @@ class OnnxSource(SourceModel):
             self._inputs_memo[names] = self._read_inputs(names) or self.input_names
         return self._inputs_memo[names]
 
+    def _id_inputs(self) -> set[str]:
+        return {name for name, _, _ in self._graph.id_limits()}
+
     def _read_inputs(self, names: tuple[str, ...]) -> list[str]:
         return self._graph.cut(names).input_names
 
@@ -171,6 +169,8 @@ class OnnxSource(SourceModel):
         cut = self._graph.cut(names)
         if size is None:
             cut.free_batch_size()
+        if cut.quantizes_by_batch():
+            size = 1  # an example's features would depend on the others' range of values
         types, limits = cut.input_types(), cut.id_limits()
         try:
             return Runner(names, cut.model, cut.parameters, types, size, limits)
@@ -179,7 +179,3 @@ class OnnxSource(SourceModel):
             if not foreign:
                 raise
             raise ValueError(f"{error}; it has none of {foreign}") from error
-
-    @property
-    def _tolerance(self) -> float:
-        return np.inf if self._quantizes_by_batch else super()._tolerance

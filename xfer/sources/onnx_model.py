@@ -135,6 +135,10 @@ class OnnxGraph:
             if table is not None and node.input[1] in source:
                 yield source[node.input[1]], node.output[0], len(table)
 
+    def quantizes_by_batch(self) -> bool:
+        """Return whether values are rounded by the range that they have in a batch."""
+        return any(node.op_type.startswith("DynamicQuantize") for node in self.model.graph.node)
+
     def foreign_operators(self) -> list[str]:
         """Name the operators that belong to none of ONNX Runtime's domains."""
         own = {(function.domain, function.name) for function in self.model.functions}
@@ -169,12 +173,12 @@ class OnnxGraph:
 
 
 def take_apart(
-    model: onnx.ModelProto, folder: Path | None = None
+    model: onnx.ModelProto, path: Path | None = None
 ) -> tuple[onnx.ModelProto, dict[str, np.ndarray]]:
     """Separate a network's parameters from a copy of its graph without names of producers.
 
-    `folder` holds the files that the network may read. Initializers that NumPy has no dtype for
-    stay in the graph.
+    The network may read files that lie beside it at `path`. Initializers that NumPy has no dtype
+    for stay in the graph.
     """
     graph, parameters, kept = model.graph, {}, []
     used = {name for entry in graph.node for name in _reads(entry)}
@@ -182,12 +186,12 @@ def take_apart(
         if tensor.name not in used:
             continue
         if tensor.data_type not in _NUMBERS:
-            kept.append(_loaded(tensor, folder))
+            kept.append(_loaded(tensor, path))
         elif tensor.name in parameters:
             raise ValueError(f"initializer {tensor.name!r} is listed twice")
         else:
             try:
-                parameters[tensor.name] = numpy_helper.to_array(_loaded(tensor, folder))
+                parameters[tensor.name] = numpy_helper.to_array(_loaded(tensor, path))
             except Exception as error:
                 raise ValueError(f"initializer {tensor.name!r} cannot be read: {error}") from error
     constant = {tensor.name for tensor in graph.initializer}
@@ -206,7 +210,7 @@ def take_apart(
     )
     for part in _parts(bare):
         if isinstance(part, onnx.TensorProto) and uses_external_data(part):
-            part.CopyFrom(_loaded(part, folder))
+            part.CopyFrom(_loaded(part, path))
         for field, value in part.ListFields():
             # Text that is not UTF-8 comes as bytes.
             values = value if field.type == field.TYPE_STRING else ()
@@ -231,22 +235,27 @@ def checksum(*parts: Any) -> str:
     return digest.hexdigest()
 
 
-def _loaded(tensor: onnx.TensorProto, folder: Path | None) -> onnx.TensorProto:
-    """Return a tensor with its values, which may be in a file of the network's folder."""
+def _loaded(tensor: onnx.TensorProto, path: Path | None) -> onnx.TensorProto:
+    """Return a tensor with its values, which may be in a file beside the network's."""
     if not uses_external_data(tensor):
         return tensor
-    location = next((e.value for e in tensor.external_data if e.key == "location"), "")
-    if folder is None:
+    entry = next((one for one in tensor.external_data if one.key == "location"), None)
+    location = entry.value if entry else ""
+    if path is None:
         raise ValueError(
             f"the values of {tensor.name!r} are in the file {location!r}: give the path of the "
             ".onnx file"
         )
-    if not (folder / location).resolve().is_relative_to(folder.resolve()):
+    file = (path.parent / location).resolve()
+    # In the cache of a model hub, both are links into another folder.
+    if not any(file.is_relative_to(one) for one in (path.parent.resolve(), path.resolve().parent)):
         raise ValueError(f"the values of {tensor.name!r} are in {location!r}, outside its folder")
     loaded = onnx.TensorProto()
     loaded.CopyFrom(tensor)
+    for one in loaded.external_data:
+        one.value = file.name if one.key == "location" else one.value
     try:
-        load_external_data_for_tensor(loaded, str(folder))
+        load_external_data_for_tensor(loaded, str(file.parent))
     except Exception as error:
         raise ValueError(f"the file {location!r} cannot be read: {error}") from error
     # Before onnx 1.23 it still says that its values are elsewhere.

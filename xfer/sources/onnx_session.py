@@ -64,6 +64,11 @@ class Runner:
                 f"{reason_of(error)}"
             ) from error
         for name, output in zip(self.names, outputs):
+            if not isinstance(output, np.ndarray):
+                raise ValueError(
+                    f"layer {name!r} gives {type(output).__name__}, not an array: ask for a layer "
+                    "before it, or export a classifier of scikit-learn with zipmap=False"
+                )
             check_rows(name, np.shape(output), inputs)
         return outputs
 

@@ -157,7 +157,8 @@ def pool(output: Any, pooling: str, layer_name: str, mask: Any = None) -> Any:
                 f"pooling {pooling!r} takes tokens of shape (tokens, features); layer "
                 f"{layer_name!r} gives shape {tuple(output.shape[1:])}"
             )
-        return output[:, 0] if pooling == "first_token" else _masked_mean(output, mask, layer_name)
+        reduce = _first_token if pooling == "first_token" else _masked_mean
+        return reduce(output, mask, layer_name)
     if mask is not None and output.ndim == 3 and output.shape[1] == mask.shape[1]:
         raise ValueError(
             f"layer {layer_name!r} gives tokens of shape (tokens, features); pooling {pooling!r} "
@@ -179,6 +180,14 @@ def pooled_shape(shape: tuple, pooling: str) -> tuple:
     if pooling in ("first_token", "masked_mean"):
         return tuple(shape[1:])
     return (2 * shape[0] if pooling == "mean+max" else shape[0],)
+
+
+def _first_token(tokens: Any, mask: Any, layer_name: str) -> Any:
+    """Take the first token that is not padding: some tokenizers put the padding first."""
+    if mask is None or tuple(mask.shape) != tuple(tokens.shape[:2]):
+        return tokens[:, 0]
+    first = (mask != 0).argmax(1) if isinstance(mask, np.ndarray) else (mask != 0).int().argmax(1)
+    return tokens[range(len(tokens)), first]
 
 
 def _masked_mean(tokens: Any, mask: Any, layer_name: str) -> Any:

@@ -76,6 +76,8 @@ class TorchSource(SourceModel):
         padding_ids = {getattr(table, "padding_idx", None) for table in self._embeddings.values()}
         padding_ids -= {None}
         self.padding_id = padding_ids.pop() if len(padding_ids) == 1 else None
+        # The inputs that embeddings were seen to read; all hold ids, but maybe not of words.
+        self._seen_ids: set[str] = set()
         self._shapes: dict[str, tuple[int | None, ...]] = {}
         self._seen_whole: set[tuple] = set()
 
@@ -145,10 +147,10 @@ class TorchSource(SourceModel):
     ) -> list[torch.Tensor]:
         """Compute one batch, up to the last of some layers if the pass may stop there."""
         tensors = {name: self._send(array) for name, array in inputs.items()}
-        found = self._mask(inputs)
-        mask = None if found is None else self._send(found)
 
         def keep(output: _Output, tensor: torch.Tensor, is_last: bool) -> torch.Tensor:
+            found = self._mask(inputs, [poolings[output.name]])
+            mask = None if found is None else self._send(found)
             name, pooling = output.name, poolings[output.name]
             check_rows(name, tensor.shape, inputs)
             self._check_output(name, tensor, pooling, mask)
@@ -157,7 +159,7 @@ class TorchSource(SourceModel):
         outputs = [output for name in poolings if (output := _read_name(name, self._names))]
         capture = _Capture(outputs, keep, may_stop)
         with ExitStack() as hooks:
-            self._watch_ids(capture, hooks)
+            self._watch_ids(capture, hooks, tensors)
             for name in {output.module for output in outputs} & self._modules.keys():
                 _hook(hooks, self._modules[name], partial(capture.take, name))
             is_first = not self._shapes
@@ -203,8 +205,14 @@ class TorchSource(SourceModel):
         copied = array.astype(held.get(dtype, np.float32), order="C")
         return torch.from_numpy(copied).to(_device_of(self.module), dtype)
 
-    def _watch_ids(self, capture: "_Capture", hooks: ExitStack) -> None:
+    def _id_inputs(self) -> set[str]:
+        return self._seen_ids
+
+    def _watch_ids(
+        self, capture: "_Capture", hooks: ExitStack, tensors: Mapping[str, torch.Tensor]
+    ) -> None:
         """Let embeddings check the ids that they get, which may have become floats."""
+        padded = any(getattr(t, "padding_idx", None) is not None for t in self._embeddings.values())
 
         def check(name: str, size: int | None, ids: torch.Tensor) -> torch.Tensor:
             whole = ids.long() if ids.is_floating_point() else ids
@@ -217,6 +225,13 @@ class TorchSource(SourceModel):
 
         def hook(name: str, table: torch.nn.Module, args: Any, kwargs: Any) -> tuple:
             ids = args[0] if args else kwargs["input"]
+            if not padded or getattr(table, "padding_idx", None) is not None:
+                read = ids.untyped_storage().data_ptr()
+                self._seen_ids.update(
+                    name
+                    for name, tensor in tensors.items()
+                    if tensor.untyped_storage().data_ptr() == read
+                )
             ids = capture.attempt(check, name, getattr(table, "num_embeddings", None), ids)
             return ((ids, *args[1:]), kwargs) if args else (args, {**kwargs, "input": ids})
 

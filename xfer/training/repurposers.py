@@ -107,9 +107,9 @@ class NeuralNetworkRepurposer(Repurposer, ABC):
         source = self._open_checkpoint()
         body, fixed = self._body(source, trainer.random)
         names, data = body.input_names, open_data(X, y, checked_labels)
-        prepare, raw = partial(source.prepare, needed=names), source.inputs is not None
+        prepare = partial(source.prepare, needed=names)
         labels: Any
-        inputs, labels = read_all(data, source.input_names, names, prepare, raw=raw)
+        inputs, labels = read_all(data, source.input_names, names, prepare, source._is_example)
         inputs = {name: inputs[name] for name in names}
         check_ids(inputs, body.id_limits())
         classes, targets = np.unique(labels, return_inverse=True)

@@ -1,0 +1,349 @@
+"""Situations of public bug reports: the right numbers, or an error that says what to do."""
+
+import numpy as np
+import pytest
+from sklearn.preprocessing import FunctionTransformer
+
+import xfer
+from xfer.sources.data import open_data
+
+X = np.random.default_rng(0).normal(size=(12, 6)).astype(np.float32)
+
+
+def lengths(texts):
+    """Stand for a tokenizer: two numbers for each text."""
+    return np.array([[len(text), text.count("a")] for text in texts], np.float32)
+
+
+@pytest.fixture
+def torch():
+    return pytest.importorskip("torch")
+
+
+@pytest.fixture
+def texts_source(torch):
+    return xfer.open_source(torch.nn.Linear(2, 3), inputs=lengths)
+
+
+class TestMask:
+    """The mask of masked_mean comes from the input with the ids, whatever the order."""
+
+    IDS = np.array([[3, 5, 0, 0], [2, 4, 6, 0]])
+
+    @pytest.fixture
+    def network(self, torch):
+        class Network(torch.nn.Module):
+            def __init__(self):
+                super().__init__()
+                self.words = torch.nn.Embedding(10, 3, padding_idx=0)
+                self.kinds = torch.nn.Embedding(10, 3)
+                self.both = torch.nn.Identity()
+
+            def forward(self, kinds, ids, table):
+                extra = table.sum(1)[:, None, None].float()
+                return self.both(self.words(ids) + self.kinds(kinds) + extra)
+
+        torch.manual_seed(0)
+        return Network()
+
+    def expected(self, source, data):
+        tokens = source.extract(data, "both")["both"]
+        mask = (self.IDS != 0)[:, :, None]
+        return (tokens * mask).sum(1) / mask.sum(1)
+
+    @pytest.mark.parametrize("order", [(0, 1, 2), (2, 1, 0), (1, 0, 2)])
+    def test_of_torch_is_that_of_the_padded_embedding(self, network, order):
+        given = [("kinds", np.zeros((2, 4), int)), ("ids", self.IDS), ("table", np.ones((2, 4)))]
+        data = dict(given[index] for index in order)
+        source = xfer.open_source(network)
+        found = source.extract(data, "both", pooling="masked_mean")["both"]
+        np.testing.assert_allclose(found, self.expected(source, data), rtol=1e-6)
+
+    def test_is_asked_for_where_several_inputs_may_hold_the_ids(self, torch):
+        class Network(torch.nn.Module):
+            def __init__(self):
+                super().__init__()
+                self.layer = torch.nn.Linear(4, 2)
+
+            def forward(self, first, second):
+                return (first + second)[:, :, None] * torch.ones(3)
+
+        source = xfer.open_source(Network(), padding_id=0)
+        data = {"first": self.IDS, "second": self.IDS}
+        assert source.extract(data, "output", pooling="mean").matrix.shape == (2, 4)
+        with pytest.raises(ValueError, match="first, second may all hold .* attention_mask"):
+            source.extract(data, "output", pooling="masked_mean")
+
+    @pytest.mark.parametrize("order", [("ids", "table"), ("table", "ids")])
+    def test_of_onnx_is_that_of_the_embedding(self, order):
+        onnx = pytest.importorskip("onnx")
+        from onnx import TensorProto, helper
+
+        table = np.random.default_rng(0).normal(size=(10, 3)).astype(np.float32)
+        graph = helper.make_graph(
+            [
+                helper.make_node("Gather", ["words", "ids"], ["tokens"]),
+                helper.make_node("ReduceSum", ["table"], ["sum"], keepdims=1),
+                helper.make_node("Unsqueeze", ["table", "axes"], ["wide"]),
+                helper.make_node("Add", ["tokens", "wide"], ["both"]),
+            ],
+            "g",
+            [
+                helper.make_tensor_value_info("table", TensorProto.FLOAT, ["n", 4]),
+                helper.make_tensor_value_info("ids", TensorProto.INT64, ["n", 4]),
+            ],
+            [helper.make_tensor_value_info("both", TensorProto.FLOAT, ["n", 4, 3])],
+            [
+                onnx.numpy_helper.from_array(table, "words"),
+                onnx.numpy_helper.from_array(np.array([2]), "axes"),
+            ],
+        )
+        model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+        source = xfer.open_source(model, padding_id=0)
+        data = {"ids": self.IDS, "table": np.ones((2, 4), np.float32)}
+        data = {name: data[name] for name in order}
+        found = source.extract(data, "both", pooling="masked_mean")["both"]
+        np.testing.assert_allclose(found, self.expected(source, data), rtol=1e-6)
+
+    def test_the_first_token_is_not_padding_on_the_left(self, torch):
+        table = torch.nn.Embedding(10, 3, padding_idx=0)
+        ids = np.array([[0, 0, 5, 3], [2, 4, 6, 0]])
+        source = xfer.open_source(table)
+        found = source.extract(ids, "output", pooling="first_token").matrix
+        np.testing.assert_array_equal(found, table.weight.detach().numpy()[[5, 2]])
+
+
+class TestTexts:
+    """An iterable of texts is a list of examples, and not one of batches of letters."""
+
+    TEXTS = ("an apple", "a", "banana bread", "kiwi", "fig")
+
+    @pytest.mark.parametrize("how", ["generator", "map", "dict keys"])
+    def test_any_iterable_of_texts_is_a_list_of_examples(self, texts_source, how):
+        expected = texts_source.extract(list(self.TEXTS), "output").matrix
+        data = {
+            "generator": (text for text in self.TEXTS),
+            "map": map(str, self.TEXTS),
+            "dict keys": dict.fromkeys(self.TEXTS).keys(),
+        }[how]
+        found = texts_source.extract(data, "output", batch_size=2).matrix
+        np.testing.assert_allclose(found, expected, rtol=1e-6)
+
+    def test_an_open_file_is_read_by_lines(self, texts_source, tmp_path):
+        path = tmp_path / "texts"
+        path.write_text("\n".join(self.TEXTS))
+        with open(path) as file:
+            assert texts_source.extract(file, "output").matrix.shape == (5, 3)
+
+    @pytest.mark.parametrize("labels", [[0, 1, 0, 1, 0], list("abcde")])
+    def test_pairs_are_refused_with_advice(self, texts_source, labels):
+        with pytest.raises(ValueError, match="one example and its label: give all examples as one"):
+            texts_source.extract(zip(self.TEXTS, labels), "output")
+
+    def test_batches_of_texts_are_still_batches(self, texts_source):
+        expected = texts_source.extract(list(self.TEXTS), "output").matrix
+        batches = [(list(self.TEXTS[:2]), [0, 1]), (self.TEXTS[2:], np.array([2, 3, 4]))]
+        found = texts_source.extract(iter(batches), "output")
+        np.testing.assert_allclose(found.matrix, expected, rtol=1e-6)
+        assert found.labels.tolist() == [0, 1, 2, 3, 4]
+        batches = iter([list(self.TEXTS[:2]), list(self.TEXTS[2:])])
+        np.testing.assert_allclose(texts_source.extract(batches, "output").matrix, expected)
+
+
+class TestLoaders:
+    def test_an_iterable_dataset_has_no_length(self, torch):
+        class Stream(torch.utils.data.IterableDataset):
+            def __iter__(self):
+                return iter(torch.from_numpy(X))
+
+        loader = torch.utils.data.DataLoader(Stream(), batch_size=5)
+        source = xfer.open_source(torch.nn.Linear(6, 3))
+        found = source.extract(loader, "output").matrix
+        np.testing.assert_allclose(found, source.extract(X, "output").matrix, rtol=1e-5, atol=1e-6)
+
+    def test_the_sampler_is_counted_and_not_the_dataset(self, torch):
+        class Large(torch.utils.data.Dataset):
+            def __len__(self):
+                return 10**11
+
+            def __getitem__(self, index):
+                return torch.full((6,), float(index))
+
+        samplers = torch.utils.data
+        few = samplers.SubsetRandomSampler([3, 5, 9])
+        loader = samplers.DataLoader(Large(), batch_size=2, sampler=few)
+        assert open_data(loader).n_examples == 3
+        found = xfer.open_source(torch.nn.Identity()).extract(loader, "output").matrix
+        assert sorted(found[:, 0]) == [3, 5, 9]
+        batches = samplers.DataLoader(Large(), batch_sampler=[[1, 2], [3]])
+        found = xfer.open_source(torch.nn.Identity()).extract(batches, "output").matrix
+        assert found[:, 0].tolist() == [1, 2, 3]
+
+
+class TestTables:
+    @pytest.fixture
+    def source(self, torch):
+        return xfer.open_source(torch.nn.Linear(2, 2))
+
+    @pytest.mark.parametrize("kind", ["nullable", "bool", "object", "integers"])
+    def test_columns_of_any_numbers(self, source, kind):
+        pandas = pytest.importorskip("pandas")
+        table = pandas.DataFrame({"a": [1.0, 2.0, 0.0], "b": [1.0, 0.0, 1.0]})
+        expected = source.extract(table.to_numpy(), "output").matrix
+        given = {
+            "nullable": table.convert_dtypes(),
+            "bool": table.assign(b=[True, False, True]),
+            "object": table.astype(object),
+            "integers": table.astype({"b": "Int64"}),
+        }[kind]
+        np.testing.assert_array_equal(source.extract(given, "output").matrix, expected)
+
+    def test_a_missing_value_is_named(self, source):
+        pandas = pytest.importorskip("pandas")
+        table = pandas.DataFrame({"a": [1.0, 2.0], "b": pandas.array([1, None], "Int64")})
+        with pytest.raises(ValueError, match="<NA>"):
+            source.extract(table, "output")
+        with pytest.raises(ValueError, match="of object, such as 'red'"):
+            source.extract(pandas.DataFrame({"a": [1.0, 2.0], "b": ["red", "blue"]}), "output")
+
+    def test_lists_of_tensors(self, source, torch):
+        rows = torch.arange(6.0).reshape(3, 2)
+        expected = source.extract(rows.numpy(), "output").matrix
+        np.testing.assert_array_equal(source.extract(list(rows), "output").matrix, expected)
+
+    def test_lists_of_mxnet_arrays(self, source, mx):
+        rows = np.arange(6, dtype=np.float32).reshape(3, 2)
+        expected = source.extract(rows, "output").matrix
+        found = source.extract([mx.nd.array(row) for row in rows], "output").matrix
+        np.testing.assert_array_equal(found, expected)
+        labels = mx.nd.array([0, 1, 0])
+        assert xfer.LrRepurposer(source, "output").fit(rows, labels).classes_.tolist() == [0, 1]
+
+    def test_masked_values_are_refused(self, source):
+        masked = np.ma.masked_array([[1.0, 2.0], [3.0, 4.0]], mask=[[0, 1], [0, 0]])
+        for data in (masked, {"input": masked}):
+            with pytest.raises(ValueError, match="hold masked values: fill them in"):
+                source.extract(data, "output")
+        labels = np.ma.masked_array([0, 1, 0], mask=[0, 1, 0])
+        with pytest.raises(ValueError, match="hold masked values"):
+            xfer.LrRepurposer(source, "output").fit(np.eye(2)[[0, 1, 0]], labels)
+        whole = np.ma.masked_array([[1.0, 2.0]], mask=False)
+        assert source.extract(whole, "output").matrix.shape == (1, 2)
+
+    @pytest.mark.parametrize("dtype", [object, "string"])
+    def test_missing_labels_are_told_by_their_place(self, source, dtype):
+        pandas = pytest.importorskip("pandas")
+        labels = pandas.Series(["a", "b", None, "b"], dtype=dtype)
+        with pytest.raises(ValueError, match="labels hold (None|<NA>) at example 2; leave out"):
+            xfer.LrRepurposer(source, "output").fit(np.eye(2)[[0, 1, 0, 1]], labels)
+
+
+class TestOnnx:
+    def test_a_class_of_values_that_is_no_array_says_what_to_do(self):
+        helper = pytest.importorskip("onnx").helper
+        node = helper.make_node(
+            "ZipMap", ["x"], ["y"], domain="ai.onnx.ml", classlabels_int64s=[0, 1]
+        )
+        graph = helper.make_graph(
+            [node],
+            "g",
+            [helper.make_tensor_value_info("x", 1, ["n", 2])],
+            [pytest.importorskip("onnx").ValueInfoProto(name="y")],
+        )
+        opsets = [helper.make_opsetid("", 17), helper.make_opsetid("ai.onnx.ml", 1)]
+        model = helper.make_model(graph, ir_version=8, opset_imports=opsets)
+        with pytest.raises(ValueError, match="gives list, not an array: .* zipmap=False"):
+            xfer.open_source(model).extract(np.ones((3, 2)), "y")
+
+    def test_numbers_that_float32_cannot_hold_are_refused(self):
+        helper = pytest.importorskip("onnx").helper
+        double = 11
+        graph = helper.make_graph(
+            [helper.make_node("Mul", ["x", "x"], ["y"])],
+            "g",
+            [helper.make_tensor_value_info("x", double, ["n", 2])],
+            [helper.make_tensor_value_info("y", double, ["n", 2])],
+        )
+        model = helper.make_model(graph, ir_version=8, opset_imports=[helper.make_opsetid("", 17)])
+        with pytest.raises(ValueError, match="NaN or infinity .* beyond 32-bit floats"):
+            xfer.open_source(model).extract(np.full((2, 2), 1e25), "y")
+
+    def test_dynamic_quantization_sees_one_example_at_a_time(self):
+        onnx = pytest.importorskip("onnx")
+        helper = onnx.helper
+        weights = np.random.default_rng(1).integers(-100, 100, (6, 4)).astype(np.int8)
+        graph = helper.make_graph(
+            [
+                helper.make_node("DynamicQuantizeLinear", ["x"], ["q", "scale", "zero"]),
+                helper.make_node("MatMulInteger", ["q", "w", "zero"], ["sum"]),
+                helper.make_node("Cast", ["sum"], ["float"], to=1),
+                helper.make_node("Mul", ["float", "scale"], ["y"]),
+            ],
+            "g",
+            [helper.make_tensor_value_info("x", 1, ["n", 6])],
+            [helper.make_tensor_value_info("y", 1, ["n", 4])],
+            [onnx.numpy_helper.from_array(weights, "w")],
+        )
+        model = helper.make_model(graph, ir_version=8, opset_imports=[helper.make_opsetid("", 17)])
+        source = xfer.open_source(model)
+        alone = source.extract(X, "y").matrix
+        outlier = np.concatenate([X, np.full((1, 6), 1000, np.float32)])
+        np.testing.assert_array_equal(source.extract(outlier, "y").matrix[:-1], alone)
+
+    def test_values_may_be_links_into_the_folder_of_the_network_itself(self, tmp_path):
+        onnx = pytest.importorskip("onnx")
+        weights = np.random.default_rng(0).normal(size=(6, 300)).astype(np.float32)
+        helper = onnx.helper
+        graph = helper.make_graph(
+            [helper.make_node("MatMul", ["x", "w"], ["y"])],
+            "g",
+            [helper.make_tensor_value_info("x", 1, ["n", 6])],
+            [helper.make_tensor_value_info("y", 1, ["n", 300])],
+            [onnx.numpy_helper.from_array(weights, "w")],
+        )
+        model = helper.make_model(graph, ir_version=8, opset_imports=[helper.make_opsetid("", 17)])
+        made, snapshot, blobs = tmp_path / "made", tmp_path / "snapshots" / "1", tmp_path / "blobs"
+        for folder in (made, snapshot, blobs):
+            folder.mkdir(parents=True)
+        onnx.save(model, made / "m.onnx", save_as_external_data=True, location="m.data")
+        for name, blob in (("m.onnx", "abc"), ("m.data", "def")):
+            (made / name).rename(blobs / blob)
+            (snapshot / name).symlink_to(blobs / blob)
+        found = xfer.open_source(snapshot / "m.onnx").extract(X, "y").matrix
+        np.testing.assert_allclose(found, X @ weights, rtol=1e-4, atol=1e-5)
+        (snapshot / "m.data").unlink()
+        (tmp_path / "elsewhere").write_bytes((blobs / "def").read_bytes())
+        (snapshot / "m.data").symlink_to(tmp_path / "elsewhere")
+        with pytest.raises(ValueError, match="outside its folder"):
+            xfer.open_source(snapshot / "m.onnx")
+
+
+@pytest.mark.parametrize("dtype", ["float16", "float64"])
+@pytest.mark.parametrize("kind", ["block", "module"])
+def test_mxnet_networks_of_other_precisions(mx, dtype, kind):
+    from mxnet.gluon import nn
+
+    net = nn.HybridSequential()
+    net.add(nn.Dense(4, in_units=6, activation="relu"), nn.BatchNorm(in_channels=4))
+    net.initialize()
+    expected = net(mx.nd.array(X)).asnumpy()
+    net.cast(dtype)
+    source = xfer.open_source(net)
+    if kind == "module":
+        symbol = net(mx.sym.var("data"))
+        parameters = {n: p.data() for n, p in net.collect_params().items()}
+        auxiliary = {n: parameters.pop(n) for n in symbol.list_auxiliary_states()}
+        module = mx.mod.Module(symbol, label_names=None)
+        module.bind([mx.io.DataDesc("data", (12, 6), dtype)], for_training=False)
+        module.set_params(parameters, auxiliary)
+        source = xfer.open_source(module)
+    found = source.extract(X, source.layer_names[-1]).matrix
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-3 * np.abs(expected).max())
+
+
+def test_raw_examples_of_a_transformer_are_not_touched(texts_source):
+    """A function of a list is given a list, also in a pipeline."""
+    texts = list(TestTexts.TEXTS)
+    features = xfer.LayerFeatures(texts_source, "output")
+    same = FunctionTransformer().fit_transform(texts)
+    np.testing.assert_array_equal(features.fit_transform(same), features.fit_transform(texts))
