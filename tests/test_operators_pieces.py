@@ -49,6 +49,8 @@ CASES = {
         ((3, 7, 4), {"indices": "(0, 1, 3)", "axis": -1, "sections": 0}),
         ((3, 7, 3), {"indices": "(0, 1, 2)", "axis": 2, "squeeze_axis": True}),
         ((3, 7, 4), {"indices": "()", "axis": 2, "sections": 4, "squeeze_axis": 1}),
+        ((3, 150), {"indices": "()", "sections": 140}),
+        ((3, 150), {"indices": f"{(0, *range(3, 140))}", "sections": 0}),
     ],
     ("_npi_hsplit",): [((3, 2, 4), {"indices": "(0, 1)", "axis": 1, "sections": 0})],
     ("_npi_dsplit",): [((3, 2, 4), {"indices": "()", "axis": 2, "sections": 2})],

@@ -107,7 +107,14 @@ def _split(op: Call, x: Tensor, sizes: list[int], axis: int) -> list[Tensor]:
         raise ValueError("cuts the examples up, whose number is not known")
     if len(sizes) == 1:
         return _squeezed(op, [x], axis)
-    parts = op("Split", x, op.sizes(sizes), outputs=len(sizes), axis=axis)
+    if len(set(sizes)) == 1:
+        # Nothing limits their number: the sizes of many parts would be a large parameter.
+        parts = op("Split", x, outputs=len(sizes), axis=axis, num_outputs=len(sizes))
+    elif len(sizes) > 64:
+        ends = itertools.pairwise(itertools.accumulate(sizes, initial=0))
+        parts = [_slice(op, x, {axis: (begin, end, 1)}) for begin, end in ends]
+    else:
+        parts = op("Split", x, op.sizes(sizes), outputs=len(sizes), axis=axis)
     return _squeezed(op, parts, axis)
 
 
