@@ -70,7 +70,8 @@ class TestMask:
 
         source = xfer.open_source(Network(), padding_id=0)
         data = {"first": self.IDS, "second": self.IDS}
-        assert source.extract(data, "output", pooling="mean").matrix.shape == (2, 4)
+        found = source.extract(data, "output", pooling="channels_first_mean").matrix
+        assert found.shape == (2, 4)
         with pytest.raises(ValueError, match="first, second may all hold .* attention_mask"):
             source.extract(data, "output", pooling="masked_mean")
 
@@ -111,6 +112,108 @@ class TestMask:
         source = xfer.open_source(table)
         found = source.extract(ids, "output", pooling="first_token").matrix
         np.testing.assert_array_equal(found, table.weight.detach().numpy()[[5, 2]])
+
+
+class TestPooling:
+    """Maps are pooled over their positions, wherever their channels are."""
+
+    IMAGES = np.random.default_rng(0).normal(size=(5, 3, 12, 12)).astype(np.float32)
+
+    @pytest.fixture
+    def swin(self, torch):
+        class Block(torch.nn.Module):
+            def __init__(self):
+                super().__init__()
+                self.norm = torch.nn.LayerNorm(16)
+                self.layer = torch.nn.Linear(16, 16)
+                self.act = torch.nn.GELU()
+
+            def forward(self, x):
+                return x + self.act(self.layer(self.norm(x)))
+
+        class Permute(torch.nn.Module):
+            def forward(self, x):
+                return x.permute(0, 2, 3, 1)
+
+        torch.manual_seed(0)
+        return torch.nn.Sequential(torch.nn.Conv2d(3, 16, 2, 2), Permute(), Block()).eval()
+
+    @pytest.mark.parametrize("pooling", ["mean", "max", "mean+max"])
+    @pytest.mark.parametrize("layer", ["0", "1", "2", "2.layer", "2.act"])
+    def test_torch_modules_tell_the_axis(self, swin, layer, pooling):
+        source = xfer.open_source(swin)
+        maps = source.extract(self.IMAGES, layer)[layer]
+        axes = (2, 3) if layer == "0" else (1, 2)
+        parts = [getattr(maps, how)(axis=axes) for how in pooling.split("+")]
+        features = xfer.LayerFeatures(source, layer, pooling=pooling).fit()
+        found = features.transform(self.IMAGES)
+        np.testing.assert_allclose(found, np.concatenate(parts, 1), rtol=1e-5, atol=1e-6)
+        assert len(features.get_feature_names_out()) == found.shape[1]
+        fresh = xfer.LayerFeatures(source, layer, pooling=pooling).fit()
+        assert len(fresh.get_feature_names_out()) == found.shape[1]
+
+    def test_tokens_of_a_transformer(self, torch):
+        encoder = torch.nn.TransformerEncoderLayer(8, 2, 16, batch_first=True)
+        tokens = np.random.default_rng(0).normal(size=(4, 6, 8)).astype(np.float32)
+        source = xfer.open_source(encoder)
+        whole = source.extract(tokens, "output")["output"]
+        found = source.extract(tokens, "output", pooling="mean").matrix
+        np.testing.assert_allclose(found, whole.mean(1), rtol=1e-5, atol=1e-6)
+
+    @pytest.mark.parametrize("shape", [(24, 24, 9), (37, 19)])
+    def test_an_axis_that_nothing_tells_is_asked_for(self, torch, shape):
+        source = xfer.open_source(torch.nn.Identity())
+        data = np.random.default_rng(0).normal(size=(3, *shape)).astype(np.float32)
+        with pytest.warns(UserWarning, match="use the pooling 'channels_last_mean'; otherwise"):
+            found = source.extract(data, "output", pooling="mean").matrix
+        rows = data.reshape(3, shape[0], -1)
+        np.testing.assert_allclose(found, rows.mean(2), rtol=1e-5, atol=1e-6)
+        first = source.extract(data, "output", pooling="channels_first_mean").matrix
+        np.testing.assert_array_equal(first, found)
+        last = source.extract(data, "output", pooling="channels_last_max").matrix
+        np.testing.assert_array_equal(last, data.reshape(3, -1, shape[-1]).max(1))
+
+    @pytest.mark.parametrize("source", ["onnx", "mxnet"])
+    def test_graphs_tell_the_axis(self, source, tmp_path, mx):
+        onnx = pytest.importorskip("onnx")
+        helper = onnx.helper
+        weights = np.random.default_rng(0).normal(size=(8, 3, 3, 3)).astype(np.float32)
+        dense = np.random.default_rng(0).normal(size=(8, 6)).astype(np.float32)
+        if source == "onnx":
+            nodes = [
+                helper.make_node("Conv", ["x", "w"], ["conv"]),
+                helper.make_node("Relu", ["conv"], ["relu"]),
+                helper.make_node("Transpose", ["relu"], ["turned"], perm=[0, 2, 3, 1]),
+                helper.make_node("MatMul", ["turned", "d"], ["dense"]),
+                helper.make_node("Transpose", ["dense"], ["back"], perm=[0, 3, 1, 2]),
+            ]
+            graph = helper.make_graph(
+                nodes,
+                "g",
+                [helper.make_tensor_value_info("x", 1, ["n", 3, 12, 12])],
+                [helper.make_tensor_value_info("back", 1, ["n", 6, 10, 10])],
+                [
+                    onnx.numpy_helper.from_array(weights, "w"),
+                    onnx.numpy_helper.from_array(dense, "d"),
+                ],
+            )
+            opsets = [helper.make_opsetid("", 17)]
+            opened = xfer.open_source(helper.make_model(graph, ir_version=8, opset_imports=opsets))
+        else:
+            x = mx.sym.var("data")
+            x = mx.sym.Convolution(x, num_filter=8, kernel=(3, 3), no_bias=True, name="conv")
+            x = mx.sym.Activation(x, act_type="relu", name="relu")
+            x = mx.sym.transpose(x, axes=(0, 2, 3, 1), name="turned")
+            x = mx.sym.FullyConnected(x, num_hidden=6, flatten=False, no_bias=True, name="dense")
+            x = mx.sym.transpose(x, axes=(0, 3, 1, 2), name="back")
+            given = {"conv_weight": mx.nd.array(weights), "dense_weight": mx.nd.array(dense.T)}
+            mx.model.save_checkpoint(str(tmp_path / "net"), 0, x, given, {})
+            opened = xfer.load_checkpoint(tmp_path / "net")
+        for layer in ("conv", "relu", "turned", "dense", "back"):
+            maps = opened.extract(self.IMAGES, layer)[layer]
+            axes = (1, 2) if layer in ("turned", "dense") else (2, 3)
+            found = opened.extract(self.IMAGES, layer, pooling="mean").matrix
+            np.testing.assert_allclose(found, maps.mean(axes), rtol=1e-4, atol=1e-5, err_msg=layer)
 
 
 class TestTexts:

@@ -16,7 +16,7 @@ from xfer._workers import PickledNetwork
 from xfer.sources import open_source
 from xfer.sources.base import Layer, SourceModel, find_layer, find_layers
 from xfer.sources.data import open_data
-from xfer.sources.table import Features, check_poolings, pooled_shape
+from xfer.sources.table import Features, check_poolings, pooled_shape, with_axis
 
 __all__ = ["LayerFeatures"]
 
@@ -258,6 +258,9 @@ class LayerFeatures(TransformerMixin, SharesNetwork):
             if shape is None:
                 known = {one.name: one.shape for one in self.source_.layers}
                 shape = known.get(layer.name, layer.shape)
+                if shape and isinstance(self.source_, SourceModel):
+                    batch = (None, *shape)
+                    pooling = with_axis(pooling, layer.name, batch, self.source_._channels)
                 shape = shape and pooled_shape(shape, pooling)
             sizes = [size for size in shape or () if size is not None]
             if shape is None or len(sizes) < len(shape):

@@ -21,7 +21,7 @@ from xfer.sources.data import (
     take,
     to_numpy,
 )
-from xfer.sources.table import Features, FeatureTable, check_poolings, pool
+from xfer.sources.table import Features, FeatureTable, check_poolings, pool, with_axis
 
 
 @dataclass(frozen=True)
@@ -139,11 +139,12 @@ class SourceModel(ABC):
         layer_names : str or list of str
             The layers, in the order of the columns.
         pooling : str or dict of str to str, default="flatten"
-            How to reduce a layer's output, for all layers or by name. For maps of shape
-            (channels, ...): ``"mean"``, ``"max"`` or ``"mean+max"`` over each channel's positions.
-            For tokens of shape (tokens, features): the ``"first_token"``, or the ``"masked_mean"``
-            of those that are not padding. ``"flatten"`` keeps everything. Layers without positions
-            stay as they are.
+            How to reduce a layer's output, for all layers or by name. For maps: ``"mean"``,
+            ``"max"`` or ``"mean+max"`` over each channel's positions. Where the network does not
+            tell which axis holds the channels, it is the first of an example's; for the last, use
+            ``"channels_last_mean"`` and so on. For tokens of shape (tokens, features): the
+            ``"first_token"``, or the ``"masked_mean"`` of those that are not padding.
+            ``"flatten"`` keeps everything. Layers without positions stay as they are.
         batch_size : int, optional
             Examples per batch for arrays and lists; iterables bring their own.
         progress : bool, optional
@@ -230,11 +231,12 @@ class SourceModel(ABC):
     ) -> list[np.ndarray]:
         outputs = self._forward(inputs, layers)
         mask = self._mask(inputs, poolings)
-        for layer, output in zip(layers, outputs):
-            check_rows(layer.name, np.shape(output), inputs)
+        names = [layer.name for layer in layers]
+        for name, output in zip(names, outputs):
+            check_rows(name, np.shape(output), inputs)
         return [
-            pool(output, pooling, layer.name, mask)
-            for output, pooling, layer in zip(outputs, poolings, layers)
+            pool(output, with_axis(pooling, name, output.shape, self._channels), name, mask)
+            for output, pooling, name in zip(outputs, poolings, names)
         ]
 
     def _check_same_features(
@@ -334,6 +336,10 @@ class SourceModel(ABC):
                 "is padding: give the input attention_mask, of shape (n, tokens), too"
             )
         return None
+
+    def _channels(self, name: str, shape: tuple) -> str | None:
+        """Tell the axis of an example that holds the channels: "first", "last" or None."""
+        return "first"
 
     def _id_inputs(self) -> Collection[str]:
         """Return the names of the inputs that are known to hold word ids."""

@@ -13,6 +13,7 @@ from xfer.checkpoint.operators import Unsupported
 from xfer.sources.base import Layer, SourceModel, check_rows, example_shapes, find_layer
 from xfer.sources.data import check_ids
 from xfer.sources.onnx import OnnxSource
+from xfer.sources.onnx_model import channels_axis
 from xfer.sources.onnx_session import Runner
 
 # The engines are compared on so many examples: enough to see every channel, and few enough that the
@@ -143,6 +144,13 @@ class CheckpointSource(OnnxSource):
             for name, operator, _, count in self.network.layers(None)
         ]
         return find_layer(name, layers)
+
+    def _channels(self, name: str, shape: tuple) -> str | None:
+        if not self._conversions:
+            return None
+        conversion = self._conversions[-1][1]
+        value = conversion.values.get(self.network.positions[name])
+        return None if value is None else channels_axis(conversion.builder.nodes, value.name)
 
     def _id_inputs(self) -> set[str]:
         return {name for name, _, _ in self._id_limits}

@@ -12,7 +12,7 @@ import onnx
 
 from xfer.sources.base import Layer, SourceModel
 from xfer.sources.data import Examples
-from xfer.sources.onnx_model import OnnxGraph, parse, take_apart
+from xfer.sources.onnx_model import OnnxGraph, channels_axis, parse, take_apart
 from xfer.sources.onnx_session import Runner
 
 _MOST_SESSIONS = 8
@@ -121,6 +121,9 @@ class OnnxSource(SourceModel):
 
     def _id_inputs(self) -> set[str]:
         return {name for name, _, _ in self._graph.id_limits()}
+
+    def _channels(self, name: str, shape: tuple) -> str | None:
+        return channels_axis(self._graph.model.graph.node, name)
 
     def _read_inputs(self, names: tuple[str, ...]) -> list[str]:
         return self._graph.cut(names).input_names

@@ -19,6 +19,19 @@ _NUMBERS = {
     onnx.helper.np_dtype_to_tensor_dtype(np.dtype(kind))
     for kind in ("f2", "f4", "f8", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "?")
 }
+# Where operators have the channels of their output.
+_CHANNELS = {
+    **dict.fromkeys(("Conv", "ConvTranspose", "BatchNormalization", "MaxPool"), "first"),
+    **dict.fromkeys(("AveragePool", "GlobalAveragePool", "InstanceNormalization"), "first"),
+    **dict.fromkeys(("MatMul", "Gemm", "LayerNormalization", "SkipLayerNormalization"), "last"),
+    "Gather": "last",  # of an embedding
+}
+# Operators that change single numbers.
+_KEEP_AXES = {
+    *("Add", "Sub", "Mul", "Div", "Pow", "Sqrt", "Exp", "Erf", "Tanh", "Sigmoid", "Clip", "Cast"),
+    *("Relu", "LeakyRelu", "PRelu", "Elu", "Selu", "Softplus", "Gelu", "HardSigmoid", "HardSwish"),
+    *("Identity", "Dropout", "Neg", "Abs", "Where", "Max", "Min"),
+}
 # The domains of the operators that ONNX Runtime brings.
 _DOMAINS = {"", "ai.onnx", "ai.onnx.ml", "com.microsoft"}
 
@@ -170,6 +183,27 @@ class OnnxGraph:
                 for name, array in cut.parameters.items()
             },
         }
+
+
+def channels_axis(nodes: Iterable[onnx.NodeProto], name: str) -> str | None:
+    """Return whether a value's channels are on its "first" or "last" axis after the examples'."""
+    makers = {output: node for node in nodes for output in node.output}
+    moved = None  # by a transposition on the way
+    while name in makers:
+        node = makers[name]
+        if node.op_type in _CHANNELS:
+            return _CHANNELS[node.op_type] if moved is None else moved[_CHANNELS[node.op_type]]
+        if node.op_type == "Transpose" and moved is None:
+            perm = next((list(one.ints) for one in node.attribute if one.name == "perm"), [])
+            last = len(perm) - 1
+            moved = {
+                "first": {1: "first", last: "last"}.get(perm.index(1)) if last > 0 else None,
+                "last": {1: "first", last: "last"}.get(perm.index(last)) if last > 0 else None,
+            }
+        elif node.op_type not in _KEEP_AXES:
+            return None
+        name = next((one for one in node.input if one in makers), "")
+    return None
 
 
 def take_apart(

@@ -2,15 +2,21 @@
 
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+import warnings
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
-#: The first three after "flatten" are for maps (n, channels, ...), the last two for tokens
-#: (n, tokens, features).
-POOLINGS = ("flatten", "mean", "max", "mean+max", "first_token", "masked_mean")
+# Of maps; which axis holds the channels is known, or said in front of the name.
+_OF_MAPS = ("mean", "max", "mean+max")
+_AXES = ("channels_first_", "channels_last_")
+#: The last two are for tokens (n, tokens, features).
+POOLINGS = (
+    *("flatten", *_OF_MAPS, *(axis + name for axis in _AXES for name in _OF_MAPS)),
+    *("first_token", "masked_mean"),
+)
 # With a cache, a larger matrix is put into a file, where the system can move out what is not used.
 _IN_MEMORY = 2**30
 
@@ -159,18 +165,41 @@ def pool(output: Any, pooling: str, layer_name: str, mask: Any = None) -> Any:
             )
         reduce = _first_token if pooling == "first_token" else _masked_mean
         return reduce(output, mask, layer_name)
-    if mask is not None and output.ndim == 3 and output.shape[1] == mask.shape[1]:
+    has_tokens = mask is not None and output.ndim == 3 and output.shape[1] == mask.shape[1]
+    if has_tokens:
         raise ValueError(
-            f"layer {layer_name!r} gives tokens of shape (tokens, features); pooling {pooling!r} "
-            "is for maps of shape (channels, ...): use 'masked_mean' or 'first_token'"
+            f"layer {layer_name!r} gives tokens of shape (tokens, features); pooling "
+            f"{pooling.rpartition('_')[2]!r} is for maps: use 'masked_mean' or 'first_token'"
         )
-    positions = output.reshape(*output.shape[:2], -1)
-    if pooling == "mean":
-        return positions.mean(axis=2)
-    if pooling == "max":
-        return _max(positions)
-    join = np.concatenate if isinstance(positions, np.ndarray) else sys.modules["torch"].cat
-    return join([positions.mean(axis=2), _max(positions)], 1)
+    is_last = pooling.startswith("channels_last_")
+    axis = 1 if is_last else 2
+    n, channels = output.shape[0], output.shape[-1 if is_last else 1]
+    positions = output.reshape((n, -1, channels) if is_last else (n, channels, -1))
+    if pooling.endswith("mean+max"):
+        join = np.concatenate if isinstance(positions, np.ndarray) else sys.modules["torch"].cat
+        return join([positions.mean(axis=axis), _max(positions, axis)], 1)
+    return _max(positions, axis) if pooling.endswith("max") else positions.mean(axis=axis)
+
+
+def with_axis(
+    pooling: str, name: str, shape: tuple, channels: Callable[[str, tuple], str | None]
+) -> str:
+    """Name the axis of the channels in a pooling of maps, for a layer with outputs of some shape.
+
+    `channels` tells the axis, "first" or "last"; where it does not, the first is taken.
+    """
+    example = shape[1:]
+    if pooling not in _OF_MAPS or len(example) < 2:
+        return pooling
+    known = channels(name, example)
+    if known is None and (len(example) == 2 or example[0] == example[1] != example[-1]):
+        warnings.warn(
+            f"pooling {pooling!r} keeps the first axis of layer {name!r}, which gives shape "
+            f"{example}. If the channels (or features) are on the last axis, use the pooling "
+            f"'channels_last_{pooling}'; otherwise 'channels_first_{pooling}'",
+            stacklevel=2,
+        )
+    return pooling if known is None else f"channels_{known}_{pooling}"
 
 
 def pooled_shape(shape: tuple, pooling: str) -> tuple:
@@ -179,7 +208,8 @@ def pooled_shape(shape: tuple, pooling: str) -> tuple:
         return tuple(shape)
     if pooling in ("first_token", "masked_mean"):
         return tuple(shape[1:])
-    return (2 * shape[0] if pooling == "mean+max" else shape[0],)
+    n_channels = shape[-1 if pooling.startswith("channels_last_") else 0]
+    return (2 * n_channels if pooling.endswith("mean+max") else n_channels,)
 
 
 def _first_token(tokens: Any, mask: Any, layer_name: str) -> Any:
@@ -204,6 +234,6 @@ def _masked_mean(tokens: Any, mask: Any, layer_name: str) -> Any:
     return kept.sum(axis=1) / counts.clip(1)
 
 
-def _max(positions: Any) -> Any:
+def _max(positions: Any, axis: int) -> Any:
     # NumPy's max over an axis is called amax in torch.
-    return positions.max(axis=2) if isinstance(positions, np.ndarray) else positions.amax(2)
+    return positions.max(axis=axis) if isinstance(positions, np.ndarray) else positions.amax(axis)

@@ -15,7 +15,7 @@ import torch
 
 from xfer.sources.base import Layer, SourceModel, check_rows, example_shapes
 from xfer.sources.data import check_ids
-from xfer.sources.table import pool
+from xfer.sources.table import pool, with_axis
 from xfer.sources.torch_fingerprint import fingerprint, tensors_of
 
 # Hooks see every pass of a module, so there must be only one at a time.
@@ -154,6 +154,7 @@ class TorchSource(SourceModel):
             name, pooling = output.name, poolings[output.name]
             check_rows(name, tensor.shape, inputs)
             self._check_output(name, tensor, pooling, mask)
+            pooling = with_axis(pooling, name, tuple(tensor.shape), self._channels)
             return _pool(tensor, pooling, name, mask, is_last)
 
         outputs = [output for name in poolings if (output := _read_name(name, self._names))]
@@ -204,6 +205,17 @@ class TorchSource(SourceModel):
         held = {torch.bool: bool, torch.int64: np.int64, torch.float64: np.float64}
         copied = array.astype(held.get(dtype, np.float32), order="C")
         return torch.from_numpy(copied).to(_device_of(self.module), dtype)
+
+    def _channels(self, name: str, shape: tuple) -> str | None:
+        output = _read_name(name, self._names)
+        module = self._modules.get(output.module, self.module) if output else self.module
+        # What the layer is made of tells, and otherwise the whole network.
+        for parts in (list(module.modules()), list(self.module.modules())):
+            is_first = shape[0] in _channels_of(parts, _CHANNELS_FIRST)
+            is_last = shape[-1] in _channels_of(parts, _CHANNELS_LAST)
+            if is_first != is_last:
+                return "first" if is_first else "last"
+        return None
 
     def _id_inputs(self) -> set[str]:
         return self._seen_ids
@@ -469,6 +481,26 @@ def _embeddings(modules: Mapping[str, torch.nn.Module]) -> dict[str, torch.nn.Mo
         if {"Embedding", "EmbeddingBag"} & classes and module not in found.values():
             found[name] = module
     return found
+
+
+# Modules, and their attribute that holds the number of channels of their output.
+_CHANNELS_FIRST = {
+    torch.nn.modules.conv._ConvNd: "out_channels",
+    torch.nn.modules.batchnorm._BatchNorm: "num_features",
+    torch.nn.GroupNorm: "num_channels",
+}
+_CHANNELS_LAST = {
+    torch.nn.Linear: "out_features",
+    torch.nn.LayerNorm: "normalized_shape",
+    torch.nn.Embedding: "embedding_dim",
+    torch.nn.MultiheadAttention: "embed_dim",
+    torch.nn.RNNBase: "hidden_size",
+}
+
+
+def _channels_of(parts: list[torch.nn.Module], kinds: Mapping[type, str]) -> set[int]:
+    found = (getattr(part, kinds[k]) for part in parts for k in kinds if isinstance(part, k))
+    return {one[-1] if isinstance(one, tuple) else one for one in found}
 
 
 def _class_name(module: torch.nn.Module) -> str:
