@@ -150,7 +150,7 @@ class TestTokens:
         np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
         first = source.extract(WORDS, layer, pooling="first_token").matrix
         np.testing.assert_allclose(first, TABLE[WORDS[:, 0]], rtol=1e-5)
-        with pytest.raises(ValueError, match="'mean' is for maps .* use 'masked_mean'"):
+        with pytest.raises(ValueError, match="'mean' is for maps: use 'masked_mean'"):
             source.extract(WORDS, layer, pooling="mean")
 
     def test_without_padding_all_count(self, words, tmp_path):
