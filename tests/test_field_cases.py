@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 import pytest
+from operator_checks import check
 
 import xfer
 from xfer.checkpoint import write_params
@@ -60,3 +61,26 @@ def test_a_network_unrolled_over_many_steps(mx, tmp_path, steps):
         for engine in ("onnxruntime", "mxnet")
     )
     np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("operator", ["_zeros", "_ones", "_full"])
+def test_a_shape_that_mxnet_infers(mx, operator):
+    x, value = mx.sym.Variable("x"), {"value": 2} if operator == "_full" else {}
+    filled = getattr(mx.sym._internal, operator)(shape=(0, 0), **value)
+    chosen = mx.sym.where(x > 0, x, filled)
+    parts = [chosen, chosen + filled, filled - x, mx.sym.add_n(filled, x, filled)]
+    check(mx, mx.sym.Group(parts), {"x": floats(5, 4)})
+
+
+@pytest.mark.parametrize("operator", ["sum", "tanh"])
+def test_a_shape_that_nothing_tells(save, operator):
+    nodes = [
+        variable("data"),
+        ("_ones", "ones", {"shape": "(0, 0)"}, []),
+        (operator, "same", {}, ["ones"]),
+        ("broadcast_add", "added", {}, ["data", "same"]),
+    ]
+    source = xfer.load_checkpoint(save(nodes, ["added"]))
+    with pytest.raises(ValueError, match="infers more than the number of examples"):
+        source.extract(floats(5, 4), "added")
+    assert source.layers[0].shape is None

@@ -27,6 +27,7 @@ _OPSETS = [helper.make_opsetid("", OPSET)]
 _MOVES = {"Concat", "Flatten", "Reshape", "Slice", "Split", "Squeeze", "Transpose", "Unsqueeze"}
 # Inference looks at the values of small integer arrays: shapes, axes, pads.
 _MOST_SHAPE_ENTRIES = 64
+_NO_BATCH = "needs the number of examples, and the shape of no input is known"
 
 
 class UnknownShape(ValueError):
@@ -60,6 +61,10 @@ class Tensor:
         if self.dims is None:
             raise UnknownShape(f"needs the number of dimensions of {self.name!r}")
         return len(self.dims)
+
+
+class Unsized(Tensor):
+    """One number, in a shape that MXNet infers from what it is combined with."""
 
 
 class Missing:
@@ -103,6 +108,10 @@ class OnnxBuilder:
         **attributes: Any,
     ) -> list[Tensor]:
         """Add an operator of ONNX; inputs and attributes that are None are left out."""
+        if any(isinstance(tensor, Unsized) for tensor in inputs):
+            raise UnknownShape(
+                "needs a shape in which MXNet infers more than the number of examples"
+            )
         names = [self._unique(name) for _ in range(outputs)]
         node = helper.make_node(
             kind,
@@ -173,7 +182,7 @@ class OnnxBuilder:
         if BATCH in sizes:
             return BATCH
         if not sizes or sizes[0] is None:
-            raise UnknownShape("needs the number of examples")
+            raise UnknownShape(_NO_BATCH)
         return sizes[0]
 
     def batch_size_tensor(self) -> Tensor:
@@ -181,7 +190,7 @@ class OnnxBuilder:
         if self._batch_size is None:
             data = next((t for t in self.inputs if t.dims and follows_batch(t.dims[0])), None)
             if data is None:
-                raise UnknownShape("needs the number of examples")
+                raise UnknownShape(_NO_BATCH)
             self._batch_size = self.add_node("Shape", "batch_size", [data], start=0, end=1)[0]
         return self._batch_size
 

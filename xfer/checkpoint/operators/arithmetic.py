@@ -10,8 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from xfer.checkpoint.onnx_builder import Tensor
+from xfer.checkpoint.onnx_builder import Tensor, Unsized
 from xfer.checkpoint.operators.registry import Call, Formula, emit, operator
+from xfer.checkpoint.operators.shapes import filled_like
 
 _FLOAT, _WHOLE = np.dtype(np.float32), np.dtype(np.int32)
 
@@ -33,8 +34,7 @@ def _family(
 
     @operator(*same_shape.split())
     def on_one_shape(op: Call, a: Tensor, b: Tensor) -> Tensor:
-        _require_one_shape(a, b)
-        return _calculate(op, formula, a, b, result)
+        return _calculate(op, formula, *_of_one_shape(op, a, b), result)
 
     operator(*broadcast.split())(lambda op, a, b: _calculate(op, formula, a, b, result))
     operator(*number.split())(
@@ -53,13 +53,19 @@ def _calculate(op: Call, formula: Formula, a: Tensor, b: Tensor, result: Any = N
     return op.cast(found, mixed if result is None else result)
 
 
-def _require_one_shape(a: Tensor, b: Tensor) -> None:
+def _of_one_shape(op: Call, a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+    """Refuse tensors of different shapes; one without a shape gets that of the other."""
+    if isinstance(a, Unsized):
+        return filled_like(op, b, a.value, a.dtype), b
+    if isinstance(b, Unsized):
+        return a, filled_like(op, a, b.value, b.dtype)
     # A state may have one row where MXNet would give it as many as the data.
     if None not in (a.dims, b.dims) and (
         len(a.dims) != len(b.dims)
         or any(p != q and None not in (p, q) for p, q in zip(a.dims[1:], b.dims[1:]))
     ):
         raise ValueError(f"shapes {a.dims} and {b.dims} are to be equal")
+    return a, b
 
 
 def _with_number(op: Call, x: Tensor, result: Any) -> tuple[Tensor, Tensor]:
@@ -186,20 +192,18 @@ operator("_npi_rtrue_divide_scalar")(lambda op, x: true_divide(op, _scalar(op), 
 @operator("add_n", "_sparse_add_n", "_sparse_ElementWiseSum")
 def add_n(op: Call, first: Tensor, *others: Tensor) -> Tensor:
     """Add several tensors."""
-    for other in others:
-        _require_one_shape(first, other)
-    return reduce(lambda a, b: _calculate(op, emit("Add"), a, b), others, first)
+    return reduce(lambda a, b: _calculate(op, emit("Add"), *_of_one_shape(op, a, b)), others, first)
 
 
 @operator("where", "_sparse_where")
 def where(op: Call, condition: Tensor, x: Tensor, y: Tensor) -> Tensor:
     """Choose by a condition of the same shape, or by one value for each row."""
-    _require_one_shape(x, y)
+    x, y = _of_one_shape(op, x, y)
     if condition.rank == 1 < x.rank:
         others = op.constant(range(1, x.rank), np.int64)
         condition = op("Unsqueeze", op.cast(condition, bool), others)
     else:
-        _require_one_shape(condition, x)
+        _of_one_shape(op, condition, x)
     return _choose(op, condition, x, y)
 
 

@@ -8,7 +8,13 @@ from typing import Any
 import numpy as np
 from onnx import numpy_helper
 
-from xfer.checkpoint.onnx_builder import Tensor, UnknownShape, describe_shape, follows_batch
+from xfer.checkpoint.onnx_builder import (
+    Tensor,
+    UnknownShape,
+    Unsized,
+    describe_shape,
+    follows_batch,
+)
 from xfer.checkpoint.operators.registry import Call, operator
 
 # The special sizes of a reshape in MXNet, and in its NumPy interface.
@@ -230,30 +236,33 @@ def _filled(op: Call, sizes: Any, value: float, dtype: np.dtype) -> Tensor:
     return op("ConstantOfShape", sizes, value=numpy_helper.from_array(number))
 
 
-operator("_zeros", "_zeros_without_dtype")(lambda op: _filled(op, _sizes(op), 0, op.dtype()))
-operator("_ones")(lambda op: _filled(op, _sizes(op), 1, op.dtype()))
-operator("_full")(lambda op: _filled(op, _sizes(op), op.float("value"), op.dtype()))
+operator("_zeros", "_zeros_without_dtype")(lambda op: _filled_or_unsized(op, 0))
+operator("_ones")(lambda op: _filled_or_unsized(op, 1))
+operator("_full")(lambda op: _filled_or_unsized(op, op.float("value")))
 
 
-def _sizes(op: Call) -> list[int]:
-    sizes = op.ints("shape", None)
+def _filled_or_unsized(op: Call, value: float) -> Tensor:
+    sizes = list(op.ints("shape", None) or ())
     if not sizes:
         raise op.unsupported("no shape")
+    if sizes.count(0) > 1:
+        number = np.array(value, op.dtype())
+        return Unsized(op.node.name, number.dtype, None, number)
     # MXNet infers a size of 0, which is that of the batch in the first state of an RNN.
-    return [size or op.batch_size for size in sizes]
+    return _filled(op, [size or op.batch_size for size in sizes], value, op.dtype())
 
 
 operator("_npi_zeros")(lambda op: _filled(op, op.ints("shape", ()), 0, op.dtype()))
 operator("_npi_ones")(lambda op: _filled(op, op.ints("shape", ()), 1, op.dtype()))
 operator("_npi_full")(lambda op: _filled(op, op.ints("shape", ()), op.float("value"), op.dtype()))
-operator("zeros_like", "_sparse_zeros_like")(lambda op, x: _filled_like(op, x, 0, x.dtype))
-operator("ones_like")(lambda op, x: _filled_like(op, x, 1, x.dtype))
+operator("zeros_like", "_sparse_zeros_like")(lambda op, x: filled_like(op, x, 0, x.dtype))
+operator("ones_like")(lambda op, x: filled_like(op, x, 1, x.dtype))
 operator("_npi_full_like")(
-    lambda op, x: _filled_like(op, x, op.float("fill_value"), op.dtype(x.dtype))
+    lambda op, x: filled_like(op, x, op.float("fill_value"), op.dtype(x.dtype))
 )
 
 
-def _filled_like(op: Call, x: Tensor, value: float, dtype: np.dtype) -> Tensor:
+def filled_like(op: Call, x: Tensor, value: float, dtype: np.dtype) -> Tensor:
     known = x.dims is not None and None not in x.dims
     return _filled(op, x.dims if known else op("Shape", x), value, dtype)
 
