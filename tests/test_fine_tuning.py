@@ -789,13 +789,10 @@ def test_divergence_is_told_and_leaves_the_weights_before(
     assert str(again) == str(caught.value) and again.history == caught.value.history
 
 
-def test_finite_but_huge_scores_are_divergence_too(small, data):
+def test_finite_but_huge_scores_are_no_divergence(small, data):
     # The layer before the last is bounded, so nothing becomes NaN.
-    start = fine_tune(small, num_epochs=1, optimizer_params={"learning_rate": 0.0}).fit(*data)
-    new = fine_tune(small, num_epochs=2, optimizer_params={"learning_rate": 1e10})
-    with pytest.raises(TrainingDiverged, match="in epoch 1: the log loss is .* nats; the weights"):
-        new.fit(*data)
-    np.testing.assert_allclose(new.predict_proba(data[0]), start.predict_proba(data[0]), atol=1e-6)
+    new = fine_tune(small, num_epochs=2, optimizer_params={"learning_rate": 1e10}).fit(*data)
+    assert len(new.history_.loss) == 2 and 745 < new.history_.loss[1] < np.inf
 
 
 def test_late_divergence_keeps_the_epoch_before(small, data):
@@ -865,7 +862,7 @@ OF_THE_LAYER = [
 OF_LAYERS = [
     ({"fixed_layers": ["conv2"]}, "no layer 'conv2'; nearest: conv1"),
     ({"random_layers": ["conv2"]}, "no layer 'conv2'; nearest: conv1"),
-    ({"fixed_layers": ["fc1"]}, "no layer 'fc1'"),
+    ({"fixed_layers": ["fc1"]}, "fixed_layers has layer 'fc1', which num_layers_to_drop drops"),
     ({"fixed_layers": "conv1"}, "fixed_layers must be a list of names of layers, got 'conv1'"),
     ({"random_layers": None}, "random_layers must be a list of names of layers, got None"),
     ({"fixed_layers": ["conv1"], "random_layers": ["hidden", "conv1"]}, "share the .*'conv1_"),

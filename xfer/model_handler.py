@@ -1,9 +1,12 @@
 """An MXNet network whose layers can be listed, dropped and added."""
 
+import warnings
 from collections import OrderedDict
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from functools import wraps
 from os import PathLike
-from typing import TYPE_CHECKING, Any
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import numpy as np
 
@@ -16,6 +19,7 @@ from xfer.checkpoint.edit import ModelError, find_layer
 from xfer.checkpoint.legacy import own_name
 from xfer.checkpoint.network import Network
 from xfer.checkpoint.onnx_builder import Dims
+from xfer.checkpoint.params import write_params
 from xfer.checkpoint.symbol import MxGraph, Node
 from xfer.sources import open_source
 from xfer.sources.checkpoint import CheckpointSource
@@ -24,6 +28,25 @@ if TYPE_CHECKING:
     import mxnet
 
 __all__ = ["ModelError", "ModelHandler"]
+
+_Method = TypeVar("_Method", bound=Callable[..., Any])
+
+
+def _renamed(**names: str) -> Callable[[_Method], _Method]:
+    """Let a method take arguments by the names that they had in xfer-ml."""
+
+    def decorate(method: _Method) -> _Method:
+        @wraps(method)
+        def call(*args: Any, **kwargs: Any) -> Any:
+            for old in names.keys() & kwargs.keys():
+                advice = f"{method.__name__}: {old} of xfer-ml is now {names[old]}"
+                warnings.warn(advice, DeprecationWarning, stacklevel=2)
+                kwargs[names[old]] = kwargs.pop(old)
+            return method(*args, **kwargs)
+
+        return cast(_Method, call)
+
+    return decorate
 
 
 class ModelHandler:
@@ -68,6 +91,7 @@ class ModelHandler:
         self._data_shapes: dict[str, Dims] = {}
         self._data_types: dict[str, np.dtype] = {}
         self._batch_size: int | None = None
+        self._dropped: set[str] = set()
         self._source: CheckpointSource | None = None
         frameworks = {kind.__module__.split(".")[0] for kind in type(module).__mro__}
         self._is_module = "mxnet" in frameworks
@@ -135,14 +159,14 @@ class ModelHandler:
         return mx.sym.load_json(self._network.graph.to_json())
 
     @property
-    def arg_params(self) -> dict[str, np.ndarray]:
-        """The learned parameters by name."""
-        return dict(self._network.arguments)
+    def arg_params(self) -> Mapping[str, np.ndarray]:
+        """The learned parameters by name, read-only."""
+        return _read_only(self._network.arguments)
 
     @property
-    def aux_params(self) -> dict[str, np.ndarray]:
-        """The auxiliary parameters by name, such as the running statistics of batch norms."""
-        return dict(self._network.auxiliary)
+    def aux_params(self) -> Mapping[str, np.ndarray]:
+        """The auxiliary parameters, such as the running statistics of batch norms, read-only."""
+        return _read_only(self._network.auxiliary)
 
     @property
     def layer_names(self) -> list[str]:
@@ -154,6 +178,7 @@ class ModelHandler:
         """Operators of the layers by name, each after those that it reads."""
         return OrderedDict((node.name, node.operator) for node in self._layers())
 
+    @_renamed(layer_name="name")
     def get_layer_type(self, name: str) -> str:
         """Return the operator of a layer as MXNet 1.9 names it, such as ``"Convolution"``."""
         return self._node(name).operator
@@ -172,10 +197,11 @@ class ModelHandler:
         _check_list(layer_names)
         graph = self._network.graph
         dependent = edit.data_dependent_nodes(graph, self._network.input_names)
-        node_ids = [find_layer(graph, name) for name in layer_names]
+        node_ids = [self._find(name) for name in layer_names]
         found = (n for k in node_ids for n in edit.find_parameters(graph, k, dependent))
         return [n for n in dict.fromkeys(found) if n not in self._network.label_names]
 
+    @_renamed(data_iterator="iterator")
     def get_layer_output(
         self, iterator: Any, layer_names: Sequence[str]
     ) -> tuple[OrderedDict[str, np.ndarray], np.ndarray | None]:
@@ -191,10 +217,12 @@ class ModelHandler:
         flat = ((name, features.matrix[:, columns]) for name, columns in features.columns.items())
         return OrderedDict(flat), features.labels
 
+    @_renamed(num_layers_to_drop="n")
     def drop_layer_top(self, n: int = 1) -> None:
         """Drop the last `n` layers; one must be left, and none that joins branches can go."""
         self._replace(edit.drop_top(self._network.graph, n, self._network.input_names))
 
+    @_renamed(num_layers_to_drop="n")
     def drop_layer_bottom(self, n: int = 1) -> None:
         """Drop the first `n` layers; the data then replace the output of the last of them.
 
@@ -204,6 +232,7 @@ class ModelHandler:
         graph = edit.drop_bottom(network.graph, n, network.input_names, self.data_name)
         self._replace(graph, new_data=True)
 
+    @_renamed(layer_list="symbols")
     def add_layer_top(self, symbols: Any) -> None:
         """Add layers that read the output of the network, one symbol or a list in order.
 
@@ -216,6 +245,7 @@ class ModelHandler:
             graph = edit.add_top(graph, added, self.data_name)
         self._replace(graph)
 
+    @_renamed(layer_list="symbols")
     def add_layer_bottom(self, symbols: Any) -> None:
         """Add layers between the data and the network; see :meth:`add_layer_top`."""
         graph = self._network.graph
@@ -223,6 +253,7 @@ class ModelHandler:
             graph = edit.add_bottom(graph, added, self.data_name)
         self._replace(graph, new_data=True)
 
+    @_renamed(new_symbol="symbol")
     def update_sym(self, symbol: Any) -> None:
         """Replace the graph by that of a symbol; parameters whose names are in it are kept."""
         (graph,) = _graphs([symbol])
@@ -266,6 +297,12 @@ class ModelHandler:
             file.write(self._network.graph.to_json().encode())
         return path
 
+    def save_checkpoint(self, prefix: str | PathLike, epoch: int = 0) -> None:
+        """Write ``<prefix>-symbol.json`` and ``<prefix>-0000.params``, as MXNet does."""
+        self._check_values(self._network.head_names)
+        write_params(f"{prefix}-{epoch:04d}.params", self._network.to_state()[1])
+        self.save_symbol(prefix)
+
     def __repr__(self) -> str:
         inputs = ", ".join(self._network.input_names)
         return f"ModelHandler({len(self.layer_names)} layers, inputs: {inputs})"
@@ -277,7 +314,12 @@ class ModelHandler:
         return [node for node in self._network.graph.nodes if not node.is_variable]
 
     def _node(self, name: str) -> Node:
-        return self._network.graph.nodes[find_layer(self._network.graph, name)]
+        return self._network.graph.nodes[self._find(name)]
+
+    def _find(self, name: str) -> int:
+        if name in self._dropped:
+            raise ModelError(f"layer {name!r} was dropped; left are {', '.join(self.layer_names)}")
+        return find_layer(self._network.graph, name)
 
     def _outputs(self, name: str) -> list[str]:
         names = output_names(self._node(name))
@@ -294,11 +336,20 @@ class ModelHandler:
 
     def _replace(self, graph: MxGraph, new_data: bool = False) -> None:
         """Put an edited graph in place; new data may have another shape and type."""
+        before = self._dropped.union(self.layer_names)
         self._network = self._network.with_graph(graph)
+        self._dropped = before.difference(self.layer_names)
         self._source = None
         if new_data:
             self._data_shapes.pop(self.data_name, None)
             self._data_types.pop(self.data_name, None)
+
+
+def _read_only(arrays: Mapping[str, np.ndarray]) -> Mapping[str, np.ndarray]:
+    views = {name: array.view() for name, array in arrays.items()}
+    for view in views.values():
+        view.flags.writeable = False
+    return MappingProxyType(views)
 
 
 def _graphs(symbols: Any) -> list[MxGraph]:

@@ -25,8 +25,6 @@ SCHEDULES: dict[str, Callable[[float], float]] = {
 }
 # By default, the epochs that give so many steps, within these limits.
 _STEPS, _FEWEST_EPOCHS, _MOST_EPOCHS = 400, 6, 30
-# A loss beyond this means probabilities that round to 0: exp(-745) is the smallest double.
-_MOST_LOSS = 745
 # The most bytes of fixed layers' outputs that are kept instead of computed in every epoch.
 _MOST_KEPT = 1 << 30
 
@@ -228,8 +226,6 @@ class Trainer:
                 try:
                     results = self._run_epoch(module, seen, islice(batches, steps), bar)
                     loss, accuracy = validation.loss(module.scores(validation.inputs))
-                    if loss > _MOST_LOSS:
-                        raise FloatingPointError(f"the log loss is {loss:.3g} nats")
                     trained = module.network()
                 except FloatingPointError as error:
                     kept = f"the weights of epoch {history.best_epoch} are kept"

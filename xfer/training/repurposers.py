@@ -5,6 +5,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from functools import partial
 from inspect import signature
+from numbers import Integral
 from typing import Any, ClassVar, TypeVar
 
 import numpy as np
@@ -36,7 +37,8 @@ class NeuralNetworkRepurposer(Repurposer, ABC):
     source_model : mxnet.mod.Module, or any MXNet network that :func:`xfer.open_source` takes
         The network. It is never changed.
     target_class_count : int, optional
-        Number of classes of the labels, if it is to be checked.
+        Number of classes, by default that of the labels. If it is larger, labels must be integers,
+        and the classes are 0 to ``target_class_count - 1``.
     batch_size, num_epochs : int, int, default=32, as many as give 400 steps, but 6 to 30
         Examples in a step, and passes over the examples.
     optimizer, optimizer_params : str, dict, default="adam", ``{"learning_rate": 0.001}``
@@ -89,6 +91,15 @@ class NeuralNetworkRepurposer(Repurposer, ABC):
         self, source_model: Any, target_class_count: int | None = None, **options: Any
     ) -> None: ...
 
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        if hasattr(cls, "_create_target_module"):
+            raise TypeError(
+                f"{cls.__name__} defines _create_target_module, which only xfer-ml calls: instead, "
+                "edit the network with xfer.ModelHandler and pass handler.source to a "
+                "NeuralNetworkFineTuneRepurposer, or override _body"
+            )
+
     @abstractmethod
     def _body(self, source: CheckpointSource, random: RandomState) -> tuple[Network, set[str]]:
         """Make the network below the new last layer, and name its fixed parameters.
@@ -112,13 +123,12 @@ class NeuralNetworkRepurposer(Repurposer, ABC):
         inputs, labels = read_all(data, source.input_names, names, prepare, source._is_example)
         inputs = {name: inputs[name] for name in names}
         check_ids(inputs, body.id_limits())
-        classes, targets = np.unique(labels, return_inverse=True)
-        if self.target_class_count not in (None, len(classes)):
-            found = f"{len(classes)} classes: {', '.join(map(repr, classes.tolist()[:10]))}"
-            given = self.target_class_count
-            raise ValueError(f"target_class_count is {given!r}, and the labels have {found}")
-        weights = _class_weights(trainer.class_weight, classes, labels)
-        examples = Examples(inputs, targets, weights)
+        known = np.unique(labels)
+        classes = _all_classes(known, self.target_class_count)
+        weights = np.ones(len(classes))
+        at = np.searchsorted(classes, known)
+        weights[at] = _class_weights(trainer.class_weight, known, labels)
+        examples = Examples(inputs, np.searchsorted(classes, labels), weights)
         examples, held_out = examples.split(trainer.validation_fraction, trainer.random)
         size = min(trainer.batch_size, len(examples))
         if size < trainer.num_devices:
@@ -257,8 +267,8 @@ class NeuralNetworkRandomFreezeRepurposer(NeuralNetworkRepurposer):
         check_integer("num_layers_to_drop", self.num_layers_to_drop)
         network, count = source.network, int(self.num_layers_to_drop)
         body = network.with_graph(edit.drop_top(network.graph, count, network.input_names))
-        fixed = _parameters_of(body, "fixed_layers", self.fixed_layers)
-        chosen = _parameters_of(body, "random_layers", self.random_layers)
+        fixed = _parameters_of(body, "fixed_layers", self.fixed_layers, network)
+        chosen = _parameters_of(body, "random_layers", self.random_layers, network)
         if fixed & chosen:
             shared = min(fixed & chosen)
             raise ValueError(f"fixed_layers and random_layers share the parameter {shared!r}")
@@ -269,6 +279,18 @@ class NeuralNetworkRandomFreezeRepurposer(NeuralNetworkRepurposer):
 
         arguments, auxiliary = start(body.arguments), start(body.auxiliary)
         return replace(body, arguments=arguments, auxiliary=auxiliary), fixed
+
+
+def _all_classes(known: np.ndarray, count: int | None) -> np.ndarray:
+    """Return the classes of the outputs: the labels, or 0 to `count` - 1."""
+    if count is None or count == len(known):
+        return known
+    more = isinstance(count, Integral) and count > len(known) and known.dtype.kind in "iu"
+    if more and known[0] >= 0 and known[-1] < count:
+        return np.arange(count)
+    found = f"{len(known)} classes: {', '.join(map(repr, known.tolist()[:10]))}"
+    needed = "a larger number needs labels that are integers from 0 to target_class_count - 1"
+    raise ValueError(f"target_class_count is {count!r}, and the labels have {found}; {needed}")
 
 
 def _class_weights(given: Any, classes: np.ndarray, labels: np.ndarray) -> np.ndarray:
@@ -304,7 +326,10 @@ def _with_head(
     features = source.extract(seen.inputs, network.head_names).matrix
     if random is None:
         model = CalibratedLogisticRegression().fit(features, seen.targets)
-        values = model.coef_, model.intercept_
+        # Classes without examples start below every score.
+        lowest = (features @ model.coef_.T + model.intercept_).min()
+        values = np.zeros((n_classes, features.shape[1])), np.full(n_classes, lowest)
+        values[0][model.classes_], values[1][model.classes_] = model.coef_, model.intercept_
     else:
         shape = n_classes, features.shape[1]
         values = initial_values("weight", shape, random), np.zeros(n_classes)
@@ -312,10 +337,15 @@ def _with_head(
     return replace(whole, arguments={**whole.arguments, **new})
 
 
-def _parameters_of(network: Network, option: str, layer_names: Iterable[str]) -> set[str]:
+def _parameters_of(
+    network: Network, option: str, layer_names: Iterable[str], whole: Network
+) -> set[str]:
     if isinstance(layer_names, str) or not isinstance(layer_names, Iterable):
         raise TypeError(f"{option} must be a list of names of layers, got {layer_names!r}")
-    graph = network.graph
+    graph, layer_names = network.graph, list(layer_names)
+    dropped = {node.name for node in whole.graph.nodes} - {node.name for node in graph.nodes}
+    if gone := [name for name in layer_names if name in dropped]:
+        raise ValueError(f"{option} has layer {gone[0]!r}, which num_layers_to_drop drops")
     dependent = edit.data_dependent_nodes(graph, network.input_names)
     node_ids = [edit.find_layer(graph, name) for name in layer_names]
     return {n for node_id in node_ids for n in edit.find_parameters(graph, node_id, dependent)}

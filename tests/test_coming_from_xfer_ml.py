@@ -1,0 +1,123 @@
+"""What users of xfer-ml, the earlier library, write: it works, or the error says how."""
+
+import numpy as np
+import pytest
+
+import xfer
+from xfer.model_handler import ModelHandler
+
+
+@pytest.fixture
+def source():
+    """The example's network: conv1 ... relu2 ... pool3, fc1, softmax."""
+    return xfer.load_checkpoint(xfer.example.checkpoint())
+
+
+@pytest.fixture(scope="module")
+def new_digits():
+    """Fifty images of the digits 5 to 9, and their labels."""
+    images, digits = xfer.example.digits()
+    chosen = np.flatnonzero(digits >= 5)[:50]
+    return images[chosen], digits[chosen]
+
+
+class TestModelHandler:
+    def test_arguments_have_their_old_names_too(self, mx, source, new_digits):
+        handler = ModelHandler(source)
+        layer = mx.sym.Activation(act_type="relu", name="top")
+        features = handler.get_layer_output(new_digits[0], ["relu2"])[0]["relu2"]
+        with pytest.warns(DeprecationWarning, match="get_layer_output: data_iterator .* iterator"):
+            found, _ = handler.get_layer_output(data_iterator=new_digits[0], layer_names=["relu2"])
+        np.testing.assert_array_equal(found["relu2"], features)
+        with pytest.warns(DeprecationWarning, match="get_layer_type: layer_name .* name"):
+            assert handler.get_layer_type(layer_name="relu2") == "Activation"
+        with pytest.warns(DeprecationWarning, match="num_layers_to_drop of xfer-ml is now n$"):
+            handler.drop_layer_top(num_layers_to_drop=2)
+        with pytest.warns(DeprecationWarning, match="num_layers_to_drop of xfer-ml is now n$"):
+            handler.drop_layer_bottom(num_layers_to_drop=1)
+        with pytest.warns(DeprecationWarning, match="add_layer_top: layer_list .* symbols"):
+            handler.add_layer_top(layer_list=[layer])
+        with pytest.warns(DeprecationWarning, match="add_layer_bottom: layer_list .* symbols"):
+            handler.add_layer_bottom(layer_list=[mx.sym.Flatten(name="bottom")])
+        with pytest.warns(DeprecationWarning, match="update_sym: new_symbol .* symbol"):
+            handler.update_sym(new_symbol=handler.symbol.get_internals()["pool2_output"])
+        assert handler.layer_names[0] == "bottom" and handler.layer_names[-1] == "pool2"
+
+    def test_parameters_are_read_only(self, source):
+        handler = ModelHandler(source)
+        before = {name: array.copy() for name, array in source.network.arguments.items()}
+        with pytest.raises(TypeError, match="does not support item assignment"):
+            handler.arg_params["fc1_bias"] = 0
+        with pytest.raises(ValueError, match="read-only"):
+            handler.arg_params["fc1_bias"][:] = 0
+        np.testing.assert_equal(source.network.arguments, before)
+
+    def test_a_checkpoint_for_mxnet(self, mx, module, images, tmp_path):
+        handler = ModelHandler(module)
+        handler.drop_layer_top(2)
+        handler.save_checkpoint(tmp_path / "cut", 3)
+        symbol, arguments, auxiliary = mx.model.load_checkpoint(str(tmp_path / "cut"), 3)
+        loaded = mx.mod.Module(symbol, label_names=None)
+        loaded.bind([("data", images.shape)], for_training=False)
+        loaded.set_params(arguments, auxiliary)
+        expected, _ = handler.get_layer_output(images, ["dropout0"])
+        found = loaded.predict(mx.io.NDArrayIter(images, batch_size=len(images))).asnumpy()
+        np.testing.assert_allclose(found, expected["dropout0"], rtol=1e-4, atol=1e-6)
+        handler.add_layer_top(mx.sym.FullyConnected(num_hidden=2, name="new"))
+        with pytest.raises(xfer.ModelError, match="'new_weight' has no values yet"):
+            handler.save_checkpoint(tmp_path / "cut", 4)
+
+    def test_a_dropped_layer_is_called_so(self, source, new_digits):
+        handler = ModelHandler(source)
+        handler.drop_layer_top(2)
+        for ask in (
+            lambda: handler.get_layer_type("fc1"),
+            lambda: handler.get_layer_parameters(["fc1"]),
+            lambda: handler.get_layer_output(new_digits[0], ["fc1"]),
+        ):
+            with pytest.raises(xfer.ModelError, match="layer 'fc1' was dropped; left are conv1, "):
+                ask()
+
+
+class TestTrainedNetworks:
+    @pytest.mark.parametrize("options", [{}, {"class_weight": "balanced"}])
+    @pytest.mark.parametrize(
+        ("kind", "layer"),
+        [
+            (xfer.NeuralNetworkFineTuneRepurposer, ["pool3"]),
+            (xfer.NeuralNetworkRandomFreezeRepurposer, []),
+        ],
+    )
+    def test_more_outputs_than_classes(
+        self, mx, source, new_digits, kind, layer, options, tmp_path
+    ):
+        repurposer = kind(source, *layer, target_class_count=26, num_epochs=2, **options)
+        repurposer.repurpose(mx.io.NDArrayIter(*new_digits, 10))  # labels 5 to 9, as floats
+        np.testing.assert_array_equal(repurposer.classes_, np.arange(26))
+        probabilities = repurposer.predict_proba(new_digits[0])
+        assert probabilities.shape == (50, 26)
+        assert probabilities[:, 5:10].sum(axis=1).min() > 0.9
+        assert repurposer.score(*new_digits) > 0.8
+        loaded = xfer.load(repurposer.save_repurposer("digits", tmp_path))
+        np.testing.assert_array_equal(loaded.predict_proba(new_digits[0]), probabilities)
+
+    @pytest.mark.parametrize(
+        ("labels", "count"), [(["a", "b"], 3), ([-1, 2], 3), ([1, 3], 3), ([0, 1], 2.5)]
+    )
+    def test_only_integers_from_0_leave_outputs_unused(self, mx, source, new_digits, labels, count):
+        labels = np.resize(labels, len(new_digits[0]))
+        repurposer = xfer.NeuralNetworkFineTuneRepurposer(source, "pool3", count)
+        with pytest.raises(ValueError, match=f"target_class_count is {count}, .* 2 classes"):
+            repurposer.fit(new_digits[0], labels)
+
+    def test_a_frozen_layer_that_is_dropped(self, mx, source, new_digits):
+        repurposer = xfer.NeuralNetworkRandomFreezeRepurposer(source, 5, ["conv1", "fc1"])
+        with pytest.raises(ValueError, match="'fc1', which num_layers_to_drop drops"):
+            repurposer.fit(*new_digits)
+
+    def test_a_module_of_ones_own(self):
+        with pytest.raises(TypeError, match=r"Mine defines _create_target_module.*ModelHandler"):
+
+            class Mine(xfer.NeuralNetworkFineTuneRepurposer):
+                def _create_target_module(self, train_iterator):
+                    return None
