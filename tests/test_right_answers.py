@@ -450,3 +450,109 @@ def test_raw_examples_of_a_transformer_are_not_touched(texts_source):
     features = xfer.LayerFeatures(texts_source, "output")
     same = FunctionTransformer().fit_transform(texts)
     np.testing.assert_array_equal(features.fit_transform(same), features.fit_transform(texts))
+
+
+class TestBatchAxis:
+    """Networks with the examples on another axis, and layers with several rows of each."""
+
+    DATA = np.random.default_rng(0).normal(size=(6, 7, 3)).astype(np.float32)  # examples first
+
+    @pytest.fixture
+    def recurrent(self, mx):
+        from mxnet.gluon import nn, rnn
+
+        mx.random.seed(0)
+        net = nn.HybridSequential()
+        net.add(rnn.LSTM(5, input_size=3), nn.Dense(4, flatten=False, in_units=5))
+        net.initialize(mx.init.Xavier())
+        net.hybridize()
+        expected = net(mx.nd.array(self.DATA.transpose(1, 0, 2))).asnumpy()
+        return net, expected.transpose(1, 0, 2)
+
+    @pytest.mark.parametrize("kind", ["checkpoint", "block", "mxnet"])
+    @pytest.mark.parametrize("axis", [1, {"data": 1}])
+    def test_a_time_major_network_is_right_in_any_batches(self, recurrent, kind, axis, tmp_path):
+        net, expected = recurrent
+        net.export(str(tmp_path / "tnc"))
+        if kind == "checkpoint":
+            source = xfer.load_checkpoint(tmp_path / "tnc", batch_axis=axis)
+        else:
+            engine = "auto" if kind == "block" else "mxnet"
+            source = xfer.open_source(net, batch_axis=axis, engine=engine)
+        last = source.layer_names[-1]
+        for size in (6, 4, 1):
+            found = source.extract(self.DATA, last, batch_size=size)[last]
+            np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5)
+        state = next(name for name in source.layer_names if name.endswith("_state_output"))
+        assert source.extract(self.DATA, state)[state].shape == (6, 1, 5)
+        assert {layer.name: layer.shape for layer in source.layers}[last] == (7, 4)
+
+    def test_without_the_axis_it_is_refused_with_advice(self, recurrent, tmp_path):
+        recurrent[0].export(str(tmp_path / "tnc"))
+        source = xfer.load_checkpoint(tmp_path / "tnc")
+        with pytest.raises(ValueError, match="different features .* batch_axis=1"):
+            source.extract(self.DATA, source.layer_names[-1])
+
+    def test_the_axis_is_saved_and_part_of_the_network(self, recurrent, tmp_path):
+        recurrent[0].export(str(tmp_path / "tnc"))
+        source, other = (xfer.load_checkpoint(tmp_path / "tnc", batch_axis=a) for a in (1, 0))
+        last = source.layer_names[-1]
+        assert source.fingerprint([last]) != other.fingerprint([last])
+        repurposer = xfer.LrRepurposer(source, last).fit(self.DATA, [0, 1, 2] * 2)
+        repurposer.save_repurposer("saved", tmp_path)
+        found = xfer.load("saved", tmp_path).predict_proba(self.DATA)
+        np.testing.assert_array_equal(found, repurposer.predict_proba(self.DATA))
+
+    @pytest.mark.parametrize(
+        ("axis", "message"),
+        [({"date": 1}, "names date; the inputs are data"), (-1, "must be an integer >= 0")],
+    )
+    def test_wrong_axes_are_refused(self, axis, message):
+        with pytest.raises(ValueError, match=message):
+            xfer.load_checkpoint(xfer.example.checkpoint(), batch_axis=axis)
+
+    def test_other_networks_have_none(self, torch):
+        with pytest.raises(ValueError, match="is for MXNet networks, not for TorchSource"):
+            xfer.open_source(torch.nn.Identity(), batch_axis=1)
+
+    def test_examples_on_another_axis_or_in_several_rows_come_first(self, mx, tmp_path):
+        data = mx.sym.var("data")
+        turned = mx.sym.transpose(data, axes=(1, 0, 2), name="turned")
+        rows = mx.sym.reshape(data, shape=(-3, 0), name="rows")
+        dense = mx.sym.FullyConnected(rows, num_hidden=2, no_bias=True, name="dense")
+        mixed = mx.sym.reshape(turned, shape=(-3, 0), name="mixed")
+        weight = mx.nd.array(np.arange(6.0).reshape(2, 3))
+        symbol = mx.sym.Group([turned, dense, mixed])
+        mx.model.save_checkpoint(str(tmp_path / "net"), 0, symbol, {"dense_weight": weight}, {})
+        source = xfer.load_checkpoint(tmp_path / "net")
+        np.testing.assert_array_equal(source.extract(self.DATA, "turned")["turned"], self.DATA)
+        np.testing.assert_array_equal(source.extract(self.DATA, "rows")["rows"], self.DATA)
+        found = source.extract(self.DATA, "dense", batch_size=4)["dense"]
+        np.testing.assert_allclose(found, self.DATA @ weight.asnumpy().T, rtol=1e-5, atol=1e-6)
+        shapes = {layer.name: layer.shape for layer in source.layers}
+        assert shapes == {"turned": (7, 3), "rows": (7, 3), "dense": (7, 2), "mixed": (7, 3)}
+        with pytest.raises(ValueError, match="different features in another batch"):
+            source.extract(self.DATA, "mixed")  # its rows are ordered by time first
+
+
+def test_layers_of_one_name_are_told_apart(mx, tmp_path):
+    first = mx.sym.FullyConnected(mx.sym.var("data"), num_hidden=4, name="dense")
+    relu = mx.sym.Activation(first, act_type="relu", name="relu")
+    again = mx.sym.Activation(relu - 0.5, act_type="relu", name="relu")
+    rng = np.random.default_rng(0)
+    given = {"dense_weight": rng.normal(size=(4, 6)), "dense_bias": rng.normal(size=4)}
+    arrays = {name: mx.nd.array(array) for name, array in given.items()}
+    mx.model.save_checkpoint(str(tmp_path / "net"), 0, again, arrays, {})
+    source = xfer.load_checkpoint(tmp_path / "net")
+    assert [name for name in source.layer_names if "relu" in name] == ["relu:0", "relu:1"]
+    both = source.extract(X, ["relu:0", "relu:1"])
+    dense = (X @ given["dense_weight"].T + given["dense_bias"]).clip(0)
+    np.testing.assert_allclose(both["relu:0"], dense, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(both["relu:1"], (dense - 0.5).clip(0), rtol=1e-4, atol=1e-5)
+    with pytest.raises(ValueError, match="2 layers named 'relu': ask for one of relu:0, relu:1"):
+        source.extract(X, "relu")
+    from xfer.cli import main
+
+    main(["convert", str(tmp_path / "net"), "0", str(tmp_path / "net.onnx"), "--layer", "relu:0"])
+    found = xfer.open_source(tmp_path / "net.onnx").extract(X, "relu:0")["relu:0"]
+    np.testing.assert_allclose(found, both["relu:0"], atol=1e-6)

@@ -529,19 +529,24 @@ def test_features_that_are_not_numbers_are_refused(mx, images):
         xfer.open_source(module).extract(positive, "log")
 
 
-def test_layers_without_a_row_for_each_example_are_refused(mx, images):
+def test_layers_whose_rows_are_not_the_examples_give_them_first(mx, images):
     data = mx.sym.var("data")
     turned = mx.sym.transpose(mx.sym.Flatten(data), name="turned")
-    mixed = mx.sym.Reshape(data, shape=(-1, 8), name="mixed")
-    module = bound_module(mx, mx.sym.Group([turned, mixed]), {"data": (8, 2, 6, 6)}, label_names=[])
+    parts = mx.sym.Reshape(data, shape=(-1, 8), name="parts")
+    module = bound_module(mx, mx.sym.Group([turned, parts]), {"data": (8, 2, 6, 6)}, label_names=[])
     source = xfer.open_source(module)
     # 72 rows of transposed features for a batch of 72 would pass for examples.
     many = np.resize(images, (72, 2, 6, 6))
-    for name in ("turned", "mixed"):
-        with pytest.raises(
-            ValueError, match=f"layer '{name}' has output shape .* one row for each"
-        ):
-            source.extract(many, name, batch_size=72)
+    found = source.extract(many, ["turned", "parts"], batch_size=72)
+    np.testing.assert_array_equal(found["turned"], many.reshape(72, -1))
+    np.testing.assert_array_equal(found["parts"], many.reshape(72, 9, 8))
+
+
+def test_layers_without_a_row_for_each_example_are_refused(mx, images):
+    total = mx.sym.sum(mx.sym.var("data"), axis=0, keepdims=True, name="total")
+    module = bound_module(mx, total, {"data": (8, 2, 6, 6)}, label_names=[])
+    with pytest.raises(ValueError, match="layer 'total' has output shape .* one row for each"):
+        xfer.open_source(module).extract(images, "total")
 
 
 def test_data_whose_first_axis_is_not_the_example_are_refused(mx, module, images):

@@ -3,7 +3,8 @@
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -13,9 +14,17 @@ import numpy as np
 import onnx
 
 from xfer._io import atomic_write
-from xfer.checkpoint.convert import Conversion, Input, convert, needed_nodes, output_names
+from xfer.checkpoint.convert import (
+    Conversion,
+    Input,
+    convert,
+    inputs_that_are_read,
+    needed_nodes,
+    output_names,
+)
 from xfer.checkpoint.data_shape import read_shapes
-from xfer.checkpoint.onnx_builder import Dims, UnknownShape
+from xfer.checkpoint.onnx_builder import BATCH, Dims, UnknownShape
+from xfer.checkpoint.operators import Unsupported
 from xfer.checkpoint.operators.registry import TYPES, Attributes
 from xfer.checkpoint.params import read_params, split_params
 from xfer.checkpoint.symbol import Entry, MxGraph
@@ -28,6 +37,8 @@ _FIRST_AUXILIARY = {
     **dict.fromkeys(("_contrib_BatchNormWithReLU", "_contrib_SyncBatchNorm"), 3),
     "IdentityAttachKLSparseReg": 1,
 }
+# Trying a batch size takes a conversion.
+_MOST_BATCH_SIZES = 16
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,7 +80,9 @@ class Network:
         known = {**arguments, **auxiliary}
         names = [name for name in _variables(graph) if name not in known]
         read = _variables_that_are_read(graph)
-        inputs = [name for name in names if name in read and not name.endswith("label")]
+        data = _data_of_every_head(graph, known)
+        labels = {name for name in names if name.endswith("label") and name not in data}
+        inputs = [name for name in names if name in read and name not in labels]
         missing = [name for name in inputs if name.endswith(_ENDINGS_OF_PARAMETERS)]
         if missing:
             raise ValueError(
@@ -133,19 +146,31 @@ class Network:
         return {**self.arguments, **self.auxiliary}
 
     @cached_property
-    def positions(self) -> dict[str, Entry]:
-        """Node and output index of each layer by name."""
-        return {
-            name: (node_id, i)
+    def layer_names(self) -> dict[Entry, str]:
+        """The name of each layer by node and output; of equal names ``name:0``, ``name:1``, ..."""
+        found = {
+            (node_id, i): name
             for node_id, node in enumerate(self.graph.nodes)
             if not node.is_variable
             for i, name in enumerate(output_names(node))
         }
+        uses, seen = Counter(found.values()), Counter[str]()
+        for entry, name in found.items():
+            if uses[name] > 1:
+                found[entry] = f"{name}:{seen[name]}"
+                seen[name] += 1
+        return found
+
+    @cached_property
+    def positions(self) -> dict[str, Entry]:
+        """Node and output index of each layer by name."""
+        return {name: entry for entry, name in self.layer_names.items()}
 
     @cached_property
     def head_names(self) -> list[str]:
         """The outputs of the network, as layers."""
-        return [output_names(self.graph.nodes[node_id])[i] for node_id, i in self.graph.heads]
+        nodes, names = self.graph.nodes, self.layer_names
+        return [names.get(head, nodes[head[0]].name) for head in self.graph.heads]
 
     def prune(self, layer_names: Iterable[str]) -> MxGraph:
         """Cut the graph at layers of these names, which become its heads."""
@@ -170,6 +195,15 @@ class Network:
             if node.is_variable and node.name in self.input_names
         }
 
+    @cached_property
+    def batch_sizes(self) -> list[int]:
+        """List the numbers of examples that the network may be written for, the likeliest first."""
+        attributes = [Attributes(node.attributes) for node in self.graph.nodes]
+        keys = "shape", "target_shape", "newshape", "__shape__"
+        shapes = [one.ints(key, None) or () for one in attributes for key in keys]
+        sizes = [*(shape[0] for shape in shapes if shape), *(s for shape in shapes for s in shape)]
+        return list(dict.fromkeys(size for size in sizes if size and size > 0))[:_MOST_BATCH_SIZES]
+
     def typed(self, shapes: Mapping[str, Dims]) -> dict[str, Input]:
         """Return type and shape of every input, as :func:`convert` takes them."""
         return {name: (dtype, shapes.get(name)) for name, dtype in self.data_types.items()}
@@ -185,7 +219,8 @@ class Network:
                 continue
             owned = {self.graph.nodes[source].name for source, _ in node.inputs}
             count = sum(self.arguments[name].size for name in owned & self.arguments.keys())
-            for i, name in enumerate(output_names(node)):
+            for i in range(len(output_names(node))):
+                name = self.layer_names[node_id, i]
                 tensor = conversion.values.get((node_id, i)) if conversion else None
                 dims = None if tensor is None else tensor.dims
                 # The parameters of an operator with several outputs are counted with the first.
@@ -220,15 +255,36 @@ class Network:
         layer_names: Sequence[str] | None = None,
     ) -> list[str]:
         """Write an ``.onnx`` file, cut at layers or whole; return the names of its outputs."""
-        graph = self.prune(layer_names) if layer_names else self.graph.prune(self.graph.heads)
-        names = list(layer_names or self.head_names)
-        conversion = convert(graph, self.parameters, self.typed(shapes))
+        if layer_names:
+            graph = self.prune(layer_names)
+        else:
+            nodes = self.graph.nodes
+            graph = self.graph.prune(
+                head for head in dict.fromkeys(self.graph.heads) if not nodes[head[0]].is_variable
+            )
+        network = self.with_graph(graph)
+        names = list(layer_names or network.head_names)
+        conversion = convert(graph, self.parameters, network.typed(shapes))
         try:
             conversion.check(graph.heads)
+            # ONNX files do not hold tensors without a number of dimensions.
+            outputs = [conversion.values[head] for head in graph.heads]
+            for tensor in [*conversion.builder.inputs, *outputs]:
+                _ = tensor.rank
         except UnknownShape as error:
             raise UnknownShape(f"{error}: give the sizes of one example") from None
-        for name, head in zip(names, graph.heads):
-            conversion.builder.add_output(name, conversion.values[head])
+        except Unsupported:
+            raise
+        except ValueError as error:
+            if BATCH not in [dims[0] for dims in shapes.values() if dims]:
+                raise
+            hint = "if it is written for one number of examples, give that"
+            raise ValueError(f"{error}; {hint} (--batch)") from error
+        if len(set(names)) < len(names) or not names:
+            found = f"the outputs {', '.join(names) or 'none'}"
+            raise ValueError(f"outputs need names that differ, and the network has {found}")
+        for name, tensor in zip(names, outputs):
+            conversion.builder.add_output(name, tensor)
         model = conversion.builder.to_model()
         onnx.checker.check_model(model, full_check=True)
         with atomic_write(path) as file:
@@ -254,6 +310,22 @@ def _variables(graph: MxGraph) -> dict[str, None]:
 def _variables_that_are_read(graph: MxGraph) -> set[str]:
     needed = (graph.nodes[node_id] for node_id in needed_nodes(graph))
     return {node.name for node in needed if node.is_variable}
+
+
+def _data_of_every_head(graph: MxGraph, parameters: Collection[str]) -> set[str]:
+    """Name the variables that every output reads through a layer with parameters."""
+    found: list[set[str]] = []  # by node: what it reads
+    weighted: list[set[str]] = []  # by node: what it reads through such a layer
+    for node in graph.nodes:
+        sources = [source for source, _ in inputs_that_are_read(node)]
+        found.append(
+            {node.name} if node.is_variable else set().union(*map(found.__getitem__, sources))
+        )
+        own = any(graph.nodes[source].name in parameters for source in sources)
+        weighted.append(
+            found[-1] if own else set().union(*(weighted[source] for source in sources))
+        )
+    return set.intersection(*(weighted[node_id] for node_id, _ in graph.heads))
 
 
 def _checksum(array: np.ndarray) -> str:

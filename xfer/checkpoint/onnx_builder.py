@@ -178,7 +178,11 @@ class OnnxBuilder:
     @property
     def batch_size(self) -> int:
         """The number of examples of a batch; ``BATCH`` where it is free."""
-        sizes = [tensor.dims[0] for tensor in self.inputs if tensor.dims]
+        sizes = [
+            next(filter(follows_batch, tensor.dims), tensor.dims[0])
+            for tensor in self.inputs
+            if tensor.dims
+        ]
         if BATCH in sizes:
             return BATCH
         if not sizes or sizes[0] is None:
@@ -188,10 +192,17 @@ class OnnxBuilder:
     def batch_size_tensor(self) -> Tensor:
         """Return the number of examples of a batch, of shape (1,) and type int64."""
         if self._batch_size is None:
-            data = next((t for t in self.inputs if t.dims and follows_batch(t.dims[0])), None)
+            following = (
+                (tensor, axis)
+                for tensor in self.inputs
+                for axis, size in enumerate(tensor.dims or ())
+                if follows_batch(size)
+            )
+            data, axis = next(following, (None, 0))
             if data is None:
                 raise UnknownShape(_NO_BATCH)
-            self._batch_size = self.add_node("Shape", "batch_size", [data], start=0, end=1)[0]
+            ends = {"start": axis, "end": axis + 1}
+            self._batch_size = self.add_node("Shape", "batch_size", [data], **ends)[0]
         return self._batch_size
 
     def _unique(self, name: str) -> str:

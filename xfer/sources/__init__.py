@@ -34,6 +34,7 @@ def open_source(
     preprocess: Callable[[list], Any] | None = None,
     padding_id: int | None = None,
     cache_key: str | None = None,
+    batch_axis: int | Mapping[str, int] = 0,
     engine: str = "auto",
     context_function: Callable[[int], Any] | None = None,
     num_devices: int = 1,
@@ -63,6 +64,9 @@ def open_source(
         A name of your choice for the current version of code that xfer cannot compare: a function,
         or a PyTorch network with hooks, patched methods or compiled code. Change the name whenever
         the code changes.
+    batch_axis : int or dict of str to int, default=0
+        The axis of the inputs, for all or by name, on which an MXNet network reads the examples: 1
+        for recurrent networks of layout TNC. Your data have the examples first all the same.
     engine : {"auto", "onnxruntime", "mxnet"}, default="auto"
         What runs an MXNet network. ``"auto"`` is ONNX Runtime, except for a Module on another
         device than the CPU. MXNet takes over, with a warning, where an operator has no conversion
@@ -108,12 +112,30 @@ def open_source(
     given = {"inputs": inputs, "padding_id": padding_id, "cache_key": cache_key}
     options = {name: value for name, value in given.items() if value is not None}
     source = _open(model, engine, context_function, num_devices)
+    if batch_axis:
+        source = _with_batch_axis(source, batch_axis)
     if options and source is model:
         source = copy.copy(source)
         vars(source).pop("_checked", None)
     for name, value in options.items():
         setattr(source, name, value)
     return source
+
+
+def _with_batch_axis(source: Any, batch_axis: int | Mapping[str, int]) -> Any:
+    if not hasattr(source, "with_batch_axes"):
+        raise ValueError(f"batch_axis is for MXNet networks, not for {type(source).__name__}")
+    if isinstance(batch_axis, Mapping):
+        axes = {**batch_axis}
+    else:
+        axes = dict.fromkeys(source.input_names, batch_axis)
+    unknown = sorted({*axes} - {*source.input_names})
+    if unknown:
+        known = ", ".join(source.input_names)
+        raise ValueError(f"batch_axis names {', '.join(unknown)}; the inputs are {known}")
+    for axis in axes.values():
+        check_integer("batch_axis", axis, 0)
+    return source.with_batch_axes(axes)
 
 
 def _open(
@@ -174,6 +196,7 @@ def load_checkpoint(
     preprocess: Callable[[list], Any] | None = None,
     padding_id: int | None = None,
     cache_key: str | None = None,
+    batch_axis: int | Mapping[str, int] = 0,
     engine: str = "auto",
 ) -> SourceModel:
     """Open an MXNet checkpoint as a source of features; MXNet need not be installed.
@@ -184,7 +207,7 @@ def load_checkpoint(
         What comes before ``-symbol.json`` in the name of the file with the graph, or all of it.
     epoch : int, default=0
         The epoch in ``-0000.params``, the file with the parameters.
-    inputs, preprocess, padding_id, cache_key, engine
+    inputs, preprocess, padding_id, cache_key, batch_axis, engine
         See :func:`xfer.open_source`.
 
     Returns
@@ -209,7 +232,8 @@ def load_checkpoint(
 
     source = CheckpointSource(Network.from_files(prefix, epoch), engine=engine)
     given = {"inputs": inputs, "preprocess": preprocess, "engine": engine}
-    return open_source(source, **given, padding_id=padding_id, cache_key=cache_key)
+    given.update(padding_id=padding_id, cache_key=cache_key, batch_axis=batch_axis)
+    return open_source(source, **given)
 
 
 def source_from_state(state: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> SourceModel:

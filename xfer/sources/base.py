@@ -60,6 +60,8 @@ class SourceModel(ABC):
     inputs: Any = None
     #: The word id that pads short sequences; None where there is none or it is not known.
     padding_id: int | None = None
+    # What to do about features that depend on the other examples.
+    _advice = ""
     #: Your name for what xfer cannot know about the network or its inputs.
     cache_key: str | None = None
 
@@ -276,6 +278,7 @@ class SourceModel(ABC):
                 raise ValueError(
                     f"layer {layer.name!r} gives an example different features in another batch; "
                     "features must not depend on the other examples or on random numbers"
+                    f"{self._advice}"
                 )
         checked[asked] = differ
 
@@ -421,9 +424,13 @@ def find_layer(name: str, layers: Sequence[Layer]) -> Layer:
     found = [layer for layer in layers if layer.name == name]
     if len(found) == 1:
         return found[0]
-    if found:
-        raise ValueError(f"the network has {len(found)} layers named {name!r}; rename them")
     names = [layer.name for layer in layers]
+    calls = [one for one in names if one.rpartition(":")[0] == name]
+    if found or calls:
+        raise ValueError(
+            f"the network has {len(found or calls)} layers named {name!r}: "
+            + (f"ask for one of {', '.join(calls)}" if calls else "rename them")
+        )
     near = difflib.get_close_matches(name, names, n=5, cutoff=0.4)
     names = names if len(names) <= 12 else [*names[:12], f"... ({len(names)} in all)"]
     hint = f"nearest: {', '.join(near)}" if near else f"layers: {', '.join(names)}"
@@ -438,6 +445,14 @@ def check_rows(name: str, shape: Sequence[int], inputs: Mapping[str, np.ndarray]
             f"layer {name!r} has output shape {tuple(shape)} for a batch of {n} examples of shape "
             f"{example_shapes(inputs)}; features need one row for each example on the first axis"
         )
+
+
+def examples_first(output: np.ndarray, axis: int, count: int) -> np.ndarray:
+    """Bring the axis of the examples to the front, and `count` rows of each together."""
+    if output.ndim <= axis:
+        return output
+    output = np.moveaxis(output, axis, 0)
+    return output if count == 1 else output.reshape(-1, count, *output.shape[1:])
 
 
 def example_shapes(inputs: Mapping[str, np.ndarray]) -> Any:

@@ -1,5 +1,6 @@
 """MXNet networks as sources of features: converted to ONNX once, compared with MXNet once."""
 
+import copy
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -31,6 +32,10 @@ class CheckpointSource(OnnxSource):
     first examples on MXNet, and leaves layers to it on which the two disagree.
     """
 
+    _advice = (
+        ". If the network reads its examples on another axis, as an RNN of layout TNC does, open it"
+        " with open_source(network, batch_axis=1)"
+    )
     # The conversion knows which batch size the network asks for.
     _compute = SourceModel._compute
 
@@ -61,6 +66,8 @@ class CheckpointSource(OnnxSource):
         self._id_limits = list(network.id_limits())
         self._conversions: list[tuple[dict[str, Dims], Conversion]] = []
         self._mxnet: Any = None
+        #: The axis of each input that holds the examples, where it is not the first.
+        self.batch_axes: dict[str, int] = {}
         self._layers = None
         self._set_caches()
 
@@ -74,13 +81,28 @@ class CheckpointSource(OnnxSource):
         """Make a source of what `to_state` returned."""
         source = CheckpointSource(Network.from_state(state, arrays))
         source.batch_size = int(state["batch_size"])
-        return source
+        return source.with_batch_axes(state["batch_axes"]) if state["batch_axes"] else source
 
     def to_state(self) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
         """Return the network as what JSON can hold, and arrays."""
         state, arrays = self.network.to_state()
         # Another batch size can round the last digit of a feature another way.
-        return {**state, "batch_size": self.batch_size}, arrays
+        return {**state, "batch_size": self.batch_size, "batch_axes": self.batch_axes}, arrays
+
+    def with_batch_axes(self, axes: Mapping[str, int]) -> "CheckpointSource":
+        """Return a copy that gives the network its inputs with the examples on these axes."""
+        source = copy.copy(self)
+        source.batch_axes = dict(axes)
+        source.data_shapes = {}
+        for name, dims in self.data_shapes.items():
+            sizes: list[int | None] = [None, *(dims or ())[1:]]
+            sizes[axes.get(name, 0)] = BATCH
+            source.data_shapes[name] = tuple(sizes) if dims else None
+        source._compared, source._left_to_mxnet = set(), set()
+        source._conversions, source._layers, source._mxnet = [], None, None
+        vars(source).pop("_checked", None)
+        source._set_caches()
+        return source
 
     def with_network(self, network: Network) -> "CheckpointSource":
         """Open another network on this one's engine, compared with MXNet on its first examples."""
@@ -94,6 +116,7 @@ class CheckpointSource(OnnxSource):
             compare=True,
         )
         source.inputs, source.padding_id = self.inputs, self.padding_id
+        source.batch_axes = {n: axis for n, axis in self.batch_axes.items() if n in names}
         return source
 
     @property
@@ -103,10 +126,7 @@ class CheckpointSource(OnnxSource):
             conversion = self._conversion(self.data_shapes)
             self._layers = []
             for name, operator, dims, count in self.network.layers(conversion):
-                sizes = [None if follows_batch(size) else size for size in dims or ()]
-                self._layers.append(
-                    Layer(name, operator, tuple(sizes[1:]) if dims else None, count)
-                )
+                self._layers.append(Layer(name, operator, _example_shape(dims), count))
         return self._layers
 
     @property
@@ -128,7 +148,8 @@ class CheckpointSource(OnnxSource):
         )
 
     def _checksums(self, names: tuple[str, ...]) -> dict[str, Any]:
-        return self.network.fingerprint(names)
+        axes = {"batch_axes": self.batch_axes} if self.batch_axes else {}
+        return {**self.network.fingerprint(names), **axes}
 
     def find_layers(self, names: str | Iterable[str]) -> tuple[Layer, ...]:
         """Look layers up by name; see :meth:`SourceModel.find_layers`."""
@@ -165,7 +186,7 @@ class CheckpointSource(OnnxSource):
         outputs = self._run_engine(inputs, tuple(layer.name for layer in layers))
         if any(None in (self.data_shapes.get(name) or (None,)) for name in inputs):
             # From now on the table of layers can show their shapes.
-            seen = {name: (BATCH, *array.shape[1:]) for name, array in inputs.items()}
+            seen = {name: self._dims(name, BATCH, array) for name, array in inputs.items()}
             self.data_shapes = {**self.data_shapes, **seen}
             self._layers = None
         return outputs
@@ -203,7 +224,9 @@ class CheckpointSource(OnnxSource):
                 output.ClearField("type")  # ONNX Runtime infers it
             read = {value.name for value in model.graph.input}
             types = {tensor.name: tensor.dtype for tensor in builder.inputs if tensor.name in read}
-            return Runner(names, model, parameters, types, size)
+            places = self._places(conversion, names)
+            axes = self.batch_axes
+            return Runner(names, model, parameters, types, size, batch_axes=axes, places=places)
 
         return self._runner((names, size, tuple(shapes.items())), open_one).run(inputs)
 
@@ -214,26 +237,43 @@ class CheckpointSource(OnnxSource):
         heads = [self.network.positions[name] for name in names]
         n, size = len(next(iter(inputs.values()))), self._own_sizes.get(names)
         error: ValueError | None = None
-        for batch in [size] if size and n <= size else [BATCH, n]:
-            shapes: dict[str, Dims] = {k: (batch, *array.shape[1:]) for k, array in inputs.items()}
+        found = None
+        own = [size] if size else self.network.batch_sizes
+        for batch in own if size and n <= size else [BATCH, n, *own]:
+            shapes = {name: self._dims(name, batch, array) for name, array in inputs.items()}
             conversion = self._conversion(shapes)
             try:
                 conversion.check(heads)
             except Unsupported:
                 raise
             except ValueError as problem:
-                error = problem
+                error = problem if error is None or batch == n else error
                 continue
-            if batch != BATCH:
-                self._own_sizes[names] = batch
-            return conversion, shapes
-        if size:  # a larger batch does not fit; the size that did still does
-            few = {name: array[:size] for name, array in inputs.items()}
-            return self._conversion_for(few, names)
+            if batch == BATCH:
+                return conversion, shapes
+            found = found or (batch, conversion, shapes)
+            rows = [dims[0] for head in heads if (dims := conversion.values[head].dims)]
+            if all(row in (None, batch) for row in rows):
+                found = batch, conversion, shapes
+                break
+        if found:
+            self._own_sizes[names] = found[0]
+            return found[1:]
         raise ValueError(
             f"data of shape {example_shapes(inputs)} for one example do not fit the network: "
             f"{error}"
         ) from error
+
+    def _dims(self, name: str, batch: int, array: np.ndarray) -> Dims:
+        """Return the dims of an input as the network takes it, for a batch of some size."""
+        dims = list(array.shape[1:])
+        dims.insert(self.batch_axes.get(name, 0), batch)
+        return tuple(dims)
+
+    def _places(self, conversion: Conversion, names: tuple[str, ...]) -> list[tuple[int, int]]:
+        """Return the axis of each layer's examples, and its rows for each of them."""
+        values = [conversion.values.get(self.network.positions[name]) for name in names]
+        return [_place(None if value is None else value.dims) for value in values]
 
     def _conversion(self, shapes: Mapping[str, Dims]) -> Conversion:
         """Convert the whole network for data of some shapes, once."""
@@ -251,16 +291,18 @@ class CheckpointSource(OnnxSource):
     def _compare_engines(
         self, inputs: dict[str, np.ndarray], names: tuple[str, ...], outputs: list[np.ndarray]
     ) -> Sequence[np.ndarray]:
-        n = len(outputs[0]) if names in self._own_sizes else min(len(outputs[0]), _MOST_COMPARED)
-        few = {name: array[:n] for name, array in inputs.items()}
+        n = min(len(outputs[0]), self._own_sizes.get(names, _MOST_COMPARED))
+        # A batch that is too short for the network computes the last example again.
+        index = np.minimum(np.arange(self._own_sizes.get(names, n)), n - 1)
+        few = {name: array[index] for name, array in inputs.items()}
         for name, found, expected in zip(names, outputs, self._run_mxnet(few, names)):
             check_rows(name, expected.shape, few)
             scale = float(np.abs(expected).max(initial=0, where=np.isfinite(expected)))
-            close = found[:n].shape == expected.shape and np.allclose(
-                found[:n], expected, rtol=0, atol=_COMPARE_TOLERANCE * scale, equal_nan=True
+            close = found[:n].shape == expected[:n].shape and np.allclose(
+                found[:n], expected[:n], rtol=0, atol=_COMPARE_TOLERANCE * scale, equal_nan=True
             )
             if not close:
-                self._leave_to_mxnet(names, _describe_disagreement(name, found[:n], expected))
+                self._leave_to_mxnet(names, _describe_disagreement(name, found[:n], expected[:n]))
                 return self._run_mxnet(inputs, names)
         self._compared.add(names)
         self._mxnet = None
@@ -286,10 +328,32 @@ class CheckpointSource(OnnxSource):
                     f"({error})"
                 ) from error
             try:
-                self._mxnet = MxnetEngine(self.network, self._data_types, self.contexts)
+                given = self.network, self._data_types, self.contexts, self.batch_axes
+                self._mxnet = MxnetEngine(*given)
             except ValueError as error:
                 raise ValueError(f"{cause}; {error}" if cause else str(error)) from error
-        return self._mxnet.run(inputs, names)
+        try:
+            places = self._places(self._conversion_for(inputs, names)[0], names)
+        except ValueError:  # no conversion tells where the examples are
+            places = None
+        return self._mxnet.run(inputs, names, places)
+
+
+def _place(dims: Dims) -> tuple[int, int]:
+    """Return the axis that follows the number of examples, and how many rows each has there."""
+    axes = [axis for axis, size in enumerate(dims or ()) if follows_batch(size)]
+    if len(axes) != 1 or dims is None:
+        return 0, 1
+    return axes[0], (dims[axes[0]] or BATCH) // BATCH
+
+
+def _example_shape(dims: Dims) -> tuple[int | None, ...] | None:
+    """Return the shape of one example's features, as far as it is known."""
+    if not dims:
+        return None
+    axis, count = _place(dims)
+    rest = [None if follows_batch(size) else size for size in (*dims[:axis], *dims[axis + 1 :])]
+    return (count, *rest) if count > 1 else tuple(rest)
 
 
 def _describe_disagreement(name: str, found: np.ndarray, expected: np.ndarray) -> str:

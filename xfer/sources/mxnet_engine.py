@@ -7,13 +7,14 @@ import threading
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stdout, suppress
+from types import MappingProxyType
 from typing import Any
 
 import mxnet as mx
 import numpy as np
 
 from xfer.checkpoint.network import Network
-from xfer.sources.base import example_shapes
+from xfer.sources.base import example_shapes, examples_first
 
 _MOST_EXECUTORS = 8
 _BIND_LOCK = threading.Lock()
@@ -27,10 +28,12 @@ class MxnetEngine:
         network: Network,
         data_types: Mapping[str, np.dtype],
         contexts: Sequence[Any] | None = None,
+        batch_axes: Mapping[str, int] = MappingProxyType({}),
     ) -> None:
         self._network = network
         self._data_types = data_types
         self._contexts = contexts or [mx.cpu()]
+        self._batch_axes = batch_axes
         load_symbol(network.graph)  # refuses operators that MXNet lacks
         # Copies: MXNet turns weights into a layout of its own in the memory that it is lent.
         self._arguments, self._auxiliary = (
@@ -40,8 +43,17 @@ class MxnetEngine:
         self._executors: OrderedDict[Any, list[Any]] = OrderedDict()
         self._sizes: dict[Any, set[int]] = {}
 
-    def run(self, inputs: dict[str, np.ndarray], layer_names: tuple[str, ...]) -> list[np.ndarray]:
-        """Compute one batch: an array (n, ...) for each layer."""
+    def run(
+        self,
+        inputs: dict[str, np.ndarray],
+        layer_names: tuple[str, ...],
+        places: Sequence[tuple[int, int]] | None = None,
+    ) -> list[np.ndarray]:
+        """Compute one batch: an array (n, ...) for each layer.
+
+        `places` are the axis of each layer's examples, and its rows for each of them.
+        """
+        places = places or [(0, 1)] * len(layer_names)
         n = len(next(iter(inputs.values())))
         # Binding for another batch size takes long, and some graphs are written for one size: a
         # short batch is filled up.
@@ -50,7 +62,11 @@ class MxnetEngine:
         size = min((size for size in sizes if n <= size), default=n)
         sizes.add(size)
         share = -(-size // len(self._contexts))
-        shapes = {name: (share, *array.shape[1:]) for name, array in inputs.items()}
+        shapes = {
+            name: np.moveaxis(np.broadcast_to(0, (share, *array.shape[1:])), 0, axis).shape
+            for name, array in inputs.items()
+            for axis in [self._batch_axes.get(name, 0)]
+        }
         key = layer_names, tuple(sorted(shapes.items()))
         if key not in self._executors:
             self._executors[key] = self._bind(layer_names, shapes)
@@ -62,10 +78,14 @@ class MxnetEngine:
             rows = np.minimum(np.arange(index * share, (index + 1) * share), n - 1)
             for name, array in inputs.items():
                 if name in executor.arg_dict:
-                    executor.arg_dict[name][:] = array[rows]
+                    axis = self._batch_axes.get(name, 0)
+                    executor.arg_dict[name][:] = np.moveaxis(array[rows], 0, axis)
             executor.forward(is_train=False)
         outputs = zip(*(executor.outputs for executor in executors))
-        parts = [[part.asnumpy() for part in parts] for parts in outputs]
+        parts = [
+            [examples_first(part.asnumpy(), *place) for part in parts]
+            for parts, place in zip(outputs, places)
+        ]
         if len(executors) == 1 and n == size:
             return [part for (part,) in parts]
         for name, (first, *_) in zip(layer_names, parts):

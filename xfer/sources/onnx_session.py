@@ -3,8 +3,8 @@
 import os
 import re
 import warnings
-from collections.abc import Iterable, Mapping
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
+from types import MappingProxyType
 
 import joblib
 import numpy as np
@@ -12,8 +12,8 @@ import onnx
 import onnxruntime
 from onnx import numpy_helper
 
-from xfer.sources.base import check_rows, example_shapes
-from xfer.sources.data import check_ids, take
+from xfer.sources.base import check_rows, example_shapes, examples_first
+from xfer.sources.data import check_ids
 
 # Smaller arrays go into the graph whole: shapes, axes and the like are among them, and shapes are
 # inferred only from values that are found there.
@@ -31,10 +31,13 @@ class Runner:
         types: Mapping[str, np.dtype],
         size: int | None,
         id_limits: Iterable[tuple[str, str, int]] = (),
+        batch_axes: Mapping[str, int] = MappingProxyType({}),
+        places: Sequence[tuple[int, int]] = (),
     ) -> None:
         if not types:
             raise ValueError(f"layers {', '.join(names)} depend on no input of the network")
         self.names, self.types, self.size, self.id_limits = names, types, size, list(id_limits)
+        self.batch_axes, self.places = batch_axes, places or [(0, 1)] * len(names)
         try:
             self.session = open_session(model, parameters)
         except Exception as error:  # ONNX Runtime has no one class of errors
@@ -52,12 +55,16 @@ class Runner:
         for start in range(0, n, self.size):
             # The last part may be short: it computes the last example again.
             index = np.minimum(np.arange(start, start + self.size), n - 1)
-            parts.append(self._run(take(inputs, index)))
+            parts.append(self._run({name: array[index] for name, array in inputs.items()}))
         return [np.concatenate(outputs)[:n] for outputs in zip(*parts)]
 
-    def _run(self, inputs: Any) -> list[np.ndarray]:
+    def _run(self, inputs: dict[str, np.ndarray]) -> list[np.ndarray]:
+        feeds = {
+            name: np.ascontiguousarray(np.moveaxis(array, 0, self.batch_axes.get(name, 0)))
+            for name, array in inputs.items()
+        }
         try:
-            outputs = self.session.run(None, inputs)
+            outputs = self.session.run(None, feeds)
         except Exception as error:
             raise ValueError(
                 f"data of shape {example_shapes(inputs)} for one example do not fit the network: "
@@ -69,7 +76,9 @@ class Runner:
                     f"layer {name!r} gives {type(output).__name__}, not an array: ask for a layer "
                     "before it, or export a classifier of scikit-learn with zipmap=False"
                 )
-            check_rows(name, np.shape(output), inputs)
+        outputs = [examples_first(one, *place) for one, place in zip(outputs, self.places)]
+        for name, output in zip(self.names, outputs):
+            check_rows(name, output.shape, inputs)
         return outputs
 
 
