@@ -1,10 +1,44 @@
 """What users of xfer-ml, the earlier library, write: it works, or the error says how."""
 
+from collections import OrderedDict
+
 import numpy as np
 import pytest
+from sklearn.base import clone
+from sklearn.neighbors import KNeighborsClassifier
 
 import xfer
 from xfer.model_handler import ModelHandler
+
+
+class Neighbours(xfer.MetaModelRepurposer):
+    """A custom repurposer, as one extended xfer-ml."""
+
+    def __init__(self, source_model, feature_layer_names, context_function=None, num_devices=1):
+        options = {"context_function": context_function, "num_devices": num_devices}
+        super().__init__(source_model, feature_layer_names, **options)
+
+    def _train_model_from_features(self, features, labels, feature_indices_per_layer):
+        assert feature_indices_per_layer.keys() == {*self.feature_layer_names}
+        last = feature_indices_per_layer[self.feature_layer_names[-1]]
+        assert last[-1] == features.shape[1] - 1
+        return KNeighborsClassifier(1, algorithm="brute").fit(features, labels)
+
+    def _predict_probability_from_features(self, features):
+        return 0.5 + self.target_model.predict_proba(features) / 2
+
+    def _predict_label_from_features(self, features):
+        return -self.target_model.predict(features)
+
+
+class Table(Neighbours):
+    """Its model is not a scikit-learn classifier."""
+
+    def _train_model_from_features(self, features, labels, feature_indices_per_layer):
+        return OrderedDict(zip(map(bytes, features), labels))
+
+    def _predict_label_from_features(self, features):
+        return np.array([self.target_model[bytes(row)] for row in features])
 
 
 @pytest.fixture
@@ -77,6 +111,52 @@ class TestModelHandler:
         ):
             with pytest.raises(xfer.ModelError, match="layer 'fc1' was dropped; left are conv1, "):
                 ask()
+
+
+class TestRepurposers:
+    def test_hooks_of_a_subclass(self, mx, source, new_digits, tmp_path):
+        images, digits = new_digits
+        repurposer = clone(Neighbours(source, ["relu2", "pool3"])).fit(images, digits)
+        np.testing.assert_array_equal(repurposer.classes_, [5, 6, 7, 8, 9])
+        np.testing.assert_array_equal(repurposer.predict(images), -digits)
+        np.testing.assert_array_equal(repurposer.predict_proba(images).max(axis=1), 1)
+        iterator = mx.io.NDArrayIter(images, digits, 20)
+        assert repurposer.score(images, -digits) == 1 and repurposer.score(iterator) == 0
+        loaded = xfer.load(repurposer.save_repurposer("neighbours", tmp_path))
+        np.testing.assert_array_equal(loaded.predict_label(iterator), -digits)
+        with pytest.raises(ValueError, match="sample_weight was given"):
+            repurposer.fit(images, digits, sample_weight=digits)
+
+    def test_hooks_and_a_model_of_any_kind(self, source, new_digits):
+        repurposer = Table(source, ["relu2"]).fit(*new_digits)
+        np.testing.assert_array_equal(repurposer.classes_, [5, 6, 7, 8, 9])
+        assert repurposer.score(*new_digits) == 1
+        assert not hasattr(repurposer, "decision_function")
+
+    def test_devices_are_given_by_name(self, mx, source, new_digits):
+        repurposer = xfer.MetaModelRepurposer(source, ["relu2"], mx.cpu)
+        message = r"meta_model must be .*, got <function cpu .*by name, as context_function=mx.gpu"
+        with pytest.raises(TypeError, match=message):
+            repurposer.fit(*new_digits)
+        message = (
+            r"^LrRepurposer.* too many .*; give what follows feature_layer_names by name, as num_"
+        )
+        with pytest.raises(TypeError, match=message):
+            xfer.LrRepurposer(source, ["relu2"], mx.cpu, 1)
+        with pytest.raises(TypeError, match="meta_model is missing: give a scikit-learn estimator"):
+            xfer.MetaModelRepurposer(source, ["relu2"]).fit(*new_digits)
+
+    @pytest.mark.parametrize("kind", [Neighbours, xfer.NeuralNetworkRandomFreezeRepurposer])
+    def test_the_class_that_was_called_is_named(self, source, kind):
+        with pytest.raises(TypeError, match=rf"^{kind.__name__}\.__init__\(\) got an unexpected"):
+            kind(source, ["relu2"], c=3)
+
+    def test_a_prior_of_another_scale(self, source, new_digits):
+        message = (
+            r"sigma=100\.0 makes .* of a weight, by default 100; here .* of the input of a unit"
+        )
+        with pytest.warns(UserWarning, match=message):
+            xfer.BnnRepurposer(source, "relu2", pooling="max", sigma=100.0).fit(*new_digits)
 
 
 class TestTrainedNetworks:

@@ -156,9 +156,11 @@ def test_a_meta_model_without_probabilities_has_none(module, data):
 def test_machines_without_probabilities_say_how_to_have_them(module, data):
     repurposer = xfer.SvmRepurposer(module, "relu1", enable_probability_estimates=False).fit(*data)
     assert repurposer.score(*data) > 0.8
-    with pytest.raises(AttributeError, match="has no attribute 'predict_proba'") as caught:
+    message = (
+        "SvmRepurposer' has no attribute 'predict_proba': .* enable_probability_estimates=True"
+    )
+    with pytest.raises(AttributeError, match=message):
         repurposer.predict_probability(data[0])
-    assert "enable_probability_estimates=True" in str(caught.value.__cause__.__cause__)
 
 
 def test_a_subclass_that_makes_its_own_meta_model(module, data):
@@ -273,7 +275,6 @@ def test_a_subclass_with_its_own_fit_and_predict(data):
     ("kind", "arguments", "message"),
     [
         (xfer.LrRepurposer, {"C": 1.0}, r"LrRepurposer.__init__\(\) got an unexpected .* 'C'"),
-        (xfer.MetaModelRepurposer, {}, r"MetaModelRepurposer.__init__\(\) missing .*'meta_model'"),
         (xfer.MetaModelRegressor, {}, r"MetaModelRegressor.__init__\(\) missing .*'meta_model'"),
     ],
 )

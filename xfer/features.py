@@ -36,6 +36,7 @@ def stores_parameters(options_of: type | None = None) -> Callable[[_Init], _Init
         own = list(signature(init).parameters.values())
         own = [one for one in own if one.kind is not Parameter.VAR_KEYWORD]
         names = {one.name for one in own}
+        last = [one.name for one in own if one.kind is Parameter.POSITIONAL_OR_KEYWORD][-1]
         others = signature(options_of).parameters.values() if options_of else ()
         keyword_only = [one for one in others if one.kind is Parameter.KEYWORD_ONLY]
         full = Signature([*own, *(one for one in keyword_only if one.name not in names)])
@@ -45,7 +46,9 @@ def stores_parameters(options_of: type | None = None) -> Callable[[_Init], _Init
             try:
                 bound = full.bind(self, *args, **kwargs)
             except TypeError as error:
-                raise TypeError(f"{type(self).__name__}.__init__() {error}") from None
+                advice = f"; give what follows {last} by name, as num_devices=1"
+                advice = advice if "too many positional" in str(error) else ""
+                raise TypeError(f"{type(self).__name__}.__init__() {error}{advice}") from None
             bound.apply_defaults()
             vars(self).update(list(bound.arguments.items())[1:])
 

@@ -4,7 +4,8 @@ from collections.abc import Callable, Sequence
 from inspect import isclass, signature
 from os import PathLike
 from pathlib import Path
-from typing import Any, ClassVar, Self, TypeVar, Unpack
+from types import MethodType
+from typing import Any, ClassVar, Self, TypeVar, Unpack, cast
 
 import numpy as np
 import sklearn
@@ -12,7 +13,6 @@ from sklearn.base import ClassifierMixin, RegressorMixin, clone, is_classifier, 
 from sklearn.metrics import accuracy_score, r2_score
 from sklearn.pipeline import Pipeline
 from sklearn.utils import assert_all_finite, get_tags
-from sklearn.utils.metaestimators import available_if
 from sklearn.utils.multiclass import type_of_target
 from sklearn.utils.validation import check_is_fitted, has_fit_parameter
 
@@ -40,16 +40,35 @@ __all__ = [
 _Method = TypeVar("_Method", bound=Callable[..., Any])
 
 
-def _if_meta_model_has(name: str) -> Callable[[_Method], _Method]:
-    """Make a method that is there where the meta-model has a method of that name."""
+# Subclasses written for xfer-ml define these, and _train_model_from_features.
+_HOOKS = {
+    "predict": "_predict_label_from_features",
+    "predict_proba": "_predict_probability_from_features",
+}
 
-    def check(self: Any) -> bool:
-        model = self.meta_model_ if hasattr(self, "meta_model_") else self._meta_model()
-        getattr(model, name)  # the classifier's own AttributeError says what is missing
-        return True
 
-    decorate: Any = available_if(check)
-    return decorate
+class _MethodOfMetaModel:
+    """A method that is there where the meta-model has it; otherwise the error says why not."""
+
+    def __init__(self, method: Callable[..., Any]) -> None:
+        self.method = method
+
+    def __get__(self, model: Any, kind: Any = None) -> Any:
+        name = self.method.__name__
+        if model is None:
+            return self.method
+        if not hasattr(model, _HOOKS.get(name, "")):
+            try:
+                fitted = "meta_model_" in vars(model)
+                getattr(model.meta_model_ if fitted else model._meta_model(), name)
+            except AttributeError as error:
+                missing = f"this {type(model).__name__!r} has no attribute {name!r}"
+                raise AttributeError(f"{missing}: {error.__cause__ or error}") from error
+        return MethodType(self.method, model)
+
+
+def _if_meta_model_has_it(method: _Method) -> _Method:
+    return cast(_Method, _MethodOfMetaModel(method))
 
 
 class Repurposer(ClassifierMixin, SharesNetwork):
@@ -111,7 +130,7 @@ class Repurposer(ClassifierMixin, SharesNetwork):
         """
         return _call(self, "predict", X)
 
-    @_if_meta_model_has("predict_proba")
+    @_if_meta_model_has_it
     def predict_proba(self, X: Any) -> np.ndarray:
         """Predict the probability of each label.
 
@@ -132,12 +151,12 @@ class Repurposer(ClassifierMixin, SharesNetwork):
         pairs = zip(found, self.meta_model_.classes_)
         return np.column_stack([one[:, np.asarray(known) == 1].sum(axis=1) for one, known in pairs])
 
-    @_if_meta_model_has("decision_function")
+    @_if_meta_model_has_it
     def decision_function(self, X: Any) -> np.ndarray:
         """Return the meta-model's own scores, of shape (n,) or (n, n_classes)."""
         return _call(self, "decision_function", X)
 
-    @_if_meta_model_has("predict_uncertainty")
+    @_if_meta_model_has_it
     def predict_uncertainty(self, X: Any) -> Any:
         """Split the uncertainty of each prediction into what more labels would reduce and the rest.
 
@@ -170,7 +189,8 @@ class Repurposer(ClassifierMixin, SharesNetwork):
             Where to put it; by default the current folder.
         save_source_model : bool, optional
             Whether the network goes into the file too; by default it does. Without it,
-            :func:`xfer.load` has to be given the same network again.
+            :func:`xfer.load` has to be given the same network again. A repurposer that trains the
+            network always saves the trained one, and never the source model.
 
         Returns
         -------
@@ -198,9 +218,9 @@ class Repurposer(ClassifierMixin, SharesNetwork):
 
     def _learned(self) -> dict[str, Any]:
         """Return what goes into a file beside the parameters."""
-        # Where examples have several labels, not every classifier knows the classes.
-        several = {"classes": self.classes_} if self.classes_.ndim > 1 else {}
-        return {"meta_model": self.meta_model_, **several}
+        # Not every classifier knows them, and none does where examples have several labels.
+        known = hasattr(self.meta_model_, "classes_") and self.classes_.ndim == 1
+        return {"meta_model": self.meta_model_, **({} if known else {"classes": self.classes_})}
 
     def _restore(self, source: Any, layer_names: list[str], learned: dict) -> Self:
         """Become fitted with what a file holds."""
@@ -220,6 +240,7 @@ class MetaModelRepurposer(Repurposer):
         The layers to take features from.
     meta_model : scikit-learn classifier or pipeline
         Cloned before it is fitted. With one that supports it, examples may have several labels.
+        Subclasses need none: see :doc:`/new_meta_model` and :doc:`/coming_from_xfer_ml`.
     pooling : str or dict of str to str, default="flatten"
         How to reduce a layer's output to columns, for all layers or by name: see
         :meth:`xfer.sources.SourceModel.extract`.
@@ -268,7 +289,7 @@ class MetaModelRepurposer(Repurposer):
         self,
         source_model: Any,
         feature_layer_names: str | Sequence[str],
-        meta_model: Any,
+        meta_model: Any = None,
         **options: Unpack[LayerOptions],
     ) -> None: ...
 
@@ -297,11 +318,18 @@ class MetaModelRepurposer(Repurposer):
         """
         labels, features, meta_model = _fit(self, X, y, sample_weight)
         classes = np.tile([0, 1], (labels.shape[1], 1)) if labels.ndim > 1 else None
+        if classes is None and not hasattr(meta_model, "classes_"):
+            classes = np.unique(labels)
         return self._set_fitted(features, meta_model, classes)
+
+    @property
+    def target_model(self) -> Any:
+        """What xfer-ml called ``meta_model_``."""
+        return self.meta_model_
 
     def _meta_model(self) -> Any:
         """Make the meta-model that is to be fitted; what a subclass overrides."""
-        return clone(self.meta_model)
+        return None if self.meta_model is None else clone(self.meta_model)
 
     def _check_targets(self, labels: np.ndarray) -> np.ndarray:
         return checked_multilabels(labels)
@@ -563,8 +591,7 @@ class GpRepurposer(_HeadRepurposer):
     ) -> None: ...
 
     def _fit_meta_model(self, meta_model: Any, table: Features, **options: Any) -> None:
-        indices = np.arange(table.matrix.shape[1])
-        meta_model.columns = [indices[columns] for columns in table.columns.values()]
+        meta_model.columns = list(_indices(table).values())
         meta_model.fit(table.matrix, table.labels, **options)
 
 
@@ -635,7 +662,12 @@ class BnnRepurposer(_HeadRepurposer):
 def _call(model: Any, method: str, X: Any) -> Any:
     """Call a method of a fitted model's meta-model with the features of data."""
     check_is_fitted(model)
-    return getattr(model.meta_model_, method)(model.features_.transform(X))
+    return _apply(model, method, model.features_.transform(X))
+
+
+def _apply(model: Any, method: str, matrix: np.ndarray) -> Any:
+    hook = getattr(model, _HOOKS.get(method, ""), None)
+    return (hook or getattr(model.meta_model_, method))(matrix)
 
 
 def _fit(model: Any, X: Any, y: Any, sample_weight: Any) -> tuple[np.ndarray, LayerFeatures, Any]:
@@ -643,23 +675,40 @@ def _fit(model: Any, X: Any, y: Any, sample_weight: Any) -> tuple[np.ndarray, La
     # Whatever can be refused is refused before the long work, which is computing features.
     data = open_data(X, y, model._check_targets)
     features = _layer_features(model).fit(data)
-    meta_model = model._meta_model()
-    _check_kind(model, meta_model)
-    if hasattr(meta_model, "check_parameters"):
-        meta_model.check_parameters()
+    train = getattr(model, "_train_model_from_features", None)
+    meta_model = _checked_meta_model(model) if train is None else None
     options = _weight_options(meta_model, X, sample_weight)
     table = features.extract(data)
-    model._fit_meta_model(meta_model, table, **options)
     assert table.labels is not None
+    if train is None:
+        model._fit_meta_model(meta_model, table, **options)
+    else:
+        meta_model = train(table.matrix, table.labels, _indices(table))
     return table.labels, features, meta_model
 
 
-def _check_kind(model: Any, meta_model: Any) -> None:
+def _checked_meta_model(model: Any) -> Any:
+    given = getattr(model, "meta_model", None)
+    if callable(given) and not hasattr(given, "fit"):
+        advice = "give a function of devices by name, as context_function=mx.gpu"
+        raise TypeError(f"meta_model must be a scikit-learn estimator, got {given!r}; {advice}")
+    meta_model = model._meta_model()
+    if meta_model is None:
+        raise TypeError("meta_model is missing: give a scikit-learn estimator")
     name = type(meta_model).__name__
     if is_classifier(model) and is_regressor(meta_model):
         raise ValueError(f"{name} is a regressor: xfer.MetaModelRegressor takes it")
     if is_regressor(model) and is_classifier(meta_model):
         raise ValueError(f"{name} is a classifier: xfer.MetaModelRepurposer takes it")
+    if hasattr(meta_model, "check_parameters"):
+        meta_model.check_parameters()
+    return meta_model
+
+
+def _indices(table: Features) -> dict[str, np.ndarray]:
+    """Return the indices of the columns of each layer."""
+    indices = np.arange(table.matrix.shape[1])
+    return {name: indices[columns] for name, columns in table.columns.items()}
 
 
 def _layer_features(model: Any) -> LayerFeatures:
@@ -691,7 +740,7 @@ def _score(model: Any, metric: Callable[..., float], X: Any, y: Any, sample_weig
         return metric(data.labels, model.predict(data.given), sample_weight=sample_weight)
     # An iterator is read once, so that labels and features stay together.
     table = model.features_.extract(data)
-    predicted = model.meta_model_.predict(table.matrix)
+    predicted = _apply(model, "predict", table.matrix)
     return metric(table.labels, predicted, sample_weight=sample_weight)
 
 
