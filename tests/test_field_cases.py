@@ -3,11 +3,14 @@
 import json
 
 import numpy as np
+import onnx
+import onnxruntime
 import pytest
 from operator_checks import check
 
 import xfer
 from xfer.checkpoint import write_params
+from xfer.cli import main
 
 RANDOM = np.random.RandomState(0)
 
@@ -84,3 +87,153 @@ def test_a_shape_that_nothing_tells(save, operator):
     with pytest.raises(ValueError, match="infers more than the number of examples"):
         source.extract(floats(5, 4), "added")
     assert source.layers[0].shape is None
+
+
+def convert(*options):
+    """Run `xfer convert` on the checkpoint that was saved last."""
+    return main(["convert", "net", "0", "net.onnx", *options])
+
+
+class TestOneNumberOfExamples:
+    """Networks whose graph holds the number of examples that they were trained with."""
+
+    NODES = (
+        variable("data"),
+        ("Reshape", "images", {"shape": "(8, 1, 4)"}, ["data"]),
+        ("Flatten", "flat", {}, ["images"]),
+    )
+
+    @pytest.mark.parametrize("n", [1, 5, 8, 20])
+    def test_any_other_number(self, save, n):
+        x = floats(n, 4)
+        source = xfer.load_checkpoint(save(self.NODES, ["flat"]))
+        for rows in (x, x[:3]):
+            np.testing.assert_array_equal(source.extract(rows, "flat").matrix, rows)
+
+    def test_a_repurposer(self, save):
+        x = floats(20, 4)
+        x[::2] += 9
+        source = xfer.load_checkpoint(save(self.NODES, ["flat"]))
+        repurposer = xfer.LrRepurposer(source, "flat").fit(x, np.arange(20) % 2)
+        assert repurposer.score(x[:3], np.arange(3) % 2) == 1
+
+    def test_a_short_batch_of_a_module(self, mx):
+        x = floats(5, 4)
+        images = mx.sym.Variable("data").reshape((8, 1, 4))
+        flat = mx.sym.Flatten(images, name="flat")
+        module = mx.mod.Module(flat, label_names=None)
+        module.bind([("data", (8, 4))], for_training=False)
+        module.init_params()
+        np.testing.assert_array_equal(xfer.open_source(module).extract(x, "flat").matrix, x)
+
+    def test_as_an_onnx_file(self, save, capsys):
+        save(self.NODES, ["flat"])
+        assert convert("--shape", "data=4") == 1
+        assert "written for one number of examples, give that (--batch)" in capsys.readouterr().err
+        assert convert("--shape", "data=4", "--batch", "8") == 0
+        assert "Input data (8, 4) for 8 examples" in capsys.readouterr().out
+        x = floats(8, 4)
+        (found,) = onnxruntime.InferenceSession("net.onnx").run(None, {"data": x})
+        np.testing.assert_array_equal(found, x)
+
+    def test_examples_that_are_mixed_are_refused(self, save):
+        nodes = [*self.NODES, ("reverse", "mixed", {"axis": "0"}, ["flat"])]
+        source = xfer.load_checkpoint(save(nodes, ["mixed"]))
+        with pytest.raises(ValueError, match="different features in another batch"):
+            source.extract(floats(20, 4), "mixed")
+
+
+class TestConvert:
+    """`xfer convert` writes a network, or says what to do."""
+
+    RELU = "Activation", "relu", {"act_type": "relu"}, ["data"]
+
+    @pytest.mark.parametrize(
+        ("nodes", "heads", "message"),
+        [
+            (
+                [("Custom", "mine", {"op_type": "mine"}, ["data"])],
+                ["mine", ("mine", 1)],
+                "no conversion for operator Custom (layer 'mine')",
+            ),
+            ([RELU], ["relu", ("relu", 1)], "no conversion for output 1 of layer 'relu'"),
+            (
+                [RELU, ("tanh", "tanh", {}, [("relu", 2)])],
+                ["tanh"],
+                "no conversion for output 2 of layer 'relu' (Activation) (layer 'tanh')",
+            ),
+            ([RELU], ["relu"], "the number of dimensions of 'data': give the sizes of one example"),
+            ([], ["data"], "the outputs none"),
+        ],
+    )
+    def test_what_is_refused(self, save, capsys, nodes, heads, message):
+        save([variable("data"), *nodes], heads)
+        assert convert() == 1
+        assert message in capsys.readouterr().err
+
+    def test_a_label_among_the_outputs(self, save):
+        save([variable("data"), self.RELU, variable("label")], ["relu", "label"])
+        assert convert("--shape", "data=4") == 0
+        assert [output.name for output in onnx.load("net.onnx").graph.output] == ["relu"]
+
+    def test_outputs_of_one_name(self, save):
+        nodes = [variable("data"), self.RELU, ("tanh", "relu", {}, ["relu"])]
+        save(nodes, [2, 1])
+        assert convert("--shape", "data=4") == 0
+        x = floats(5, 4)
+        first, second = onnxruntime.InferenceSession("net.onnx").run(None, {"data": x})
+        np.testing.assert_allclose(second, np.maximum(x, 0))
+        np.testing.assert_allclose(first, np.tanh(second), atol=1e-6)
+
+    def test_one_id_for_each_example(self, save, capsys):
+        nodes = [
+            variable("user"),
+            variable("e_weight"),
+            ("Embedding", "e", {"input_dim": "9", "output_dim": "3"}, ["user", "e_weight"]),
+            variable("w"),
+            ("FullyConnected", "fc", {"num_hidden": "2", "no_bias": "True"}, ["e", "w"]),
+        ]
+        save(nodes, ["fc"], {"arg:e_weight": floats(9, 3), "arg:w": floats(2, 3)})
+        assert convert() == 0
+        assert "Input user (n,) for n examples" in capsys.readouterr().out
+
+    def test_steps_that_are_squeezed(self, save, capsys):
+        split = {"num_outputs": "5", "axis": "1", "squeeze_axis": "True"}
+        nodes = [
+            variable("data"),
+            ("SliceChannel", "steps", split, ["data"]),
+            variable("w"),
+            ("FullyConnected", "fc", {"num_hidden": "3", "no_bias": "True"}, ["steps", "w"]),
+        ]
+        save(nodes, ["fc"], {"arg:w": floats(3, 4)})
+        assert convert() == 1
+        assert "give the sizes of one example" in capsys.readouterr().err
+        assert convert("--shape", "data=5,4") == 0
+
+
+class TestLabelsThatAreData:
+    EMBEDDING = {"input_dim": "9", "output_dim": "3"}
+    NODES = (
+        variable("data"),
+        variable("table"),
+        ("Embedding", "one", EMBEDDING, ["data", "table"]),
+        variable("label"),
+        ("Embedding", "other", EMBEDDING, ["label", "table"]),
+        ("elemwise_mul", "product", {}, ["one", "other"]),
+    )
+
+    def test_what_every_output_reads_through_parameters(self, save):
+        table = floats(9, 3)
+        source = xfer.load_checkpoint(save(self.NODES, ["product"], {"arg:table": table}))
+        data = {"data": np.arange(4), "label": np.arange(4) + 2}
+        found = source.extract(data, "product").matrix
+        np.testing.assert_allclose(found, table[data["data"]] * table[data["label"]], rtol=1e-6)
+
+    def test_labels_of_a_loss(self, save):
+        nodes = [
+            *self.NODES,
+            ("SoftmaxOutput", "softmax", {}, ["one", "label"]),
+            ("MakeLoss", "loss", {}, ["product"]),
+        ]
+        save(nodes, ["softmax", "loss"], {"arg:table": floats(9, 3)})
+        assert xfer.load_checkpoint("net").input_names == ["data"]

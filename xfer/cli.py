@@ -12,6 +12,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from xfer._checks import check_integer
+
 if TYPE_CHECKING:
     from xfer.checkpoint.network import Network
     from xfer.checkpoint.onnx_builder import Dims
@@ -48,6 +50,8 @@ def _parser() -> argparse.ArgumentParser:
     convert.add_argument("out", type=Path, metavar="OUT.onnx", help="the file to write")
     layer_help = "cut the network at this layer; can be repeated; by default all of it is written"
     convert.add_argument("--layer", action="append", metavar="NAME", help=layer_help)
+    batch_help = "the number of examples, for a network written for one; by default it is free"
+    convert.add_argument("--batch", type=int, metavar="N", help=batch_help)
     convert.set_defaults(run=_convert)
     for command in (layers, convert):
         command.add_argument(
@@ -77,7 +81,7 @@ def _convert(options: argparse.Namespace) -> None:
     from xfer.sources.checkpoint import CheckpointSource
 
     network = Network.from_files(options.prefix, options.epoch)
-    shapes, message = _shapes(network, options.shape)
+    shapes, message = _shapes(network, options.shape, options.batch)
     layers = CheckpointSource(network).find_layers(options.layer) if options.layer else ()
     outputs = network.export(options.out, shapes, [layer.name for layer in layers])
     print(f"{message}\nWrote {options.out} with output {', '.join(outputs)}.")
@@ -90,7 +94,9 @@ def _last_epoch(prefix: str) -> int:
     return max((int(match[1]) for match in found if match), default=0)
 
 
-def _shapes(network: Network, given: Sequence[str]) -> tuple[Mapping[str, Dims], str]:
+def _shapes(
+    network: Network, given: Sequence[str], batch: int | None = None
+) -> tuple[Mapping[str, Dims], str]:
     """Return the shapes of the inputs as far as they are known, and a sentence about them."""
     from xfer.checkpoint.data_shape import guess_sizes
     from xfer.checkpoint.onnx_builder import BATCH, describe_shape
@@ -110,5 +116,8 @@ def _shapes(network: Network, given: Sequence[str]) -> tuple[Mapping[str, Dims],
         if guessed:
             shapes = guessed
             ending = ", a usual size that fits the parameters; --shape sets another."
+    if batch is not None:
+        check_integer("--batch", batch)
+        shapes = {name: (batch, *dims[1:]) for name, dims in shapes.items()}
     inputs = [f"{name} {describe_shape(shapes.get(name))}" for name in network.input_names]
-    return shapes, f"Input {', '.join(inputs)} for n examples{ending}"
+    return shapes, f"Input {', '.join(inputs)} for {batch or 'n'} examples{ending}"

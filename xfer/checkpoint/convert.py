@@ -1,6 +1,6 @@
 """Graph and parameters to ONNX: walks the graph and looks each operator up in the registry."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -25,7 +25,14 @@ class Conversion:
     values: dict[Entry, Tensor]
     problems: dict[int, Exception]
 
-    def check(self, heads: Iterable[Entry]) -> None:
+    def check_outputs(self, entries: Iterable[Entry]) -> None:
+        """Refuse outputs that an operator has in training, and its conversion has not."""
+        for node_id, i in entries:
+            if node_id not in self.problems and (node_id, i) not in self.values:
+                node = self.graph.nodes[node_id]
+                raise Unsupported(f"output {i} of layer {node.name!r} ({node.operator})")
+
+    def check(self, heads: Sequence[Entry]) -> None:
         """Raise what stands in the way of some heads: Unsupported, UnknownShape or ValueError."""
         needed = needed_nodes(self.graph, heads)
         problems = [(i, error) for i, error in self.problems.items() if i in needed]
@@ -37,6 +44,10 @@ class Conversion:
             found = ", ".join(f"{what} (layer {layer!r})" for what, layer in unsupported.items())
             known = "that are supported are listed by sorted(xfer.checkpoint.operators.OPERATORS)"
             raise Unsupported(f"no conversion for {found}; the {len(OPERATORS)} {known}")
+        try:
+            self.check_outputs(heads)
+        except Unsupported as missing:
+            raise Unsupported(f"no conversion for {missing}") from None
         for node_id, error in problems:
             node = self.graph.nodes[node_id]
             kind = UnknownShape if isinstance(error, UnknownShape) else ValueError
@@ -73,6 +84,7 @@ def convert(
             continue
         sources = [conversion.values.get(source, _UNKNOWN) for source in node.inputs]
         try:
+            conversion.check_outputs(inputs_that_are_read(node))
             outputs = _convert_node(builder, node, sources)
         except Exception as error:  # a broken graph may raise anything
             conversion.problems[node_id] = error

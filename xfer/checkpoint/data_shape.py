@@ -43,13 +43,14 @@ def read_shapes(network: "Network") -> dict[str, Shape]:
 
 
 def guess_sizes(network: "Network", shapes: Mapping[str, Shape]) -> dict[str, Shape] | None:
-    """Fill in the most usual height and width that goes through the network.
+    """Fill in the most usual height and width that goes through the network, or one id.
 
     None where the network takes any size, or no usual one.
     """
     if all(_goes_through(network, _filled(shapes, size)) for size in _ODD_SIZES):
         return None
-    guesses = (_filled(shapes, size) for size in _SIZES)
+    one_id = {name: dims[:1] if dims[1:] == (None,) else dims for name, dims in shapes.items()}
+    guesses = [*(_filled(shapes, size) for size in _SIZES), one_id]
     return next((guess for guess in guesses if _goes_through(network, guess)), None)
 
 
@@ -88,6 +89,8 @@ def _shape_from_weights(network: "Network", node_id: int) -> Shape | None:
         if _KEEPS_CHANNELS.fullmatch(node.operator):
             reached[index] = times
         elif node.operator == "SliceChannel" and attributes.int("axis", 1) == 1:
+            if attributes.flag("squeeze_axis", False):
+                return None
             reached[index] = times * attributes.int("num_outputs")
         elif sources[0] in reached and len(sources) > 1:
             weight = network.parameters.get(nodes[sources[1]].name)

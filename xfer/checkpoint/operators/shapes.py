@@ -262,7 +262,7 @@ operator("_npi_full_like")(
 )
 
 
-def filled_like(op: Call, x: Tensor, value: float, dtype: np.dtype) -> Tensor:
+def filled_like(op: Call, x: Tensor, value: Any, dtype: np.dtype) -> Tensor:
     known = x.dims is not None and None not in x.dims
     return _filled(op, x.dims if known else op("Shape", x), value, dtype)
 
