@@ -253,6 +253,68 @@ class TestTexts:
         np.testing.assert_allclose(texts_source.extract(batches, "output").matrix, expected)
 
 
+class TestIntegers:
+    """Integers reach a torch network as it takes them."""
+
+    IDS = np.array([[3, 5, 0], [2, 4, 6]])
+
+    @pytest.mark.parametrize("how", ["embedding", "one_hot", "index"])
+    def test_a_network_that_takes_no_floats_is_given_integers(self, torch, how):
+        table = torch.randn(9, 4)
+        compute = {
+            "embedding": lambda ids: torch.nn.functional.embedding(ids, table),
+            "one_hot": lambda ids: torch.nn.functional.one_hot(ids, 9).float() @ table,
+            "index": lambda ids: table[ids],
+        }[how]
+
+        class Network(torch.nn.Module):
+            def forward(self, ids):
+                return compute(ids).sum(1)
+
+        source = xfer.open_source(Network())
+        expected = compute(torch.from_numpy(self.IDS)).sum(1).numpy()
+        for _ in range(2):
+            found = source.extract(self.IDS, "output", batch_size=1).matrix
+            np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
+
+    def test_an_option_says_it(self, torch):
+        from xfer.sources.torch import TorchSource
+
+        class Halved(torch.nn.Module):
+            def forward(self, x):
+                return x / 2 if x.is_floating_point() else x * 10
+
+        data = np.array([[2, 4]])
+        for keep, expected in ((None, 1), (False, 1), (True, 20)):
+            source = TorchSource(Halved(), keep_integers=keep)
+            assert source.extract(data, "output").matrix[0, 0] == expected
+
+    def test_pixels_become_floats_and_errors_stay_those_of_floats(self, torch):
+        source = xfer.open_source(torch.nn.Conv2d(3, 2, 3))
+        images = np.random.default_rng(0).integers(0, 256, (2, 3, 8, 8)).astype(np.uint8)
+        found = source.extract(images, "output").matrix
+        np.testing.assert_array_equal(found, source.extract(images / 1.0, "output").matrix)
+        with pytest.raises(ValueError, match="to have 3 channels, but got 4"):
+            xfer.open_source(torch.nn.Conv2d(3, 2, 3)).extract(np.ones((2, 4, 8, 8), int), "output")
+
+    @pytest.mark.filterwarnings("ignore::DeprecationWarning")
+    def test_only_layers_that_can_be_had_are_listed(self, torch):
+        network = torch.nn.Sequential(torch.nn.Linear(6, 3), torch.nn.Sequential(torch.nn.ReLU()))
+        some = torch.ones(2, 6)
+        script = torch.jit.script(network)
+        free = {"input": {0: torch.export.Dim("n")}}
+        exported = torch.export.export(network, (some,), dynamic_shapes=free).module()
+        traced = torch.fx.symbolic_trace(network)
+        inside = torch.nn.Sequential(torch.nn.Linear(6, 6), script)
+        for module in (script, torch.jit.trace(network, some), traced, exported, inside):
+            source = xfer.open_source(module)
+            names = [name for name in source.layer_names if name != "_guards_fn"]
+            assert "output" in names
+            assert source.extract(X, names).matrix.shape[0] == len(X)
+        assert xfer.open_source(inside).layer_names == ["0", "output"]
+        assert xfer.open_source(traced).layer_names == ["0", "1.0", "output"]
+
+
 class TestLoaders:
     def test_an_iterable_dataset_has_no_length(self, torch):
         class Stream(torch.utils.data.IterableDataset):

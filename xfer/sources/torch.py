@@ -36,7 +36,8 @@ class TorchSource(SourceModel):
     several tensors, name the tensor: ``"lstm[1][0]"`` or ``"output[logits]"``.
 
     Inputs are the parameters of the network's ``forward``. Integers stay integers if the network
-    has an embedding, and otherwise become floats, as pixels do.
+    has an embedding or does not take floats, and otherwise become floats, as pixels do;
+    ``keep_integers``, True or False, sets it.
 
     The first batch of each shape runs through the whole network, which shows how often each layer
     is called; later ones end after the last requested layer. If a network calls a layer more often
@@ -58,7 +59,13 @@ class TorchSource(SourceModel):
     # Whether layers may be called more or less often for other shapes of data.
     _calls_follow_shapes = True
 
-    def __init__(self, module: torch.nn.Module, *, autocast: torch.dtype | None = None) -> None:
+    def __init__(
+        self,
+        module: torch.nn.Module,
+        *,
+        autocast: torch.dtype | None = None,
+        keep_integers: bool | None = None,
+    ) -> None:
         if not isinstance(module, torch.nn.Module):
             raise TypeError(
                 f"cannot open {type(module).__name__} as a PyTorch network: {module!r:.80}; a "
@@ -67,12 +74,16 @@ class TorchSource(SourceModel):
         self.module = unwrap(module)
         self.autocast = autocast
         _check_ready(self.module)
-        named = self.module.named_modules(remove_duplicate=False)
-        self._modules = {name: part for name, part in named if name}
+        named = dict(self.module.named_modules(remove_duplicate=False))
+        uncalled = _uncalled(named)
+        self._modules = {name: named[name] for name in named if name and name not in uncalled}
         self._whole = [name for name in self._whole_outputs if name not in self._modules]
         self._names = dict.fromkeys([*self._modules, *self._whole])
         self._inputs, self._needed, self._by_position = _parameters_of(self.module.forward)
-        self._embeddings = _embeddings({**self._modules, "output": self.module})
+        self._embeddings = _embeddings(named)
+        # None until the first integers show it.
+        self._keep_integers = True if keep_integers is None and self._embeddings else keep_integers
+        self._given_integers = keep_integers
         padding_ids = {getattr(table, "padding_idx", None) for table in self._embeddings.values()}
         padding_ids -= {None}
         self.padding_id = padding_ids.pop() if len(padding_ids) == 1 else None
@@ -94,7 +105,8 @@ class TorchSource(SourceModel):
     def fingerprint(self, layer_names: Sequence[str]) -> dict[str, Any]:
         """Return checksums of all that decides the features, the same for all layers."""
         with _one_pass:  # or it would see the hooks of a pass
-            return {**self._describe(), "autocast": str(self.autocast)}
+            given = {"autocast": str(self.autocast), "keep_integers": self._given_integers}
+            return {**self._describe(), **given}
 
     def version(self) -> Any:
         """Return what changes when the network does, or where that is not known, a new object."""
@@ -138,9 +150,27 @@ class TorchSource(SourceModel):
         shapes = [(name, array.shape[1:]) for name, array in inputs.items()]
         kind = (*names, *(shapes if self._calls_follow_shapes else ()))
         with _one_pass, _at_rest(self.module, self.autocast):
-            outputs = self._run(inputs, dict(zip(names, poolings)), kind in self._seen_whole)
+            may_stop = kind in self._seen_whole
+            outputs = self._run_either(inputs, dict(zip(names, poolings)), may_stop)
         self._seen_whole.add(kind)
         return [output.numpy() for output in outputs]
+
+    def _run_either(self, inputs: dict[str, np.ndarray], *options: Any) -> list[torch.Tensor]:
+        """Compute one batch, with integers as they are if the network does not take floats."""
+        has_integers = any(array.dtype.kind in "iu" for array in inputs.values())
+        if self._keep_integers is not None or not has_integers:
+            return self._run(inputs, *options)
+        try:
+            outputs = self._run(inputs, *options)
+            self._keep_integers = False
+        except ValueError as error:
+            self._keep_integers = True
+            try:
+                outputs = self._run(inputs, *options)
+            except ValueError:
+                self._keep_integers = None
+                raise error from None
+        return outputs
 
     def _run(
         self, inputs: dict[str, np.ndarray], poolings: Mapping[str, str], may_stop: bool
@@ -199,7 +229,7 @@ class TorchSource(SourceModel):
         dtype = _dtype_of(self.module)
         if array.dtype.kind == "b":
             dtype = torch.bool
-        elif array.dtype.kind in "iu" and self._embeddings:
+        elif array.dtype.kind in "iu" and self._keep_integers:
             dtype = torch.int64
         # NumPy knows no bfloat16.
         held = {torch.bool: bool, torch.int64: np.int64, torch.float64: np.float64}
@@ -407,6 +437,24 @@ def _pool(
     pooled = pool(values.to(torch.float32), pooling, name, mask).cpu()
     shared = pooled.untyped_storage().data_ptr() == tensor.untyped_storage().data_ptr()
     return pooled.clone() if shared and not is_last else pooled
+
+
+def _uncalled(modules: Mapping[str, torch.nn.Module]) -> set[str]:
+    """Name the modules whose calls cannot be seen: compiled to TorchScript, or only in a graph."""
+    found = set()
+    for name, module in modules.items():
+        below = [one for one in modules if one.startswith(f"{name}." if name else "")]
+        if isinstance(module, torch.jit.ScriptModule):
+            found.update([name, *below])
+        elif isinstance(module, torch.fx.GraphModule):
+            start = f"{name}." if name else ""
+            called = [f"{start}{node.target}" for node in module.graph.find_nodes(op="call_module")]
+            found.update(
+                one
+                for one in below
+                if one != name and not any(f"{one}.".startswith(f"{this}.") for this in called)
+            )
+    return found
 
 
 def unwrap(module: torch.nn.Module) -> torch.nn.Module:
