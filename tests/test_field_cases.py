@@ -1,6 +1,7 @@
 """Networks of public repositories that went wrong, in small: right numbers, or what to do."""
 
 import json
+import shutil
 
 import numpy as np
 import onnx
@@ -237,3 +238,52 @@ class TestLabelsThatAreData:
         ]
         save(nodes, ["softmax", "loss"], {"arg:table": floats(9, 3)})
         assert xfer.load_checkpoint("net").input_names == ["data"]
+
+
+class TestFiles:
+    NODES = (
+        variable("data"),
+        variable("one_weight"),
+        ("FullyConnected", "one", {"num_hidden": "3", "no_bias": "True"}, ["data", "one_weight"]),
+        variable("two_weight"),
+        ("FullyConnected", "two", {"num_hidden": "2", "no_bias": "True"}, ["one", "two_weight"]),
+    )
+    WEIGHTS = {"arg:one_weight": floats(3, 4), "arg:two_weight": floats(2, 3)}
+
+    def test_names_that_do_not_go_together(self, save, tmp_path):
+        save(self.NODES, ["two"], self.WEIGHTS)
+        x = floats(5, 4)
+        expected = xfer.load_checkpoint("net").extract(x, "two").matrix
+        parameters, graph = tmp_path / "best.params", tmp_path / "graph-symbol.json"
+        (tmp_path / "net-0000.params").rename(parameters)
+        (tmp_path / "net-symbol.json").rename(graph)
+        for source in (
+            xfer.load_checkpoint(symbol_file=graph, params_file=parameters),
+            xfer.open_source(parameters),
+        ):
+            np.testing.assert_array_equal(source.extract(x, "two").matrix, expected)
+        shutil.copy(graph, tmp_path / "other-symbol.json")
+        with pytest.raises(FileNotFoundError, match=r"graph-symbol.json, other-symbol.json; use"):
+            xfer.open_source(parameters)
+        with pytest.raises(TypeError, match="a prefix, or both symbol_file and params_file"):
+            xfer.load_checkpoint("net", symbol_file=graph)
+
+    @pytest.mark.parametrize("engine", ["onnxruntime", "mxnet"])
+    def test_a_missing_parameter_that_few_layers_need(self, save, engine):
+        if engine == "mxnet":
+            pytest.importorskip("mxnet")
+        first = self.WEIGHTS["arg:one_weight"]
+        save(self.NODES, ["two"], {"arg:one_weight": first})
+        with pytest.warns(UserWarning, match="has no two_weight; it holds one_weight"):
+            source = xfer.load_checkpoint("net", engine=engine)
+        assert source.input_names == ["data"]
+        x = floats(5, 4)
+        np.testing.assert_allclose(source.extract(x, "one").matrix, x @ first.T, rtol=1e-5)
+        with pytest.raises(ValueError, match="no parameters? .*two_weight"):
+            source.extract(x, "two")
+
+    def test_a_graph_that_is_a_pointer(self, save, tmp_path):
+        save(self.NODES, ["two"], self.WEIGHTS)
+        (tmp_path / "net-symbol.json").write_text("version https://git-lfs.github.com/spec/v1")
+        with pytest.raises(ValueError, match="net-symbol.json is a Git LFS pointer"):
+            xfer.load_checkpoint("net")

@@ -128,17 +128,38 @@ def test_gluon(mx, path):
     assert statistics == {}
 
 
-@pytest.mark.parametrize("storage", ["row_sparse", "csr"])
-def test_sparse(mx, path, storage):
+def test_rows_that_are_not_zero(mx, path):
+    dense = np.zeros((5, 3, 2), np.float32)
+    dense[[1, 4]] = np.arange(12).reshape(2, 3, 2)
+    arrays = {"some": dense, "none": np.zeros((4, 2), np.float32), "all": dense[[1, 4]] + 1}
+    sparse = {name: mx.nd.array(array).tostype("row_sparse") for name, array in arrays.items()}
+    mx.nd.save(str(path), {**sparse, "dense": mx.nd.array(dense)})
+    assert_same(read_params(path), {**arrays, "dense": dense})
+    content = bytearray(path.read_bytes())
+    at = content.index(np.array([1, 4], np.int64).tobytes())
+    content[at : at + 8] = struct.pack("<q", -1)
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=r"rows of array 0 .*, whose shape is \(5, 3, 2\), found"):
+        read_params(path)
+
+
+def test_csr(mx, path):
     array = mx.nd.array([[0, 0], [1, 2]])
-    mx.nd.save(str(path), {"dense": array, "sparse": array.tostype(storage)})
+    mx.nd.save(str(path), {"dense": array, "sparse": array.tostype("csr")})
     at = 24 + len(array_bytes(array.asnumpy())) + 4
-    where = f"{path}, byte {at}: expected array 1 (of 0 to 1) to be dense, found {storage}"
+    where = f"{path}, byte {at}: expected array 1 (of 0 to 1) to be dense or row_sparse, found csr"
     with pytest.raises(ValueError, match=re.escape(where) + r'.*tostype\("default"\)'):
         read_params(path)
     everything = mx.nd.load(str(path))
     mx.nd.save(str(path), {name: a.tostype("default") for name, a in everything.items()})
     assert_same(read_params(path), {"dense": array.asnumpy(), "sparse": array.asnumpy()})
+
+
+def test_a_pointer_to_a_large_file(path):
+    text = "version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n"
+    path.write_text(text)
+    with pytest.raises(ValueError, match="is a Git LFS pointer, .*git lfs pull"):
+        read_params(path)
 
 
 @pytest.mark.parametrize("name", [*V2_FILES, "mnist_lenet-0010"])
@@ -275,9 +296,9 @@ DAMAGED = {
         "the storage type of array 0 (of 0 to 0), 0 to 2, found 3",
     ),
     "sparse": (
-        file_bytes([GOOD, array_bytes(np.float32([1]), storage=1)]),
+        file_bytes([GOOD, array_bytes(np.float32([1]), storage=2)]),
         68,
-        'array 1 (of 0 to 1) to be dense, found row_sparse storage; save array.tostype("default")',
+        "array 1 (of 0 to 1) to be dense or row_sparse, found csr storage; save array.tostype",
     ),
     "dimensions": (
         file_bytes([array_bytes(np.float32([1]), shape=(1,) * 33)]),

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import warnings
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -26,7 +27,7 @@ from xfer.checkpoint.data_shape import read_shapes
 from xfer.checkpoint.onnx_builder import BATCH, Dims, UnknownShape
 from xfer.checkpoint.operators import Unsupported
 from xfer.checkpoint.operators.registry import TYPES, Attributes
-from xfer.checkpoint.params import read_params, split_params
+from xfer.checkpoint.params import check_is_no_pointer, read_params, split_params
 from xfer.checkpoint.symbol import Entry, MxGraph
 
 # The endings of MXNet's names of parameters; any other variable without values is data.
@@ -69,7 +70,15 @@ class Network:
                 found = sorted(path.parent.glob(f"{Path(prefix).name}-*"))
                 files = ", ".join(one.name for one in found[:8]) or "nothing with that prefix"
                 raise FileNotFoundError(f"there is no file {path}; in that folder: {files}")
-        text = graph_path.read_text(encoding="utf-8", errors="replace")
+        return cls.read(graph_path, parameter_path)
+
+    @classmethod
+    def read(
+        cls, graph_path: str | os.PathLike[str], parameter_path: str | os.PathLike[str]
+    ) -> "Network":
+        """Read the two files of a checkpoint, whatever their names are."""
+        check_is_no_pointer(graph_path)
+        text = Path(graph_path).read_text(encoding="utf-8", errors="replace")
         try:
             graph = MxGraph.from_json(text)
         except ValueError as error:
@@ -85,11 +94,13 @@ class Network:
         inputs = [name for name in names if name in read and name not in labels]
         missing = [name for name in inputs if name.endswith(_ENDINGS_OF_PARAMETERS)]
         if missing:
-            raise ValueError(
-                f"{parameter_path} has no {', '.join(missing[:5])}; it holds "
-                f"{', '.join(list(known)[:5]) or 'nothing'}: is it of another network?"
-            )
-        idle = [name for name in names if name not in inputs]
+            found = f"{parameter_path} has no {', '.join(missing[:5])}; it holds "
+            found += ", ".join(list(known)[:5]) or "nothing"
+            if known.keys().isdisjoint(_variables(graph)):
+                raise ValueError(f"{found}: is it of another network?")
+            warnings.warn(f"{found}: layers that need what is missing are refused", stacklevel=4)
+        inputs = [name for name in inputs if name not in missing]
+        idle = [name for name in names if name not in {*inputs, *missing}]
         return cls(graph, arguments, auxiliary, inputs, idle)
 
     @classmethod

@@ -18,7 +18,9 @@ from xfer._io import atomic_write
 
 _MAGIC = 0x112
 _V1, _V2, _V3 = 0xF993FAC8, 0xF993FAC9, 0xF993FACA
-_SPARSE = {1: "row_sparse", 2: "csr"}
+_DENSE, _ROW_SPARSE, _CSR = range(3)
+# A sparse array takes few bytes, whatever its shape: here is where reading it ends.
+_MOST_DENSE_BYTES = 2**33
 _CPU = 1
 _MAX_DIMENSIONS = 32
 
@@ -44,7 +46,7 @@ def read_params(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
     Raises
     ------
     ValueError
-        If the file is damaged, or an array is sparse or was saved without values.
+        If the file is damaged, or an array is of csr storage or was saved without values.
 
     Examples
     --------
@@ -57,6 +59,7 @@ def read_params(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
     with open(path, "rb") as file:
         reader = _Reader(file, path)
         magic = reader.number("<u8", "the start of an MXNet .params file")
+        check_is_no_pointer(path)
         if magic != _MAGIC:
             raise reader.error("the start of an MXNet .params file", magic.to_bytes(8, "little"))
         reader.number("<u8", "the reserved number")
@@ -128,6 +131,14 @@ def split_params(
     return arguments, auxiliary
 
 
+def check_is_no_pointer(path: str | os.PathLike[str]) -> None:
+    """Refuse the text that Git leaves in place of a large file that it has not fetched."""
+    with open(path, "rb") as file:
+        if file.read(40).startswith(b"version https://git-lfs"):
+            pointer = "a Git LFS pointer, not the file itself"
+            raise ValueError(f"{os.fspath(path)} is {pointer}: fetch it with `git lfs pull`")
+
+
 class _Reader:
     """A file read from front to back; ``at`` is the byte where the last thing read began."""
 
@@ -161,19 +172,37 @@ class _Reader:
 
 def _read_array(reader: _Reader, what: str) -> np.ndarray:
     version = reader.number("<u4", f"the layout of {what}")
+    storage, stored = 0, []
     if version in (_V2, _V3):
         storage = reader.number("<i4", f"the storage type of {what}")
-        if storage in _SPARSE:
-            raise reader.error(
-                f"{what} to be dense",
-                f'{_SPARSE[storage]} storage; save array.tostype("default") in MXNet instead',
-            )
-        if storage != 0:
+        if storage == _CSR:
+            wanted = 'csr storage; save array.tostype("default") in MXNet instead'
+            raise reader.error(f"{what} to be dense or row_sparse", wanted)
+        if storage not in (_DENSE, _ROW_SPARSE):
             raise reader.error(f"the storage type of {what}, 0 to 2", storage)
+        stored = _read_shape(reader, version, what) if storage else []
     shape = _read_shape(reader, version, what)
     # The kind and index of the device that held the array.
     reader.values((2,), "<i4", f"the device of {what}")
     flag = reader.number("<i4", f"the type flag of {what}")
+    if storage == _DENSE:
+        return _read_values(reader, flag, shape, what)
+    # The rows that are not zero, and their indices.
+    index_flag = reader.number("<i4", f"the type flag of the rows of {what}")
+    count = _read_shape(reader, version, f"the rows of {what}")
+    values = _read_values(reader, flag, stored, what)
+    rows = _read_values(reader, index_flag, count, f"the rows of {what}")
+    fits = stored[1:] == shape[1:] and count == stored[:1] and rows.dtype.kind == "i"
+    if not fits or not ((rows >= 0) & (rows < shape[0])).all():
+        raise reader.error(f"rows of {what}, whose shape is {tuple(shape)}", f"{rows[:9]}")
+    if math.prod(shape) * values.itemsize > _MOST_DENSE_BYTES:
+        raise reader.error(f"{what} of less than 8 GiB when dense", tuple(shape))
+    array = np.zeros(shape, values.dtype)
+    array[rows] = values
+    return array
+
+
+def _read_values(reader: _Reader, flag: int, shape: Sequence[int], what: str) -> np.ndarray:
     if flag == _BOOL:
         # Every byte but 0 is true; NumPy's bool holds only 0 and 1.
         return reader.values(shape, "|u1", f"the values of {what}").astype(bool)

@@ -162,8 +162,17 @@ def _open(
 
         return OnnxSource(model)
     checkpoint = re.fullmatch(r"(.+)-(\d{4,})\.params", path)
-    if checkpoint:
+    if checkpoint and Path(f"{checkpoint[1]}-symbol.json").is_file():
         return load_checkpoint(checkpoint[1], int(checkpoint[2]), engine=engine)
+    if path.endswith(".params"):
+        symbols = sorted(Path(path).parent.glob("*symbol.json"))
+        if len(symbols) == 1:
+            return load_checkpoint(symbol_file=symbols[0], params_file=path, engine=engine)
+        found = ", ".join(file.name for file in symbols[:8]) or "none"
+        raise FileNotFoundError(
+            f"which graph belongs to {path}? In that folder: {found}; use "
+            "load_checkpoint(symbol_file=..., params_file=...)"
+        )
     if path and (Path(path) / "modules.json").is_file():
         try:
             from xfer.sources.sentence_transformers import SentenceTransformerSource
@@ -189,9 +198,11 @@ def _open(
 
 
 def load_checkpoint(
-    prefix: str | os.PathLike[str],
+    prefix: str | os.PathLike[str] | None = None,
     epoch: int = 0,
     *,
+    symbol_file: str | os.PathLike[str] | None = None,
+    params_file: str | os.PathLike[str] | None = None,
     inputs: Any = None,
     preprocess: Callable[[list], Any] | None = None,
     padding_id: int | None = None,
@@ -207,6 +218,8 @@ def load_checkpoint(
         What comes before ``-symbol.json`` in the name of the file with the graph, or all of it.
     epoch : int, default=0
         The epoch in ``-0000.params``, the file with the parameters.
+    symbol_file, params_file : str or path-like, optional
+        The two files, instead of the prefix, where their names do not go together.
     inputs, preprocess, padding_id, cache_key, batch_axis, engine
         See :func:`xfer.open_source`.
 
@@ -230,7 +243,13 @@ def load_checkpoint(
     from xfer.checkpoint.network import Network
     from xfer.sources.checkpoint import CheckpointSource
 
-    source = CheckpointSource(Network.from_files(prefix, epoch), engine=engine)
+    if prefix is not None and symbol_file is params_file is None:
+        network = Network.from_files(prefix, epoch)
+    elif prefix is None and symbol_file is not None and params_file is not None:
+        network = Network.read(symbol_file, params_file)
+    else:
+        raise TypeError("give a prefix, or both symbol_file and params_file")
+    source = CheckpointSource(network, engine=engine)
     given = {"inputs": inputs, "preprocess": preprocess, "engine": engine}
     given.update(padding_id=padding_id, cache_key=cache_key, batch_axis=batch_axis)
     return open_source(source, **given)
