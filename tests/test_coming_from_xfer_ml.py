@@ -1,11 +1,16 @@
 """What users of xfer-ml, the earlier library, write: it works, or the error says how."""
 
+import json
+import shutil
 from collections import OrderedDict
 
 import numpy as np
 import pytest
+from scipy.special import softmax
 from sklearn.base import clone
+from sklearn.linear_model import LogisticRegression
 from sklearn.neighbors import KNeighborsClassifier
+from sklearn.svm import SVC
 
 import xfer
 from xfer.model_handler import ModelHandler
@@ -201,3 +206,103 @@ class TestTrainedNetworks:
             class Mine(xfer.NeuralNetworkFineTuneRepurposer):
                 def _create_target_module(self, train_iterator):
                     return None
+
+
+def write_json(path, kind, model=None, **parameters):
+    """Write what xfer-ml wrote: the parameters and the attributes of scikit-learn's classifier."""
+    saved = {"repurposer_class": kind, "version": "1.2.0", "parameters": parameters}
+    saved["parameters"] |= {"context_function": "cpu", "num_devices": 1}
+    if model is not None:
+        attributes = {
+            name: [str(value.dtype), value.tolist()]
+            if isinstance(value, np.ndarray)
+            else ["tuple", list(value)]
+            if isinstance(value, tuple)
+            else value
+            for name, value in vars(model).items()
+            if name.endswith("_") or name.startswith("_")
+        }
+        inner = {"parameters": model.get_params(), "attributes": attributes}
+        saved["target_model"] = {"model": inner}
+    path.write_text(json.dumps(saved))
+
+
+class TestSaved:
+    @pytest.fixture
+    def columns(self, source, new_digits):
+        """Two of five digits, or all: rows, and features of two layers."""
+        return xfer.LayerFeatures(source, ["pool3", "fc1"]).fit_transform(new_digits[0])
+
+    @pytest.mark.parametrize("classes", [2, 5])
+    @pytest.mark.parametrize("with_source", [True, False])
+    def test_logistic_regression(self, source, new_digits, columns, tmp_path, classes, with_source):
+        rows = new_digits[1] < 5 + classes
+        model = LogisticRegression(fit_intercept=False, max_iter=9999).fit(
+            columns[rows], new_digits[1][rows]
+        )
+        layers = ["pool3", "fc1"]
+        write_json(tmp_path / "old.json", "LrRepurposer", model, feature_layer_names=layers, c=1.0)
+        if with_source:
+            for part in ("symbol.json", "0000.params"):
+                shutil.copy(f"{xfer.example.checkpoint()}-{part}", tmp_path / f"old_source-{part}")
+        loaded = xfer.load("old", tmp_path, None if with_source else source)
+        assert type(loaded) is xfer.LrRepurposer and loaded.feature_layer_names == layers
+        scores = columns @ model.coef_.T  # of two classes, xfer-ml saved those of one
+        scores = np.hstack([-scores, scores]) if classes == 2 else scores
+        expected = softmax(scores, axis=1)
+        np.testing.assert_allclose(loaded.predict_proba(new_digits[0]), expected, atol=1e-6)
+        again = xfer.load(loaded.save_repurposer("new", tmp_path))
+        np.testing.assert_allclose(again.predict_proba(new_digits[0]), expected, atol=1e-6)
+
+    @pytest.mark.parametrize("classes", [2, 5])
+    @pytest.mark.parametrize("kernel", ["linear", "rbf"])
+    def test_support_vector_machines(self, source, new_digits, columns, tmp_path, classes, kernel):
+        rows = new_digits[1] < 5 + classes
+        model = SVC(kernel=kernel, gamma="auto").fit(columns[rows], new_digits[1][rows])
+        layers = ["pool3", "fc1"]
+        write_json(tmp_path / "old.json", "SvmRepurposer", model, feature_layer_names=layers)
+        loaded = xfer.load("old", tmp_path, source)
+        np.testing.assert_array_equal(loaded.predict(new_digits[0]), model.predict(columns))
+        np.testing.assert_allclose(
+            loaded.decision_function(new_digits[0]), model.decision_function(columns), atol=1e-5
+        )
+        assert not hasattr(loaded, "predict_proba")
+        again = xfer.load(loaded.save_repurposer("new", tmp_path))
+        np.testing.assert_array_equal(again.predict(new_digits[0]), model.predict(columns))
+
+    def test_trained_networks(self, mx, source, new_digits, tmp_path):
+        handler = ModelHandler(source)
+        handler.save_checkpoint(tmp_path / "old")
+        options = {"fixed_layers": ["conv1"], "random_layers": [], "num_layers_to_drop": 2}
+        options |= {"target_class_count": 5, "optimizer": "sgd", "optimizer_params": None}
+        kind = "NeuralNetworkRandomFreezeRepurposer"
+        write_json(tmp_path / "old.json", kind, **options, batch_size=64, num_epochs=5)
+        loaded = xfer.load("old", tmp_path)
+        assert type(loaded).__name__ == kind and loaded.num_epochs == 5
+        expected, _ = handler.get_layer_output(new_digits[0], ["softmax"])
+        found = loaded.predict_proba(new_digits[0])
+        np.testing.assert_allclose(found, expected["softmax"], atol=1e-6)
+        assert set(loaded.predict(new_digits[0])) <= {0, 1, 2, 3, 4}
+        again = xfer.load(loaded.save_repurposer("new", tmp_path))
+        np.testing.assert_array_equal(again.predict_proba(new_digits[0]), found)
+
+    def test_what_cannot_be_read(self, source, columns, new_digits, tmp_path):
+        with pytest.raises(FileNotFoundError, match="no saved repurposer .*old.xfer"):
+            xfer.load("old", tmp_path)
+        path = tmp_path / "old.json"
+        write_json(path, "GpRepurposer", feature_layer_names=["fc1"])
+        with pytest.raises(
+            ValueError, match=r"old.json .*a GpRepurposer, and only LrR.* fit it ag"
+        ):
+            xfer.load("old", tmp_path)
+        model = SVC(kernel="linear").fit(columns, new_digits[1])
+        write_json(path, "SvmRepurposer", model, feature_layer_names=["fc1"])
+        with pytest.raises(ValueError, match="saved it without its network: give that as source_m"):
+            xfer.load("old", tmp_path)
+        model._n_support = 3 * model._n_support
+        write_json(path, "SvmRepurposer", model, feature_layer_names=["fc1"])
+        with pytest.raises(ValueError, match="the parts of the SVM do not fit each other"):
+            xfer.load("old", tmp_path, source)
+        path.write_text("{}")
+        with pytest.raises(ValueError, match=r"xfer-ml did not write it, and there is no old.xfer"):
+            xfer.load("old", tmp_path)

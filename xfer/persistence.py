@@ -131,6 +131,7 @@ def load(
     ----------
     model_name, model_directory : str or path-like
         Name of the file, with or without ``.xfer``, and its folder; by default the current one.
+        Some files of xfer-ml, the earlier library, can be read too: :doc:`/coming_from_xfer_ml`.
     source_model : mxnet.mod.Module, or anything :func:`xfer.open_source` takes, optional
         The network, if it is not in the file or is already in memory. It must be the one that the
         repurposer was fitted on, up to the layers that give the features.
@@ -145,15 +146,15 @@ def load(
         what is not allowed; if the network or its inputs are missing, or are not those of the fit.
     """
     path = _path(model_name, model_directory)
-    if not path.is_file():
-        raise FileNotFoundError(f"there is no saved repurposer {path}")
-    content = path.read_bytes()
-    archive, checksum = content[:-_CHECKSUM_LENGTH], content[-_CHECKSUM_LENGTH:]
-    if _checksum(archive) != checksum:
-        raise ValueError(f"{path} is damaged or was changed: its checksum does not match")
     given = {"inputs": inputs, "preprocess": preprocess, "cache_key": cache_key}
+    earlier = path.with_name(path.name.removesuffix(_SUFFIX).removesuffix(".json") + ".json")
+    if not path.is_file() and not earlier.is_file():
+        raise FileNotFoundError(f"there is no saved repurposer {path}")
+    path = path if path.is_file() else earlier
     try:
-        return _read(archive, source_model, given)
+        if path == earlier:
+            return importlib.import_module("xfer._xfer_ml").read(path, source_model, given)
+        return _read(_archive(path), source_model, given)
     except Exception as error:  # damage shows in many kinds of errors
         reason = str(error) or type(error).__name__
         raise ValueError(f"{path} cannot be loaded: {reason}") from error
@@ -164,6 +165,14 @@ def _path(model_name: str | PathLike[str], model_directory: str | PathLike[str])
         raise ValueError(f"model_name must be the name of a file, got {model_name!r}")
     name = str(model_name)
     return Path(model_directory) / (name if name.endswith(_SUFFIX) else name + _SUFFIX)
+
+
+def _archive(path: Path) -> bytes:
+    content = path.read_bytes()
+    archive, checksum = content[:-_CHECKSUM_LENGTH], content[-_CHECKSUM_LENGTH:]
+    if _checksum(archive) != checksum:
+        raise ValueError("it is damaged or was changed: its checksum does not match")
+    return archive
 
 
 def _checksum(archive: bytes) -> bytes:

@@ -1,0 +1,113 @@
+"""Saved repurposers of xfer-ml, the earlier library: JSON beside MXNet checkpoints.
+
+Nothing in a file is evaluated. The shapes of an SVM are checked, because scikit-learn's compiled
+code relies on them.
+"""
+
+import json
+from collections.abc import Mapping
+from inspect import signature
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from sklearn.linear_model import LogisticRegression
+from sklearn.svm import SVC
+
+from xfer.checkpoint.edit import drop_top
+from xfer.checkpoint.network import Network
+from xfer.meta.calibrated import ScaledScores
+from xfer.repurposers import LrRepurposer, SvmRepurposer
+from xfer.sources import load_checkpoint, open_source
+from xfer.sources.checkpoint import CheckpointSource
+from xfer.training.repurposers import (
+    NeuralNetworkFineTuneRepurposer,
+    NeuralNetworkRandomFreezeRepurposer,
+)
+
+
+def read(path: Path, source_model: Any, given: Mapping[str, Any]) -> Any:
+    """Read a fitted repurposer; its parameters are those of a new one where they differ in scale.
+
+    ``given`` are options of :func:`xfer.open_source`.
+    """
+    saved = json.loads(path.read_text(encoding="utf-8"))
+    if "repurposer_class" not in saved:
+        raise ValueError(f"xfer-ml did not write it, and there is no {path.stem}.xfer")
+    name, options = saved["repurposer_class"], saved["parameters"]
+    prefix = str(path).removesuffix(".json")
+    if name in _TRAINED:
+        kind = _TRAINED[name]
+        network = Network.from_files(prefix, 0)
+        network = network.with_graph(drop_top(network.graph, 1, network.input_names))
+        source = open_source(CheckpointSource(network), **given)
+        names = signature(kind).parameters.keys() & options.keys() - {*_DEVICES}
+        repurposer = kind(source_model, **{one: options[one] for one in names})
+        model: Any = ScaledScores(np.arange(options["target_class_count"]))
+        return repurposer._restore(source, network.head_names, {"meta_model": model, "history": {}})
+    if name not in _READ:
+        known = ", ".join([*_READ, *_TRAINED])
+        raise ValueError(f"xfer-ml saved a {name}, and only {known} can be read: fit it again")
+    kind, read_model = _READ[name]
+    if source_model is None and not Path(f"{prefix}_source-symbol.json").is_file():
+        raise ValueError("xfer-ml saved it without its network: give that as source_model")
+    source = load_checkpoint(f"{prefix}_source") if source_model is None else source_model
+    model = read_model(saved["target_model"]["model"])
+    layers = options["feature_layer_names"]
+    repurposer = kind(source_model, layers)
+    return repurposer._restore(open_source(source, **given), layers, {"meta_model": model})
+
+
+def _read_logistic_regression(saved: Mapping[str, Any]) -> LogisticRegression:
+    model, values = LogisticRegression(), saved["attributes"]
+    model.classes_ = _array(values["classes_"])
+    # Of two classes, scikit-learn 0.19 compares the scores -s and s, and today's 0 and s.
+    factor = 2 if len(model.classes_) == 2 else 1
+    model.coef_ = factor * _array(values["coef_"])
+    model.intercept_ = factor * _array(values["intercept_"])
+    model.n_features_in_ = model.coef_.shape[1]
+    return model
+
+
+def _read_svm(saved: Mapping[str, Any]) -> SVC:
+    names = ("C", "kernel", "degree", "coef0", "probability")
+    model = SVC(**{name: saved["parameters"][name] for name in names})
+    values = {name.strip("_"): value for name, value in saved["attributes"].items()}
+    model.classes_, k = _array(values["classes"]), len(values["classes"][1])
+    model.support_vectors_ = _array(values["support_vectors"])
+    n, pairs = len(model.support_vectors_), k * (k - 1) // 2
+    model.support_ = _array(values["support"], n, np.int32)
+    model._n_support = _array(values["n_support"], k, np.int32)
+    # scikit-learn changes the sign of the public ones, of two classes.
+    sign = -1 if k == 2 else 1
+    model._dual_coef_ = _array(saved["attributes"]["_dual_coef_"], (k - 1, n))
+    model._intercept_ = _array(saved["attributes"]["_intercept_"], pairs)
+    model.dual_coef_, model.intercept_ = sign * model._dual_coef_, sign * model._intercept_
+    estimates = pairs if model.probability else 0
+    model._probA = _array(values["probA"], estimates)
+    model._probB = _array(values["probB"], estimates)
+    if (model._n_support < 0).any() or model._n_support.sum() != n or model.kernel == "precomputed":
+        raise ValueError("the parts of the SVM do not fit each other")
+    model._gamma, model._sparse, model.fit_status_ = float(values["gamma"]), False, 0
+    model.class_weight_, model.n_features_in_ = np.ones(k), model.support_vectors_.shape[1]
+    model.shape_fit_ = tuple(values["shape_fit"][1])
+    return model
+
+
+def _array(saved: Any, shape: Any = None, kind: Any = None) -> np.ndarray:
+    """Make an array of its type and nested lists, of this shape."""
+    array = np.array(saved[1], kind)
+    if shape is not None and array.shape != np.empty(shape).shape:
+        raise ValueError(f"the SVM has an array of shape {array.shape}, where {shape} is needed")
+    return array
+
+
+_DEVICES = ("context_function", "num_devices")
+_READ: dict[str, Any] = {
+    "LrRepurposer": (LrRepurposer, _read_logistic_regression),
+    "SvmRepurposer": (SvmRepurposer, _read_svm),
+}
+_TRAINED: dict[str, Any] = {
+    one.__name__: one
+    for one in (NeuralNetworkFineTuneRepurposer, NeuralNetworkRandomFreezeRepurposer)
+}
