@@ -13,6 +13,7 @@ from sklearn.neighbors import KNeighborsClassifier
 from sklearn.svm import SVC
 
 import xfer
+from xfer.cli import main
 from xfer.model_handler import ModelHandler
 
 
@@ -306,3 +307,29 @@ class TestSaved:
         path.write_text("{}")
         with pytest.raises(ValueError, match=r"xfer-ml did not write it, and there is no old.xfer"):
             xfer.load("old", tmp_path)
+
+
+class TestCommandLine:
+    def run(self, path, capsys):
+        status = main(["layers", str(path)])
+        return status, "".join(capsys.readouterr())
+
+    def test_files_of_other_kinds(self, source, new_digits, tmp_path, capsys):
+        repurposer = xfer.LrRepurposer(source, "relu2", pooling="max").fit(*new_digits)
+        path = repurposer.save_repurposer("digits", tmp_path)
+        for one in (path, f"{xfer.example.checkpoint()}-0000.params"):
+            status, told = self.run(one, capsys)
+            assert status == 0 and "relu2    Activation      (32, ?, ?)" in told
+        (tmp_path / "w.pt").touch()
+        status, told = self.run(tmp_path / "w.pt", capsys)
+        assert status == 1 and "w.pt is a PyTorch file" in told
+        assert self.run(tmp_path / "no.xfer", capsys)[1].startswith("xfer: there is no saved repu")
+
+    def test_a_folder(self, source, tmp_path, capsys):
+        assert self.run(tmp_path, capsys) == (
+            1,
+            f"xfer: {tmp_path} is a folder without a checkpoint\n",
+        )
+        ModelHandler(source).save_checkpoint(tmp_path / "net")
+        status, told = self.run(tmp_path, capsys)
+        assert status == 1 and f"is a folder; name a checkpoint in it: {tmp_path}/net\n" in told

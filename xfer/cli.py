@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from xfer.checkpoint.onnx_builder import Dims
 
 _PREFIX_HELP = "a checkpoint: what comes before -symbol.json"
+_FILE_HELP = "an .onnx file, a saved repurposer, or the folder of a sentence transformer"
 _SHAPE_HELP = (
     "shape of one example of an input, such as data=3,224,224; by default it is inferred from the "
     "parameters where that is possible"
@@ -30,7 +31,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     try:
         options.run(options)
-    except (ValueError, OSError) as error:
+    except (ValueError, TypeError, OSError, ImportError) as error:
         print(f"xfer: {error}", file=sys.stderr)
         return 1
     return 0
@@ -41,7 +42,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser("xfer", description=description)
     commands = parser.add_subparsers(title="commands", required=True)
     layers = commands.add_parser("layers", help="print a network's layers as a table")
-    layers.add_argument("prefix", help=f"{_PREFIX_HELP}; or an .onnx file")
+    layers.add_argument("prefix", help=f"{_PREFIX_HELP}; or {_FILE_HELP}")
     layers.add_argument("epoch", nargs="?", type=int, help="by default the last one in the folder")
     layers.set_defaults(run=_layers)
     convert = commands.add_parser("convert", help="write a checkpoint as an .onnx file")
@@ -62,16 +63,19 @@ def _parser() -> argparse.ArgumentParser:
 
 def _layers(options: argparse.Namespace) -> None:
     from xfer.checkpoint.network import Network
+    from xfer.persistence import load
     from xfer.sources import open_source
     from xfer.sources.checkpoint import CheckpointSource
 
-    if options.prefix.endswith(".onnx"):
-        if options.epoch is not None or options.shape:
-            raise ValueError("an .onnx file has no epochs and holds its shapes: give its path only")
-        print(open_source(options.prefix))
+    prefix, epoch, path = options.prefix, options.epoch, Path(options.prefix)
+    if named := re.fullmatch(r"(.+)-(\d{4,})\.params", prefix):
+        prefix, epoch = named[1], int(named[2])
+    elif _is_one_file(path):
+        if epoch is not None or options.shape:
+            raise ValueError(f"{path} has no epochs and holds its shapes: give its path only")
+        print(load(path).features_.source_ if path.suffix == ".xfer" else open_source(path))
         return
-    epoch = _last_epoch(options.prefix) if options.epoch is None else options.epoch
-    network = Network.from_files(options.prefix, epoch)
+    network = Network.from_files(prefix, _last_epoch(prefix) if epoch is None else epoch)
     shapes, message = _shapes(network, options.shape)
     print(f"{CheckpointSource(network, data_shapes=shapes)}\n{message}")
 
@@ -85,6 +89,17 @@ def _convert(options: argparse.Namespace) -> None:
     layers = CheckpointSource(network).find_layers(options.layer) if options.layer else ()
     outputs = network.export(options.out, shapes, [layer.name for layer in layers])
     print(f"{message}\nWrote {options.out} with output {', '.join(outputs)}.")
+
+
+def _is_one_file(path: Path) -> bool:
+    """Return whether a path is not a checkpoint's prefix; refuse a folder of checkpoints."""
+    if path.name.endswith("-symbol.json") or Path(f"{path}-symbol.json").is_file():
+        return False
+    if path.is_dir() and not (path / "modules.json").is_file():
+        found = [str(one).removesuffix("-symbol.json") for one in path.glob("*-symbol.json")]
+        inside = f"name a checkpoint in it: {', '.join(sorted(found)[:8])}"
+        raise ValueError(f"{path} is a folder{'; ' + inside if found else ' without a checkpoint'}")
+    return path.suffix in (".onnx", ".xfer") or path.exists()
 
 
 def _last_epoch(prefix: str) -> int:
