@@ -618,3 +618,76 @@ def test_layers_of_one_name_are_told_apart(mx, tmp_path):
     main(["convert", str(tmp_path / "net"), "0", str(tmp_path / "net.onnx"), "--layer", "relu:0"])
     found = xfer.open_source(tmp_path / "net.onnx").extract(X, "relu:0")["relu:0"]
     np.testing.assert_allclose(found, both["relu:0"], atol=1e-6)
+
+
+class TestMnistIter:
+    """MNISTIter does not say how many examples there are, and drops what fills no batch."""
+
+    @pytest.fixture
+    def make(self, mx, tmp_path):
+        rng = np.random.default_rng(0)
+        self.images = rng.integers(0, 256, (100, 28, 28)).astype(np.uint8)
+        labels = rng.integers(0, 3, 100).astype(np.uint8)
+        header = np.array([2051, 100, 28, 28], ">i4").tobytes()
+        (tmp_path / "images").write_bytes(header + self.images.tobytes())
+        (tmp_path / "labels").write_bytes(np.array([2049, 100], ">i4").tobytes() + labels.tobytes())
+        files = {"image": str(tmp_path / "images"), "label": str(tmp_path / "labels")}
+        return lambda size: mx.io.MNISTIter(batch_size=size, shuffle=False, silent=True, **files)
+
+    @pytest.fixture
+    def source(self, torch):
+        return xfer.open_source(torch.nn.Flatten())
+
+    def test_it_asks_for_the_number(self, make, source):
+        with pytest.raises(ValueError, match="Set its num_data to the number of examples"):
+            source.extract(make(16), "output")
+
+    def test_the_number_is_enough_and_what_is_missing_is_said(self, make, source):
+        iterator = make(16)
+        iterator.num_data = 100
+        expected = self.images.reshape(100, -1) / np.float32(256)
+        for _ in range(2):
+            with pytest.warns(UserWarning, match="leaves out the last 4 of its 100 .* divides 100"):
+                found = source.extract(iterator, "output").matrix
+            np.testing.assert_allclose(found, expected[:96], atol=1e-6)
+        iterator = make(10)
+        iterator.num_data = 100
+        found = source.extract(iterator, "output").matrix
+        np.testing.assert_allclose(found, expected, atol=1e-6)
+
+    def test_a_wrong_number_is_still_refused(self, make, source):
+        iterator = make(16)
+        iterator.num_data = 200
+        with pytest.raises(ValueError, match="gave 96 examples where its num_data says 200"):
+            source.extract(iterator, "output")
+
+
+def test_a_function_of_one_example_is_called_for_each(torch):
+    images = np.random.default_rng(0).integers(0, 256, (5, 8, 8, 3)).astype(np.uint8)
+
+    def of_one(image):
+        assert isinstance(image, np.ndarray), f"Unexpected type {type(image)}"
+        return image.transpose(2, 0, 1).astype(np.float32) / 255
+
+    def of_all(some):
+        return np.stack([of_one(image) for image in some])
+
+    network = torch.nn.Conv2d(3, 2, 3)
+    found, expected = (
+        xfer.open_source(network, preprocess=function).extract(list(images), "output").matrix
+        for function in (of_one, of_all)
+    )
+    np.testing.assert_array_equal(found, expected)
+    source = xfer.open_source(network, preprocess=of_one)
+    with pytest.raises(AssertionError, match="Unexpected type <class 'list'>"):
+        source.extract(["a.png"], "output")
+
+
+def test_pictures_of_mixed_sizes_are_told_with_their_sizes(torch):
+    source = xfer.open_source(torch.nn.Conv2d(3, 2, 3))
+    images = [np.zeros((3, 8, 8)), np.zeros((3, 9, 8))]
+    for data in (images, [torch.from_numpy(image) for image in images], {"input": images}):
+        with pytest.raises(
+            ValueError, match=r"one shape, got \(3, 8, 8\), \(3, 9, 8\): resize them"
+        ):
+            source.extract(data, "output")

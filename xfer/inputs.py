@@ -259,8 +259,15 @@ class FunctionInputs(Inputs):
             raise TypeError(f"inputs must be a function of examples, got {_shown(self.function)}")
 
     def __call__(self, examples: Sequence[Any]) -> Any:
-        """Return what the function makes of the examples."""
-        return self.function(list(examples))
+        """Return what the function makes of the examples, together or one by one."""
+        try:
+            return self.function(list(examples))
+        except Exception as error:
+            # Many functions take a single example, as the transforms of torchvision do.
+            try:
+                return [self.function(example) for example in examples]
+            except Exception:
+                raise error from None
 
     def __str__(self) -> str:
         return f"function {getattr(self.function, '__qualname__', repr(self.function)[:80])}"

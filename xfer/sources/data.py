@@ -29,6 +29,8 @@ _LABELS = ("label", "labels")
 _ANY_ARRAY: Any = {"ensure_2d": False, "ensure_all_finite": False, "ensure_min_samples": 0}
 # Iterators that the last reading left somewhere else than at their start.
 _displaced: WeakSet = WeakSet()
+# Iterators that leave out the examples that do not fill a batch.
+_dropping: WeakSet = WeakSet()
 
 
 @dataclass(frozen=True)
@@ -396,7 +398,18 @@ class _Ends:
     def check(self, n_examples: int) -> None:
         """Refuse an end that may not be one; remember iterators that will start in the middle."""
         self.check_last()
-        if not self.counts and self.num_data not in (None, n_examples):
+        missing = 0 if self.counts or self.num_data is None else self.num_data - n_examples
+        size = 0 if self.last is None else len(self.last)
+        if 0 < missing < size == self.stop and (not self.was_read or self.iterator in _dropping):
+            # MNISTIter, for one, drops what fills no batch, and then begins at its start again.
+            _dropping.add(self.iterator)
+            warnings.warn(
+                f"the iterator leaves out the last {missing} of its {self.num_data} examples, as "
+                f"they fill no batch of {size}: choose a batch_size that divides {self.num_data}",
+                stacklevel=2,
+            )
+            return
+        if missing:
             raise ValueError(
                 f"the iterator gave {n_examples} examples where its num_data says {self.num_data}; "
                 "with round_batch=True, make a new iterator for each reading"
@@ -606,7 +619,14 @@ def to_numpy(values: Any) -> np.ndarray:
         # NumPy has no bfloat16.
         return (values.float() if values.is_floating_point() else values).numpy()
     if isinstance(values, (list, tuple)) and values and all(map(is_tensor, values)):
-        return np.stack([to_numpy(value) for value in values])
+        values = [to_numpy(value) for value in values]
+    if isinstance(values, (list, tuple)) and all(isinstance(one, np.ndarray) for one in values):
+        shapes = sorted({one.shape for one in values})
+        if len(shapes) > 1:
+            raise ValueError(
+                f"examples must have one shape, got {', '.join(map(str, shapes[:5]))}: resize them "
+                "first; xfer.ImageInputs does it for pictures"
+            )
     refuse_masked(values)
     array = np.asarray(values)
     if array.dtype == object and all(isinstance(one, (Number, np.bool_)) for one in array.flat):
