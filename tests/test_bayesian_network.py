@@ -43,12 +43,12 @@ def tiny(hidden, seed=0):
 @pytest.mark.parametrize("hidden", [[4], [4, 3]])
 def test_the_gradient_of_the_bound_with_the_noise_held_fixed(hidden):
     random, shapes, prior, point, inputs = tiny(hidden)
-    y = random.randint(3, size=5)
+    y, w = random.randint(3, size=5), random.uniform(0.2, 3, size=5)
     noises = [random.normal(size=(4, 5, units)) for _, units in shapes[:-1]]
 
     def parts(flat):
         point = flat.reshape(2, -1)
-        found, by_point = bayesian_network._log_likelihood(point, shapes, inputs, y, noises)
+        found, by_point = bayesian_network._log_likelihood(point, shapes, inputs, y, w, noises)
         divergence, slope = bayesian_network._divergence(point, prior)
         return 0.7 * divergence - found, 0.7 * slope - by_point
 
@@ -218,13 +218,13 @@ def scores_of(width, temperature, seed=0):
 
 def test_samples_that_spread_too_far_are_shrunk():
     samples, y = scores_of(width=6, temperature=0.1)
-    assert bayesian_network._largest_temperature(samples, y) < 0.4
+    assert bayesian_network._largest_temperature(samples, y, np.ones(400)) < 0.4
 
 
 @pytest.mark.parametrize("seed", range(5))
 def test_samples_that_spread_rightly_are_left_alone(seed):
     samples, y = scores_of(width=3, temperature=1.0, seed=seed)
-    assert bayesian_network._largest_temperature(samples, y) == 1
+    assert bayesian_network._largest_temperature(samples, y, np.ones(400)) == 1
 
 
 def test_the_temperature_is_the_largest_that_is_not_clearly_worse():
@@ -236,7 +236,7 @@ def test_the_temperature_is_the_largest_that_is_not_clearly_worse():
 
     table = np.array([losses(temperature) for temperature in bayesian_network._TEMPERATURES])
     best = table.mean(axis=1).argmin()
-    chosen = bayesian_network._largest_temperature(samples, y)
+    chosen = bayesian_network._largest_temperature(samples, y, np.ones(400))
     assert bayesian_network._TEMPERATURES[best] < chosen < 1
     for temperature, row in zip(bayesian_network._TEMPERATURES, table):
         excess = row - table[best]

@@ -16,10 +16,10 @@ from xfer.meta.posterior import choose_inverse_temperature, standard_normal_poin
 
 @pytest.fixture
 def problem():
-    """Features of 30 examples of three classes, one after the other, and their classes."""
-    y = np.sort(np.resize([0, 1, 1, 2], 30))
-    X = np.random.RandomState(0).normal(size=(30, 5)) + y[:, None]
-    return X, y[:, None] == np.arange(3)
+    """Features of 30 examples of three classes in order, their classes and their weights."""
+    y, random = np.sort(np.resize([0, 1, 1, 2], 30)), np.random.RandomState(0)
+    X = random.normal(size=(30, 5)) + y[:, None]
+    return X, y[:, None] == np.arange(3), random.uniform(0.2, 3, size=30)
 
 
 @pytest.fixture
@@ -52,13 +52,13 @@ def test_targets_have_the_moments_of_a_gamma_variable():
 
 
 def test_left_out_predictions_are_those_of_fits_without_the_example(problem):
-    X, one_hot = problem
+    X, one_hot, w = problem
     K, targets = covariance(X), dirichlet_targets(np.log(0.01))
-    left_out = LeftOut(K, one_hot, targets)
+    left_out = LeftOut(K, one_hot, w, targets)
     for row in (0, 7, 29):
         rest = np.arange(30) != row
         for c in range(3):
-            A = K[np.ix_(rest, rest)] + np.diag(noise(one_hot, targets)[rest, c])
+            A = K[np.ix_(rest, rest)] + np.diag((noise(one_hot, targets)[:, c] / w)[rest])
             weights = np.linalg.solve(A, K[rest, row])
             mean = weights @ regression_targets(one_hot, targets)[rest, c]
             np.testing.assert_allclose(left_out.means[row, c], mean, atol=1e-10)
@@ -67,13 +67,13 @@ def test_left_out_predictions_are_those_of_fits_without_the_example(problem):
 
 
 def test_the_gradient_of_the_objective(problem):
-    X, one_hot = problem
+    X, one_hot, w = problem
     distances = [euclidean_distances(X[:, some], squared=True) for some in ([0, 1], [2, 3, 4])]
     points, prior_mean = standard_normal_points(16, 3, 0), np.array([0.5, 0.7, 1.0, 2.0, -4.0])
     at = np.array([0.3, 0.8, 1.2, 0.7, -3.0])
 
     def objective(parameters):
-        return _negative_objective(parameters, distances, one_hot, points, prior_mean)
+        return _negative_objective(parameters, distances, one_hot, w, points, prior_mean)
 
     steps = 1e-5 * np.eye(5)
     expected = [(objective(at + step)[0] - objective(at - step)[0]) / 2e-5 for step in steps]
@@ -82,7 +82,8 @@ def test_the_gradient_of_the_objective(problem):
 
 def test_the_posterior_is_that_of_dense_regressions(digits):
     X, y, test, *_ = digits
-    model = DirichletGaussianProcess().fit(X, y)
+    w = np.random.RandomState(0).uniform(0.2, 3, size=100)
+    model = DirichletGaussianProcess().fit(X, y, w)
     targets = dirichlet_targets(np.log(model.concentration_))
     train, new = model._whitened(X)[0], model._whitened(test)[0]
     kernels = [
@@ -93,7 +94,7 @@ def test_the_posterior_is_that_of_dense_regressions(digits):
     one_hot = y[:, None] == np.arange(5)
     samples = model._score_samples(test) / model.inverse_temperature_
     for c in range(5):
-        A = kernels[0] + np.diag(noise(one_hot, targets)[:, c])
+        A = kernels[0] + np.diag(noise(one_hot, targets)[:, c] / w)
         mean = kernels[1] @ np.linalg.solve(A, regression_targets(one_hot, targets)[:, c])
         explained = (kernels[1] * np.linalg.solve(A, kernels[1].T).T).sum(axis=1)
         np.testing.assert_allclose(samples[..., c].mean(axis=1), mean, atol=1e-8)
@@ -117,9 +118,10 @@ def test_probabilities_are_the_integral_over_the_posterior(digits):
 
 def test_inducing_points_at_every_example_change_nothing(digits, monkeypatch):
     X, y, test, *_ = digits
-    exact = DirichletGaussianProcess().fit(X, y)
+    w = np.random.RandomState(0).uniform(0.2, 3, size=100)
+    exact = DirichletGaussianProcess().fit(X, y, w)
     monkeypatch.setattr(gaussian_process, "_EXACT_ROWS", 10)
-    sparse = DirichletGaussianProcess().fit(X, y)
+    sparse = DirichletGaussianProcess().fit(X, y, w)
     assert exact.sign_ == -1 and sparse.sign_ == 1
     np.testing.assert_allclose(sparse.predict_proba(test), exact.predict_proba(test), atol=1e-4)
     expected = exact.predict_uncertainty(test).epistemic
@@ -243,11 +245,12 @@ def test_the_temperature_is_not_the_luck_of_a_few():
     scores = 3 * random.normal(size=(4000, 1, 4)) + 0.5 * random.normal(size=(4000, 16, 4))
     chances = softmax(scores, axis=2).mean(axis=1).cumsum(axis=1)
     y = (random.uniform(size=(4000, 1)) > chances[:, :-1]).sum(axis=1)
-    assert choose_inverse_temperature(scores, y) < 1.1
-    assert 1.7 < choose_inverse_temperature(scores / 2, y) < 2.3
-    assert choose_inverse_temperature(scores * 2, y) == 1
+    w = np.ones(4000)
+    assert choose_inverse_temperature(scores, y, w) < 1.1
+    assert 1.7 < choose_inverse_temperature(scores / 2, y, w) < 2.3
+    assert choose_inverse_temperature(scores * 2, y, w) == 1
     few = [
-        choose_inverse_temperature(scores[i : i + 20] / 1.3, y[i : i + 20])
+        choose_inverse_temperature(scores[i : i + 20] / 1.3, y[i : i + 20], w[:20])
         for i in range(0, 2000, 20)
     ]
     assert np.median(few) == 1

@@ -26,15 +26,29 @@ from xfer.meta.support_vector_machine import CalibratedSvm
 KINDS = [CalibratedLogisticRegression, CalibratedSvm, DirichletGaussianProcess, BayesianNetwork]
 CALIBRATED = KINDS[:2]
 
-CHECKS = [
-    pytest.param(check, estimator, id=f"{type(estimator).__name__}-{check.func.__name__}")
-    for kind in KINDS
-    for estimator, check in estimator_checks_generator(kind())
-]
+# The checks of weights allow differences of 1e-7, and shuffle the rows of one of two fits.
+ROUNDING = {
+    CalibratedSvm: "libsvm stops at a tolerance of 0.001, so copies differ in the fourth digit",
+    DirichletGaussianProcess: "gradients in single precision round otherwise in another order",
+    BayesianNetwork: "each row has noise of its own, so copies have more noise than a weight",
+}
 
 
-@pytest.mark.parametrize(("check", "estimator"), CHECKS)
-def test_scikit_learns_own_checks(check, estimator):
+def checks():
+    for kind in KINDS:
+        failing = {}
+        if kind in ROUNDING:
+            name = "check_sample_weight_equivalence_on_{}_data"
+            failing = dict.fromkeys(map(name.format, ("dense", "sparse")), ROUNDING[kind])
+        yield from estimator_checks_generator(kind(), expected_failed_checks=failing, mark="xfail")
+
+
+def name_of(value):
+    return getattr(getattr(value, "func", value), "__name__", type(value).__name__)
+
+
+@pytest.mark.parametrize(("estimator", "check"), [*checks()], ids=name_of)
+def test_scikit_learns_own_checks(estimator, check):
     check(estimator)
 
 
@@ -161,7 +175,7 @@ def test_threads_give_the_same(digits):
 def test_machines_are_those_of_scikit_learn(digits, kernel, gamma):
     train, test, labels, _ = digits
     model = CalibratedSvm(c=2.0, kernel=kernel, gamma=gamma, probability=False).fit(train, labels)
-    mean, components = partial_whitening(train)
+    mean, components = partial_whitening(train, np.ones(100))
     value = {"scale": 1.0, "auto": 1 / 64}.get(gamma, gamma)
     for k in (0, 7):
         machine = SVC(C=2.0, kernel=kernel, gamma=value)
@@ -195,7 +209,7 @@ def test_parameters_out_of_range_are_refused(digits, kind, parameters, message):
 
 def test_whitening_is_gentle(digits):
     train = digits[0]
-    mean, components = partial_whitening(train)
+    mean, components = partial_whitening(train, np.ones(100))
     Z = (train - mean) @ components
     np.testing.assert_allclose(Z.mean(axis=0), 0, atol=1e-12)
     covariance = Z.T @ Z / len(Z)
@@ -211,12 +225,13 @@ def test_whitening_is_gentle(digits):
 def test_the_gradient_of_the_calibration_map(monkeypatch):
     random = np.random.RandomState(0)
     scores, target = random.normal(size=(30, 3)), random.randint(3, size=30)
+    w = random.uniform(0.2, 3, size=30)
     functions = []
     minimize = calibrated.minimize
     monkeypatch.setattr(
         calibrated, "minimize", lambda f, *a, **k: functions.append(f) or minimize(f, *a, **k)
     )
-    matrix, shift = calibrated._fit_map(scores, target, ridge=3.0)
+    matrix, shift = calibrated._fit_map(scores, target, w, ridge=3.0)
     (function,) = functions
     point = random.normal(size=12)
     assert check_grad(lambda x: function(x)[0], lambda x: function(x)[1], point) < 1e-4
@@ -228,11 +243,12 @@ def test_the_scale_is_the_best_on_a_fine_grid():
     random = np.random.RandomState(0)
     scores, target = random.normal(size=(300, 3)), random.randint(3, size=300)
     scores[np.arange(300), target] += 2
+    w = random.uniform(0.2, 3, size=300)
     grid = np.exp(np.linspace(-2, 3, 2001))
     losses = [
-        np.log(a) ** 2 - log_softmax(a * scores, axis=1)[np.arange(300), target].sum() for a in grid
+        np.log(a) ** 2 - w @ log_softmax(a * scores, axis=1)[np.arange(300), target] for a in grid
     ]
-    found = calibrated.fit_inverse_temperature(scores, target, 0.0)
+    found = calibrated.fit_inverse_temperature(scores, target, w, 0.0)
     assert abs(np.log(found / grid[np.argmin(losses)])) < 0.01
 
 
@@ -253,8 +269,8 @@ def test_the_calibration_map_mends_what_a_scale_cannot(kind):
     scores = random.normal(size=(3000, 4))
     scores[np.arange(3000), y] += 2
     scores[:, 1] += 0.8 * scores[:, 0] + 1
-    matrix, shift = kind()._calibration(scores, y, 4)
-    scale = calibrated.fit_inverse_temperature(scores[:, :3], y, 0.0)
+    matrix, shift = kind()._calibration(scores, y, np.ones(3000), 4)
+    scale = calibrated.fit_inverse_temperature(scores[:, :3], y, np.ones(3000), 0.0)
     mended = (scores @ matrix + shift)[:, :3]
     assert (
         log_loss(y, softmax(mended, axis=1))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import cache
 from typing import TYPE_CHECKING, Any, Self, TypeAlias
@@ -13,14 +13,19 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy.sparse import issparse
 from sklearn.base import BaseEstimator, ClassifierMixin
+from sklearn.utils import check_array
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, validate_data
 from threadpoolctl import ThreadpoolController
+
+from xfer._checks import check_number
 
 if TYPE_CHECKING:
     from scipy.sparse import sparray, spmatrix
 
     Matrix: TypeAlias = ArrayLike | sparray | spmatrix
+
+ClassWeight: TypeAlias = Mapping[Any, float] | str | None
 
 _FOLDS = 5
 # Entries of X up to which one BLAS thread is at least as fast as two: measured by
@@ -34,6 +39,7 @@ class MetaClassifier(ClassifierMixin, BaseEstimator, ABC):
     """A classifier of dense or sparse features; sparse ones are made dense."""
 
     classes_: np.ndarray
+    class_weight: ClassWeight
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
@@ -41,26 +47,66 @@ class MetaClassifier(ClassifierMixin, BaseEstimator, ABC):
         return tags
 
     def check_parameters(self) -> Self:
-        """Raise ValueError if a parameter is out of range; return self."""
+        """Raise ValueError, naming the parameter, if one is out of range; return self."""
+        given = self.class_weight
+        if isinstance(given, Mapping):
+            for label, weight in given.items():
+                check_number(f"class_weight of {label!r}", weight, 0)
+        elif given is not None and not (isinstance(given, str) and given == "balanced"):
+            raise ValueError(f"class_weight must be None, 'balanced' or a dict, got {given!r}")
         return self
 
-    def fit(self, X: Matrix, y: ArrayLike) -> Self:
+    def fit(self, X: Matrix, y: ArrayLike, sample_weight: ArrayLike | None = None) -> Self:
         """Fit to features of shape (n, d) and labels of any kind, at least two classes.
 
-        A class with one example (or copies of one) takes no part in the calibration. A parameter
-        out of range, features that are not finite and labels of one class raise ValueError.
+        A class with one example (or copies of one) takes no part in the calibration. An example
+        counts as often as its ``sample_weight`` says, of shape (n,); 0 drops it. A parameter or a
+        weight out of range, features that are not finite and labels of one class raise ValueError.
         """
         self.check_parameters()
+        counts = _example_counts(sample_weight, y)
         matrix, labels = validate_data(self, X, y, accept_sparse="csr", dtype=np.float64)
         check_classification_targets(labels)
+        weights = self._example_weights(labels, counts)
+        if not weights.all():
+            matrix, labels, weights = (part[weights > 0] for part in (matrix, labels, weights))
         classes, indices = np.unique(labels, return_inverse=True)
         if len(classes) < 2:
             raise ValueError(f"y must have at least 2 classes, got one class: {classes.tolist()}")
         self.classes_ = classes
         matrix = matrix.toarray() if issparse(matrix) else matrix
         with small_fit_threads(*matrix.shape):
-            self._fit(matrix, indices)
+            self._fit(matrix, indices, weights)
         return self
+
+    def check_weights(self, labels: np.ndarray, sample_weight: Any) -> None:
+        """Raise ValueError if weights of examples or of classes cannot be used with the labels."""
+        self._example_weights(labels, _example_counts(sample_weight, labels))
+
+    def _example_weights(self, labels: np.ndarray, counts: np.ndarray | None) -> np.ndarray:
+        """Return how much each example counts, of shape (n,): its weight times that of its class.
+
+        Weights of classes leave the sum as it is, so that the regularization keeps its meaning.
+        """
+        counts, given = np.ones(len(labels)) if counts is None else counts, self.class_weight
+        if given is None:
+            return counts
+        classes, indices = np.unique(labels, return_inverse=True)
+        totals, known = np.bincount(indices, counts), classes.tolist()
+        if isinstance(given, Mapping):
+            for label in given:
+                if label not in known:
+                    names = ", ".join(map(repr, known[:10]))
+                    raise ValueError(
+                        f"class_weight has {label!r}, which is none of the labels: {names}"
+                    )
+            by_class = np.array([given.get(label, 1.0) for label in known], dtype=float)
+        else:
+            by_class = np.divide(1, totals, out=np.zeros_like(totals), where=totals > 0)
+        by_class /= by_class.max() or 1
+        if not (total := totals @ by_class):
+            raise ValueError("class_weight leaves no example a weight above 0")
+        return counts * by_class[indices] * (totals.sum() / total)
 
     def predict(self, X: Matrix) -> np.ndarray:
         """Predict the labels of X, of shape (m, d): members of ``classes_``, of shape (m,)."""
@@ -72,8 +118,8 @@ class MetaClassifier(ClassifierMixin, BaseEstimator, ABC):
         return self._compute(self._probabilities, X)
 
     @abstractmethod
-    def _fit(self, X: np.ndarray, y: np.ndarray) -> None:
-        """Fit on checked features and class indices."""
+    def _fit(self, X: np.ndarray, y: np.ndarray, w: np.ndarray) -> None:
+        """Fit on checked features, class indices and positive weights of examples."""
 
     @abstractmethod
     def _probabilities(self, X: np.ndarray) -> np.ndarray:
@@ -92,6 +138,22 @@ class MetaClassifier(ClassifierMixin, BaseEstimator, ABC):
             return function(matrix, **options)
 
 
+def _example_counts(sample_weight: Any, y: ArrayLike) -> np.ndarray | None:
+    """Return checked weights of examples."""
+    if sample_weight is None:
+        return None
+    shape = np.asarray(y).shape[:1]
+    options = {"ensure_2d": False, "allow_nd": True, "ensure_min_samples": 0}
+    given = check_array(sample_weight, dtype=np.float64, input_name="sample_weight", **options)
+    if given.shape != shape:
+        raise ValueError(f"sample_weight must have shape {shape}, got {given.shape}")
+    if (given < 0).any():
+        raise ValueError(f"sample_weight must be >= 0, got {given.min()} at {given.argmin()}")
+    if not given.any():
+        raise ValueError("sample_weight is 0 for every example")
+    return given
+
+
 def assign_folds(X: np.ndarray, y: np.ndarray, random_state: Any) -> np.ndarray:
     """Return the fold of each example; -1 (always in training) for a class of one distinct row.
 
@@ -107,8 +169,10 @@ def assign_folds(X: np.ndarray, y: np.ndarray, random_state: Any) -> np.ndarray:
     return fold[row.ravel()]
 
 
-def partial_whitening(X: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def partial_whitening(X: np.ndarray, w: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return mean (d,) and components (d, rank) of a whitening: Z = (X - mean) @ components.
+
+    ``w``, of shape (n,), are the weights of the examples.
 
     Full whitening trusts the noisiest directions as much as any other, and raw features leave a few
     of large variance in charge. In between, each feature is divided by the square root of its
@@ -117,13 +181,15 @@ def partial_whitening(X: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     shrunk to (n v + d mean(v)) / (n + d), to the power of -1/8. The exponent was chosen on the
     tasks of ``benchmarks/meta_models.py``. The result has mean squared norm 1.
     """
-    mean = X.mean(axis=0)
+    n, roots = w.sum(), np.sqrt(w)[:, None]
+    mean = w @ X / n
     Z = X - mean
-    deviation = Z.std(axis=0)
+    deviation = np.sqrt(w @ np.square(Z) / n)
     varies = deviation > 1e-7 * np.abs(X).max(axis=0)
     scale = np.divide(1, np.sqrt(deviation), out=np.zeros_like(deviation), where=varies)
     Z *= scale
-    n, d = len(Z), np.count_nonzero(varies)
+    Z *= roots
+    d = np.count_nonzero(varies)
     if not d:
         return mean, np.zeros((X.shape[1], 1))
     _, singular_values, axes = np.linalg.svd(Z, full_matrices=False)

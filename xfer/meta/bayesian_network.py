@@ -11,8 +11,8 @@ from sklearn.utils import check_random_state
 
 from xfer._checks import check_integer, check_positive
 from xfer._io import progress_bar
-from xfer.meta.base import assign_folds, partial_whitening, squash
-from xfer.meta.posterior import BayesianClassifier, softmax_in_place
+from xfer.meta.base import ClassWeight, assign_folds, partial_whitening, squash
+from xfer.meta.posterior import BayesianClassifier, mean_and_error, softmax_in_place
 
 _LEAST = dict.fromkeys(("num_layers", "n_hidden", "batch_size", "num_epochs"), 1)
 _LEAST |= {"num_samples_mc": 1, "num_samples_mc_prediction": 1}
@@ -69,6 +69,8 @@ class BayesianNetwork(BayesianClassifier):
         Of Adam: its learning rate, examples per step, and the most epochs.
     start_annealing, end_annealing : int, default=20, 40
         Epochs between which :math:`\beta` grows from 0 to 1.
+    class_weight : "balanced" or dict, optional
+        How much an example of each class counts; "balanced" lets classes count the same in sum.
     verbose, progress : bool, default=False, in an interactive session
         Whether to print the bound every ten epochs, and whether a fit of more than a second shows a
         bar.
@@ -122,6 +124,7 @@ class BayesianNetwork(BayesianClassifier):
         start_annealing: int = 20,
         end_annealing: int = 40,
         num_samples_mc_prediction: int = 80,
+        class_weight: ClassWeight = None,
         verbose: bool = False,
         random_state: int | np.random.RandomState | None = 0,
         progress: bool | None = None,
@@ -136,6 +139,7 @@ class BayesianNetwork(BayesianClassifier):
         self.start_annealing = start_annealing
         self.end_annealing = end_annealing
         self.num_samples_mc_prediction = num_samples_mc_prediction
+        self.class_weight = class_weight
         self.verbose = verbose
         self.random_state = random_state
         self.progress = progress
@@ -150,9 +154,9 @@ class BayesianNetwork(BayesianClassifier):
         if end < start:
             reason = f"end_annealing must be >= start_annealing, which is {start}"
             raise ValueError(f"{reason}, got {end}")
-        return self
+        return super().check_parameters()
 
-    def _fit(self, X: np.ndarray, y: np.ndarray) -> None:
+    def _fit(self, X: np.ndarray, y: np.ndarray, w: np.ndarray) -> None:
         """Fit the posterior, then its temperature."""
         if self.sigma > _LARGE:
             warnings.warn(
@@ -162,15 +166,15 @@ class BayesianNetwork(BayesianClassifier):
                 stacklevel=4,
             )
         seed = check_random_state(self.random_state).randint(2**31)
-        self.mean_, self.components_ = partial_whitening(X)
+        self.mean_, self.components_ = partial_whitening(X, w)
         units = self.num_layers * self.n_hidden + len(self.classes_)
         random = _Random(np.random.SFC64(seed))
         self.noise_ = _balanced_noise(self.num_samples_mc_prediction, units, random)
         parts = _held_out_parts(assign_folds(X, y, seed))
         inputs, total = self._inputs(X), (1 + len(parts)) * self.num_epochs
         with progress_bar(None, self.progress, total, "network", "epoch") as bar:
-            posterior, curves = self._train(inputs, y, seed, bar, self.verbose)
-            self.temperature_ = self._choose_temperature(inputs, y, parts, seed, bar)
+            posterior, curves = self._train(inputs, y, w, seed, bar, self.verbose)
+            self.temperature_ = self._choose_temperature(inputs, y, w, parts, seed, bar)
         self.weights_, self.standard_deviations_ = posterior
         self.log_likelihood_curve_, self.divergence_curve_ = curves
         self.loss_curve_ = self.divergence_curve_ - self.log_likelihood_curve_
@@ -204,10 +208,17 @@ class BayesianNetwork(BayesianClassifier):
         return 1.0 if epoch >= self.end_annealing else max(0.0, share)
 
     def _train(
-        self, inputs: np.ndarray, y: np.ndarray, seed: int, bar: Any, verbose: bool = False
+        self,
+        inputs: np.ndarray,
+        y: np.ndarray,
+        w: np.ndarray,
+        seed: int,
+        bar: Any,
+        verbose: bool = False,
     ) -> tuple[tuple[Layers, Layers], np.ndarray]:
         """Maximize the bound; return means and standard deviations by layer, and its two parts."""
-        random, n = _Random(np.random.SFC64(seed)), len(y)
+        random, n, total = _Random(np.random.SFC64(seed)), len(y), w.sum()
+        w = w.astype(inputs.dtype)
         hidden = [self.n_hidden] * self.num_layers
         shapes = _shapes(inputs.shape[1] - 1, hidden, len(self.classes_))
         prior = _prior_deviations(shapes, self.sigma)
@@ -218,13 +229,13 @@ class BayesianNetwork(BayesianClassifier):
             order = random.permutation(n) if n > self.batch_size else np.arange(n)
             for batch in np.array_split(order, -(-n // self.batch_size)):
                 noises = _mirrored_noises(self.num_samples_mc, len(batch), shapes, random)
-                part = inputs[batch], y[batch]
+                part = inputs[batch], y[batch], w[batch]
                 value, gradient = _log_likelihood(adam.point, shapes, *part, noises)
                 divergence, slope = _divergence(adam.point, prior)
                 adam.step(weight * len(batch) / n * slope - gradient)
                 log_likelihood += value
-            curves.append((log_likelihood / n, divergence / n))
-            bound = (log_likelihood - divergence) / n
+            curves.append((log_likelihood / total, divergence / total))
+            bound = (log_likelihood - divergence) / total
             smoothed.append(bound + 0.9 * (smoothed[-1] - bound) if smoothed else bound)
             bar.update()
             if verbose and epoch % _EPOCHS_PER_REPORT == 0:
@@ -239,16 +250,22 @@ class BayesianNetwork(BayesianClassifier):
         return posterior, np.transpose(curves)
 
     def _choose_temperature(
-        self, inputs: np.ndarray, y: np.ndarray, parts: list[np.ndarray], seed: int, bar: Any
+        self,
+        inputs: np.ndarray,
+        y: np.ndarray,
+        w: np.ndarray,
+        parts: list[np.ndarray],
+        seed: int,
+        bar: Any,
     ) -> float:
         if not parts:
             return 1.0
         scores = []
         for part in parts:
-            posterior, _ = self._train(inputs[~part], y[~part], seed, bar)
+            posterior, _ = self._train(inputs[~part], y[~part], w[~part], seed, bar)
             scores.append(self._sample(inputs[part], *posterior))
-        labels = np.concatenate([y[part] for part in parts])
-        return _largest_temperature(np.concatenate(scores), labels)
+        rows = np.concatenate([np.flatnonzero(part) for part in parts])
+        return _largest_temperature(np.concatenate(scores), y[rows], w[rows])
 
 
 def _balanced_noise(n_samples: int, units: int, random: _Random) -> np.ndarray:
@@ -309,16 +326,21 @@ def _divergence(point: np.ndarray, prior: np.ndarray) -> tuple[float, np.ndarray
 
 
 def _log_likelihood(
-    point: np.ndarray, shapes: Shapes, inputs: np.ndarray, y: np.ndarray, noises: Layers
+    point: np.ndarray,
+    shapes: Shapes,
+    inputs: np.ndarray,
+    y: np.ndarray,
+    w: np.ndarray,
+    noises: Layers,
 ) -> tuple[float, np.ndarray]:
-    """Return the expected log-likelihood of a batch, and its gradient by the posterior."""
+    """Return the expected log-likelihood of a weighted batch, and its gradient."""
     means, variances = _layers(point[0], shapes), _layers(np.exp(2 * point[1]), shapes)
     scores, passes = _forward(inputs, means, variances, noises)
     p = softmax_in_place(scores)
     rows = np.arange(len(y))
-    value = np.log(np.maximum(p[:, rows, y], 1e-30)).sum(dtype=np.float64) / len(p)
+    value = (np.log(np.maximum(p[:, rows, y], 1e-30)) * w).sum(dtype=np.float64) / len(p)
     p[:, rows, y] -= 1
-    by_means, by_variances = _backward(p / -len(p), means, variances, passes)
+    by_means, by_variances = _backward(p * (w[:, None] / -len(p)), means, variances, passes)
     return value, np.stack([by_means, 2 * by_variances * np.exp(2 * point[1])])
 
 
@@ -399,7 +421,7 @@ def _shrink(scores: np.ndarray, temperature: float) -> np.ndarray:
     return scores
 
 
-def _largest_temperature(scores: np.ndarray, y: np.ndarray) -> float:
+def _largest_temperature(scores: np.ndarray, y: np.ndarray, w: np.ndarray) -> float:
     """Return the largest on a grid whose log loss is within three standard errors of the least.
 
     The scores are samples for held-out examples, of shape (n, n_samples, n_classes).
@@ -408,6 +430,7 @@ def _largest_temperature(scores: np.ndarray, y: np.ndarray) -> float:
     for temperature in _TEMPERATURES:
         p = softmax_in_place(_shrink(scores.copy(), temperature)).mean(axis=1)
         losses.append(-np.log(np.maximum(p[np.arange(len(y)), y], 1e-12)))
-    excess = np.array(losses) - losses[np.argmin(np.sum(losses, axis=1))]
-    error = excess.std(axis=1, ddof=1) / np.sqrt(len(y))
-    return float(_TEMPERATURES[np.argmax(excess.mean(axis=1) <= _STANDARD_ERRORS * error)])
+    table = np.array(losses)
+    excess, error = mean_and_error(table - table[np.argmin(table @ w)], w)
+    error *= np.sqrt(len(y) / (len(y) - 1))
+    return float(_TEMPERATURES[np.argmax(excess <= _STANDARD_ERRORS * error)])

@@ -33,7 +33,9 @@ class CalibratedClassifier(MetaClassifier):
     _ridge: float
 
     @abstractmethod
-    def _fit_scores(self, Z: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def _fit_scores(
+        self, Z: np.ndarray, y: np.ndarray, w: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
         """Return weights of shape (n_classes, k) and intercepts of shape (n_classes,)."""
 
     @abstractmethod
@@ -43,28 +45,33 @@ class CalibratedClassifier(MetaClassifier):
     def check_parameters(self) -> Self:
         """Raise ValueError, naming the parameter, if one is out of range; return self."""
         check_positive("c", self.c, finite=False)
-        return self
+        return super().check_parameters()
 
-    def _fit_and_calibrate(self, X: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, ...]:
+    def _fit_and_calibrate(
+        self, X: np.ndarray, y: np.ndarray, w: np.ndarray
+    ) -> tuple[np.ndarray, ...]:
         """Return mean and components of the whitening, whitened X, weights and intercepts."""
-        mean, components = partial_whitening(X)
+        mean, components = partial_whitening(X, w)
         Z = (X - mean) @ components
-        weights, intercept = self._fit_scores(Z, y)
+        weights, intercept = self._fit_scores(Z, y, w)
         if self.probability:
             fold = assign_folds(X, y, self.random_state)
             held_out = np.flatnonzero(fold >= 0)
-            scores = self._held_out_scores(Z, y, fold)[held_out]
-            matrix, shift = self._calibration(scores, y[held_out], len(self.classes_))
+            scores = self._held_out_scores(Z, y, w, fold)[held_out]
+            known = y[held_out], w[held_out], len(self.classes_)
+            matrix, shift = self._calibration(scores, *known)
             weights, intercept = matrix.T @ weights, intercept @ matrix + shift
         return mean, components, Z, weights, intercept
 
     def _probabilities(self, X: np.ndarray) -> np.ndarray:
         return softmax(self._class_scores(X), axis=1)
 
-    def _held_out_scores(self, Z: np.ndarray, y: np.ndarray, fold: np.ndarray) -> np.ndarray:
+    def _held_out_scores(
+        self, Z: np.ndarray, y: np.ndarray, w: np.ndarray, fold: np.ndarray
+    ) -> np.ndarray:
         def score(index: int) -> tuple[np.ndarray, np.ndarray]:
             train, test = fold != index, fold == index
-            weights, intercept = self._fit_scores(Z[train], y[train])
+            weights, intercept = self._fit_scores(Z[train], y[train], w[train])
             return test, self._basis(Z[test], Z[train]) @ weights.T + intercept
 
         scores = np.zeros((len(y), y.max() + 1))
@@ -74,7 +81,7 @@ class CalibratedClassifier(MetaClassifier):
         return scores
 
     def _calibration(
-        self, scores: np.ndarray, y: np.ndarray, n_classes: int
+        self, scores: np.ndarray, y: np.ndarray, w: np.ndarray, n_classes: int
     ) -> tuple[np.ndarray, np.ndarray]:
         """Return the matrix and the shift that calibrate scores of shape (n, n_classes)."""
         matrix = np.exp(self._expected_log_scale) * np.eye(n_classes)
@@ -82,8 +89,9 @@ class CalibratedClassifier(MetaClassifier):
         # Classes never held out are left out, or the map would learn that they never occur.
         seen, target = np.unique(y, return_inverse=True)
         if len(seen) > 1:
-            scale = fit_inverse_temperature(scores[:, seen], target, self._expected_log_scale)
-            change, shift[seen] = _fit_map(scale * scores[:, seen], target, self._ridge)
+            scores = scores[:, seen]
+            scale = fit_inverse_temperature(scores, target, w, self._expected_log_scale)
+            change, shift[seen] = _fit_map(scale * scores, target, w, self._ridge)
             matrix = scale * np.eye(n_classes)
             matrix[np.ix_(seen, seen)] += scale * change
         return matrix, shift
@@ -108,7 +116,7 @@ class ScaledScores(ClassifierMixin, BaseEstimator):
     @classmethod
     def held_out(cls, classes: np.ndarray, scores: np.ndarray, targets: np.ndarray) -> Self:
         """Learn the temperature from held-out scores of shape (n, n_classes) and class indices."""
-        return cls(classes, fit_inverse_temperature(scores, targets, 0.0))
+        return cls(classes, fit_inverse_temperature(scores, targets, np.ones(len(targets)), 0.0))
 
     @property
     def classes_(self) -> np.ndarray:
@@ -125,27 +133,30 @@ class ScaledScores(ClassifierMixin, BaseEstimator):
 
 
 def fit_inverse_temperature(
-    scores: np.ndarray, target: np.ndarray, expected_logarithm: float
+    scores: np.ndarray, target: np.ndarray, w: np.ndarray, expected_logarithm: float
 ) -> float:
     """Return the factor of least log loss; its prior has the weight of one example."""
 
     def loss(logarithm: float) -> float:
         log_probabilities = log_softmax(np.exp(logarithm) * scores, axis=1)
         log_likelihoods = log_probabilities[np.arange(len(target)), target]
-        return (logarithm - expected_logarithm) ** 2 - log_likelihoods.sum()
+        return (logarithm - expected_logarithm) ** 2 - w @ log_likelihoods
 
     return float(np.exp(minimize_scalar(loss, bounds=(-5, 5), method="bounded").x))
 
 
-def _fit_map(scores: np.ndarray, target: np.ndarray, ridge: float) -> tuple[np.ndarray, np.ndarray]:
+def _fit_map(
+    scores: np.ndarray, target: np.ndarray, w: np.ndarray, ridge: float
+) -> tuple[np.ndarray, np.ndarray]:
     """Return D and b of least log loss for softmax(s + sD + b), with a ridge on both."""
     n, k = scores.shape
     inputs, truth = np.column_stack([scores, np.ones(n)]), np.eye(k)[target]
+    of_example = w[:, None]
 
     def loss_and_gradient(flat: np.ndarray) -> tuple[float, np.ndarray]:
         log_probabilities = log_softmax(scores + inputs @ flat.reshape(k + 1, k), axis=1)
-        gradient = inputs.T @ (np.exp(log_probabilities) - truth)
-        loss = ridge / 2 * flat @ flat - (truth * log_probabilities).sum()
+        gradient = inputs.T @ (of_example * (np.exp(log_probabilities) - truth))
+        loss = ridge / 2 * flat @ flat - (of_example * truth * log_probabilities).sum()
         return loss, gradient.ravel() + ridge * flat
 
     start = np.zeros((k + 1) * k)

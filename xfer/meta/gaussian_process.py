@@ -14,7 +14,7 @@ from sklearn.utils import check_random_state, gen_batches
 
 from xfer._checks import check_integer
 from xfer._io import progress_bar
-from xfer.meta.base import partial_whitening, squash
+from xfer.meta.base import ClassWeight, partial_whitening, squash
 from xfer.meta.left_out import LeftOut, dirichlet_targets
 from xfer.meta.posterior import (
     BayesianClassifier,
@@ -63,6 +63,8 @@ class DirichletGaussianProcess(BayesianClassifier):
         Maximum number of evaluations of the objective and its gradient.
     apply_l2_norm : bool, default=False
         Whether to scale each row of a layer to length 1 first.
+    class_weight : "balanced" or dict, optional
+        How much an example of each class counts; "balanced" lets classes count the same in sum.
     random_state : int, default=0
         Seed of the samples, and of the choice among many examples.
     progress : bool, optional
@@ -104,39 +106,41 @@ class DirichletGaussianProcess(BayesianClassifier):
         *,
         max_function_evaluations: int = 100,
         apply_l2_norm: bool = False,
+        class_weight: ClassWeight = None,
         random_state: int = 0,
         progress: bool | None = None,
     ) -> None:
         self.columns = columns
         self.max_function_evaluations = max_function_evaluations
         self.apply_l2_norm = apply_l2_norm
+        self.class_weight = class_weight
         self.random_state = random_state
         self.progress = progress
 
     def check_parameters(self) -> Self:
         """Raise ValueError, naming the parameter, if one is out of range; return self."""
         check_integer("max_function_evaluations", self.max_function_evaluations)
-        return self
+        return super().check_parameters()
 
-    def _fit(self, X: np.ndarray, y: np.ndarray) -> None:
+    def _fit(self, X: np.ndarray, y: np.ndarray, w: np.ndarray) -> None:
         random = check_random_state(self.random_state)
         self.points_ = standard_normal_points(_SAMPLES, len(self.classes_), random)
         order = np.argsort(y, kind="stable")
-        X, y = X[order], y[order]
+        X, y, w = X[order], y[order], w[order]
         self.columns_ = _columns(self.columns, X.shape[1])
-        whitenings = [partial_whitening(self._layer(X, columns)) for columns in self.columns_]
+        whitenings = [partial_whitening(self._layer(X, columns), w) for columns in self.columns_]
         self.means_, self.components_ = map(list, zip(*whitenings))
         layers = self._whitened(X)
         one_hot = y[:, None] == np.arange(len(self.classes_))
-        rows = _rows_to_learn_from(X, y, random)
-        self._learn([layer[rows] for layer in layers], one_hot[rows])
+        rows, sums = _rows_to_learn_from(X, y, w, random)
+        self._learn([layer[rows] for layer in layers], one_hot[rows], sums)
         if len(y) <= _EXACT_ROWS:
             self.sign_ = -1.0
-            posterior = self._condition(layers, one_hot)
+            posterior = self._condition(layers, one_hot, w)
         else:
             self.sign_ = 1.0
             candidates = random.permutation(len(y))[:_CANDIDATES]
-            posterior = self._condition_on_inducing_points(layers, one_hot, candidates)
+            posterior = self._condition_on_inducing_points(layers, one_hot, w, candidates)
         self.basis_, self.root_, weights, class_roots = posterior
         self.weights_ = self.root_ @ np.column_stack(weights)
         self.class_roots_ = np.concatenate(class_roots, axis=1)
@@ -155,7 +159,7 @@ class DirichletGaussianProcess(BayesianClassifier):
             for columns, mean, components in zip(self.columns_, self.means_, self.components_)
         ]
 
-    def _learn(self, layers: Layers, one_hot: np.ndarray) -> None:
+    def _learn(self, layers: Layers, one_hot: np.ndarray, w: np.ndarray) -> None:
         distances = [euclidean_distances(layer, squared=True) for layer in layers]
         n_layers = len(layers)
         start = np.repeat([_LENGTH_SCALE, _VARIANCE - np.log(n_layers)], n_layers)
@@ -164,7 +168,7 @@ class DirichletGaussianProcess(BayesianClassifier):
 
             def objective(parameters: np.ndarray) -> tuple[float, np.ndarray]:
                 bar.update()
-                return _negative_objective(parameters, distances, one_hot, self.points_, start)
+                return _negative_objective(parameters, distances, one_hot, w, self.points_, start)
 
             options = {"maxfun": self.max_function_evaluations, "ftol": 1e-4, "gtol": 1e-2}
             result = minimize(objective, start, jac=True, method="L-BFGS-B", options=options)
@@ -173,30 +177,30 @@ class DirichletGaussianProcess(BayesianClassifier):
         self.concentration_ = float(np.exp(result.x[-1]))
         self.objective_, self.n_evaluations_ = float(-result.fun), int(result.nfev)
         K = _sum(_kernels(distances, self.length_scales_, self.variances_))
-        scores = LeftOut(K, one_hot, dirichlet_targets(result.x[-1])).scores(self.points_)
-        self.inverse_temperature_ = choose_inverse_temperature(scores, one_hot.argmax(axis=1))
+        scores = LeftOut(K, one_hot, w, dirichlet_targets(result.x[-1])).scores(self.points_)
+        self.inverse_temperature_ = choose_inverse_temperature(scores, one_hot.argmax(axis=1), w)
 
     def _covariance(self, layers: Layers, others: Layers) -> np.ndarray:
         distances = (euclidean_distances(a, b, squared=True) for a, b in zip(layers, others))
         return _sum(_kernels(distances, self.length_scales_, self.variances_))
 
-    def _condition(self, layers: Layers, one_hot: np.ndarray) -> tuple:
+    def _condition(self, layers: Layers, one_hot: np.ndarray, w: np.ndarray) -> tuple:
         """Return basis, root, weights and roots of each class of the exact posterior."""
         targets = dirichlet_targets(np.log(self.concentration_))
         K = self._covariance(layers, layers)
-        K[np.diag_indices(len(K))] += targets.noise[1]
+        K[np.diag_indices(len(K))] += targets.noise[1] / w
         root = _inverse_root(K)
         y = root.T @ (targets.gap * (one_hot - 1 / one_hot.shape[1]))
         class_roots, weights = [], []
         for c in range(one_hot.shape[1]):
             rows = root[one_hot[:, c]]
-            S = np.eye(len(rows)) / (targets.noise[1] - targets.noise[0]) - rows @ rows.T
+            S = np.diag(w[one_hot[:, c]]) / (targets.noise[1] - targets.noise[0]) - rows @ rows.T
             class_roots.append(rows.T @ _inverse_root(S))
             weights.append(y[:, c] + class_roots[-1] @ (class_roots[-1].T @ y[:, c]))
         return layers, root, weights, class_roots
 
     def _condition_on_inducing_points(
-        self, layers: Layers, one_hot: np.ndarray, candidates: np.ndarray
+        self, layers: Layers, one_hot: np.ndarray, w: np.ndarray, candidates: np.ndarray
     ) -> tuple:
         """Return the same of the best posterior given some points (Titsias 2009, eq. 10)."""
         targets = dirichlet_targets(np.log(self.concentration_))
@@ -212,8 +216,9 @@ class DirichletGaussianProcess(BayesianClassifier):
             for batch in gen_batches(len(rows), _BATCH_SIZE):
                 part = [layer[rows[batch]] for layer in layers]
                 features = self._covariance(part, inducing) @ root
-                products[c] += features.T @ features
-                sums[c] += features.sum(axis=0)
+                weighted = features * w[rows[batch], None]
+                products[c] += features.T @ weighted
+                sums[c] += weighted.sum(axis=0)
         own_noise, other_noise = targets.noise
         shared, total, n_classes = products.sum(axis=0) / other_noise, sums.sum(axis=0), len(sums)
         class_roots, weights = [], []
@@ -264,14 +269,17 @@ def _negative_objective(
     parameters: np.ndarray,
     distances: Layers,
     one_hot: np.ndarray,
+    w: np.ndarray,
     points: np.ndarray,
     prior_mean: np.ndarray,
 ) -> tuple[float, np.ndarray]:
     """Return the negative log probability of labels and parameters, and its gradient."""
     n_layers = len(distances)
-    length_scales, variances = np.exp(parameters[:n_layers]), np.exp(parameters[n_layers:-1])
+    # A line search may try a point so far away that the numbers overflow.
+    near = np.clip(parameters, prior_mean - 10, prior_mean + 10)
+    length_scales, variances = np.exp(near[:n_layers]), np.exp(near[n_layers:-1])
     parts = _kernels(distances, length_scales, variances)
-    left_out = LeftOut(_sum(parts), one_hot, dirichlet_targets(parameters[-1]))
+    left_out = LeftOut(_sum(parts), one_hot, w, dirichlet_targets(near[-1]))
     loss, by_K, by_log_concentration = left_out.loss(points)
     gradient = np.empty_like(parameters)
     for layer, (part, squares) in enumerate(zip(parts, distances)):
@@ -310,13 +318,23 @@ def _columns(columns: Sequence[ArrayLike] | None, n_columns: int) -> Layers:
     return [np.arange(n_columns)[indices] for indices in layers]
 
 
-def _rows_to_learn_from(X: np.ndarray, y: np.ndarray, random: np.random.RandomState) -> np.ndarray:
-    """Choose distinct examples of every class: a copy would make its twin look predictable."""
-    rows = np.unique(np.column_stack([y, X]), axis=0, return_index=True)[1]
+def _rows_to_learn_from(
+    X: np.ndarray, y: np.ndarray, w: np.ndarray, random: np.random.RandomState
+) -> tuple[np.ndarray, np.ndarray]:
+    """Choose distinct examples of every class, and sum the weights of the copies of each.
+
+    A copy would make its twin look predictable.
+    """
+    _, rows, copies = np.unique(
+        np.column_stack([y, X]), axis=0, return_index=True, return_inverse=True
+    )
+    sums = np.zeros(len(y))
+    sums[rows] = np.bincount(copies.ravel(), w)
     rows = random.permutation(np.sort(rows))
     first = np.unique(y[rows], return_index=True)[1]
     others = np.delete(rows, first)
-    return np.sort(np.concatenate([rows[first], others])[: max(_LEARNED_ROWS, len(first))])
+    rows = np.sort(np.concatenate([rows[first], others])[: max(_LEARNED_ROWS, len(first))])
+    return rows, sums[rows]
 
 
 def _inverse_root(A: np.ndarray) -> np.ndarray:

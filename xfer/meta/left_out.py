@@ -1,11 +1,11 @@
 r"""Gaussian process regression on Dirichlet targets: each label predicted from all the others.
 
-Examples are sorted by class. The noise is :math:`\sigma_-^2`, except :math:`\sigma_+^2` for the
-rows of class c itself, so with :math:`G = (K + \sigma_-^2 I)^{-1}` the precision of class c is, by
-Woodbury's identity,
+Examples are sorted by class and have weights, which divide their noise: W is diagonal. The noise is
+:math:`\sigma_-^2`, except :math:`\sigma_+^2` for the rows of class c itself, so with
+:math:`G = (K + \sigma_-^2 W^{-1})^{-1}` the precision of class c is, by Woodbury's identity,
 
 .. math:: (K + D_c)^{-1} = G + Q_c^T Q_c, \quad
-          Q_c = \mathrm{chol}(I / (\sigma_-^2 - \sigma_+^2) - G_{cc})^{-1} G_{c:}
+          Q_c = \mathrm{chol}(W_{cc} / (\sigma_-^2 - \sigma_+^2) - G_{cc})^{-1} G_{c:}
 
 and the :math:`Q_c` of all classes, stacked, are one n x n matrix. Everything below costs a few
 products of n x n matrices, for any number of classes.
@@ -41,29 +41,29 @@ def dirichlet_targets(log_concentration: float) -> Targets:
 class LeftOut:
     """Each label predicted from all other examples, and the loss of that with its gradient.
 
-    `K` is the covariance of the scores; `one_hot` is bool, its rows sorted by class. `means` and
-    `variances`, of shape (n, n_classes), are those of the scores of each example given all others:
-    Rasmussen and Williams (2006), eq. 5.12.
+    `K` is the covariance of the scores; `one_hot` is bool, its rows sorted by class; `w`, of shape
+    (n,), are the weights of the examples. `means` and `variances`, of shape (n, n_classes), are
+    those of the scores of each example given all others: Rasmussen and Williams (2006), eq. 5.12.
     """
 
-    def __init__(self, K: np.ndarray, one_hot: np.ndarray, targets: Targets) -> None:
-        self.one_hot, self.targets = one_hot, targets
+    def __init__(self, K: np.ndarray, one_hot: np.ndarray, w: np.ndarray, targets: Targets) -> None:
+        self.one_hot, self.w, self.targets = one_hot, w[:, None], targets
         counts = one_hot.sum(axis=0)
         ends = counts.cumsum()
         self.slices = [slice(end - count, end) for end, count in zip(ends, counts)]
-        self.G = _inverse(K, targets.noise[1])
+        self.G = _inverse(K, targets.noise[1] / w)
         noise_gap = targets.noise[1] - targets.noise[0]
         self.Q = np.empty_like(self.G)
         for rows in self.slices:
             S = -self.G[rows, rows]
-            S[np.diag_indices(len(S))] += 1 / noise_gap
+            S[np.diag_indices(len(S))] += w[rows] / noise_gap
             self.Q[rows] = np.linalg.inv(np.linalg.cholesky(S)) @ self.G[rows]
         y = targets.gap * (one_hot - 1 / one_hot.shape[1])
         self.weights = self._solve(y)
         added = np.add.reduceat(self.Q**2, ends - counts, axis=0)
         self.precisions = np.diag(self.G)[:, None] + added.T
         self.means = y - self.weights / self.precisions
-        noise = np.where(one_hot, *targets.noise)
+        noise = np.where(one_hot, *targets.noise) / self.w
         self.variances = np.maximum(1 / self.precisions - noise, 1e-12)
 
     def scores(self, points: np.ndarray) -> np.ndarray:
@@ -71,17 +71,18 @@ class LeftOut:
         return self.means[:, None] + np.sqrt(self.variances)[:, None] * points
 
     def loss(self, points: np.ndarray) -> tuple[float, np.ndarray, float]:
-        """Return the negative log likelihood (nats), and its gradients by K and log concentration.
+        """Return the weighted negative log likelihood (nats), and its gradients.
 
-        `points` are standard normal, of shape (n_points, n_classes).
+        They are by K and by log concentration. `points`, of shape (n_points, n_classes), are
+        standard normal.
         """
         p = softmax_in_place(self.scores(points))
         rows, columns = self.one_hot.nonzero()
         of_label = p[rows, :, columns]
-        loss = -np.log(of_label.mean(axis=1)).sum()
-        share = of_label / of_label.sum(axis=1, keepdims=True)
+        loss = -np.log(of_label.mean(axis=1)) @ self.w[:, 0]
+        share = self.w * of_label / of_label.sum(axis=1, keepdims=True)
         p *= share[:, :, None]
-        by_mean = p.sum(axis=1) - self.one_hot
+        by_mean = p.sum(axis=1) - self.w * self.one_hot
         by_deviation = np.einsum("nsc,sc->nc", p, points) - self.one_hot * (share @ points)
         by_variance = by_deviation / (2 * np.sqrt(self.variances))
         return loss, *self._chain(by_mean, by_variance)
@@ -105,7 +106,7 @@ class LeftOut:
         by_K += by_K.T
         by_K += (G * b.sum(axis=1)) @ G
         by_K += (self.weights @ u.T).astype(np.float32)
-        by_noise = -(by_noise + self.weights * u) - by_variance
+        by_noise = -(by_noise + self.weights * u + by_variance) / self.w
         one_hot, targets = self.one_hot, self.targets
         by_log_concentration = (
             targets.gap_slope * ((u + by_mean) * (one_hot - 1 / one_hot.shape[1])).sum()
@@ -122,7 +123,7 @@ class LeftOut:
         return solved
 
 
-def _inverse(K: np.ndarray, noise: float) -> np.ndarray:
+def _inverse(K: np.ndarray, noise: np.ndarray) -> np.ndarray:
     # NumPy throughout: SciPy has a BLAS of its own, and two pools of threads slow each other down.
     A = K.copy()
     A[np.diag_indices(len(A))] += noise

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 from sklearn.linear_model import LogisticRegression
 
+from xfer.meta.base import ClassWeight
 from xfer.meta.calibrated import CalibratedClassifier
 
 
@@ -21,6 +22,8 @@ class CalibratedLogisticRegression(CalibratedClassifier):
         The solver stops when no component of the gradient is larger.
     max_iter : int, default=1000
         Maximum number of steps of the solver.
+    class_weight : "balanced" or dict, optional
+        How much an example of each class counts; "balanced" lets classes count the same in sum.
     n_jobs : int, optional
         Threads that share the folds of the calibration.
     random_state : int, default=0
@@ -49,24 +52,28 @@ class CalibratedLogisticRegression(CalibratedClassifier):
         *,
         tol: float = 1e-4,
         max_iter: int = 1000,
+        class_weight: ClassWeight = None,
         n_jobs: int | None = None,
         random_state: int = 0,
     ) -> None:
         self.c = c
         self.tol = tol
         self.max_iter = max_iter
+        self.class_weight = class_weight
         self.n_jobs = n_jobs
         self.random_state = random_state
 
-    def _fit(self, X: np.ndarray, y: np.ndarray) -> None:
-        mean, components, _, weights, intercept = self._fit_and_calibrate(X, y)
+    def _fit(self, X: np.ndarray, y: np.ndarray, w: np.ndarray) -> None:
+        mean, components, _, weights, intercept = self._fit_and_calibrate(X, y, w)
         self.coef_ = weights @ components.T
         self.intercept_ = intercept - self.coef_ @ mean
 
-    def _fit_scores(self, Z: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def _fit_scores(
+        self, Z: np.ndarray, y: np.ndarray, w: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
         # The solver's tolerance is absolute: with features ten times larger, gradients exceed it.
         model = LogisticRegression(C=self.c / 100, tol=self.tol, max_iter=self.max_iter)
-        model.fit(10 * Z, y)
+        model.fit(10 * Z, y, w)
         self.n_iter_ = model.n_iter_
         weights, intercept = 10 * model.coef_, model.intercept_
         if len(weights) == 1:

@@ -94,23 +94,28 @@ def standard_normal_points(n_points: int, dimensions: int, seed: Any) -> np.ndar
     return points / points.std(axis=0)
 
 
-def choose_inverse_temperature(scores: np.ndarray, y: np.ndarray) -> float:
+def choose_inverse_temperature(scores: np.ndarray, y: np.ndarray, w: np.ndarray) -> float:
     """Choose a factor from 1 to about 12 for sampled scores of shape (n, n_samples, n_classes).
 
     Averages over a posterior can be too cautious. On left-out examples, this is the least factor
     whose log loss, with a prior, is within two standard errors of the best (Breiman et al. 1984,
     Classification and Regression Trees, section 3.4.3): a few lucky examples do not decide.
     """
-    factors, losses, best = np.exp(np.linspace(0, 2.5, 51)), [], 0
+    factors, losses, best = np.exp(np.linspace(0, 2.5, 51)), list[np.ndarray](), 0
     for factor in factors:
         p = softmax_in_place(factor * scores)[np.arange(len(y)), :, y].mean(axis=1)
         # The prior is worth one example: even if all are right, the next one may not be.
-        prior = np.log(factor) ** 2 / len(y)
+        prior = np.log(factor) ** 2 / w.sum()
         losses.append(prior - np.log(np.maximum(p, np.finfo(p.dtype).tiny)))
-        if losses[-1].mean() < losses[best].mean():
+        if w @ losses[-1] < w @ losses[best]:
             best = len(losses) - 1
         elif len(losses) - best > 3:
             break
-    excess = np.array(losses) - losses[best]
-    error = excess.std(axis=1) / np.sqrt(len(y))
-    return float(factors[np.argmax(excess.mean(axis=1) <= 2 * error)])
+    excess, error = mean_and_error(np.array(losses) - losses[best], w)
+    return float(factors[np.argmax(excess <= 2 * error)])
+
+
+def mean_and_error(values: np.ndarray, w: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return weighted means of values of shape (k, n), and their standard errors."""
+    mean = values @ w / w.sum()
+    return mean, np.linalg.norm((values - mean[:, None]) * w, axis=1) / w.sum()

@@ -11,6 +11,7 @@ from sklearn.svm import SVC
 from sklearn.utils import gen_batches
 from sklearn.utils.metaestimators import available_if
 
+from xfer.meta.base import ClassWeight
 from xfer.meta.calibrated import CalibratedClassifier
 
 _KERNELS = ("linear", "poly", "rbf", "sigmoid")
@@ -43,6 +44,8 @@ class CalibratedSvm(CalibratedClassifier):
     probability : bool, default=True
         Whether to calibrate, which takes five more fits. Without it there is no
         ``predict_proba``.
+    class_weight : "balanced" or dict, optional
+        How much an example of each class counts; "balanced" lets classes count the same in sum.
     random_state : int, default=0
         Seed of the folds.
 
@@ -74,12 +77,14 @@ class CalibratedSvm(CalibratedClassifier):
         kernel: str = "rbf",
         gamma: float | str = 0.3,
         probability: bool = True,
+        class_weight: ClassWeight = None,
         random_state: int = 0,
     ) -> None:
         self.c = c
         self.kernel = kernel
         self.gamma = gamma
         self.probability = probability
+        self.class_weight = class_weight
         self.random_state = random_state
 
     def check_parameters(self) -> Self:
@@ -94,17 +99,20 @@ class CalibratedSvm(CalibratedClassifier):
 
     predict_proba = available_if(_has_probabilities)(CalibratedClassifier.predict_proba)
 
-    def _fit(self, X: np.ndarray, y: np.ndarray) -> None:
-        self.mean_, self.components_, Z, weights, intercept = self._fit_and_calibrate(X, y)
+    def _fit(self, X: np.ndarray, y: np.ndarray, w: np.ndarray) -> None:
+        fitted = self._fit_and_calibrate(X, y, w)
+        self.mean_, self.components_, Z, weights, intercept = fitted
         used = np.abs(weights).sum(axis=0) > 0
         self.support_vectors_ = Z[used]
         self.dual_coef_, self.intercept_ = weights[:, used], intercept
 
-    def _fit_scores(self, Z: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def _fit_scores(
+        self, Z: np.ndarray, y: np.ndarray, w: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
         kernel, classes = self._basis(Z, Z), range(y.max() + 1)
         dual, intercept = np.zeros((len(classes), len(y))), np.zeros(len(classes))
         for c in classes[-1:] if len(classes) == 2 else classes:
-            machine = SVC(C=self.c, kernel="precomputed").fit(kernel, y == c)
+            machine = SVC(C=self.c, kernel="precomputed").fit(kernel, y == c, w)
             dual[c, machine.support_] = machine.dual_coef_[0]
             intercept[c] = machine.intercept_[0]
         if len(classes) == 2:
