@@ -28,9 +28,9 @@ CALIBRATED = KINDS[:2]
 
 # The checks of weights allow differences of 1e-7, and shuffle the rows of one of two fits.
 ROUNDING = {
-    CalibratedSvm: "libsvm stops at a tolerance of 0.001, so copies differ in the fourth digit",
-    DirichletGaussianProcess: "gradients in single precision round otherwise in another order",
-    BayesianNetwork: "each row has noise of its own, so copies have more noise than a weight",
+    CalibratedSvm: "libsvm stops at a tolerance of 0.001",
+    DirichletGaussianProcess: "gradients in single precision depend on the order of rows",
+    BayesianNetwork: "each row has noise of its own, so copies have more than one",
 }
 
 

@@ -389,8 +389,6 @@ def test_weights_go_to_the_meta_model(data, model):
 def test_weights_that_nothing_takes_are_refused(data):
     with pytest.raises(ValueError, match="KNeighborsClassifier takes none"):
         xfer.MetaModelRepurposer(Maps(), "same", KNeighborsClassifier()).fit(*data, np.ones(90))
-    with pytest.raises(TypeError, match="sample_weight"):
-        xfer.LrRepurposer(Maps(), "same").fit(*data, sample_weight=np.ones(90))
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ from sklearn.datasets import load_iris
 from sklearn.metrics import balanced_accuracy_score
 from sklearn.utils.class_weight import compute_sample_weight
 
+import xfer
 from xfer.meta import bayesian_network
 from xfer.meta.base import partial_whitening
 from xfer.meta.bayesian_network import BayesianNetwork
@@ -15,6 +16,7 @@ from xfer.meta.left_out import LeftOut, dirichlet_targets
 from xfer.meta.logistic_regression import CalibratedLogisticRegression
 from xfer.meta.posterior import choose_inverse_temperature, mean_and_error
 from xfer.meta.support_vector_machine import CalibratedSvm
+from xfer.sources import Layer, SourceModel
 
 HEADS = [
     CalibratedLogisticRegression(),
@@ -266,3 +268,50 @@ def test_a_wild_step_of_the_line_search_does_not_overflow():
     X = (0.5 * random.normal(size=(2, 10)))[y] + random.normal(size=(196, 10))
     model = DirichletGaussianProcess(class_weight="balanced").fit(X, y)  # warnings are errors
     assert np.isfinite(model.objective_)
+
+
+# --- repurposers --------------------------------------------------------------------------------
+
+
+class Identity(SourceModel):
+    """Not a network: matrices as they are."""
+
+    layers = [Layer("same", "identity", (10,), 0)]
+    input_names = ["data"]
+
+    def _forward(self, inputs, layers):
+        return [inputs["data"]]
+
+
+REPURPOSERS = [xfer.LrRepurposer, xfer.SvmRepurposer, xfer.GpRepurposer, xfer.BnnRepurposer]
+
+
+@pytest.mark.parametrize(("kind", "head"), list(zip(REPURPOSERS, HEADS)))
+def test_a_repurposer_passes_weights_on(kind, head, rare, tmp_path):
+    X, y, test, _ = rare
+    X, test = X.astype(np.float32), test.astype(np.float32)
+    weights = np.random.RandomState(0).uniform(size=196)
+    options = {"num_epochs": 60} if kind is xfer.BnnRepurposer else {}
+    repurposer = kind(Identity(), "same", class_weight={0: 1, 1: 20}, **options)
+    found = repurposer.fit(X, y, sample_weight=weights).predict_proba(test)
+    expected = clone(head).set_params(class_weight={0: 1, 1: 20}).fit(X, y, weights)
+    np.testing.assert_array_equal(found, expected.predict_proba(test))
+    repurposer.save_repurposer("weighted", tmp_path, save_source_model=False)
+    with pytest.warns(UserWarning, match="no fingerprint"):
+        loaded = xfer.load("weighted", tmp_path, source_model=Identity())
+    assert loaded.class_weight == {0: 1, 1: 20}
+    np.testing.assert_array_equal(loaded.predict_proba(test), found)
+
+
+def test_weights_are_refused_before_features_are_computed(rare):
+    X, y, _, _ = rare
+    source = Identity()
+    source.extract = None
+    for weights, class_weight, message in (
+        (np.ones(5), None, "sample_weight must have shape"),
+        (-np.ones(196), None, "sample_weight must be >= 0"),
+        (None, {2: 1}, "class_weight has 2, which is none of the labels: 0, 1"),
+        (None, "even", "class_weight must be None, 'balanced' or a dict"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            xfer.LrRepurposer(source, "same", class_weight=class_weight).fit(X, y, weights)

@@ -23,6 +23,7 @@ from xfer.meta import (
     CalibratedSvm,
     DirichletGaussianProcess,
 )
+from xfer.meta.base import ClassWeight
 from xfer.persistence import save
 from xfer.sources.data import brings_batches, open_data
 from xfer.sources.table import Features
@@ -284,6 +285,9 @@ class MetaModelRepurposer(Repurposer):
     (2, 2)
     """
 
+    #: The class of the classifier that a subclass makes, of the parameters that both have.
+    _classifier: ClassVar[Any] = None
+
     @stores_parameters(LayerFeatures)
     def __init__(
         self,
@@ -303,7 +307,7 @@ class MetaModelRepurposer(Repurposer):
         y : array-like of shape (n,) or (n, k), optional
             Their labels, of any kind. An iterator carries its own.
         sample_weight : array-like of shape (n,), optional
-            Weight of each example, for a meta-model that takes it.
+            How often each example counts, for a meta-model that takes it.
 
         Returns
         -------
@@ -329,10 +333,13 @@ class MetaModelRepurposer(Repurposer):
 
     def _meta_model(self) -> Any:
         """Make the meta-model that is to be fitted; what a subclass overrides."""
-        return None if self.meta_model is None else clone(self.meta_model)
+        if self._classifier is None:
+            return None if self.meta_model is None else clone(self.meta_model)
+        names = signature(self._classifier).parameters
+        return self._classifier(**{n: getattr(self, n) for n in names if n in vars(self)})
 
     def _check_targets(self, labels: np.ndarray) -> np.ndarray:
-        return checked_multilabels(labels)
+        return (checked_labels if self._classifier else checked_multilabels)(labels)
 
     def _fit_meta_model(self, meta_model: Any, table: Features, **options: Any) -> None:
         meta_model.fit(table.matrix, table.labels, **options)
@@ -413,8 +420,10 @@ class MetaModelRegressor(RegressorMixin, SharesNetwork):
 
     n_features_in_: Any = Repurposer.n_features_in_
     feature_names_in_: Any = Repurposer.feature_names_in_
-    _meta_model = MetaModelRepurposer._meta_model
     _fit_meta_model = MetaModelRepurposer._fit_meta_model
+
+    def _meta_model(self) -> Any:
+        return None if self.meta_model is None else clone(self.meta_model)
 
     def _check_targets(self, numbers: np.ndarray) -> np.ndarray:
         return checked_numbers(numbers)
@@ -431,25 +440,7 @@ class MetaModelRegressor(RegressorMixin, SharesNetwork):
         return _tags_of_meta_model(self, super().__sklearn_tags__())
 
 
-class _HeadRepurposer(MetaModelRepurposer):
-    """Makes its own meta-model, a classifier that takes one label per example and no weights."""
-
-    #: Takes the parameters of the repurposer that it has too.
-    _classifier: ClassVar[Any]
-
-    def fit(self, X: Any, y: Any = None) -> Self:  # type: ignore[override]
-        """Learn the new task; see :meth:`xfer.MetaModelRepurposer.fit`."""
-        return super().fit(X, y)
-
-    def _meta_model(self) -> Any:
-        names = signature(self._classifier).parameters
-        return self._classifier(**{n: getattr(self, n) for n in names if n in vars(self)})
-
-    def _check_targets(self, labels: np.ndarray) -> np.ndarray:
-        return checked_labels(labels)
-
-
-class LrRepurposer(_HeadRepurposer):
+class LrRepurposer(MetaModelRepurposer):
     """Logistic regression on layers of a frozen network.
 
     The classifier is :class:`xfer.meta.logistic_regression.CalibratedLogisticRegression`.
@@ -460,6 +451,8 @@ class LrRepurposer(_HeadRepurposer):
         Inverse strength of the ridge on the weights, on features of mean squared norm 1.
     tol : float, default=1e-4
         Stop when no component of the gradient is larger.
+    class_weight : "balanced" or dict, optional
+        How much an example of each class counts; "balanced" lets classes count the same in sum.
     n_jobs : int, optional
         Threads that share the folds of the calibration.
     random_state : int, default=0
@@ -488,13 +481,14 @@ class LrRepurposer(_HeadRepurposer):
         *,
         c: float = 10.0,
         tol: float = 1e-4,
+        class_weight: ClassWeight = None,
         n_jobs: int | None = None,
         random_state: Any = 0,
         **options: Unpack[LayerOptions],
     ) -> None: ...
 
 
-class SvmRepurposer(_HeadRepurposer):
+class SvmRepurposer(MetaModelRepurposer):
     """Support vector machines on layers of a frozen network.
 
     The classifier is :class:`xfer.meta.support_vector_machine.CalibratedSvm`.
@@ -509,6 +503,8 @@ class SvmRepurposer(_HeadRepurposer):
         Width of the kernel, on features of mean squared norm 1.
     enable_probability_estimates : bool, default=True
         Whether to offer ``predict_proba``; learning then takes five more fits.
+    class_weight : "balanced" or dict, optional
+        How much an example of each class counts; "balanced" lets classes count the same in sum.
     random_state : int, default=0
         Seed of the folds of the calibration.
     source_model, feature_layer_names, pooling, cache, context_function, num_devices, progress
@@ -537,6 +533,7 @@ class SvmRepurposer(_HeadRepurposer):
         kernel: str = "rbf",
         gamma: float | str = 0.3,
         enable_probability_estimates: bool = True,
+        class_weight: ClassWeight = None,
         random_state: Any = 0,
         **options: Unpack[LayerOptions],
     ) -> None: ...
@@ -546,7 +543,7 @@ class SvmRepurposer(_HeadRepurposer):
         return super()._meta_model().set_params(probability=probability)
 
 
-class GpRepurposer(_HeadRepurposer):
+class GpRepurposer(MetaModelRepurposer):
     """Gaussian processes on layers of a frozen network, with a kernel for each layer.
 
     The classifier is :class:`xfer.meta.gaussian_process.DirichletGaussianProcess`. It also has
@@ -558,6 +555,8 @@ class GpRepurposer(_HeadRepurposer):
         Maximum number of evaluations of the objective when the kernels are fitted.
     apply_l2_norm : bool, default=False
         Whether the features of each layer of an example are scaled to length 1 first.
+    class_weight : "balanced" or dict, optional
+        How much an example of each class counts; "balanced" lets classes count the same in sum.
     random_state : int, default=0
         Seed of the samples that probabilities are averaged over.
     source_model, feature_layer_names, pooling, cache, context_function, num_devices, progress
@@ -586,6 +585,7 @@ class GpRepurposer(_HeadRepurposer):
         *,
         max_function_evaluations: int = 100,
         apply_l2_norm: bool = False,
+        class_weight: ClassWeight = None,
         random_state: Any = 0,
         **options: Unpack[LayerOptions],
     ) -> None: ...
@@ -595,7 +595,7 @@ class GpRepurposer(_HeadRepurposer):
         meta_model.fit(table.matrix, table.labels, **options)
 
 
-class BnnRepurposer(_HeadRepurposer):
+class BnnRepurposer(MetaModelRepurposer):
     """A Bayesian neural network on layers of a frozen network.
 
     The classifier is :class:`xfer.meta.bayesian_network.BayesianNetwork`, which explains the
@@ -614,6 +614,8 @@ class BnnRepurposer(_HeadRepurposer):
         Examples per step, and maximum number of passes over the data.
     start_annealing, end_annealing : int
         Epochs between which the weight of the prior grows from 0 to 1.
+    class_weight : "balanced" or dict, optional
+        How much an example of each class counts; "balanced" lets classes count the same in sum.
     verbose : bool, default=False
         Whether to print the bound of each epoch.
     bnn_context_function : optional
@@ -652,6 +654,7 @@ class BnnRepurposer(_HeadRepurposer):
         start_annealing: int = 20,
         end_annealing: int = 40,
         num_samples_mc_prediction: int = 80,
+        class_weight: ClassWeight = None,
         verbose: bool = False,
         bnn_context_function: Any = None,
         random_state: Any = 0,
@@ -676,8 +679,10 @@ def _fit(model: Any, X: Any, y: Any, sample_weight: Any) -> tuple[np.ndarray, La
     data = open_data(X, y, model._check_targets)
     features = _layer_features(model).fit(data)
     train = getattr(model, "_train_model_from_features", None)
-    meta_model = _checked_meta_model(model) if train is None else None
+    meta_model: Any = _checked_meta_model(model) if train is None else None
     options = _weight_options(meta_model, X, sample_weight)
+    if hasattr(meta_model, "check_weights") and data.labels is not None:
+        meta_model.check_weights(data.labels, sample_weight)
     table = features.extract(data)
     assert table.labels is not None
     if train is None:
