@@ -224,7 +224,7 @@ def test_bad_input_is_refused_and_leaves_the_repurposer_as_it_was(mx, module, da
         ("Unknown label type: continuous", lambda: repurposer.fit(images, numbers + 0.5)),
         ("the data are empty", lambda: repurposer.fit(images[:0], numbers[:0])),
         ("do not fit the network", lambda: repurposer.predict(images[:, :1])),
-        ("X has 120 features", lambda: repurposer.predict(images[:, :, :5])),
+        (r"shape \(4, 5, 6\) for these data", lambda: repurposer.predict(images[:, :, :5])),
     ]
     for message, act in cases:
         with pytest.raises(ValueError, match=message):

@@ -691,3 +691,60 @@ def test_pictures_of_mixed_sizes_are_told_with_their_sizes(torch):
             ValueError, match=r"one shape, got \(3, 8, 8\), \(3, 9, 8\): resize them"
         ):
             source.extract(data, "output")
+
+
+class TestOtherData:
+    """Data that are not like those of the fit are refused, or lead to a warning."""
+
+    @pytest.fixture
+    def fitted(self):
+        images, digits = xfer.example.digits()
+        source = xfer.load_checkpoint(xfer.example.checkpoint())
+        return xfer.LrRepurposer(source, "relu2", pooling="max").fit(images[:50], digits[:50])
+
+    @pytest.mark.parametrize("loaded", [False, True])
+    def test_another_scale_of_pixels_is_told_once(self, fitted, loaded, tmp_path, recwarn):
+        images = xfer.example.digits()[0]
+        if loaded:
+            fitted.save_repurposer("saved", tmp_path)
+            fitted = xfer.load("saved", tmp_path)
+        fitted.predict(images[50:])
+        fitted.predict(images[50:51] * 0)  # a black picture is no other scale
+        assert not recwarn.list
+        with pytest.warns(
+            UserWarning, match="'data' has numbers from 0 to 255, and from 0 to 1 in"
+        ):
+            fitted.predict(images[50:] * 255)
+        fitted.predict(images[50:] * 255)
+        assert len(recwarn.list) == 0
+
+    def test_smaller_numbers_too(self):
+        images, digits = xfer.example.digits()
+        source = xfer.load_checkpoint(xfer.example.checkpoint())
+        fitted = xfer.LrRepurposer(source, "relu2", pooling="max").fit(
+            images[:50] * 255, digits[:50]
+        )
+        with pytest.warns(UserWarning, match="are the data scaled in the same way"):
+            fitted.predict_proba(images[50:])
+
+    @pytest.mark.parametrize("loaded", [False, True])
+    def test_examples_of_another_size_are_told_by_their_features(self, torch, loaded, tmp_path):
+        source = xfer.open_source(torch.nn.Conv2d(1, 2, 3))
+        images, digits = xfer.example.digits()
+        fitted = xfer.LrRepurposer(source, "output").fit(images[:50], digits[:50])
+        if loaded:
+            fitted.save_repurposer("saved", tmp_path, save_source_model=False)
+            fitted = xfer.load("saved", tmp_path, source_model=source)
+        message = r"shape \(2, 10, 14\) for these data, and \(2, 14, 14\) for those of the fit"
+        with pytest.raises(ValueError, match=message):
+            fitted.predict(images[50:, :, 4:])
+
+
+@pytest.mark.parametrize(
+    ("name", "advice"),
+    [("device", r"network.to\(device\)"), ("batch_size", "source.batch_size = 8")],
+)
+def test_parameters_that_others_have_are_answered(name, advice):
+    message = rf"LrRepurposer.__init__\(\) got an unexpected keyword argument '{name}'; .*{advice}"
+    with pytest.raises(TypeError, match=message):
+        xfer.LrRepurposer(None, "layer", **{name: 1})

@@ -2,6 +2,7 @@
 
 import math
 import os
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
 from functools import wraps
@@ -22,6 +23,15 @@ __all__ = ["LayerFeatures"]
 
 # What copies share with the estimator that they were copied from.
 _SHARED = ("source_model", "source_", "cache", "cache_")
+
+# Numbers so many times as large as those of the fit are on another scale: pixels of 0 to 255 where
+# the fit saw 0 to 1.
+_OTHER_SCALE = 50
+# What to do instead of giving a parameter that others have.
+_INSTEAD = {
+    "device": "; a PyTorch network runs where it is: move it there first, network.to(device)",
+    "batch_size": "; set it on the source: source = open_source(network); source.batch_size = 8",
+}
 
 _Init = TypeVar("_Init", bound=Callable[..., None])
 
@@ -48,6 +58,7 @@ def stores_parameters(options_of: type | None = None) -> Callable[[_Init], _Init
             except TypeError as error:
                 advice = f"; give what follows {last} by name, as num_devices=1"
                 advice = advice if "too many positional" in str(error) else ""
+                advice += "".join(_INSTEAD.get(one, "") for one in kwargs)
                 raise TypeError(f"{type(self).__name__}.__init__() {error}{advice}") from None
             bound.apply_defaults()
             vars(self).update(list(bound.arguments.items())[1:])
@@ -212,6 +223,7 @@ class LayerFeatures(TransformerMixin, SharesNetwork):
         self.cache_ = cache
         self.source_ = source
         self._shapes: dict[str, tuple[int, ...]] = {}
+        self.fit_data_: dict[str, dict[str, list]] | None = None
         return self
 
     def extract(self, X: Any) -> Features:
@@ -233,7 +245,18 @@ class LayerFeatures(TransformerMixin, SharesNetwork):
             labels = data.join_labels([found.labels])
             features = Features(found.matrix, found.columns, found.shapes, labels)
         self._shapes.update(features.shapes)
+        if self.fit_data_ is not None:
+            # Rows with another number of columns are refused by the meta-model, as in scikit-learn.
+            shapes = {} if hasattr(self, "n_features_in_") else features.shapes
+            _check_like_those_of_the_fit(shapes, features.ranges, self.fit_data_)
         return features
+
+    def note_fit_data(self, shapes: Mapping[str, Any], ranges: Mapping[str, Any]) -> None:
+        """Compare data to come with those that a meta-model was fitted on."""
+        self.fit_data_ = {
+            "shapes": {name: list(shape) for name, shape in shapes.items()},
+            "ranges": {name: list(ends) for name, ends in ranges.items()},
+        }
 
     def transform(self, X: Any) -> np.ndarray:
         """Compute the features.
@@ -285,6 +308,30 @@ class LayerFeatures(TransformerMixin, SharesNetwork):
         tags = super().__sklearn_tags__()
         tags.transformer_tags.preserves_dtype = ["float32"]
         return tags
+
+
+def _check_like_those_of_the_fit(
+    shapes: Mapping[str, tuple], ranges: Mapping[str, tuple], fit_data: dict[str, dict[str, list]]
+) -> None:
+    """Refuse features of another shape; warn where numbers are much larger or smaller."""
+    for name, shape in shapes.items():
+        expected = tuple(fit_data["shapes"].get(name, shape))
+        if tuple(shape) != expected:
+            raise ValueError(
+                f"layer {name!r} gives features of shape {tuple(shape)} for these data, and "
+                f"{expected} for those of the fit: give examples of the same size, or fit with a "
+                "pooling, such as 'mean'"
+            )
+    for name, (low, high) in ranges.items():
+        ends = fit_data["ranges"].get(name, [low, high])
+        found, known = max(-low, high), max(-ends[0], ends[1])
+        if found > _OTHER_SCALE * known or 0 < found < known / _OTHER_SCALE:
+            warnings.warn(
+                f"input {name!r} has numbers from {low:.3g} to {high:.3g}, and from {ends[0]:.3g} "
+                f"to {ends[1]:.3g} in the fit: are the data scaled in the same way?",
+                stacklevel=2,
+            )
+            fit_data["ranges"].pop(name)  # once is enough
 
 
 def _look_up(source: Any, names: str | Sequence[str]) -> tuple[Layer, ...]:

@@ -221,12 +221,14 @@ class Repurposer(ClassifierMixin, SharesNetwork):
         """Return what goes into a file beside the parameters."""
         # Not every classifier knows them, and none does where examples have several labels.
         known = hasattr(self.meta_model_, "classes_") and self.classes_.ndim == 1
-        return {"meta_model": self.meta_model_, **({} if known else {"classes": self.classes_})}
+        learned = {"meta_model": self.meta_model_, "fit_data": self.features_.fit_data_}
+        return learned if known else {**learned, "classes": self.classes_}
 
     def _restore(self, source: Any, layer_names: list[str], learned: dict) -> Self:
         """Become fitted with what a file holds."""
         self.source_model = source
         features = _layer_features(self).fit()
+        features.fit_data_ = learned.get("fit_data")
         return self._set_fitted(features, learned["meta_model"], learned.get("classes"))
 
 
@@ -429,11 +431,12 @@ class MetaModelRegressor(RegressorMixin, SharesNetwork):
         return checked_numbers(numbers)
 
     def _learned(self) -> dict[str, Any]:
-        return {"meta_model": self.meta_model_}
+        return {"meta_model": self.meta_model_, "fit_data": self.features_.fit_data_}
 
     def _restore(self, source: Any, layer_names: list[str], learned: dict) -> Self:
         self.source_model = source
         self.features_, self.meta_model_ = _layer_features(self).fit(), learned["meta_model"]
+        self.features_.fit_data_ = learned.get("fit_data")
         return self
 
     def __sklearn_tags__(self) -> Any:
@@ -689,6 +692,7 @@ def _fit(model: Any, X: Any, y: Any, sample_weight: Any) -> tuple[np.ndarray, La
         model._fit_meta_model(meta_model, table, **options)
     else:
         meta_model = train(table.matrix, table.labels, _indices(table))
+    features.note_fit_data(table.shapes, table.ranges)
     return table.labels, features, meta_model
 
 

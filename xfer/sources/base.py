@@ -182,6 +182,8 @@ class SourceModel(ABC):
         labels = []
         for batch in batches:
             labels.append(batch.labels)
+            if isinstance(batch.examples, dict):
+                table.see(batch.examples)
             if keys is None:
                 outputs = self._compute(batch.examples, layers, poolings)
             else:

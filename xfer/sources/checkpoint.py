@@ -81,7 +81,8 @@ class CheckpointSource(OnnxSource):
         """Make a source of what `to_state` returned."""
         source = CheckpointSource(Network.from_state(state, arrays))
         source.batch_size = int(state["batch_size"])
-        return source.with_batch_axes(state["batch_axes"]) if state["batch_axes"] else source
+        axes = state.get("batch_axes")
+        return source.with_batch_axes(axes) if axes else source
 
     def to_state(self) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
         """Return the network as what JSON can hold, and arrays."""

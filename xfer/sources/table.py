@@ -35,12 +35,15 @@ class Features(Mapping):
         Shape of each layer's features for one example.
     labels : ndarray of shape (n,) or (n, k), or None
         The labels that came with the data.
+    ranges : dict of str to (float, float)
+        The smallest and the largest number of each input of three dimensions or more.
     """
 
     matrix: np.ndarray = field(repr=False)
     columns: dict[str, slice]
     shapes: dict[str, tuple[int, ...]]
     labels: np.ndarray | None = field(default=None, repr=False)
+    ranges: dict[str, tuple[float, float]] = field(default_factory=dict, repr=False)
 
     def __getitem__(self, name: str) -> np.ndarray:
         return self.matrix[:, self.columns[name]].reshape(len(self.matrix), *self.shapes[name])
@@ -66,6 +69,16 @@ class FeatureTable:
         self._matrix: np.ndarray | None = None
         self._columns: dict[str, slice] = {}
         self._shapes: dict[str, tuple[int, ...]] = {}
+        self._ranges: dict[str, tuple[float, float]] = {}
+
+    def see(self, inputs: Mapping[str, np.ndarray]) -> None:
+        """Note the range of each input, if it may hold pictures or signals, not word ids."""
+        for name, array in inputs.items():
+            if array.ndim < 3:
+                continue
+            low, high = self._ranges.get(name, (np.inf, -np.inf))
+            low, high = min(low, float(array.min())), max(high, float(array.max()))
+            self._ranges[name] = low, high
 
     def append(self, outputs: Sequence[np.ndarray], n: int) -> None:
         """Add the features of the next n examples, an array (>= n, ...) for each layer."""
@@ -94,7 +107,7 @@ class FeatureTable:
                 matrix.resize((self.n_rows, matrix.shape[1]), refcheck=False)
             else:
                 matrix = matrix[: self.n_rows]
-        return Features(matrix, self._columns, self._shapes, labels)
+        return Features(matrix, self._columns, self._shapes, labels, self._ranges)
 
     def _make_room(self, n_rows: int, shapes: list[tuple[int, ...]]) -> np.ndarray:
         if self._matrix is None:
