@@ -748,3 +748,14 @@ def test_parameters_that_others_have_are_answered(name, advice):
     message = rf"LrRepurposer.__init__\(\) got an unexpected keyword argument '{name}'; .*{advice}"
     with pytest.raises(TypeError, match=message):
         xfer.LrRepurposer(None, "layer", **{name: 1})
+
+
+def test_a_generator_of_pictures_is_a_list_of_examples(torch):
+    pytest.importorskip("PIL")
+    images = np.random.default_rng(0).integers(0, 256, (6, 9, 9, 3)).astype(np.uint8)
+    source = xfer.open_source(torch.nn.Conv2d(3, 2, 3), inputs=xfer.ImageInputs(9))
+    expected = source.extract(list(images), "output").matrix
+    for data in (iter(images), iter([images[:4], images[4:]]), iter([list(images)])):
+        np.testing.assert_array_equal(source.extract(data, "output").matrix, expected)
+    with pytest.raises(ValueError, match="one example and its label"):
+        source.extract(zip(images, range(6)), "output")

@@ -123,6 +123,10 @@ class ImageInputs(Inputs):
         batch /= np.array(self.std, np.float32)
         return np.ascontiguousarray(batch.transpose(0, 3, 1, 2)) if self.layout == "NCHW" else batch
 
+    def is_example(self, value: Any) -> bool:
+        """Return whether a value is one picture; an array of four dimensions is a batch."""
+        return not isinstance(value, (list, tuple, Mapping)) and getattr(value, "ndim", 0) < 4
+
     def to_state(self) -> State:
         """Return all settings, and no arrays."""
         settings = {k: list(v) if isinstance(v, tuple) else v for k, v in vars(self).items()}
