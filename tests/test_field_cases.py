@@ -7,10 +7,10 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
-from operator_checks import check
+from operator_checks import check, one_operator, run_converted, run_mxnet
 
 import xfer
-from xfer.checkpoint import write_params
+from xfer.checkpoint import MxGraph, write_params
 from xfer.cli import main
 
 RANDOM = np.random.RandomState(0)
@@ -287,3 +287,32 @@ class TestFiles:
         (tmp_path / "net-symbol.json").write_text("version https://git-lfs.github.com/spec/v1")
         with pytest.raises(ValueError, match="net-symbol.json is a Git LFS pointer"):
             xfer.load_checkpoint("net")
+
+
+def test_names_of_2016(mx):
+    for name in ("MultiBoxPrior", "MultiBoxTarget", "MultiBoxDetection"):
+        old, own = (one_operator(one, ["data"]) for one in (name, f"_contrib_{name}"))
+        assert MxGraph.from_json(old) == MxGraph.from_json(own)
+    parameters = {name: abs(floats(3)) for name in ("gamma", "beta", "mean", "var")}
+    data = {"data": floats(4, 3, 8, 6), **parameters}
+    found = run_converted(one_operator("CuDNNBatchNorm", data, fix_gamma=False), data)
+    symbol = mx.sym.load_json(one_operator("BatchNorm", data, fix_gamma=False))
+    np.testing.assert_allclose(found, run_mxnet(mx, symbol, data)[0], atol=1e-5)
+
+
+@pytest.mark.parametrize("operator", ["Custom", "WarpCTC", "CTCLoss"])
+def test_an_output_without_conversion(save, capsys, operator):
+    nodes = [
+        variable("data"),
+        variable("w"),
+        ("FullyConnected", "fc", {"num_hidden": "3", "no_bias": "True"}, ["data", "w"]),
+        variable("label"),
+        (operator, "loss", {"op_type": "mine"} if operator == "Custom" else {}, ["fc", "label"]),
+    ]
+    w, x = floats(3, 4), floats(5, 4)
+    source = xfer.load_checkpoint(save(nodes, ["loss"], {"arg:w": w}))
+    np.testing.assert_allclose(source.extract(x, "fc").matrix, x @ w.T, rtol=1e-4, atol=1e-6)
+    assert convert("--layer", "fc") == 0
+    capsys.readouterr()
+    assert convert() == 1
+    assert "cut the network before it with --layer, such as --layer fc" in capsys.readouterr().err

@@ -5,7 +5,7 @@ import pytest
 from operator_checks import check, convert_all
 
 from xfer.checkpoint.onnx_builder import BATCH
-from xfer.checkpoint.operators import OPERATORS, Unsupported
+from xfer.checkpoint.operators import OPERATORS
 from xfer.checkpoint.symbol import MxGraph
 
 
@@ -166,7 +166,7 @@ def test_what_does_nothing(mx):
         assert not converted(symbol, (BATCH, 4, None))[0].nodes
 
 
-def test_what_has_no_conversion(mx):
-    symbol = mx.sym.Dropout(mx.sym.var("data"), mode="always")
-    with pytest.raises(Unsupported, match="mode='always'"):
-        converted(symbol, (BATCH, 4))
+def test_dropout_that_is_meant_for_inference_too(mx):
+    symbol = mx.sym.Dropout(mx.sym.var("data"), mode="always", name="drop")
+    with pytest.warns(UserWarning, match="'drop' drops nothing here, in spite of mode='always'"):
+        assert not converted(symbol, (BATCH, 4))[0].nodes

@@ -25,7 +25,8 @@ _TRAINING = ("_ctx_group", "_lr_mult", "_wd_mult", "_force_mirroring", "_mirror_
 # The attributes of a variable that describe its data.
 _OF_VARIABLES = ("__shape__", "__dtype__")
 
-# MXNet writes an operator's own name, which has changed for many: old=own, as of 1.9. The prefixes
+# MXNet writes an operator's own name, which has changed for many: old=own, as of 1.9 (the last ones
+# are of 2016, and MXNet no longer knows them). The prefixes
 # `_sparse_` and `_np` are left out: they never were part of an operator's own name.
 _RENAMED = """
     _Div=elemwise_div _Equal=_equal _Greater=_greater _Greater_Equal=_greater_equal
@@ -44,11 +45,13 @@ _RENAMED = """
     _contrib_ctc_loss=CTCLoss _contrib_CTCLoss=CTCLoss _crop_assign=_slice_assign
     _crop_assign_scalar=_slice_assign_scalar _div=elemwise_div _minus=elemwise_sub
     _mul=elemwise_mul _plus=elemwise_add _sub=elemwise_sub
+    CuDNNBatchNorm=BatchNorm MultiBoxDetection=_contrib_MultiBoxDetection
+    MultiBoxPrior=_contrib_MultiBoxPrior MultiBoxTarget=_contrib_MultiBoxTarget
 """
 _OWN_NAMES = dict(pair.split("=") for pair in _RENAMED.split())
 
 # The operators that hold graphs of their own. Files of 0.8 have none.
-_LOOPS = ("_foreach", "_while_loop", "_cond")
+_NESTED = ("_foreach", "_while_loop", "_cond", "_sg_mkldnn_conv", "_sg_mkldnn_fully_connected")
 
 Entries = tuple[tuple[int, int], ...]
 #: Operator, name, attributes, inputs, hints and subgraphs: the fields of ``Node``.
@@ -65,7 +68,7 @@ def upgrade(graph: Any) -> tuple[list[RawNode], Entries]:
     """Check a parsed graph and bring it to one form; return its nodes and heads.
 
     Only what is read is checked: ``arg_nodes`` and ``node_row_ptr`` repeat what the nodes say, and
-    ``subgraphs``, the bodies of loops and conditions, are ignored.
+    ``subgraphs`` are kept as they are.
     """
     version = _version(graph)
     nodes: list[RawNode] = []
@@ -91,7 +94,7 @@ def upgrade(graph: Any) -> tuple[list[RawNode], Entries]:
             del attributes["axis"]
         new_ids.append(len(nodes))
         kept, hints = _separated(operator, attributes)
-        bodies = tuple(node.get("subgraphs") or ()) if operator in _LOOPS else ()
+        bodies = tuple(node.get("subgraphs") or ()) if operator in _NESTED else ()
         nodes.append((operator, name, kept, inputs, hints, bodies))
         for source, _ in inputs:
             kind, variable, _, _, hints, _ = nodes[source]

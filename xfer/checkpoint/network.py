@@ -6,6 +6,7 @@ import os
 import warnings
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -284,8 +285,9 @@ class Network:
                 _ = tensor.rank
         except UnknownShape as error:
             raise UnknownShape(f"{error}: give the sizes of one example") from None
-        except Unsupported:
-            raise
+        except Unsupported as error:
+            hint = _last_that_converts(network, conversion)
+            raise Unsupported(f"{error}{hint}") from None
         except ValueError as error:
             if BATCH not in [dims[0] for dims in shapes.values() if dims]:
                 raise
@@ -301,6 +303,14 @@ class Network:
         with atomic_write(path) as file:
             file.write(model.SerializeToString())
         return names
+
+
+def _last_that_converts(network: Network, conversion: Conversion) -> str:
+    for name, entry in reversed(network.positions.items()):
+        with suppress(ValueError):
+            conversion.check([entry])
+            return f"; cut the network before it with --layer, such as --layer {name}"
+    return ""
 
 
 def auxiliary_names(graph: MxGraph) -> set[str]:

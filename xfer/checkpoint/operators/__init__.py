@@ -7,6 +7,7 @@ from xfer.checkpoint.operators import (  # noqa: F401
     pieces,
     pooling,
     products,
+    quantized,
     reductions,
     sequence,
     shapes,
