@@ -4,7 +4,7 @@ import re
 
 import numpy as np
 import pytest
-from operator_checks import bind, check_operator, convert_all, one_operator, open_session
+from operator_checks import bind, check, check_operator, convert_all, one_operator, open_session
 
 from xfer.checkpoint.network import Network
 from xfer.checkpoint.onnx_builder import BATCH
@@ -119,3 +119,10 @@ def test_what_is_refused():
     graph = MxGraph.from_json(one_operator("_contrib_quantize_v2", ["x"]))
     with pytest.raises(Unsupported, match="no calibrated range"):
         convert_all(graph, {}, inputs)
+
+
+def test_fused_layers_in_single_precision(mx):
+    """A network that was saved after MXNet had fused it, but not rounded it."""
+    fused = branches(mx).get_backend_symbol("MKLDNN")
+    assert "_sg_mkldnn_conv" in fused.tojson()
+    check(mx, fused, {"data": np.random.RandomState(0).normal(size=SHAPE).astype(np.float32)})
