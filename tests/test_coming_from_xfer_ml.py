@@ -271,7 +271,7 @@ class TestSaved:
         again = xfer.load(loaded.save_repurposer("new", tmp_path))
         np.testing.assert_array_equal(again.predict(new_digits[0]), model.predict(columns))
 
-    def test_trained_networks(self, mx, source, new_digits, tmp_path):
+    def test_trained_networks(self, source, new_digits, tmp_path):
         handler = ModelHandler(source)
         handler.save_checkpoint(tmp_path / "old")
         options = {"fixed_layers": ["conv1"], "random_layers": [], "num_layers_to_drop": 2}
