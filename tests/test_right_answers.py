@@ -395,6 +395,19 @@ class TestTables:
         whole = np.ma.masked_array([[1.0, 2.0]], mask=False)
         assert source.extract(whole, "output").matrix.shape == (1, 2)
 
+    @pytest.mark.parametrize("kind", ["Int64", "boolean", "objects", "tensors"])
+    def test_labels_keep_their_type(self, source, torch, kind):
+        pandas = pytest.importorskip("pandas")
+        labels, classes = {
+            "Int64": (pandas.Series([3, 1, 3, 1], dtype="Int64"), [1, 3]),
+            "boolean": (pandas.Series([True, False] * 2, dtype="boolean"), [False, True]),
+            "objects": (np.array([3, 1, 3, 1], object), [1, 3]),
+            "tensors": ([torch.tensor(label) for label in (3, 1, 3, 1)], [1, 3]),
+        }[kind]
+        fitted = xfer.LrRepurposer(source, "output").fit(np.eye(2)[[0, 1, 0, 1]], labels)
+        assert fitted.classes_.tolist() == classes
+        assert fitted.classes_.dtype.kind == ("b" if kind == "boolean" else "i")
+
     @pytest.mark.parametrize("dtype", [object, "string"])
     def test_missing_labels_are_told_by_their_place(self, source, dtype):
         pandas = pytest.importorskip("pandas")

@@ -510,8 +510,13 @@ def checked_array(X: Any) -> Any:
 
 def _given_labels(y: Any, n_examples: int) -> np.ndarray:
     refuse_masked(y)
-    y = to_numpy(y) if is_tensor(y) else y
+    if is_tensor(y) or (isinstance(y, (list, tuple)) and y and is_tensor(y[0])):
+        y = to_numpy(y)
+    # Some types of pandas would become floats.
+    y = y.to_numpy() if hasattr(y, "to_numpy") else y
     labels = check_array(y, dtype=None, input_name="y", **_ANY_ARRAY)
+    if labels.dtype == object and all(isinstance(one, (Number, np.bool_)) for one in labels.flat):
+        labels = np.array(labels.tolist())
     if labels.ndim != 2 or labels.shape[1] == 1:
         labels = column_or_1d(labels, warn=True)
     missing = [i for i, label in enumerate(labels) if labels.dtype == object and is_missing(label)]
