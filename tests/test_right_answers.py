@@ -72,7 +72,7 @@ class TestMask:
         data = {"first": self.IDS, "second": self.IDS}
         found = source.extract(data, "output", pooling="channels_first_mean").matrix
         assert found.shape == (2, 4)
-        with pytest.raises(ValueError, match="first, second may all hold .* attention_mask"):
+        with pytest.raises(ValueError, match="word ids \(first, second\).* attention_mask"):
             source.extract(data, "output", pooling="masked_mean")
 
     @pytest.mark.parametrize("order", [("ids", "table"), ("table", "ids")])
@@ -387,10 +387,10 @@ class TestTables:
     def test_masked_values_are_refused(self, source):
         masked = np.ma.masked_array([[1.0, 2.0], [3.0, 4.0]], mask=[[0, 1], [0, 0]])
         for data in (masked, {"input": masked}):
-            with pytest.raises(ValueError, match="hold masked values: fill them in"):
+            with pytest.raises(ValueError, match="have masked values: fill them"):
                 source.extract(data, "output")
         labels = np.ma.masked_array([0, 1, 0], mask=[0, 1, 0])
-        with pytest.raises(ValueError, match="hold masked values"):
+        with pytest.raises(ValueError, match="have masked values"):
             xfer.LrRepurposer(source, "output").fit(np.eye(2)[[0, 1, 0]], labels)
         whole = np.ma.masked_array([[1.0, 2.0]], mask=False)
         assert source.extract(whole, "output").matrix.shape == (1, 2)
@@ -671,7 +671,7 @@ class TestMnistIter:
     def test_a_wrong_number_is_still_refused(self, make, source):
         iterator = make(16)
         iterator.num_data = 200
-        with pytest.raises(ValueError, match="gave 96 examples where its num_data says 200"):
+        with pytest.raises(ValueError, match="gave 96 examples, but its num_data is 200"):
             source.extract(iterator, "output")
 
 
@@ -748,7 +748,7 @@ class TestOtherData:
         if loaded:
             fitted.save_repurposer("saved", tmp_path, save_source_model=False)
             fitted = xfer.load("saved", tmp_path, source_model=source)
-        message = r"shape \(2, 10, 14\) for these data, and \(2, 14, 14\) for those of the fit"
+        message = r"shape \(2, 10, 14\), but \(2, 14, 14\) in fit"
         with pytest.raises(ValueError, match=message):
             fitted.predict(images[50:, :, 4:])
 
@@ -772,3 +772,21 @@ def test_a_generator_of_pictures_is_a_list_of_examples(torch):
         np.testing.assert_array_equal(source.extract(data, "output").matrix, expected)
     with pytest.raises(ValueError, match="one example and its label"):
         source.extract(zip(images, range(6)), "output")
+
+
+def test_names_and_prefixes_of_networks_are_answered_with_the_next_step():
+    with pytest.raises(
+        TypeError, match="'resnet18': there is no such .*load it with its own library"
+    ):
+        xfer.open_source("resnet18")
+    prefix = xfer.example.checkpoint()
+    with pytest.raises(
+        TypeError, match="is the prefix of a checkpoint: open it with xfer.load_check"
+    ):
+        xfer.open_source(prefix)
+
+
+def test_of_many_layers_the_nearest_are_named(torch):
+    network = torch.nn.Sequential(*(torch.nn.ReLU() for _ in range(30)))
+    with pytest.raises(ValueError, match="no layer 'conv'; nearest: "):
+        xfer.open_source(network).find_layers("conv")

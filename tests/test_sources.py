@@ -203,7 +203,7 @@ def test_an_iterator_that_would_begin_in_the_middle_is_refused(mx, module, image
     source = xfer.open_source(module)
     iterator = ReadAheadIterator(mx, images)
     assert source.extract(iterator, "dropout0").labels.tolist() == list(range(21))
-    with pytest.raises(ValueError, match="begin in the middle of its data.*Make a new one"):
+    with pytest.raises(ValueError, match="start in the middle of its data.*Make a new"):
         source.extract(iterator, "dropout0")
     used = ReadAheadIterator(mx, images)
     list(used)
@@ -268,7 +268,7 @@ def test_images_from_a_file_are_all_read_and_nothing_else(mx, image_file, shuffl
     everything = list(range(21))
     rounded = image_iterator(mx, image_file, shuffle=shuffle)
     assert extracted(rounded) == everything
-    with pytest.raises(ValueError, match="begin in the middle of its data.*Make a new one"):
+    with pytest.raises(ValueError, match="start in the middle of its data.*Make a new"):
         extracted(rounded)
     counted = image_iterator(mx, image_file, round_batch=False, shuffle=shuffle)
     counted.num_data = 21
@@ -299,14 +299,14 @@ def test_an_end_that_may_not_be_one_is_refused(mx, image_file):
         with pytest.raises(ValueError, match="last batch is full.*Set its num_data to the number"):
             extract(**options)
     for number in (25, 20):
-        with pytest.raises(ValueError, match=f"gave 21 examples where its num_data says {number}"):
+        with pytest.raises(ValueError, match=f"gave 21 examples, but its num_data is {number}"):
             extract(num_data=number)
-    with pytest.raises(ValueError, match="has more examples than its num_data says, 8"):
+    with pytest.raises(ValueError, match="has more examples than its num_data, 8"):
         extract(num_data=8, round_batch=False)
     used = image_iterator(mx, image_file)
     used.num_data = 21
     list(used)
-    with pytest.raises(ValueError, match="gave 18 examples where its num_data says 21; .* new"):
+    with pytest.raises(ValueError, match="gave 18 examples, but its num_data is 21; .* new"):
         Centre().extract(used, "centre")
 
 
@@ -354,7 +354,7 @@ def test_an_iterator_of_unknown_length_and_string_labels(mx, module, images):
     features = source.extract(iterator, LAYERS)
     np.testing.assert_allclose(features.matrix, source.extract(images, LAYERS).matrix, 1e-5, 1e-6)
     assert features.labels.tolist() == words
-    with pytest.raises(ValueError, match="the iterator gave no example"):
+    with pytest.raises(ValueError, match="the iterator is empty"):
         source.extract(LengthlessIterator(mx, images, words, []), LAYERS)
 
 
@@ -365,10 +365,10 @@ def test_labels_that_mxnet_carries_as_floats_are_integers_again(mx, module, imag
     halves = mx.io.NDArrayIter(images, np.resize([0.5, 1.0], 21), 8)
     assert source.extract(halves, "fc1").labels[:2].tolist() == [0.5, 1.0]
     large = mx.io.NDArrayIter(images, np.resize([20_000_001, 1], 21), 8)
-    with pytest.raises(ValueError, match="cannot tell it from its neighbours"):
+    with pytest.raises(ValueError, match="which is exact only below"):
         source.extract(large, "fc1")
     several = mx.io.NDArrayIter(images, {"a": np.ones(21), "b": np.ones(21)}, 8)
-    with pytest.raises(ValueError, match="carries 2 labels"):
+    with pytest.raises(ValueError, match="has 2 labels"):
         source.extract(several, "fc1")
 
 
@@ -441,7 +441,7 @@ def test_ids_outside_an_embedding_are_refused(two_inputs):
     source = xfer.open_source(two_inputs)
     size = np.zeros((2, 2))
     for wrong in (9, -1):
-        with pytest.raises(ValueError, match=f"id {wrong}; layer 'embed' knows ids 0 to 8"):
+        with pytest.raises(ValueError, match=f"id {wrong}, but layer 'embed' has only ids 0 to 8"):
             source.extract({"words": [[0] * 5, [0, 1, 2, 3, wrong]], "size": size}, "joined")
 
 
@@ -492,7 +492,7 @@ def test_unknown_layers_are_refused_with_the_nearest_names(module, images):
     source = xfer.open_source(module)
     with pytest.raises(ValueError, match="no layer 'dropout'; nearest: dropout0"):
         source.extract(images, ["dropout"])
-    with pytest.raises(ValueError, match="no layer 'qqq'; layers: conv1, bn1"):
+    with pytest.raises(ValueError, match="no layer 'qqq'; nearest: "):
         source.extract(images, ["qqq"])
     with pytest.raises(ValueError, match="no layer 'halves'; nearest: .*halves_output0"):
         source.extract(images, ["halves"])
@@ -556,7 +556,7 @@ def test_data_whose_first_axis_is_not_the_example_are_refused(mx, module, images
 
 
 def test_models_that_cannot_be_opened_are_refused(mx, module):
-    with pytest.raises(TypeError, match="cannot open str as a source model: 'net'; allowed are"):
+    with pytest.raises(TypeError, match="cannot open 'net': there is no such file"):
         xfer.open_source("net")
     with pytest.raises(TypeError, match="cannot open mxnet.symbol.symbol.Symbol"):
         xfer.open_source(module.symbol)
@@ -650,7 +650,7 @@ def test_examples_in_parts_are_no_batches(halves):
         np.testing.assert_array_equal(matrix, rows / 2, err_msg=kind)
         repurposer = xfer.LrRepurposer(halves, "same").fit(examples, labels)
         np.testing.assert_allclose(repurposer.predict_proba(examples), expected, rtol=1e-6)
-        with pytest.raises(ValueError, match="a list of examples of several parts|must be an arr"):
+        with pytest.raises(ValueError, match="the examples have several parts|must be an arr"):
             Same().extract(np.array(examples, object) if kind == "lists" else examples, "same")
 
 

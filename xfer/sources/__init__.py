@@ -65,8 +65,8 @@ def open_source(
         or a PyTorch network with hooks, patched methods or compiled code. Change the name whenever
         the code changes.
     batch_axis : int or dict of str to int, default=0
-        The axis of the inputs, for all or by name, on which an MXNet network reads the examples: 1
-        for recurrent networks of layout TNC. Your data have the examples first all the same.
+        The axis on which an MXNet network has the examples, for all inputs or by name: 1 for
+        recurrent networks of layout TNC. In your data, examples are still on axis 0.
     engine : {"auto", "onnxruntime", "mxnet"}, default="auto"
         What runs an MXNet network. ``"auto"`` is ONNX Runtime, except for a Module on another
         device than the CPU. MXNet takes over, with a warning, where an operator has no conversion
@@ -132,7 +132,7 @@ def _with_batch_axis(source: Any, batch_axis: int | Mapping[str, int]) -> Any:
     unknown = sorted({*axes} - {*source.input_names})
     if unknown:
         known = ", ".join(source.input_names)
-        raise ValueError(f"batch_axis names {', '.join(unknown)}; the inputs are {known}")
+        raise ValueError(f"batch_axis names no input {', '.join(unknown)}; the inputs are {known}")
     for axis in axes.values():
         check_integer("batch_axis", axis, 0)
     return source.with_batch_axes(axes)
@@ -170,7 +170,7 @@ def _open(
             return load_checkpoint(symbol_file=symbols[0], params_file=path, engine=engine)
         found = ", ".join(file.name for file in symbols[:8]) or "none"
         raise FileNotFoundError(
-            f"which graph belongs to {path}? In that folder: {found}; use "
+            f"it is ambiguous which graph belongs to {path}, the folder has: {found}; use "
             "load_checkpoint(symbol_file=..., params_file=...)"
         )
     if path and (Path(path) / "modules.json").is_file():
@@ -188,6 +188,16 @@ def _open(
         raise TypeError(
             f"{path} is a PyTorch file, which holds code or parameters, not a network: build the "
             "module, load the parameters into it, and pass the module"
+        )
+    if path and Path(f"{path}-symbol.json").is_file():
+        raise TypeError(
+            f"{path} is the prefix of a checkpoint: open it with xfer.load_checkpoint({path!r}, "
+            "epoch)"
+        )
+    if path and not Path(path).exists():
+        raise TypeError(
+            f"cannot open {path!r}: there is no such file or folder. To use a network by its name, "
+            "load it with its own library, such as torchvision.models, and pass the network"
         )
     raise TypeError(
         f"cannot open {type(model).__name__} as a source model: {model!r:.80}; allowed are an "
@@ -219,7 +229,7 @@ def load_checkpoint(
     epoch : int, default=0
         The epoch in ``-0000.params``, the file with the parameters.
     symbol_file, params_file : str or path-like, optional
-        The two files, instead of the prefix, where their names do not go together.
+        The two files, instead of ``prefix``, if their names do not match.
     inputs, preprocess, padding_id, cache_key, batch_axis, engine
         See :func:`xfer.open_source`.
 

@@ -142,11 +142,11 @@ class SourceModel(ABC):
             The layers, in the order of the columns.
         pooling : str or dict of str to str, default="flatten"
             How to reduce a layer's output, for all layers or by name. For maps: ``"mean"``,
-            ``"max"`` or ``"mean+max"`` over each channel's positions. Where the network does not
-            tell which axis holds the channels, it is the first of an example's; for the last, use
-            ``"channels_last_mean"`` and so on. For tokens of shape (tokens, features): the
-            ``"first_token"``, or the ``"masked_mean"`` of those that are not padding.
-            ``"flatten"`` keeps everything. Layers without positions stay as they are.
+            ``"max"`` or ``"mean+max"`` over each channel's positions. If the network does not show
+            which axis holds the channels, it is an example's first; if it is the last, use
+            ``"channels_last_mean"`` and so on. For tokens of shape (tokens, features):
+            ``"first_token"``, or ``"masked_mean"`` over the tokens that are not padding.
+            ``"flatten"`` keeps everything. Layers without positions do not change.
         batch_size : int, optional
             Examples per batch for arrays and lists; iterables bring their own.
         progress : bool, optional
@@ -215,7 +215,7 @@ class SourceModel(ABC):
 
     @property
     def _is_example(self) -> IsExample:
-        """What tells a raw example from a batch of them; None if data are ready inputs."""
+        """The test that tells a raw example from a batch; None if data are ready inputs."""
         if self.inputs is None:
             return None
         return getattr(self.inputs, "is_example", is_raw_example)
@@ -337,8 +337,8 @@ class SourceModel(ABC):
             return ids[0] != self.padding_id
         if ids and not {"masked_mean", "first_token"}.isdisjoint(poolings):
             raise ValueError(
-                f"the inputs {', '.join(matrices)} may all hold the ids in which {self.padding_id} "
-                "is padding: give the input attention_mask, of shape (n, tokens), too"
+                f"several inputs may hold the word ids ({', '.join(matrices)}), so the padding is "
+                "unknown: also give the input attention_mask, of shape (n, tokens)"
             )
         return None
 
@@ -411,13 +411,13 @@ def find_layers(names: str | Iterable[str], find_one: Any) -> tuple[Layer, ...]:
         raise TypeError(f"feature_layer_names must be a name or a list of names, got {names!r}")
     names = [names] if isinstance(names, str) else list(names)
     if not names:
-        raise ValueError("no layer was asked for: feature_layer_names is empty")
+        raise ValueError("feature_layer_names must name at least one layer")
     for name in names:
         if not isinstance(name, str):
             raise TypeError(f"a layer name must be a string, got {type(name).__name__}: {name!r}")
     layers = tuple(find_one(name) for name in names)
     if len({layer.name for layer in layers}) < len(layers):
-        raise ValueError(f"a layer was asked for more than once: {names}")
+        raise ValueError(f"feature_layer_names must not repeat a layer, got {names}")
     return layers
 
 
@@ -433,7 +433,8 @@ def find_layer(name: str, layers: Sequence[Layer]) -> Layer:
             f"the network has {len(found or calls)} layers named {name!r}: "
             + (f"ask for one of {', '.join(calls)}" if calls else "rename them")
         )
-    near = difflib.get_close_matches(name, names, n=5, cutoff=0.4)
+    # Of many layers, the nearest are of more use than the first.
+    near = difflib.get_close_matches(name, names, n=5, cutoff=0.4 if len(names) <= 12 else 0.0)
     names = names if len(names) <= 12 else [*names[:12], f"... ({len(names)} in all)"]
     hint = f"nearest: {', '.join(near)}" if near else f"layers: {', '.join(names)}"
     raise ValueError(f"the network has no layer {name!r}; {hint}")
@@ -450,7 +451,7 @@ def check_rows(name: str, shape: Sequence[int], inputs: Mapping[str, np.ndarray]
 
 
 def examples_first(output: np.ndarray, axis: int, count: int) -> np.ndarray:
-    """Bring the axis of the examples to the front, and `count` rows of each together."""
+    """Move the axis of the examples to the front; each example has `count` rows of it."""
     if output.ndim <= axis:
         return output
     output = np.moveaxis(output, axis, 0)

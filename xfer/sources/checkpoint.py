@@ -28,13 +28,13 @@ _MOST_CONVERSIONS = 8
 class CheckpointSource(OnnxSource):
     """An MXNet network, read once and run by ONNX Runtime.
 
-    ``engine="auto"`` leaves to MXNet what has no conversion. With ``compare``, it also runs the
-    first examples on MXNet, and leaves layers to it on which the two disagree.
+    With ``engine="auto"``, MXNet runs layers that have no conversion. With ``compare``, the first
+    examples also run on MXNet, which takes over the layers where the two results differ.
     """
 
     _advice = (
-        ". If the network reads its examples on another axis, as an RNN of layout TNC does, open it"
-        " with open_source(network, batch_axis=1)"
+        ". If the network has its examples on another axis, like an RNN of layout TNC, use "
+        "open_source(network, batch_axis=1)"
     )
     # The conversion knows which batch size the network asks for.
     _compute = SourceModel._compute
@@ -66,7 +66,7 @@ class CheckpointSource(OnnxSource):
         self._id_limits = list(network.id_limits())
         self._conversions: list[tuple[dict[str, Dims], Conversion]] = []
         self._mxnet: Any = None
-        #: The axis of each input that holds the examples, where it is not the first.
+        #: The axis of the examples by input, if it is not the first.
         self.batch_axes: dict[str, int] = {}
         self._layers = None
         self._set_caches()
@@ -272,7 +272,7 @@ class CheckpointSource(OnnxSource):
         return tuple(dims)
 
     def _places(self, conversion: Conversion, names: tuple[str, ...]) -> list[tuple[int, int]]:
-        """Return the axis of each layer's examples, and its rows for each of them."""
+        """Return the axis of the examples in each layer's output, and its rows per example."""
         values = [conversion.values.get(self.network.positions[name]) for name in names]
         return [_place(None if value is None else value.dims) for value in values]
 
@@ -293,7 +293,7 @@ class CheckpointSource(OnnxSource):
         self, inputs: dict[str, np.ndarray], names: tuple[str, ...], outputs: list[np.ndarray]
     ) -> Sequence[np.ndarray]:
         n = min(len(outputs[0]), self._own_sizes.get(names, _MOST_COMPARED))
-        # A batch that is too short for the network computes the last example again.
+        # If the network needs a larger batch, the last example is repeated.
         index = np.minimum(np.arange(self._own_sizes.get(names, n)), n - 1)
         few = {name: array[index] for name, array in inputs.items()}
         for name, found, expected in zip(names, outputs, self._run_mxnet(few, names)):
@@ -324,9 +324,8 @@ class CheckpointSource(OnnxSource):
                 from xfer.sources.mxnet_engine import MxnetEngine
             except ImportError as error:
                 raise ValueError(
-                    f"{cause or 'its engine is mxnet'}; MXNet, which would run it, cannot be "
-                    "imported here: pip install 'xfer-learn[mxnet]', on Python 3.11 "
-                    f"({error})"
+                    f"{cause or 'its engine is mxnet'}; this needs MXNet, which cannot be imported "
+                    f"({error}): pip install 'xfer-learn[mxnet]', on Python 3.11"
                 ) from error
             try:
                 given = self.network, self._data_types, self.contexts, self.batch_axes
@@ -341,7 +340,7 @@ class CheckpointSource(OnnxSource):
 
 
 def _place(dims: Dims) -> tuple[int, int]:
-    """Return the axis that follows the number of examples, and how many rows each has there."""
+    """Return the axis that grows with the number of examples, and its rows per example."""
     axes = [axis for axis, size in enumerate(dims or ()) if follows_batch(size)]
     if len(axes) != 1 or dims is None:
         return 0, 1
@@ -363,7 +362,7 @@ def _describe_disagreement(name: str, found: np.ndarray, expected: np.ndarray) -
     else:
         with np.errstate(invalid="ignore"):
             how = (
-                f"{np.nanmax(np.abs(found - expected)):.3g} apart where its largest value is "
-                f"{np.nanmax(np.abs(expected)):.3g}"
+                f"the largest difference is {np.nanmax(np.abs(found - expected)):.3g}, the largest "
+                f"value {np.nanmax(np.abs(expected)):.3g}"
             )
     return f"ONNX Runtime and MXNet disagree on layer {name!r}: {how}"

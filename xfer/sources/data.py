@@ -27,9 +27,9 @@ IsExample = Callable[[Any], bool] | None
 _LABELS = ("label", "labels")
 # What is checked elsewhere, for scikit-learn's check_array.
 _ANY_ARRAY: Any = {"ensure_2d": False, "ensure_all_finite": False, "ensure_min_samples": 0}
-# Iterators that the last reading left somewhere else than at their start.
+# Iterators that the last pass did not leave at their start.
 _displaced: WeakSet = WeakSet()
-# Iterators that leave out the examples that do not fill a batch.
+# Iterators that leave out an incomplete last batch.
 _dropping: WeakSet = WeakSet()
 
 
@@ -77,7 +77,7 @@ class Data(ABC):
         if self._check_labels is None:
             return found
         if found is None:
-            raise ValueError("the iterator carries no labels: make it with both data and labels")
+            raise ValueError("the iterator has no labels: make it with both data and labels")
         return self._check_labels(found)
 
 
@@ -92,7 +92,7 @@ def open_data(X: Any, y: Any = None, check_labels: CheckLabels | None = None) ->
     if brings_batches(X):
         if y is not None:
             raise ValueError(
-                "an iterator carries its own labels: give it without y, or give arrays as X and y"
+                "an iterator has its own labels: leave out y, or give X and y as arrays"
             )
         if is_mxnet_iterator(X):
             return IteratorData(X, check_labels)
@@ -152,8 +152,8 @@ class ExampleData(Data):
                 )
             if isinstance(data, (list, tuple)) and data and _holds_arrays(data[0]):
                 raise ValueError(
-                    f"a list of examples of several parts, such as {data[0]!r:.80}, is not an "
-                    "array: give arrays of all examples and their labels apart, or batches of them"
+                    f"the examples have several parts, such as {data[0]!r:.80}: give all examples "
+                    "as one array and all labels as another, or give batches"
                 )
             data = {needed[0]: data}
         check_names(data, input_names, needed)
@@ -213,8 +213,8 @@ class LoaderData(Data):
             start += batch.n_examples
         if not start:
             raise ValueError(
-                f"the data gave no example: {self.given!r:.80}; a generator can be read only once, "
-                "so make a new one for each reading"
+                f"the data are empty: {self.given!r:.80}; a generator can be read only once, so "
+                "make a new one for each pass"
             )
 
     def _read(
@@ -267,8 +267,8 @@ def _split_batch(
     n_inputs = len(needed)
     if len(batch) not in (n_inputs, n_inputs + 1):
         raise ValueError(
-            f"a batch holds {len(batch)} arrays; {n_inputs} inputs ({', '.join(needed)}) "
-            "and maybe labels are needed"
+            f"a batch must hold the inputs ({', '.join(needed)}) and optionally labels, got "
+            f"{len(batch)} arrays"
         )
     labels = batch[n_inputs] if len(batch) > n_inputs else None
     return dict(zip(needed, batch)), labels
@@ -291,8 +291,8 @@ class IteratorData(Data):
     ) -> Iterator[Batch]:
         if is_example:
             raise ValueError(
-                "an MXNet iterator brings arrays that are ready for a network, and this network "
-                "takes raw examples: give it those, or open the network without inputs"
+                "an MXNet iterator yields arrays, but this network takes raw examples: give raw "
+                "examples, or open the network without inputs"
             )
         names = [_name(description) for description in self.given.provide_data]
         if len(names) == len(needed) == 1 and names[0] not in input_names:
@@ -300,9 +300,9 @@ class IteratorData(Data):
         check_names(names, input_names, needed)
         if _is_native(self.given) and self.given in _displaced:
             raise ValueError(
-                "this iterator would now begin in the middle of its data: MXNet's iterators with "
-                "round_batch=True continue where the padding of their last batch ended. Make a new "
-                "one for each reading"
+                "this iterator would now start in the middle of its data: with round_batch=True, "
+                "MXNet's iterators continue after the padding of their last batch. Make a new "
+                "iterator for each pass"
             )
         return self._batches(names, progress)
 
@@ -327,14 +327,14 @@ class IteratorData(Data):
             rewind(self.given)
         ends.check(start)
         if not start:
-            raise ValueError(f"the iterator gave no example: {self.given!r:.80}")
+            raise ValueError(f"the iterator is empty: {self.given!r:.80}")
 
 
 def _read_batch(batch: Any, names: list[str], start: int, ends: "_Ends") -> Batch:
     if len(batch.data) != len(names):
         raise ValueError(
-            f"a batch holds {len(batch.data)} arrays where {len(names)} inputs "
-            f"({', '.join(names)}) were announced"
+            f"a batch must hold the inputs of provide_data ({', '.join(names)}), got "
+            f"{len(batch.data)} arrays"
         )
     arrays = [as_array(values, name) for name, values in zip(names, batch.data)]
     n = len(arrays[0]) - (batch.pad or 0)
@@ -348,7 +348,7 @@ def _read_batch(batch: Any, names: list[str], start: int, ends: "_Ends") -> Batc
     if not batch.label:
         return Batch(inputs, n)
     if len(batch.label) > 1:
-        raise ValueError(f"the iterator carries {len(batch.label)} labels per example; give one")
+        raise ValueError(f"the iterator has {len(batch.label)} labels per example; give one")
     labels = to_numpy(batch.label[0])
     if labels.ndim == 0 or len(labels) < n:
         raise ValueError(f"labels have shape {labels.shape}; one per example is needed")
@@ -358,15 +358,15 @@ def _read_batch(batch: Any, names: list[str], start: int, ends: "_Ends") -> Batc
 def rewind(iterator: Any) -> None:
     """Bring an iterator to its start.
 
-    MXNet's C++ iterators, such as CSVIter, read ahead in a thread. Resetting one that has not come
-    to its end leaves it in a random place, even at its start; so it is read to the end first, and
-    where it is at its start it is left alone.
+    MXNet's C++ iterators, such as CSVIter, read ahead in a thread. Resetting one before its end
+    leaves it in a random place. So it is read to the end first, or left alone if it is at its
+    start.
     """
     if _is_native(iterator):
         if iterator.first_batch is not None or iterator._debug_at_begin:
             return
         deque(iterator, maxlen=0)
-    # An NDArrayIter that rolls over would begin with what the last reader left.
+    # An NDArrayIter that rolls over would start with the rest of the last pass.
     getattr(iterator, "hard_reset", iterator.reset)()
 
 
@@ -390,29 +390,28 @@ class _Ends:
         if self.counts or batch.pad or self.num_data is None:
             return n
         if start >= self.num_data:
-            raise ValueError(
-                f"the iterator has more examples than its num_data says, {self.num_data}"
-            )
+            raise ValueError(f"the iterator has more examples than its num_data, {self.num_data}")
         return min(n, self.num_data - start)
 
     def check(self, n_examples: int) -> None:
-        """Refuse an end that may not be one; remember iterators that will start in the middle."""
+        """Refuse a doubtful end; remember iterators that will start in the middle."""
         self.check_last()
         missing = 0 if self.counts or self.num_data is None else self.num_data - n_examples
         size = 0 if self.last is None else len(self.last)
         if 0 < missing < size == self.stop and (not self.was_read or self.iterator in _dropping):
-            # MNISTIter, for one, drops what fills no batch, and then begins at its start again.
+            # MNISTIter, for example, drops an incomplete last batch, then starts over.
             _dropping.add(self.iterator)
             warnings.warn(
                 f"the iterator leaves out the last {missing} of its {self.num_data} examples, as "
-                f"they fill no batch of {size}: choose a batch_size that divides {self.num_data}",
+                f"they do not fill a batch of {size}: use a batch_size that divides "
+                f"{self.num_data}",
                 stacklevel=2,
             )
             return
         if missing:
             raise ValueError(
-                f"the iterator gave {n_examples} examples where its num_data says {self.num_data}; "
-                "with round_batch=True, make a new iterator for each reading"
+                f"the iterator gave {n_examples} examples, but its num_data is {self.num_data}; "
+                "with round_batch=True, make a new iterator for each pass"
             )
         if not self.native or self.last is None or self.first is None:
             return
@@ -427,9 +426,9 @@ class _Ends:
             _displaced.add(self.iterator)
         if self.was_read and several and not from_start:
             warnings.warn(
-                "this iterator had been read before and may have begun in the middle of its data: "
-                "MXNet's iterators with round_batch=True continue where the padding of their last "
-                "batch ended. Make a new one for each reading",
+                "this iterator was read before and may have started in the middle of its data: "
+                "with round_batch=True, MXNet's iterators continue after the padding of their last "
+                "batch. Make a new iterator for each pass",
                 stacklevel=2,
             )
 
@@ -438,10 +437,10 @@ class _Ends:
         full = self.last is not None and self.stop == len(self.last)
         if not self.counts and self.num_data is None and full:
             raise ValueError(
-                "this iterator does not say whether its last batch is full of examples: MXNet's "
-                "image iterators with round_batch=False fill it with leftover memory without "
-                "saying so. Set its num_data to the number of examples in its file, or make it "
-                "with round_batch=True and a batch_size that does not divide that number"
+                "this iterator does not report the padding of its last batch: with "
+                "round_batch=False, MXNet's image iterators fill it with leftover memory. Set its "
+                "num_data to the number of examples in its file, or make it with round_batch=True "
+                "and a batch_size that does not divide that number"
             )
 
 
@@ -630,7 +629,7 @@ def to_numpy(values: Any) -> np.ndarray:
         if len(shapes) > 1:
             raise ValueError(
                 f"examples must have one shape, got {', '.join(map(str, shapes[:5]))}: resize them "
-                "first; xfer.ImageInputs does it for pictures"
+                "first, images with xfer.ImageInputs"
             )
     refuse_masked(values)
     array = np.asarray(values)
@@ -642,7 +641,7 @@ def to_numpy(values: Any) -> np.ndarray:
 def refuse_masked(values: Any) -> None:
     """Refuse an array with masked entries, which would lose its mask."""
     if np.ma.is_masked(values):
-        raise ValueError("the data hold masked values: fill them in first, or leave them out")
+        raise ValueError("the data have masked values: fill them, or drop those examples")
 
 
 def as_array(values: Any, name: str) -> np.ndarray:
@@ -696,8 +695,8 @@ def batch_labels(values: np.ndarray, n_examples: int) -> np.ndarray:
         if (whole == values).all():
             if values.dtype == np.float32 and (np.abs(whole) >= 2**24).any():
                 raise ValueError(
-                    f"the iterator carries label {whole.flat[np.abs(whole).argmax()]} as a 32-bit "
-                    "float, which cannot tell it from its neighbours; use smaller labels"
+                    f"the iterator stores label {whole.flat[np.abs(whole).argmax()]} as a 32-bit "
+                    "float, which is exact only below 2**24; use smaller labels"
                 )
             return whole
     return values
@@ -710,6 +709,6 @@ def check_ids(inputs: Mapping[str, np.ndarray], limits: Iterable[tuple[str, str,
         if ids is not None and ids.size and (ids.min() < 0 or ids.max() >= size):
             found = ids.min() if ids.min() < 0 else ids.max()
             raise ValueError(
-                f"the data hold id {found:.0f}; layer {layer!r} knows ids 0 to {size - 1}: "
+                f"the data have id {found:.0f}, but layer {layer!r} has only ids 0 to {size - 1}: "
                 "was the corpus made with the network's own vocabulary?"
             )

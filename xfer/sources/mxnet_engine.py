@@ -51,7 +51,7 @@ class MxnetEngine:
     ) -> list[np.ndarray]:
         """Compute one batch: an array (n, ...) for each layer.
 
-        `places` are the axis of each layer's examples, and its rows for each of them.
+        `places` are the axis of the examples in each layer's output, and its rows per example.
         """
         places = places or [(0, 1)] * len(layer_names)
         n = len(next(iter(inputs.values())))
@@ -156,8 +156,8 @@ def _infer_types(
     symbol: Any, parameters: Mapping[str, Any], data: Mapping[str, Any]
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """Return the types of arguments and states: float32 for all floats, or as they are."""
-    # MXNet refuses to mix float32 data with weights of another type. Where the graph itself tells
-    # the types of weights, those of the data follow.
+    # MXNet refuses to mix float32 data with weights of another type. If the graph itself declares
+    # the types of weights, the data get the same.
     known = {**parameters, **data}
     single = {n: np.float32 if np.dtype(k).kind == "f" else k for n, k in known.items()}
     own = {n: k for n, k in known.items() if n in parameters or np.dtype(k).kind != "f"}
@@ -169,7 +169,7 @@ def _infer_types(
             break
     if found is None or states is None:
         kinds = sorted({str(np.dtype(kind)) for kind in known.values()})
-        raise ValueError(f"data and parameters of {', '.join(kinds)} do not fit each other")
+        raise ValueError(f"MXNet cannot combine data and parameters of {', '.join(kinds)}")
     return dict(zip(names, found)), dict(zip(symbol.list_auxiliary_states(), states))
 
 

@@ -21,9 +21,9 @@ _MOST_SESSIONS = 8
 class OnnxSource(SourceModel):
     """An ONNX network, read once and run by ONNX Runtime on the CPU.
 
-    A network written for batches of one size runs on other sizes where its features stay the same,
-    and otherwise in batches of its own size. Operators of domains that ONNX Runtime does not know
-    are never loaded; layers before them can still be asked for.
+    A network exported for a fixed batch size runs with other sizes if its features stay the same,
+    and otherwise with its own size. Operators of domains that ONNX Runtime does not know are never
+    loaded; you can still use layers before them.
     """
 
     def __init__(self, model: str | os.PathLike[str] | onnx.ModelProto) -> None:

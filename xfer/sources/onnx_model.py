@@ -19,14 +19,14 @@ _NUMBERS = {
     onnx.helper.np_dtype_to_tensor_dtype(np.dtype(kind))
     for kind in ("f2", "f4", "f8", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "?")
 }
-# Where operators have the channels of their output.
+# The axis of the channels in the output of operators.
 _CHANNELS = {
     **dict.fromkeys(("Conv", "ConvTranspose", "BatchNormalization", "MaxPool"), "first"),
     **dict.fromkeys(("AveragePool", "GlobalAveragePool", "InstanceNormalization"), "first"),
     **dict.fromkeys(("MatMul", "Gemm", "LayerNormalization", "SkipLayerNormalization"), "last"),
     "Gather": "last",  # of an embedding
 }
-# Operators that change single numbers.
+# Elementwise operators.
 _KEEP_AXES = {
     *("Add", "Sub", "Mul", "Div", "Pow", "Sqrt", "Exp", "Erf", "Tanh", "Sigmoid", "Clip", "Cast"),
     *("Relu", "LeakyRelu", "PRelu", "Elu", "Selu", "Softplus", "Gelu", "HardSigmoid", "HardSwish"),
@@ -149,7 +149,7 @@ class OnnxGraph:
                 yield source[node.input[1]], node.output[0], len(table)
 
     def quantizes_by_batch(self) -> bool:
-        """Return whether values are rounded by the range that they have in a batch."""
+        """Return whether values are quantized by their range in a batch."""
         return any(node.op_type.startswith("DynamicQuantize") for node in self.model.graph.node)
 
     def foreign_operators(self) -> list[str]:

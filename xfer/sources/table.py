@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-# Of maps; which axis holds the channels is known, or said in front of the name.
+# Of maps; the network shows which axis holds the channels, or a prefix of the name says it.
 _OF_MAPS = ("mean", "max", "mean+max")
 _AXES = ("channels_first_", "channels_last_")
 #: The last two are for tokens (n, tokens, features).
@@ -197,9 +197,10 @@ def pool(output: Any, pooling: str, layer_name: str, mask: Any = None) -> Any:
 def with_axis(
     pooling: str, name: str, shape: tuple, channels: Callable[[str, tuple], str | None]
 ) -> str:
-    """Name the axis of the channels in a pooling of maps, for a layer with outputs of some shape.
+    """Add the axis of the channels to the name of a pooling of maps.
 
-    `channels` tells the axis, "first" or "last"; where it does not, the first is taken.
+    `shape` is that of the layer's output. `channels` returns the axis, "first" or "last", or None
+    if it is unknown; then it is the first.
     """
     example = shape[1:]
     if pooling not in _OF_MAPS or len(example) < 2:
@@ -238,8 +239,8 @@ def _masked_mean(tokens: Any, mask: Any, layer_name: str) -> Any:
         return tokens.mean(axis=1)
     if tuple(mask.shape) != tuple(tokens.shape[:2]):
         raise ValueError(
-            f"layer {layer_name!r} gives {tokens.shape[1]} tokens where the data have "
-            f"{mask.shape[1]}: which of them are padding is not known"
+            f"layer {layer_name!r} gives {tokens.shape[1]} tokens but the data have "
+            f"{mask.shape[1]}, so it is unknown which are padding; use another pooling"
         )
     counts = (mask != 0).sum(axis=1)[:, None]
     # An example of nothing but padding has no mean; it gets zeros.

@@ -27,17 +27,17 @@ _NAME = re.compile(r"(.+?)(?::(\d+))?((?:\[[^][]*\])*)")
 class TorchSource(SourceModel):
     """A PyTorch network, run where it is.
 
-    The network is neither copied nor moved, and is left as it was after each pass. A wrapper that
-    distributes or compiles it is taken off. With ``autocast``, a dtype such as ``torch.bfloat16``,
-    devices compute in that instead of the parameters' own.
+    The network is neither copied nor moved, and its mode is restored after each pass. Wrappers that
+    distribute or compile it are removed. ``autocast`` is a dtype, such as ``torch.bfloat16``, to
+    compute in instead of that of the parameters.
 
     Layers have the dotted names of their modules, and ``"output"`` is the output of the whole
     network. Where a module is called more than once, name the call: ``"relu:0"``. Where it returns
     several tensors, name the tensor: ``"lstm[1][0]"`` or ``"output[logits]"``.
 
     Inputs are the parameters of the network's ``forward``. Integers stay integers if the network
-    has an embedding or does not take floats, and otherwise become floats, as pixels do;
-    ``keep_integers``, True or False, sets it.
+    has an embedding or does not accept floats; otherwise, they become floats, like pixels.
+    ``keep_integers``, True or False, overrides this.
 
     The first batch of each shape runs through the whole network, which shows how often each layer
     is called; later ones end after the last requested layer. If a network calls a layer more often
@@ -239,7 +239,7 @@ class TorchSource(SourceModel):
     def _channels(self, name: str, shape: tuple) -> str | None:
         output = _read_name(name, self._names)
         module = self._modules.get(output.module, self.module) if output else self.module
-        # What the layer is made of tells, and otherwise the whole network.
+        # The modules of the layer decide; if they do not, those of the whole network.
         for parts in (list(module.modules()), list(self.module.modules())):
             is_first = shape[0] in _channels_of(parts, _CHANNELS_FIRST)
             is_last = shape[-1] in _channels_of(parts, _CHANNELS_LAST)
@@ -260,7 +260,7 @@ class TorchSource(SourceModel):
             whole = ids.long() if ids.is_floating_point() else ids
             if size is not None and ids.numel():
                 if (whole != ids).any():
-                    raise ValueError(f"layer {name!r} takes word ids; the data hold fractions")
+                    raise ValueError(f"layer {name!r} takes integer ids; the data have fractions")
                 limits = torch.stack([whole.min(), whole.max()]).cpu().numpy()
                 check_ids({name: limits}, [(name, name, size)])
             return whole

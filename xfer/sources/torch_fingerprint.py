@@ -1,8 +1,8 @@
-"""Checksums of what decides a torch network's features, or the reason why it cannot be known.
+"""Checksums of what decides a torch network's features, or the reason why there can be none.
 
-A network is known for certain if all its code comes from installed packages, unpatched, or is in
-the source text of the user's own classes, and all else that it holds is data. Anything else is
-reported, never guessed.
+Every change of a network can be detected if all its code is from installed packages, unpatched, or
+in the source text of the user's own classes, and everything else that it holds is data. Anything
+else is reported, never guessed.
 """
 
 import ast
@@ -70,8 +70,8 @@ def fingerprint(
     if known.unknown and cache_key is None:
         shown = [*known.unknown[:3], *["..."] * (len(known.unknown) > 3)]
         raise ValueError(
-            "the network cannot be known for certain, so it could be mistaken for another: "
-            f"{'; '.join(shown)}. Give it a name that you change whenever it changes: "
+            f"xfer cannot detect every change of the network: {'; '.join(shown)}. Give a "
+            "cache_key that you change whenever the network changes: "
             'open_source(network, cache_key="a name for this version")'
         )
     key = {} if cache_key is None else {"cache_key": cache_key}
