@@ -4,7 +4,7 @@ import itertools
 
 import numpy as np
 import pytest
-from operator_checks import check, one_operator, run_converted
+from operator_checks import check, check_operator, one_operator, run_converted
 
 from xfer.checkpoint.operators import Unsupported
 
@@ -82,5 +82,61 @@ def test_refused():
     text = one_operator("_contrib_ROIAlign", ["x", "regions"], **options)
     with pytest.raises(Unsupported, match="ROIAlign with position_sensitive=True"):
         run_converted(text, {"x": normal(2, 4, 5, 5), "regions": boxes_of(3, 5)})
-    with pytest.raises(Unsupported, match="no conversion for operator _contrib_box_nms"):
-        run_converted(one_operator("_contrib_box_nms", ["x"]), {"x": normal(2, 4, 6)})
+    for options in ({"out_format": "center"}, {"in_format": "center"}):
+        with pytest.raises(Unsupported, match="box_nms with 3 dimensions or two formats"):
+            run_converted(
+                one_operator("_contrib_box_nms", ["x"], **options), {"x": normal(2, 4, 6)}
+            )
+    data = {"scores": normal(2, 3, 5), "moves": normal(2, 20), "anchors": normal(1, 5, 4)}
+    with pytest.raises(Unsupported, match="nms_threshold=-1"):
+        run_converted(one_operator("_contrib_MultiBoxDetection", data, nms_threshold=-1), data)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"id_index": 0},
+        {"id_index": 0, "force_suppress": True, "overlap_thresh": 0.2},
+        {"id_index": 0, "background_id": 0, "valid_thresh": 0.4},
+        {"id_index": 0, "topk": 7},
+        {"topk": 100, "valid_thresh": 0.5},
+        {"valid_thresh": 2},
+        {"id_index": 0, "in_format": "center", "out_format": "center"},
+        {"id_index": 1, "score_index": 0, "coord_start": 3},
+    ],
+)
+@pytest.mark.parametrize("ties", [False, True])
+def test_non_maximum_suppression(mx, options, ties):
+    random = np.random.RandomState(0)
+    x = random.uniform(size=(3, 40, 7)).astype(np.float32)
+    own, score = options.get("id_index", 0), options.get("score_index", 1)
+    x[..., own] = random.randint(-1, 3, size=(3, 40))
+    if ties:
+        x[..., score] = x[..., score].round(1)
+    first = options.get("coord_start", 2)
+    x[..., first + 2 : first + 4] = x[..., first : first + 2] + random.uniform(0.1, 0.6, (3, 40, 2))
+    check_operator(mx, "_contrib_box_nms", x, **options)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"force_suppress": True},
+        {"threshold": 0.5},
+        {"threshold": 1.5},
+        {"clip": False, "nms_threshold": 0.2},
+        {"variances": (0.2, 0.1, 0.3, 0.15)},
+        {"nms_topk": 5, "threshold": 0.4},
+        {"nms_topk": 100},
+    ],
+)
+def test_detection(mx, options):
+    random = np.random.RandomState(0)
+    scores = random.uniform(size=(3, 4, 30)).astype(np.float32)
+    scores /= scores.sum(axis=1, keepdims=True)
+    centres, halves = random.uniform(size=(1, 30, 2)), random.uniform(0.05, 0.2, size=(1, 30, 2))
+    anchors = np.concatenate([centres - halves, centres + halves], 2).astype(np.float32)
+    moves, given = normal(3, 120), {"anchors": anchors}
+    check_operator(mx, "_contrib_MultiBoxDetection", scores, moves, parameters=given, **options)

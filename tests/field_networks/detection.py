@@ -212,7 +212,6 @@ def ssd(mx):
         refused={
             "multibox_anchors": NO_ROWS,
             "relu7_anchors": NO_ROWS,
-            "detection": "no conversion for operator _contrib_MultiBoxDetection",
         },
     )
 
@@ -248,7 +247,7 @@ def ssd_in_training(mx):
         mx.sym.Group([chances, loss, labels, boxes]),
         {"data": (3, 96, 96)},
         layers=["multibox_loc_pred", "relu7"],
-        beyond=["cls_prob"],
+        beyond=["cls_prob", "det_out", "detection"],
         told="data (n, 3, ?, ?)",
         refused={"loc_loss": "no conversion for operator _contrib_MultiBoxTarget"},
         labels=["label"],

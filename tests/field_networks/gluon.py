@@ -61,7 +61,7 @@ def yolo3(mx):
         {"data": (3, 48, 64)},
         layers=["yolov30_boxes", "yolov30_tip1_leakyrelu0_fwd"],
         other={"data": (3, 40, 32)},
-        refused={"slice_axis8": "no conversion for operator _contrib_box_nms"},
+        beyond=["slice_axis8", "slice_axis9"],  # many scores are 1, and the areas of boxes overflow
         told="data (n, 3, 112, 112)",  # its grids, cut out of constants, are not of any size
     )
 

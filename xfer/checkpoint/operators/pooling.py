@@ -1,8 +1,4 @@
-"""Layers of maps: pooling, resizing, cropping, sampling through a grid, and regions of images.
-
-Operators that select boxes, such as ``box_nms``, are left out: they come after the layers with
-useful features, and ONNX breaks ties differently.
-"""
+"""Layers of maps: pooling, resizing, cropping, sampling through a grid, and regions of images."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -219,8 +215,8 @@ def crop(op: Call, x: Tensor, like: Tensor | None = None) -> Tensor:
     ends = [start + size for start, size in zip(starts, sizes)]
     within = zip((x.dims or ())[2:], starts, ends)
     if any(had is not None and not 0 <= start < end <= had for had, start, end in within):
-        window = f"{tuple(sizes)} from {tuple(starts)} on"
-        raise ValueError(f"{window} is not in {describe_shape(x.dims)}")
+        window = f"a window of {tuple(sizes)} at {tuple(starts)}"
+        raise ValueError(f"{window} is not within {describe_shape(x.dims)}")
     return op("Slice", x, *map(op.constant, (list(starts), ends, [2, 3])))
 
 
@@ -335,3 +331,123 @@ def _halves(op: Call, boxes: Tensor) -> list[Tensor]:
 
 def _area(op: Call, size: Tensor) -> Tensor:
     return op("ReduceProd", op("Relu", size), op.constant([-1], np.int64), keepdims=0)
+
+
+@operator("_contrib_box_nms")
+def box_nms(op: Call, x: Tensor) -> Tensor:
+    """Keep the boxes that overlap no better one of their class, best first; fill up with -1."""
+    form, most = op.text("in_format", "corner"), op.int("topk", -1)
+    if x.rank != 3 or form != op.text("out_format", "corner"):
+        raise op.unsupported(f"{x.rank} dimensions or two formats")
+    count, classes = x.shape[1], op.int("id_index", -1)
+    most = min(most, count) if most > 0 else count
+    scores = _column(op, x, op.int("score_index", 1))
+    valid = op("Greater", scores, op.constant(op.float("valid_thresh", 0.0)))
+    if classes >= 0:
+        background = op.constant(float(op.int("background_id", -1)))
+        other = op("Not", op("Equal", _column(op, x, classes), background))
+        valid = op("And", valid, other)
+    rows, keys = _largest(op, x, op("Where", valid, scores, op.constant(-np.inf)), most)
+    by_class = classes >= 0 and not op.flag("force_suppress", False)
+    limits = op.int("coord_start", 2), op.float("overlap_thresh", 0.5), form == "center"
+    kept = _kept(op, rows, _order(op, keys), classes if by_class else None, *limits)
+    rows, keys = _largest(op, rows, kept, most)
+    rows = _or_minus_one(op, op("Greater", keys, op.constant(0.0)), rows)
+    ends = op.constant([0, 0, 0, 0, count - most, 0], np.int64)
+    return op("Pad", rows, ends, op.constant(-1.0))
+
+
+@operator("_contrib_MultiBoxDetection")
+def detection(op: Call, scores: Tensor, moves: Tensor, anchors: Tensor) -> Tensor:
+    """Return (class, score, corners), best first; -1 is the class of a box that is suppressed."""
+    threshold, most = op.float("nms_threshold", 0.5), op.int("nms_topk", -1)
+    if op.int("background_id", 0) != 0 or not 0 < threshold <= 1:
+        raise op.unsupported(f"its background_id or nms_threshold={threshold}")
+    count = anchors.shape[1]
+    begin, end, axis = (op.constant([value], np.int64) for value in (1, 2**31, 1))
+    scores = op("Slice", scores, begin, end, axis)
+    classes = op.cast(op("ArgMax", scores, axis=1, keepdims=0), np.float32)
+    scores = op("ReduceMax", scores, axis, keepdims=0)
+    (start, stop), variances = _halves(op, anchors), op.floats("variances", (0.1, 0.1, 0.2, 0.2))
+    moves = op("Mul", op("Reshape", moves, op.constant([0, count, 4])), op.constant(variances))
+    shift, growth = _halves(op, moves)
+    size, half = op("Sub", stop, start), op.constant(0.5)
+    centre = op("Add", op("Mul", shift, size), op("Mul", op("Add", start, stop), half))
+    reach = op("Mul", op("Exp", growth), op("Mul", size, half))
+    boxes = op("Concat", op("Sub", centre, reach), op("Add", centre, reach), axis=2)
+    if op.flag("clip", True):
+        boxes = op("Clip", boxes, op.constant(0.0), op.constant(1.0))
+    rows = op("Concat", *(_add_axis(op, one, 2) for one in (classes, scores)), boxes, axis=2)
+    valid = op("GreaterOrEqual", scores, op.constant(op.float("threshold", 0.01)))
+    keys = op("Where", valid, scores, op.constant(-np.inf))
+    best, keys = _largest(op, rows, keys, count)
+    order = used = _order(op, keys)
+    if 0 < most < count:
+        # The rest are not sorted, and count as suppressed.
+        down = np.arange(count, 0, -1, np.float32)[np.newaxis]
+        first = op.constant(down > count - most)
+        rows, _ = _largest(op, rows, op("Where", valid, op.constant(down), op.constant(0.0)), count)
+        best = op("Where", _add_axis(op, first, 2), best, rows)
+        used = op("Where", first, order, op.constant(0.0))
+    by_class = None if op.flag("force_suppress", False) else 0
+    kept = op("Greater", _kept(op, best, used, by_class, 2, threshold), op.constant(0.0))
+    ids, rest = op("Split", best, op.constant([1, 5], np.int64), axis=2, outputs=2)
+    rest = _or_minus_one(op, op("Greater", order, op.constant(0.0)), rest)
+    return op("Concat", _or_minus_one(op, kept, ids), rest, axis=2)
+
+
+def _kept(
+    op: Call,
+    rows: Tensor,
+    order: Tensor,
+    classes: int | None,
+    first: int,
+    threshold: float,
+    center: bool = False,
+) -> Tensor:
+    """Return the order of the boxes that overlap no better one of their class; 0 for others."""
+    own = ids = op.constant([[[0]]], np.int64)
+    if classes is not None:
+        # One row for each class that there is.
+        own = _add_axis(op, op.cast(_column(op, rows, classes), np.int64))
+        start, last = (op(kind, own, keepdims=0) for kind in ("ReduceMin", "ReduceMax"))
+        one = op.constant(1, np.int64)
+        ids = op("Range", start, op("Add", last, one), one)
+        ids = op("Unsqueeze", ids, op.constant([0, 2], np.int64))
+    found = op(
+        "NonMaxSuppression",
+        op("Slice", rows, *(op.constant([end], np.int64) for end in (first, first + 4, 2))),
+        op("Where", op("Equal", own, ids), _add_axis(op, order), op.constant(0.0)),
+        op.constant([rows.shape[1]], np.int64),
+        op.constant([threshold]),
+        op.constant([0.5]),
+        center_point_box=int(center),
+    )
+    places = op("Gather", found, op.constant([0, 2], np.int64), axis=1)
+    nothing = op("Mul", order, op.constant(0.0))
+    return op("ScatterND", nothing, places, op("GatherND", order, places))
+
+
+def _order(op: Call, keys: Tensor) -> Tensor:
+    """Count down along sorted keys; -inf, which is not valid, has 0."""
+    count = keys.shape[1]
+    down = op.constant(np.arange(count, 0, -1)[np.newaxis], np.float32)
+    return op("Where", op("Greater", keys, op.constant(-np.inf)), down, op.constant(0.0))
+
+
+def _or_minus_one(op: Call, chosen: Tensor, rows: Tensor) -> Tensor:
+    return op("Where", _add_axis(op, chosen, 2), rows, op.constant(-1.0))
+
+
+def _add_axis(op: Call, x: Tensor, axis: int = 1) -> Tensor:
+    return op("Unsqueeze", x, op.constant([axis], np.int64))
+
+
+def _column(op: Call, rows: Tensor, index: int) -> Tensor:
+    return op("Gather", rows, op.constant(index, np.int64), axis=2)
+
+
+def _largest(op: Call, rows: Tensor, keys: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """Return the rows that have the largest keys, and these."""
+    keys, places = op("TopK", keys, op.constant([count], np.int64), outputs=2)
+    return op("GatherND", rows, _add_axis(op, places, 2), batch_dims=1), keys
