@@ -86,6 +86,8 @@ def test_a_weight_of_zero_drops_an_example(head, task):
     expected = clone(head).fit(X[kept], y[kept])
     found = clone(head).fit(X, y, kept)
     np.testing.assert_array_equal(found.predict_proba(test), expected.predict_proba(test))
+    found.fit(X, y, np.where(kept, 1, 1e-300))
+    np.testing.assert_array_equal(found.predict_proba(test), expected.predict_proba(test))
     two = clone(head).set_params(class_weight={"b": 0}).fit(X, y)
     assert two.classes_.tolist() == ["a", "c"]
     expected = clone(head).fit(X[y != "b"], y[y != "b"])

@@ -68,8 +68,9 @@ class MetaClassifier(ClassifierMixin, BaseEstimator, ABC):
         matrix, labels = validate_data(self, X, y, accept_sparse="csr", dtype=np.float64)
         check_classification_targets(labels)
         weights = self._example_weights(labels, counts)
-        if not weights.all():
-            matrix, labels, weights = (part[weights > 0] for part in (matrix, labels, weights))
+        kept = weights > np.finfo(float).eps * weights.max()  # less is lost in rounding
+        if not kept.all():
+            matrix, labels, weights = (part[kept] for part in (matrix, labels, weights))
         classes, indices = np.unique(labels, return_inverse=True)
         if len(classes) < 2:
             raise ValueError(f"y must have at least 2 classes, got one class: {classes.tolist()}")
