@@ -104,10 +104,13 @@ class TestOneNumberOfExamples:
         ("Flatten", "flat", {}, ["images"]),
     )
 
+    @pytest.mark.parametrize("engine", ["onnxruntime", "mxnet"])
     @pytest.mark.parametrize("n", [1, 5, 8, 20])
-    def test_any_other_number(self, save, n):
+    def test_any_other_number(self, save, n, engine):
+        if engine == "mxnet":
+            pytest.importorskip("mxnet")
         x = floats(n, 4)
-        source = xfer.load_checkpoint(save(self.NODES, ["flat"]))
+        source = xfer.load_checkpoint(save(self.NODES, ["flat"]), engine=engine)
         for rows in (x, x[:3]):
             np.testing.assert_array_equal(source.extract(rows, "flat").matrix, rows)
 

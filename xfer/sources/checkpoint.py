@@ -12,7 +12,7 @@ from xfer.checkpoint.network import Network
 from xfer.checkpoint.onnx_builder import BATCH, Dims, follows_batch
 from xfer.checkpoint.operators import Unsupported
 from xfer.sources.base import Layer, SourceModel, check_rows, example_shapes, find_layer
-from xfer.sources.data import check_ids
+from xfer.sources.data import check_ids, take
 from xfer.sources.onnx import OnnxSource
 from xfer.sources.onnx_model import channels_axis
 from xfer.sources.onnx_session import Runner
@@ -293,17 +293,15 @@ class CheckpointSource(OnnxSource):
         self, inputs: dict[str, np.ndarray], names: tuple[str, ...], outputs: list[np.ndarray]
     ) -> Sequence[np.ndarray]:
         n = min(len(outputs[0]), self._own_sizes.get(names, _MOST_COMPARED))
-        # If the network needs a larger batch, the last example is repeated.
-        index = np.minimum(np.arange(self._own_sizes.get(names, n)), n - 1)
-        few = {name: array[index] for name, array in inputs.items()}
+        few = {name: array[:n] for name, array in inputs.items()}
         for name, found, expected in zip(names, outputs, self._run_mxnet(few, names)):
             check_rows(name, expected.shape, few)
             scale = float(np.abs(expected).max(initial=0, where=np.isfinite(expected)))
-            close = found[:n].shape == expected[:n].shape and np.allclose(
-                found[:n], expected[:n], rtol=0, atol=_COMPARE_TOLERANCE * scale, equal_nan=True
+            close = found[:n].shape == expected.shape and np.allclose(
+                found[:n], expected, rtol=0, atol=_COMPARE_TOLERANCE * scale, equal_nan=True
             )
             if not close:
-                self._leave_to_mxnet(names, _describe_disagreement(name, found[:n], expected[:n]))
+                self._leave_to_mxnet(names, _describe_disagreement(name, found[:n], expected))
                 return self._run_mxnet(inputs, names)
         self._compared.add(names)
         self._mxnet = None
@@ -336,7 +334,13 @@ class CheckpointSource(OnnxSource):
             places = self._places(self._conversion_for(inputs, names)[0], names)
         except ValueError:  # no conversion tells where the examples are
             places = None
-        return self._mxnet.run(inputs, names, places)
+        n = len(next(iter(inputs.values())))
+        size, parts = self._own_sizes.get(names, n), []
+        for start in range(0, n, size):
+            # If the network needs a larger batch, the last example is repeated.
+            index = np.minimum(np.arange(start, start + size), n - 1)
+            parts.append(self._mxnet.run(take(inputs, index), names, places))
+        return [np.concatenate(part)[:n] for part in zip(*parts)]
 
 
 def _place(dims: Dims) -> tuple[int, int]:
