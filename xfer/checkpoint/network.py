@@ -284,7 +284,7 @@ class Network:
             for tensor in [*conversion.builder.inputs, *outputs]:
                 _ = tensor.rank
         except UnknownShape as error:
-            raise UnknownShape(f"{error}: give the sizes of one example") from None
+            raise UnknownShape(f"{error}: give the sizes of one example (--shape)") from None
         except Unsupported as error:
             hint = _last_that_converts(network, conversion)
             raise Unsupported(f"{error}{hint}") from None
