@@ -315,7 +315,7 @@ def test_damage_gives_missing_rows_or_a_clear_message_and_never_wrong_rows(fille
     assert kept or refused or warned
     assert not refused or f"{path} is not a feature cache" in refused
     for warning in warned:
-        assert f"{path} keeps no more features" in str(warning.message)
+        assert f"{path} stores no more features" in str(warning.message)
         assert "if the file is damaged, delete it" in str(warning.message)
 
 
@@ -325,7 +325,7 @@ def test_a_damaged_file_is_said_once_and_work_goes_on(cache):
     content = bytearray(cache.path.read_bytes())
     content[2**14 + 2**12 :] = bytes(len(content) - 2**14 - 2**12)
     cache.path.write_bytes(content)
-    with pytest.warns(UserWarning, match="keeps no more features.* delete it"):
+    with pytest.warns(UserWarning, match="stores no more features.* delete it"):
         assert not check(cache, WORDS).any()
     for _ in range(2):  # another warning would be an error
         keep(cache, WORDS)
@@ -468,7 +468,7 @@ def test_a_disk_that_takes_no_more_is_warned_of_and_costs_no_features(tmp_path):
     process = run(FULL, tmp_path / "features.sqlite", stderr=subprocess.PIPE)
     said = process.communicate()[1]
     assert process.returncode == 0, said
-    assert said.count("keeps no more features") == 1
+    assert said.count("stores no more features") == 1
     assert "disk I/O error" in said
 
 

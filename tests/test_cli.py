@@ -106,7 +106,7 @@ def test_errors_are_one_line(shared, tmp_path, capsys):
             "image=3,2",
         ): "must be like data=3,224,224; the inputs are data",
         ("layers", tmp_path / "none.onnx"): "none.onnx",
-        ("layers", tmp_path / "none.onnx", 3): "none.onnx has no epochs and holds its shapes",
+        ("layers", tmp_path / "none.onnx", 3): "none.onnx takes neither an epoch nor --shape",
     }
     for arguments, reason in cases.items():
         status, out, err = run(*arguments, capsys=capsys)

@@ -350,14 +350,10 @@ class TestRefused:
         [
             (SPLIT, 1, "1 layer from the top: layer 'sum' (add_n) joins 'a' (relu) and 'b' (tanh)"),
             (CUT, 1, "joins output 0 of 'cut' (SliceChannel) and output 1 of 'cut' (SliceChannel)"),
-            (
-                CHAIN,
-                3,
-                "3 layers from the top: no layer would be left without 'fc' (FullyConnected)",
-            ),
-            (CHAIN, 99, "no layer would be left"),
-            (graph_of(DATA), 1, "no layer would be left without 'data'"),
-            (graph_of(DATA, ("_zeros", "z")), 1, "no layer would be left without 'z' (_zeros)"),
+            (CHAIN, 3, "3 layers from the top: there is no layer below 'fc' (FullyConnected)"),
+            (CHAIN, 99, "there is no layer below"),
+            (graph_of(DATA), 1, "there is no layer below 'data'"),
+            (graph_of(DATA, ("_zeros", "z")), 1, "there is no layer below 'z' (_zeros)"),
             (
                 graph_of(*[DATA, ("relu", "a", "data"), ("tanh", "b", "a")], heads=["a", "b"]),
                 1,
@@ -378,18 +374,18 @@ class TestRefused:
     @pytest.mark.parametrize(
         ("graph", "number", "message"),
         [
-            (SPLIT, 1, "'data' is read by 'a' (relu) and 'b' (tanh), and which of them is meant"),
+            (SPLIT, 1, "'data' is read by 'a' (relu) and 'b' (tanh), so it is ambiguous"),
             (
                 CUT,
                 1,
-                "'cut' (SliceChannel) has several outputs, and of those in use (0, 1) the data",
+                "'cut' (SliceChannel) has several outputs, in use: 0, 1; the data can replace",
             ),
             (
                 CHAIN,
                 3,
                 "3 layers from the bottom: 'out' (SoftmaxOutput) is an output of the network",
             ),
-            (graph_of(DATA), 1, "'data' is read by no layer"),
+            (graph_of(DATA), 1, "no layer reads 'data'"),
             (
                 graph_of(DATA, ("relu", "a", "data"), ("tanh", "b", "a"), heads=["b", "data"]),
                 1,
@@ -400,7 +396,7 @@ class TestRefused:
                     DATA, ("null", "more"), ("add_n", "s", "data", "more"), ("relu", "a", "s")
                 ),
                 1,
-                "layer 's' (add_n) joins the data with 'more', and which of them is to be left",
+                "layer 's' (add_n) joins the data with 'more', so it is ambiguous which of them",
             ),
             (
                 graph_of(("null", "date"), ("relu", "a", "date")),
@@ -465,12 +461,12 @@ class TestRefused:
             ),
             (
                 graph_of(("null", "a"), ("null", "b"), ("add_n", "s", "a", "b")),
-                "which input of the added 's' (add_n) reads the network is ambiguous: it may be "
-                "'a', 'b'; name it 'data'",
+                "ambiguous which input of the added 's' (add_n) is the data: 'a' or 'b'; name that "
+                "one 'data'",
             ),
-            (graph_of(("null", "label"), ("relu", "n", "label")), "has no input or no layer: 'n'"),
-            (graph_of(("_zeros", "zeros")), "has no input or no layer: 'zeros' (_zeros)"),
-            (graph_of(("null", "x")), "has no input or no layer: no layer"),
+            (graph_of(("null", "label"), ("relu", "n", "label")), "must have an input, got 'n'"),
+            (graph_of(("_zeros", "zeros")), "must have an input, got 'zeros' (_zeros)"),
+            (graph_of(("null", "x")), "must have an input, got no layer"),
         ],
     )
     def test_what_is_added(self, added, message):
@@ -514,7 +510,7 @@ class TestInput:
     def test_of_symbols(self, mx, make, expected):
         graph = MxGraph.from_json(make(mx.sym).tojson())
         if expected is None:
-            with pytest.raises(ModelError, match="ambiguous: it may be 'x', 'x'"):
+            with pytest.raises(ModelError, match="is the data: 'x' or 'x'"):
                 find_input(graph)
         else:
             assert graph.nodes[find_input(graph)].name == expected

@@ -288,11 +288,11 @@ def test_missing_and_broken_files_are_named(picture, tmp_path):
     with pytest.raises(FileNotFoundError, match=r"example 1: there is no file '.*missing.jpg'"):
         inputs([picture, tmp_path / "missing.jpg"])
     for name in ("cut.png", "text.jpg", "empty.jpg", ""):
-        with pytest.raises(ValueError, match=f"example 2 is a broken picture: .*{name}"):
+        with pytest.raises(ValueError, match=f"example 2 is not a readable image: .*{name}"):
             inputs([picture, picture, str(tmp_path / name)])
     closed = Image.open(tmp_path / "whole.png")
     closed.close()
-    with pytest.raises(ValueError, match="example 0 is a broken picture: .*PngImageFile"):
+    with pytest.raises(ValueError, match="example 0 is not a readable image: .*PngImageFile"):
         inputs([closed])
 
 
@@ -302,7 +302,7 @@ def test_a_file_cut_short_is_never_half_a_picture(picture, suffix, cut, tmp_path
     path = tmp_path / f"cut.{suffix}"
     Image.fromarray(picture).save(path)
     path.write_bytes(path.read_bytes()[: int(cut * path.stat().st_size)])
-    with pytest.raises(ValueError, match=f"example 0 is a broken picture: .*cut.{suffix}"):
+    with pytest.raises(ValueError, match=f"example 0 is not a readable image: .*cut.{suffix}"):
         ImageInputs(16)([path])
 
 
@@ -496,7 +496,7 @@ def test_a_function_is_known_by_its_key_only():
     inputs = as_inputs(np.stack)
     assert isinstance(inputs, FunctionInputs) and inputs.padding_id is None
     np.testing.assert_array_equal(inputs([[1, 2], [3, 4]]), [[1, 2], [3, 4]])
-    with pytest.raises(ValueError, match=r"function stack .*cache_key="):
+    with pytest.raises(ValueError, match=r"function stack.*cache_key"):
         inputs.identity()
     with pytest.raises(TypeError, match="function stack cannot be saved as data: give inputs= to"):
         inputs.to_state()
@@ -612,7 +612,7 @@ def test_tokenizers_that_cannot_be_data_are_refused(tokenizer):
 
     louder = Louder(tokenizer_object=tokenizer.backend_tokenizer)
     louder.pad_token = "[PAD]"
-    with pytest.raises(ValueError, match=r"Louder does more than its data: give a function"):
+    with pytest.raises(ValueError, match="Louder does more than its settings say: give a"):
         as_inputs(louder)
     louder.pad_token = None
     with pytest.raises(ValueError, match="does not have a padding token"):
@@ -664,7 +664,7 @@ def test_an_image_processor_gives_what_it_gave(processors, picture, tmp_path):
 def test_other_image_processors_need_a_key(processors):
     kind = type(processors[0])
     own = type("OwnImageProcessor", (kind,), {"__module__": "own"})()
-    with pytest.raises(ValueError, match=r"(?s)OwnImageProcessor.* cannot be known .*cache_key="):
+    with pytest.raises(ValueError, match=r"(?s)cannot detect .*OwnImageProcessor.* a cache_key"):
         as_inputs(own).identity()
     assert as_inputs(own, "mine").identity() == FunctionInputs(np.stack, "mine").identity()
     with pytest.raises(TypeError, match="inputs cannot be a BertConfig: give a function"):

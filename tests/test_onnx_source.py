@@ -244,7 +244,7 @@ def test_ids_that_the_embedding_does_not_have_are_refused(cast, wrong):
         nodes.insert(0, node("Cast", [name], ["number"], to=TensorProto.INT64))
     source = OnnxSource(network(nodes, {name: ["n", 3]}, {"table": normal(50, 8)}))
     ids = np.array([[1, 2, 3], [4, wrong, 5]])
-    with pytest.raises(ValueError, match=f"id {wrong}; layer 'found' knows ids 0 to 49: was the"):
+    with pytest.raises(ValueError, match=f"id {wrong}, but layer 'found' has only ids 0 to 49"):
         source.extract(ids, "found")
 
 

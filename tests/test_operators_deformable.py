@@ -63,5 +63,5 @@ def test_channels_that_do_not_go_together(mx):
     )
     data = {"x": np.zeros((1, 3, 4, 4), np.float32), "offset": np.zeros((1, 2, 4, 4), np.float32)}
     data["weight"] = np.zeros((2, 4, 1, 1), np.float32)
-    with pytest.raises(ValueError, match="data of .* does not go with a parameter"):
+    with pytest.raises(ValueError, match="data of .* does not match a parameter"):
         run_converted(symbol.tojson(), data)

@@ -168,5 +168,5 @@ def test_what_does_nothing(mx):
 
 def test_dropout_that_is_meant_for_inference_too(mx):
     symbol = mx.sym.Dropout(mx.sym.var("data"), mode="always", name="drop")
-    with pytest.warns(UserWarning, match="'drop' drops nothing here, in spite of mode='always'"):
+    with pytest.warns(UserWarning, match="'drop' drops nothing: mode='always' is ignored"):
         assert not converted(symbol, (BATCH, 4))[0].nodes

@@ -82,7 +82,7 @@ def test_states_that_were_saved(mx):
         saved = {"h": h * normal(2, 3, 2), "c": c * normal(2, 3, 2, seed=1)}
         check(mx, symbol, data, parameters=saved, free_batch=False)
     # One that is not zeros goes with so many examples.
-    with pytest.raises(ValueError, match=r"its state is \(2, 3, 2\), and has to be \(2, n, 2\)"):
+    with pytest.raises(ValueError, match=r"must have shape \(2, n, 2\), got \(2, 3, 2\)"):
         check(mx, symbol, data, parameters=saved)
 
 

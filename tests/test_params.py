@@ -349,7 +349,7 @@ DAMAGED = {
     "same name": (
         file_bytes([GOOD, GOOD], [b"w", b"w"]),
         129,
-        "a name of its own for each array, found 'w' again",
+        "a unique name for each array, found 'w' again",
     ),
     "longer": (file_bytes([GOOD], [b"w"]) + b"more", 81, "the end of the file, found 4 more bytes"),
 }

@@ -72,7 +72,7 @@ class TestMask:
         data = {"first": self.IDS, "second": self.IDS}
         found = source.extract(data, "output", pooling="channels_first_mean").matrix
         assert found.shape == (2, 4)
-        with pytest.raises(ValueError, match="word ids \(first, second\).* attention_mask"):
+        with pytest.raises(ValueError, match=r"word ids \(first, second\).* attention_mask"):
             source.extract(data, "output", pooling="masked_mean")
 
     @pytest.mark.parametrize("order", [("ids", "table"), ("table", "ids")])
@@ -580,7 +580,7 @@ class TestBatchAxis:
 
     @pytest.mark.parametrize(
         ("axis", "message"),
-        [({"date": 1}, "names date; the inputs are data"), (-1, "must be an integer >= 0")],
+        [({"date": 1}, "names date, but the inputs are data"), (-1, "must be an integer >= 0")],
     )
     def test_wrong_axes_are_refused(self, axis, message):
         with pytest.raises(ValueError, match=message):
@@ -724,9 +724,7 @@ class TestOtherData:
         fitted.predict(images[50:])
         fitted.predict(images[50:51] * 0)  # a black picture is no other scale
         assert not recwarn.list
-        with pytest.warns(
-            UserWarning, match="'data' has numbers from 0 to 255, and from 0 to 1 in"
-        ):
+        with pytest.warns(UserWarning, match="'data' has numbers from 0 to 255, but 0 to 1 in"):
             fitted.predict(images[50:] * 255)
         fitted.predict(images[50:] * 255)
         assert len(recwarn.list) == 0

@@ -154,7 +154,7 @@ def test_what_a_tokenizer_made_is_ready(source, texts):
         source.extract({"input_ids": ready["input_ids"]}, "sentence")
     ready["input_ids"][5, 2] = 30522
     with pytest.raises(
-        ValueError, match=r"hold id 30522; layer '0.*word_embeddings' knows ids 0 to"
+        ValueError, match=r"id 30522, but layer '0.*word_embeddings' has only ids 0 to"
     ):
         source.extract(ready, "sentence")
 

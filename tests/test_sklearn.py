@@ -387,7 +387,7 @@ def test_weights_go_to_the_meta_model(data, model):
 
 
 def test_weights_that_nothing_takes_are_refused(data):
-    with pytest.raises(ValueError, match="KNeighborsClassifier takes none"):
+    with pytest.raises(ValueError, match="KNeighborsClassifier does not accept"):
         xfer.MetaModelRepurposer(Maps(), "same", KNeighborsClassifier()).fit(*data, np.ones(90))
 
 
@@ -398,7 +398,7 @@ def test_weights_that_nothing_takes_are_refused(data):
 def test_weights_of_an_iterator_are_refused_before_it_is_read(data, kind, model):
     """Weights have an order, and an iterator may have another."""
     batches = iter([data])
-    with pytest.raises(ValueError, match="sample_weight goes with arrays as X and y, not with an"):
+    with pytest.raises(ValueError, match="sample_weight needs X and y as arrays, not an iterator"):
         kind(Maps(), "same", model).fit(batches, sample_weight=np.ones(90))
     assert next(batches) is data
 
@@ -534,7 +534,7 @@ def test_numbers_from_an_iterator(mx, module, images):
         (Ridge(), [np.nan] + [0.5] * 89, "Input y contains NaN"),
         (Ridge(), ["a"] * 90, "a regressor learns numbers"),
         (Ridge(), None, "carry no labels"),
-        (LogisticRegression(), [0, 1] * 45, "is a classifier: xfer.MetaModelRepurposer takes it"),
+        (LogisticRegression(), [0, 1] * 45, "is a classifier: use xfer.MetaModelRepurposer"),
     ],
 )
 def test_what_a_regressor_cannot_learn(data, model, y, message):
@@ -543,7 +543,7 @@ def test_what_a_regressor_cannot_learn(data, model, y, message):
 
 
 def test_a_classifier_from_a_regressor_is_refused(data):
-    with pytest.raises(ValueError, match="is a regressor: xfer.MetaModelRegressor takes it"):
+    with pytest.raises(ValueError, match="is a regressor: use xfer.MetaModelRegressor"):
         xfer.MetaModelRepurposer(Maps(), "same", Ridge()).fit(*data)
 
 

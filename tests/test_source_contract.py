@@ -167,7 +167,7 @@ class TestTokens:
         for wrong in (6, -1):
             ids = WORDS.copy()
             ids[1, 2] = wrong
-            with pytest.raises(ValueError, match=f"the data hold id {wrong}; .* knows ids 0 to 5"):
+            with pytest.raises(ValueError, match=f"data have id {wrong}, but .* only ids 0 to 5"):
                 source.extract(ids, layer)
 
     def test_what_is_no_id(self, words, tmp_path):
@@ -367,9 +367,9 @@ class TestBatches:
         def extract(*batches):
             return source.extract(iter(batches), case.scores)
 
-        with pytest.raises(ValueError, match="gave no example.*only once"):
+        with pytest.raises(ValueError, match="the data are empty.*only once"):
             extract()
-        with pytest.raises(ValueError, match="a batch holds 3 arrays; 1 inputs"):
+        with pytest.raises(ValueError, match="must hold the inputs .* got 3 arrays"):
             extract((IMAGES, IMAGES, IMAGES))
         with pytest.raises(ValueError, match="8 examples and labels of shape .7,."):
             extract((IMAGES[:8], np.arange(7)))
@@ -389,9 +389,9 @@ class TestRefused:
             ValueError, match=f"no layer '{case.scores}x'; nearest: .*{case.scores}"
         ):
             source.extract(IMAGES, case.scores + "x")
-        with pytest.raises(ValueError, match="no layer was asked for"):
+        with pytest.raises(ValueError, match="must name at least one layer"):
             source.extract(IMAGES, [])
-        with pytest.raises(ValueError, match="more than once"):
+        with pytest.raises(ValueError, match="must not repeat a layer"):
             source.extract(IMAGES, [case.scores, case.scores])
         with pytest.raises(TypeError, match="must be a string, got int: 3"):
             source.extract(IMAGES, [3])

@@ -391,10 +391,10 @@ def test_ids_that_an_embedding_lacks_are_refused(ids, stranger, kind):
         data = ids.astype(kind)
         data[row, 3] = stranger
         with pytest.raises(
-            ValueError, match=f"hold id {stranger}; layer 'words' knows ids 0 to 49"
+            ValueError, match=f"id {stranger}, but layer 'words' has only ids 0 to 49"
         ):
             TorchSource(Texts()).extract(data, "words", batch_size=8)
-    with pytest.raises(ValueError, match="'words' takes word ids; the data hold fractions"):
+    with pytest.raises(ValueError, match="'words' takes integer ids; the data have fractions"):
         TorchSource(Texts()).extract(ids + 0.5, "words")
 
 

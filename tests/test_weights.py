@@ -252,8 +252,8 @@ def test_weights_that_mean_nothing_are_refused(task, weight, message):
         ({"a": -1}, "class_weight of 'a' must be a number >= 0, got -1"),
         ({"a": np.nan}, "class_weight of 'a' must be a number >= 0, got nan"),
         ({"a": np.inf}, "class_weight of 'a' must be a number >= 0, got inf"),
-        ({"d": 2}, "class_weight has 'd', which is none of the labels: 'a', 'b', 'c'"),
-        ({"a": 0, "b": 0, "c": 0}, "class_weight leaves no example a weight above 0"),
+        ({"d": 2}, "class_weight has 'd', but the labels are 'a', 'b', 'c'"),
+        ({"a": 0, "b": 0, "c": 0}, "class_weight leaves every example with weight 0"),
         ({"a": 0, "b": 0}, "y must have at least 2 classes, got one class: .*c"),
     ],
 )
@@ -312,7 +312,7 @@ def test_weights_are_refused_before_features_are_computed(rare):
     for weights, class_weight, message in (
         (np.ones(5), None, "sample_weight must have shape"),
         (-np.ones(196), None, "sample_weight must be >= 0"),
-        (None, {2: 1}, "class_weight has 2, which is none of the labels: 0, 1"),
+        (None, {2: 1}, "class_weight has 2, but the labels are 0, 1"),
         (None, "even", "class_weight must be None, 'balanced' or a dict"),
     ):
         with pytest.raises(ValueError, match=message):

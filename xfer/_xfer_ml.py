@@ -27,13 +27,13 @@ from xfer.training.repurposers import (
 
 
 def read(path: Path, source_model: Any, given: Mapping[str, Any]) -> Any:
-    """Read a fitted repurposer; its parameters are those of a new one where they differ in scale.
+    """Read a fitted repurposer; parameters whose scale differs in xfer-ml get their defaults.
 
     ``given`` are options of :func:`xfer.open_source`.
     """
     saved = json.loads(path.read_text(encoding="utf-8"))
     if "repurposer_class" not in saved:
-        raise ValueError(f"xfer-ml did not write it, and there is no {path.stem}.xfer")
+        raise ValueError(f"it is not a file of xfer-ml, and there is no {path.stem}.xfer")
     name, options = saved["repurposer_class"], saved["parameters"]
     prefix = str(path).removesuffix(".json")
     if name in _TRAINED:
@@ -47,10 +47,10 @@ def read(path: Path, source_model: Any, given: Mapping[str, Any]) -> Any:
         return repurposer._restore(source, network.head_names, {"meta_model": model, "history": {}})
     if name not in _READ:
         known = ", ".join([*_READ, *_TRAINED])
-        raise ValueError(f"xfer-ml saved a {name}, and only {known} can be read: fit it again")
+        raise ValueError(f"a {name} of xfer-ml cannot be read, only {known}: fit it again")
     kind, read_model = _READ[name]
     if source_model is None and not Path(f"{prefix}_source-symbol.json").is_file():
-        raise ValueError("xfer-ml saved it without its network: give that as source_model")
+        raise ValueError("xfer-ml saved it without its network: give the network as source_model")
     source = load_checkpoint(f"{prefix}_source") if source_model is None else source_model
     model = read_model(saved["target_model"]["model"])
     layers = options["feature_layer_names"]
@@ -61,7 +61,7 @@ def read(path: Path, source_model: Any, given: Mapping[str, Any]) -> Any:
 def _read_logistic_regression(saved: Mapping[str, Any]) -> LogisticRegression:
     model, values = LogisticRegression(), saved["attributes"]
     model.classes_ = _array(values["classes_"])
-    # Of two classes, scikit-learn 0.19 compares the scores -s and s, and today's 0 and s.
+    # With two classes, scikit-learn 0.19 compares the scores -s and s, today's compares 0 and s.
     factor = 2 if len(model.classes_) == 2 else 1
     model.coef_ = factor * _array(values["coef_"])
     model.intercept_ = factor * _array(values["intercept_"])
@@ -78,7 +78,7 @@ def _read_svm(saved: Mapping[str, Any]) -> SVC:
     n, pairs = len(model.support_vectors_), k * (k - 1) // 2
     model.support_ = _array(values["support"], n, np.int32)
     model._n_support = _array(values["n_support"], k, np.int32)
-    # scikit-learn changes the sign of the public ones, of two classes.
+    # With two classes, scikit-learn changes the sign of the public attributes.
     sign = -1 if k == 2 else 1
     model._dual_coef_ = _array(saved["attributes"]["_dual_coef_"], (k - 1, n))
     model._intercept_ = _array(saved["attributes"]["_intercept_"], pairs)
@@ -87,7 +87,7 @@ def _read_svm(saved: Mapping[str, Any]) -> SVC:
     model._probA = _array(values["probA"], estimates)
     model._probB = _array(values["probB"], estimates)
     if (model._n_support < 0).any() or model._n_support.sum() != n or model.kernel == "precomputed":
-        raise ValueError("the parts of the SVM do not fit each other")
+        raise ValueError("the arrays of the SVM do not match each other")
     model._gamma, model._sparse, model.fit_status_ = float(values["gamma"]), False, 0
     model.class_weight_, model.n_features_in_ = np.ones(k), model.support_vectors_.shape[1]
     model.shape_fit_ = tuple(values["shape_fit"][1])
@@ -95,10 +95,10 @@ def _read_svm(saved: Mapping[str, Any]) -> SVC:
 
 
 def _array(saved: Any, shape: Any = None, kind: Any = None) -> np.ndarray:
-    """Make an array of its type and nested lists, of this shape."""
+    """Make an array from its type and nested lists, and check its shape."""
     array = np.array(saved[1], kind)
     if shape is not None and array.shape != np.empty(shape).shape:
-        raise ValueError(f"the SVM has an array of shape {array.shape}, where {shape} is needed")
+        raise ValueError(f"an array of the SVM must have shape {shape}, got {array.shape}")
     return array
 
 

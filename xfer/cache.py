@@ -169,7 +169,7 @@ class FeatureCache:
             self.path, timeout=_WAIT_SECONDS, isolation_level=None, check_same_thread=False
         )
         connection.text_factory = bytes  # damaged text need not be UTF-8
-        # Another process may be at the schema: `auto_vacuum` writes a first page before all else.
+        # Another process may be creating the schema: `auto_vacuum` writes a first page.
         if connection.execute(_READ_HEADER).fetchone() == (0, 0, 0):
             connection.executescript(_SCHEMA)
         if connection.execute(_READ_HEADER).fetchone()[:2] != _HEADER:
@@ -186,7 +186,7 @@ class FeatureCache:
 
     def _give_up(self, reason: str) -> None:
         self._writes = False
-        warnings.warn(f"the cache {self.path} keeps no more features: {reason}", stacklevel=2)
+        warnings.warn(f"the cache {self.path} stores no more features: {reason}", stacklevel=2)
 
 
 def _read(file: _File, key_text: str, digests: list[bytes]) -> _Found | None:
@@ -300,7 +300,7 @@ def example_digests(examples: Mapping[str, np.ndarray] | Iterable[Any]) -> list[
 
 
 def _parts(value: Any) -> Iterator[tuple[str, bytes]]:
-    """Yield kinds and contents, so that no two different values give the same ones."""
+    """Yield kinds and contents that differ between any two different values."""
     kind = type(value)
     if kind in (type(None), bool, int, float, complex):
         yield kind.__name__, repr(value).encode()

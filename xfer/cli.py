@@ -51,7 +51,7 @@ def _parser() -> argparse.ArgumentParser:
     convert.add_argument("out", type=Path, metavar="OUT.onnx", help="the file to write")
     layer_help = "cut the network at this layer; can be repeated; by default all of it is written"
     convert.add_argument("--layer", action="append", metavar="NAME", help=layer_help)
-    batch_help = "the number of examples, for a network written for one; by default it is free"
+    batch_help = "the batch size, for a network written for a fixed one; by default it is free"
     convert.add_argument("--batch", type=int, metavar="N", help=batch_help)
     convert.set_defaults(run=_convert)
     for command in (layers, convert):
@@ -72,7 +72,7 @@ def _layers(options: argparse.Namespace) -> None:
         prefix, epoch = named[1], int(named[2])
     elif _is_one_file(path):
         if epoch is not None or options.shape:
-            raise ValueError(f"{path} has no epochs and holds its shapes: give its path only")
+            raise ValueError(f"{path} takes neither an epoch nor --shape: give only its path")
         print(load(path).features_.source_ if path.suffix == ".xfer" else open_source(path))
         return
     network = Network.from_files(prefix, _last_epoch(prefix) if epoch is None else epoch)

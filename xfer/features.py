@@ -24,12 +24,12 @@ __all__ = ["LayerFeatures"]
 # What copies share with the estimator that they were copied from.
 _SHARED = ("source_model", "source_", "cache", "cache_")
 
-# Numbers so many times as large as those of the fit are on another scale: pixels of 0 to 255 where
-# the fit saw 0 to 1.
+# Data with numbers this many times larger than in the fit have another scale: pixels of 0 to 255
+# instead of 0 to 1.
 _OTHER_SCALE = 50
-# What to do instead of giving a parameter that others have.
+# What to do instead of passing parameters that other classes have.
 _INSTEAD = {
-    "device": "; a PyTorch network runs where it is: move it there first, network.to(device)",
+    "device": "; a PyTorch network runs on its own device: move it with network.to(device)",
     "batch_size": "; set it on the source: source = open_source(network); source.batch_size = 8",
 }
 
@@ -56,7 +56,7 @@ def stores_parameters(options_of: type | None = None) -> Callable[[_Init], _Init
             try:
                 bound = full.bind(self, *args, **kwargs)
             except TypeError as error:
-                advice = f"; give what follows {last} by name, as num_devices=1"
+                advice = f"; give parameters after {last} by name, as in num_devices=1"
                 advice = advice if "too many positional" in str(error) else ""
                 advice += "".join(_INSTEAD.get(one, "") for one in kwargs)
                 raise TypeError(f"{type(self).__name__}.__init__() {error}{advice}") from None
@@ -246,13 +246,13 @@ class LayerFeatures(TransformerMixin, SharesNetwork):
             features = Features(found.matrix, found.columns, found.shapes, labels)
         self._shapes.update(features.shapes)
         if self.fit_data_ is not None:
-            # Rows with another number of columns are refused by the meta-model, as in scikit-learn.
+            # The meta-model refuses another number of columns, as in scikit-learn.
             shapes = {} if hasattr(self, "n_features_in_") else features.shapes
             _check_like_those_of_the_fit(shapes, features.ranges, self.fit_data_)
         return features
 
     def note_fit_data(self, shapes: Mapping[str, Any], ranges: Mapping[str, Any]) -> None:
-        """Compare data to come with those that a meta-model was fitted on."""
+        """Remember the data of a fit, to compare later data with them."""
         self.fit_data_ = {
             "shapes": {name: list(shape) for name, shape in shapes.items()},
             "ranges": {name: list(ends) for name, ends in ranges.items()},
@@ -318,17 +318,16 @@ def _check_like_those_of_the_fit(
         expected = tuple(fit_data["shapes"].get(name, shape))
         if tuple(shape) != expected:
             raise ValueError(
-                f"layer {name!r} gives features of shape {tuple(shape)} for these data, and "
-                f"{expected} for those of the fit: give examples of the same size, or fit with a "
-                "pooling, such as 'mean'"
+                f"layer {name!r} gives features of shape {tuple(shape)}, but {expected} in fit: "
+                "give examples of the same size, or fit with a pooling such as 'mean'"
             )
     for name, (low, high) in ranges.items():
         ends = fit_data["ranges"].get(name, [low, high])
         found, known = max(-low, high), max(-ends[0], ends[1])
         if found > _OTHER_SCALE * known or 0 < found < known / _OTHER_SCALE:
             warnings.warn(
-                f"input {name!r} has numbers from {low:.3g} to {high:.3g}, and from {ends[0]:.3g} "
-                f"to {ends[1]:.3g} in the fit: are the data scaled in the same way?",
+                f"input {name!r} has numbers from {low:.3g} to {high:.3g}, but {ends[0]:.3g} to "
+                f"{ends[1]:.3g} in fit: are the data scaled in the same way?",
                 stacklevel=2,
             )
             fit_data["ranges"].pop(name)  # once is enough

@@ -1,4 +1,4 @@
-"""What makes a network's inputs of raw examples, as data and not code.
+"""Preprocessing of raw examples into network inputs, described by data instead of code.
 
 A function cannot be compared with another one, nor saved in a file that is safe to load. The size
 of a picture or a vocabulary can: so the cache and a loaded repurposer know what makes the inputs.
@@ -24,14 +24,14 @@ from xfer.text import _SETTINGS, Corpus, Vocabulary, _check_type
 _LUMA = np.array([0.299, 0.587, 0.114], np.float32)  # ITU-R 601-2, as Pillow converts to gray
 # The attribute of an encoding of `tokenizers` for each input name of transformers.
 _ENCODED = {"input_ids": "ids", "token_type_ids": "type_ids", "attention_mask": "attention_mask"}
-_USE_FUNCTION = "give a function of a list of examples that calls it, with cache_key=..."
+_USE_FUNCTION = "give a function that calls it with a list of examples, and a cache_key"
 
 #: JSON, and arrays of bytes for long texts.
 State = tuple[dict[str, Any], dict[str, np.ndarray]]
 
 
 class Inputs:
-    """What turns a list of raw examples into the inputs of a network."""
+    """Turns a list of raw examples into the inputs of a network."""
 
     #: The id that fills up short texts; None where there is none.
     padding_id: int | None = None
@@ -235,7 +235,8 @@ class TokenizerInputs(Inputs):
         expected = tokenizer(texts, padding=True, truncation=True, return_tensors="np")
         inputs = cls(tokenizer.backend_tokenizer.to_str(), tuple(expected))
         if not all(map(np.array_equal, expected.values(), inputs(texts).values())):
-            raise ValueError(f"{type(tokenizer).__name__} does more than its data: {_USE_FUNCTION}")
+            name = type(tokenizer).__name__
+            raise ValueError(f"{name} does more than its settings say: {_USE_FUNCTION}")
         return inputs
 
     def __call__(self, examples: Sequence[str]) -> dict[str, np.ndarray]:
@@ -263,7 +264,7 @@ class FunctionInputs(Inputs):
             raise TypeError(f"inputs must be a function of examples, got {_shown(self.function)}")
 
     def __call__(self, examples: Sequence[Any]) -> Any:
-        """Return what the function makes of the examples, together or one by one."""
+        """Apply the function to all examples together, or else to one at a time."""
         try:
             return self.function(list(examples))
         except Exception as error:
@@ -279,8 +280,8 @@ class FunctionInputs(Inputs):
     def identity(self) -> dict[str, Any]:
         """Return the key; ValueError without one."""
         if not self.cache_key:
-            advice = "give a cache_key=..., a text that you change whenever the function changes"
-            raise ValueError(f"what {self} does cannot be known for certain: {advice}")
+            advice = "give a cache_key, a text that you change whenever the function changes"
+            raise ValueError(f"xfer cannot detect changes of {self}: {advice}")
         return {"kind": "FunctionInputs", "cache_key": self.cache_key}
 
 
@@ -376,7 +377,7 @@ def _read(index: int, example: Any, mode: str) -> Any:
     except FileNotFoundError as error:
         raise FileNotFoundError(f"example {index}: there is no file {str(example)!r}") from error
     except Exception as error:  # what is broken in a file shows in many kinds of errors
-        raise ValueError(f"example {index} is a broken picture: {example}: {error}") from error
+        raise ValueError(f"example {index} is not a readable image: {example}: {error}") from error
 
 
 def _package(name: str) -> Any:

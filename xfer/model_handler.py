@@ -33,7 +33,7 @@ _Method = TypeVar("_Method", bound=Callable[..., Any])
 
 
 def _renamed(**names: str) -> Callable[[_Method], _Method]:
-    """Let a method take arguments by the names that they had in xfer-ml."""
+    """Let a method accept the argument names of xfer-ml."""
 
     def decorate(method: _Method) -> _Method:
         @wraps(method)
@@ -219,7 +219,10 @@ class ModelHandler:
 
     @_renamed(num_layers_to_drop="n")
     def drop_layer_top(self, n: int = 1) -> None:
-        """Drop the last `n` layers; one must be left, and none that joins branches can go."""
+        """Drop the last `n` layers, but not all.
+
+        A layer that joins branches cannot be dropped.
+        """
         self._replace(edit.drop_top(self._network.graph, n, self._network.input_names))
 
     @_renamed(num_layers_to_drop="n")
@@ -318,7 +321,8 @@ class ModelHandler:
 
     def _find(self, name: str) -> int:
         if name in self._dropped:
-            raise ModelError(f"layer {name!r} was dropped; left are {', '.join(self.layer_names)}")
+            left = ", ".join(self.layer_names)
+            raise ModelError(f"layer {name!r} was dropped; remaining layers: {left}")
         return find_layer(self._network.graph, name)
 
     def _outputs(self, name: str) -> list[str]:

@@ -200,7 +200,7 @@ def _read(archive: bytes, source_model: Any, given: Mapping[str, Any]) -> Any:
     manifest = json.loads(content["manifest"])
     if manifest["format"] != _FORMAT:
         raise ValueError(
-            f"it is of format {manifest['format']!r}, written by xfer {manifest.get('version')}; "
+            f"it has format {manifest['format']!r}, written by xfer {manifest.get('version')}; "
             f"xfer {xfer.__version__} reads format {_FORMAT}"
         )
     kind = _find_class(manifest["class"])
@@ -210,7 +210,7 @@ def _read(archive: bytes, source_model: Any, given: Mapping[str, Any]) -> Any:
     source = None if source_model is None else open_source(source_model)
     if source is None or kind.trains_network:
         if manifest["network"] is None:
-            raise ValueError("it was saved without its network: give that as source_model")
+            raise ValueError("it was saved without its network: give the network as source_model")
         source = source_from_state(manifest["network"], content["network"])
     source = _with_inputs(source, manifest, content["inputs"], given)
     _check_same_network(source, manifest)
@@ -246,13 +246,13 @@ def _with_inputs(
     inputs, saved = getattr(source, "inputs", None), manifest["inputs"]
     key, saved_key = _cache_key(source), manifest["cache_key"]
     if key and saved_key and key != saved_key:
-        raise ValueError(f"its cache_key is {saved_key!r:.80}, and {key!r:.80} was given")
+        raise ValueError(f"its cache_key is {saved_key!r:.80}, but got {key!r:.80}")
     if saved is None and inputs is not None:
         raise ValueError("it was fitted without inputs or preprocess: leave them out")
     if saved == _GIVEN and inputs is None:
         raise ValueError(
-            "what made its network's inputs is code, which no safe file can hold: give it to "
-            "xfer.load again, as preprocess=... or inputs=..."
+            "its preprocess or inputs are code, which a safe file cannot hold: give them to "
+            "xfer.load, as preprocess=... or inputs=..."
         )
     if saved is None or saved == _GIVEN:
         return source
@@ -260,7 +260,7 @@ def _with_inputs(
     if inputs is None:
         return open_source(source, inputs=restored, padding_id=manifest["padding_id"])
     if type(inputs) is not type(restored) or inputs.identity() != restored.identity():
-        raise ValueError(f"it was fitted with {restored}, and other inputs were given")
+        raise ValueError(f"it was fitted with {restored}, but different inputs were given")
     return source
 
 
@@ -284,12 +284,12 @@ def _check_same_network(source: Any, manifest: Mapping[str, Any]) -> None:
         differing = _differing(saved, found)
         if differing == ["packages"]:
             warnings.warn(
-                "source_model has the parameters and the code that the repurposer was fitted on, "
-                f"with other versions of packages: {found['packages']}, was {saved['packages']}",
+                "source_model has the parameters and code that the repurposer was fitted on, but "
+                f"package versions differ: {found['packages']} now, {saved['packages']} then",
                 stacklevel=5,
             )
             return
-        what = f": other {', '.join(differing)}" if differing else ""
+        what = f": it differs in {', '.join(differing)}" if differing else ""
         raise ValueError(f"source_model is not the network it was fitted on{what}")
 
 

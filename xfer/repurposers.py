@@ -49,7 +49,7 @@ _HOOKS = {
 
 
 class _MethodOfMetaModel:
-    """A method that is there where the meta-model has it; otherwise the error says why not."""
+    """A method that exists only if the meta-model has it; otherwise the error says why."""
 
     def __init__(self, method: Callable[..., Any]) -> None:
         self.method = method
@@ -219,7 +219,7 @@ class Repurposer(ClassifierMixin, SharesNetwork):
 
     def _learned(self) -> dict[str, Any]:
         """Return what goes into a file beside the parameters."""
-        # Not every classifier knows them, and none does where examples have several labels.
+        # Some classifiers do not store them, and none does if examples have several labels.
         known = hasattr(self.meta_model_, "classes_") and self.classes_.ndim == 1
         learned = {"meta_model": self.meta_model_, "fit_data": self.features_.fit_data_}
         return learned if known else {**learned, "classes": self.classes_}
@@ -287,7 +287,7 @@ class MetaModelRepurposer(Repurposer):
     (2, 2)
     """
 
-    #: The class of the classifier that a subclass makes, of the parameters that both have.
+    #: The classifier class of a subclass, made with the parameters that both have.
     _classifier: ClassVar[Any] = None
 
     @stores_parameters(LayerFeatures)
@@ -309,7 +309,7 @@ class MetaModelRepurposer(Repurposer):
         y : array-like of shape (n,) or (n, k), optional
             Their labels, of any kind. An iterator carries its own.
         sample_weight : array-like of shape (n,), optional
-            How often each example counts, for a meta-model that takes it.
+            How often each example counts; the meta-model must accept it.
 
         Returns
         -------
@@ -330,7 +330,7 @@ class MetaModelRepurposer(Repurposer):
 
     @property
     def target_model(self) -> Any:
-        """What xfer-ml called ``meta_model_``."""
+        """``meta_model_``, by its name in xfer-ml."""
         return self.meta_model_
 
     def _meta_model(self) -> Any:
@@ -455,7 +455,7 @@ class LrRepurposer(MetaModelRepurposer):
     tol : float, default=1e-4
         Stop when no component of the gradient is larger.
     class_weight : "balanced" or dict, optional
-        How much an example of each class counts; "balanced" lets classes count the same in sum.
+        The weight of each class's examples; "balanced" gives all classes the same total weight.
     n_jobs : int, optional
         Threads that share the folds of the calibration.
     random_state : int, default=0
@@ -507,7 +507,7 @@ class SvmRepurposer(MetaModelRepurposer):
     enable_probability_estimates : bool, default=True
         Whether to offer ``predict_proba``; learning then takes five more fits.
     class_weight : "balanced" or dict, optional
-        How much an example of each class counts; "balanced" lets classes count the same in sum.
+        The weight of each class's examples; "balanced" gives all classes the same total weight.
     random_state : int, default=0
         Seed of the folds of the calibration.
     source_model, feature_layer_names, pooling, cache, context_function, num_devices, progress
@@ -559,7 +559,7 @@ class GpRepurposer(MetaModelRepurposer):
     apply_l2_norm : bool, default=False
         Whether the features of each layer of an example are scaled to length 1 first.
     class_weight : "balanced" or dict, optional
-        How much an example of each class counts; "balanced" lets classes count the same in sum.
+        The weight of each class's examples; "balanced" gives all classes the same total weight.
     random_state : int, default=0
         Seed of the samples that probabilities are averaged over.
     source_model, feature_layer_names, pooling, cache, context_function, num_devices, progress
@@ -618,7 +618,7 @@ class BnnRepurposer(MetaModelRepurposer):
     start_annealing, end_annealing : int
         Epochs between which the weight of the prior grows from 0 to 1.
     class_weight : "balanced" or dict, optional
-        How much an example of each class counts; "balanced" lets classes count the same in sum.
+        The weight of each class's examples; "balanced" gives all classes the same total weight.
     verbose : bool, default=False
         Whether to print the bound of each epoch.
     bnn_context_function : optional
@@ -706,9 +706,9 @@ def _checked_meta_model(model: Any) -> Any:
         raise TypeError("meta_model is missing: give a scikit-learn estimator")
     name = type(meta_model).__name__
     if is_classifier(model) and is_regressor(meta_model):
-        raise ValueError(f"{name} is a regressor: xfer.MetaModelRegressor takes it")
+        raise ValueError(f"{name} is a regressor: use xfer.MetaModelRegressor")
     if is_regressor(model) and is_classifier(meta_model):
-        raise ValueError(f"{name} is a classifier: xfer.MetaModelRepurposer takes it")
+        raise ValueError(f"{name} is a classifier: use xfer.MetaModelRepurposer")
     if hasattr(meta_model, "check_parameters"):
         meta_model.check_parameters()
     return meta_model
@@ -730,13 +730,13 @@ def _weight_options(meta_model: Any, X: Any, sample_weight: Any) -> dict[str, An
     if sample_weight is None:
         return {}
     if brings_batches(X):
-        raise ValueError("sample_weight goes with arrays as X and y, not with an iterator")
+        raise ValueError("sample_weight needs X and y as arrays, not an iterator")
     steps, last = "", meta_model
     while isinstance(last, Pipeline):
         step, last = last.steps[-1]
         steps += f"{step}__"
     if not has_fit_parameter(last, "sample_weight"):
-        raise ValueError(f"sample_weight was given, and {type(last).__name__} takes none")
+        raise ValueError(f"{type(last).__name__} does not accept sample_weight")
     # Where scikit-learn routes metadata, a pipeline finds the step itself.
     steps = "" if sklearn.get_config()["enable_metadata_routing"] else steps
     return {f"{steps}sample_weight": sample_weight}
@@ -805,8 +805,8 @@ def checked_multilabels(labels: np.ndarray) -> np.ndarray:
         )
     if kind.startswith("continuous"):
         raise ValueError(
-            f"Unknown label type: {kind}: y holds numbers that are not integers. "
-            "xfer.MetaModelRegressor learns such numbers"
+            f"Unknown label type: {kind}: y has numbers that are not integers. "
+            "For regression, use xfer.MetaModelRegressor"
         )
     found = np.unique(labels)
     if len(found) < 2:

@@ -40,8 +40,9 @@ class Vocabulary:
     sentences : iterable of str
         The texts to take the words from.
     padding_word, unknown_word : str, default="</s>", "</ukw>"
-        They fill up short sentences, and stand for other words; the text must not have them. With
-        None for ``unknown_word``, other words are errors.
+        ``padding_word`` pads short sentences, ``unknown_word`` replaces words outside the
+        vocabulary; neither may occur in the texts. If ``unknown_word`` is None, unknown words are
+        errors.
     collapse_whitespace : bool, default=True
         Whether several blanks are one separator. With False there are empty words between them, as
         in the vocabularies of the published tutorial.

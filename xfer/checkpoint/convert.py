@@ -26,7 +26,7 @@ class Conversion:
     problems: dict[int, Exception]
 
     def check_outputs(self, entries: Iterable[Entry]) -> None:
-        """Refuse outputs that an operator has in training, and its conversion has not."""
+        """Refuse outputs that an operator has only in training: conversions lack them."""
         for node_id, i in entries:
             if node_id not in self.problems and (node_id, i) not in self.values:
                 node = self.graph.nodes[node_id]

@@ -43,7 +43,7 @@ def read_shapes(network: "Network") -> dict[str, Shape]:
 
 
 def guess_sizes(network: "Network", shapes: Mapping[str, Shape]) -> dict[str, Shape] | None:
-    """Fill in the most usual height and width that goes through the network, or one id.
+    """Fill in the most common height and width that the network accepts, or one id.
 
     None where the network takes any size, or no usual one.
     """

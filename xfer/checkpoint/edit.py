@@ -27,7 +27,7 @@ _ONE_DATA_INPUT = """
     _npx_deconvolution _npx_batch_norm _npx_layer_norm _npx_embedding _npx_leaky_relu _npx_rnn
     _contrib_SyncBatchNorm _contrib_BatchNormWithReLU _contrib_SparseEmbedding
 """
-_AMBIGUOUS = "which of them is to be left is ambiguous"
+_AMBIGUOUS = "so it is ambiguous which of them to keep"
 _DATA_INPUTS = dict.fromkeys(_ONE_DATA_INPUT.split(), 1)
 _DATA_INPUTS |= {"_contrib_DeformableConvolution": 2, "_contrib_ModulatedDeformableConvolution": 3}
 
@@ -45,9 +45,9 @@ def drop_top(graph: MxGraph, count: int, input_names: Iterable[str]) -> MxGraph:
         found = dict.fromkeys(entry for entry in inputs_that_are_read(top) if entry[0] in dependent)
         if len(found) > 1:
             joins = f"layer {describe_node(top)} joins {describe_entries(graph, found)}"
-            raise ModelError(f"{cannot}{joins}, and {_AMBIGUOUS}")
+            raise ModelError(f"{cannot}{joins}, {_AMBIGUOUS}")
         if not found or graph.nodes[next(iter(found))[0]].is_variable:
-            raise ModelError(f"{cannot}no layer would be left without {describe_node(top)}")
+            raise ModelError(f"{cannot}there is no layer below {describe_node(top)}")
         graph = MxGraph(graph.nodes, tuple(found))
     return graph.prune(graph.heads)
 
@@ -69,8 +69,8 @@ def drop_bottom(graph: MxGraph, count: int, input_names: Iterable[str], data_nam
         readers = [node_id for node_id, node in enumerate(graph.nodes) if data in node.inputs]
         if len(readers) != 1:
             layers = " and ".join(describe_node(graph.nodes[node_id]) for node_id in readers)
-            read = f"{data_name!r} is read by {layers or 'no layer'}"
-            raise ModelError(f"{cannot}{read}, and which of them is meant is ambiguous")
+            read = f"{data_name!r} is read by {layers}, so it is ambiguous which one to drop"
+            raise ModelError(cannot + (read if readers else f"no layer reads {data_name!r}"))
         bottom, node = readers[0], graph.nodes[readers[0]]
         layer = describe_node(node)
         for head, _ in graph.heads:
@@ -80,18 +80,18 @@ def drop_bottom(graph: MxGraph, count: int, input_names: Iterable[str], data_nam
         dependent = data_dependent_nodes(graph, input_names)
         if others := [entry for entry in node.inputs if entry[0] in dependent and entry != data]:
             joins = f"layer {layer} joins the data with {describe_entries(graph, others)}"
-            raise ModelError(f"{cannot}{joins}, and {_AMBIGUOUS}")
+            raise ModelError(f"{cannot}{joins}, {_AMBIGUOUS}")
         used = sorted({i for other in graph.nodes for k, i in other.inputs if k == bottom})
         if used != [0]:
-            several = f"layer {layer} has several outputs, and of those in use ({str(used)[1:-1]})"
-            raise ModelError(f"{cannot}{several} the data can take the place of 0 alone")
+            several = f"layer {layer} has several outputs, in use: {str(used)[1:-1]}"
+            raise ModelError(f"{cannot}{several}; the data can replace output 0 only")
         graph = rewire(graph, {(bottom, 0): data})
     return graph.prune(graph.heads)
 
 
 def add_top(graph: MxGraph, added: MxGraph, data_name: str = "data") -> MxGraph:
     """Let layers read the only head of a network; :func:`find_input` finds their input."""
-    _only_head(added, "cannot add to the top what has several ends: ")
+    _only_head(added, "cannot add layers with several outputs to the top: ")
     return _stack(graph, added, find_input(added, data_name), "top")
 
 
@@ -134,10 +134,10 @@ def find_input(added: MxGraph, data_name: str = "data") -> int:
     named = named if len(named) == 1 else list(found)
     layers = ", ".join(describe_node(node) for node in added.nodes if not node.is_variable)
     if not named or not layers:
-        raise ModelError(f"what is added has no input or no layer: {layers or 'no layer'}")
+        raise ModelError(f"added layers must have an input, got {layers or 'no layer'}")
     if len(named) > 1:
-        may = f"it may be {', '.join(map(repr, found.values()))}; name it {data_name!r}"
-        raise ModelError(f"which input of the added {layers} reads the network is ambiguous: {may}")
+        may = f"{' or '.join(map(repr, found.values()))}; name that one {data_name!r}"
+        raise ModelError(f"it is ambiguous which input of the added {layers} is the data: {may}")
     return named[0]
 
 

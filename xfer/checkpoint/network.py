@@ -95,11 +95,11 @@ class Network:
         inputs = [name for name in names if name in read and name not in labels]
         missing = [name for name in inputs if name.endswith(_ENDINGS_OF_PARAMETERS)]
         if missing:
-            found = f"{parameter_path} has no {', '.join(missing[:5])}; it holds "
+            found = f"{parameter_path} lacks {', '.join(missing[:5])}; it has "
             found += ", ".join(list(known)[:5]) or "nothing"
             if known.keys().isdisjoint(_variables(graph)):
-                raise ValueError(f"{found}: is it of another network?")
-            warnings.warn(f"{found}: layers that need what is missing are refused", stacklevel=4)
+                raise ValueError(f"{found}. Does it belong to another network?")
+            warnings.warn(f"{found}. Layers that need the missing ones are refused", stacklevel=4)
         inputs = [name for name in inputs if name not in missing]
         idle = [name for name in names if name not in {*inputs, *missing}]
         return cls(graph, arguments, auxiliary, inputs, idle)
@@ -159,7 +159,7 @@ class Network:
 
     @cached_property
     def layer_names(self) -> dict[Entry, str]:
-        """The name of each layer by node and output; of equal names ``name:0``, ``name:1``, ..."""
+        """The name of each layer by node and output; equal names end in ``:0``, ``:1``, ...."""
         found = {
             (node_id, i): name
             for node_id, node in enumerate(self.graph.nodes)
@@ -209,7 +209,7 @@ class Network:
 
     @cached_property
     def batch_sizes(self) -> list[int]:
-        """List the numbers of examples that the network may be written for, the likeliest first."""
+        """List the batch sizes that the network may be written for, the likeliest first."""
         attributes = [Attributes(node.attributes) for node in self.graph.nodes]
         keys = "shape", "target_shape", "newshape", "__shape__"
         shapes = [one.ints(key, None) or () for one in attributes for key in keys]
@@ -279,7 +279,7 @@ class Network:
         conversion = convert(graph, self.parameters, network.typed(shapes))
         try:
             conversion.check(graph.heads)
-            # ONNX files do not hold tensors without a number of dimensions.
+            # ONNX files cannot hold tensors of unknown rank.
             outputs = [conversion.values[head] for head in graph.heads]
             for tensor in [*conversion.builder.inputs, *outputs]:
                 _ = tensor.rank
@@ -291,11 +291,11 @@ class Network:
         except ValueError as error:
             if BATCH not in [dims[0] for dims in shapes.values() if dims]:
                 raise
-            hint = "if it is written for one number of examples, give that"
+            hint = "if the network is written for a fixed batch size, give that"
             raise ValueError(f"{error}; {hint} (--batch)") from error
         if len(set(names)) < len(names) or not names:
-            found = f"the outputs {', '.join(names) or 'none'}"
-            raise ValueError(f"outputs need names that differ, and the network has {found}")
+            found = ", ".join(names) or "none"
+            raise ValueError(f"outputs must have different names, got {found}")
         for name, tensor in zip(names, outputs):
             conversion.builder.add_output(name, tensor)
         model = conversion.builder.to_model()

@@ -27,7 +27,7 @@ _OPSETS = [helper.make_opsetid("", OPSET)]
 _MOVES = {"Concat", "Flatten", "Reshape", "Slice", "Split", "Squeeze", "Transpose", "Unsqueeze"}
 # Inference looks at the values of small integer arrays: shapes, axes, pads.
 _MOST_SHAPE_ENTRIES = 64
-_NO_BATCH = "needs the number of examples, and the shape of no input is known"
+_NO_BATCH = "needs the number of examples, but no input has a known shape"
 
 
 class UnknownShape(ValueError):
@@ -64,7 +64,7 @@ class Tensor:
 
 
 class Unsized(Tensor):
-    """One number, in a shape that MXNet infers from what it is combined with."""
+    """A number whose shape MXNet infers from the tensor that it is combined with."""
 
 
 class Missing:
@@ -109,9 +109,7 @@ class OnnxBuilder:
     ) -> list[Tensor]:
         """Add an operator of ONNX; inputs and attributes that are None are left out."""
         if any(isinstance(tensor, Unsized) for tensor in inputs):
-            raise UnknownShape(
-                "needs a shape in which MXNet infers more than the number of examples"
-            )
+            raise UnknownShape("needs a shape that only MXNet infers")
         names = [self._unique(name) for _ in range(outputs)]
         node = helper.make_node(
             kind,

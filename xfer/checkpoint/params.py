@@ -19,7 +19,7 @@ from xfer._io import atomic_write
 _MAGIC = 0x112
 _V1, _V2, _V3 = 0xF993FAC8, 0xF993FAC9, 0xF993FACA
 _DENSE, _ROW_SPARSE, _CSR = range(3)
-# A sparse array takes few bytes, whatever its shape: here is where reading it ends.
+# A sparse array of few bytes can have a huge shape: the limit for making it dense.
 _MOST_DENSE_BYTES = 2**33
 _CPU = 1
 _MAX_DIMENSIONS = 32
@@ -46,7 +46,7 @@ def read_params(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
     Raises
     ------
     ValueError
-        If the file is damaged, or an array is of csr storage or was saved without values.
+        If the file is damaged, or an array has csr storage or no values.
 
     Examples
     --------
@@ -132,7 +132,7 @@ def split_params(
 
 
 def check_is_no_pointer(path: str | os.PathLike[str]) -> None:
-    """Refuse the text that Git leaves in place of a large file that it has not fetched."""
+    """Refuse a Git LFS pointer, which stands in for a file that was not fetched."""
     with open(path, "rb") as file:
         if file.read(40).startswith(b"version https://git-lfs"):
             pointer = "a Git LFS pointer, not the file itself"
@@ -255,7 +255,7 @@ def _read_names(reader: _Reader, count: int) -> list[str]:
         except UnicodeDecodeError:
             raise reader.error(f"name {i} in UTF-8", encoded[:40]) from None
         if name in names:
-            raise reader.error("a name of its own for each array", f"{name[:80]!r} again")
+            raise reader.error("a unique name for each array", f"{name[:80]!r} again")
         names[name] = i
     return list(names)
 

@@ -59,9 +59,10 @@ class MetaClassifier(ClassifierMixin, BaseEstimator, ABC):
     def fit(self, X: Matrix, y: ArrayLike, sample_weight: ArrayLike | None = None) -> Self:
         """Fit to features of shape (n, d) and labels of any kind, at least two classes.
 
-        A class with one example (or copies of one) takes no part in the calibration. An example
-        counts as often as its ``sample_weight`` says, of shape (n,); 0 drops it. A parameter or a
-        weight out of range, features that are not finite and labels of one class raise ValueError.
+        Classes with one example (or copies of one) are left out of the calibration.
+        ``sample_weight``, of shape (n,), says how many copies an example counts as; 0 drops it. A
+        parameter or a weight out of range, features that are not finite and labels of one class
+        raise ValueError.
         """
         self.check_parameters()
         counts = _example_counts(sample_weight, y)
@@ -87,7 +88,7 @@ class MetaClassifier(ClassifierMixin, BaseEstimator, ABC):
     def _example_weights(self, labels: np.ndarray, counts: np.ndarray | None) -> np.ndarray:
         """Return how much each example counts, of shape (n,): its weight times that of its class.
 
-        Weights of classes leave the sum as it is, so that the regularization keeps its meaning.
+        Class weights do not change the sum, so the strength of the regularization stays the same.
         """
         counts, given = np.ones(len(labels)) if counts is None else counts, self.class_weight
         if given is None:
@@ -98,15 +99,13 @@ class MetaClassifier(ClassifierMixin, BaseEstimator, ABC):
             for label in given:
                 if label not in known:
                     names = ", ".join(map(repr, known[:10]))
-                    raise ValueError(
-                        f"class_weight has {label!r}, which is none of the labels: {names}"
-                    )
+                    raise ValueError(f"class_weight has {label!r}, but the labels are {names}")
             by_class = np.array([given.get(label, 1.0) for label in known], dtype=float)
         else:
             by_class = np.divide(1, totals, out=np.zeros_like(totals), where=totals > 0)
         by_class /= by_class.max() or 1
         if not (total := totals @ by_class):
-            raise ValueError("class_weight leaves no example a weight above 0")
+            raise ValueError("class_weight leaves every example with weight 0")
         return counts * by_class[indices] * (totals.sum() / total)
 
     def predict(self, X: Matrix) -> np.ndarray:
@@ -175,9 +174,9 @@ def partial_whitening(X: np.ndarray, w: np.ndarray) -> tuple[np.ndarray, np.ndar
 
     ``w``, of shape (n,), are the weights of the examples.
 
-    Full whitening trusts the noisiest directions as much as any other, and raw features leave a few
-    of large variance in charge. In between, each feature is divided by the square root of its
-    standard deviation (Pareto scaling: van den Berg et al. 2006, Centering, scaling, and
+    Full whitening gives noisy directions the same weight as all others; without whitening, a few
+    features of large variance dominate. As a compromise, each feature is divided by the square root
+    of its standard deviation (Pareto scaling: van den Berg et al. 2006, Centering, scaling, and
     transformations, BMC Genomics 7:142), and each principal axis is multiplied by its variance,
     shrunk to (n v + d mean(v)) / (n + d), to the power of -1/8. The exponent was chosen on the
     tasks of ``benchmarks/meta_models.py``. The result has mean squared norm 1.

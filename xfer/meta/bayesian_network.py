@@ -18,7 +18,7 @@ _LEAST = dict.fromkeys(("num_layers", "n_hidden", "batch_size", "num_epochs"), 1
 _LEAST |= {"num_samples_mc": 1, "num_samples_mc_prediction": 1}
 _LEAST |= {"start_annealing": 0, "end_annealing": 0}
 _LINEAR = 0.5  # prior standard deviation of the linear path, relative to a layer's
-_LARGE = 20.0  # with fifty digits, it lowered the accuracy from 0.81 to 0.75, and 100 to 0.37
+_LARGE = 20.0  # with fifty digits, accuracy fell from 0.81 to 0.75, and to 0.37 with 100
 _START = 0.2  # standard deviations before training, relative to the prior's
 _BETAS = 0.9, 0.999  # of Adam
 _AVERAGED_STEPS = 200  # the average of the posteriors covers about the latest 200
@@ -46,9 +46,9 @@ class BayesianNetwork(BayesianClassifier):
     :math:`\sigma` on the linear path), its posterior :math:`q(w) = N(\mu, \rho^2)` [1]_, and Adam
     [2]_ maximizes :math:`\mathrm{E}_q \log p(y | w) - \beta \, \mathrm{KL}(q \| p)`. The weight
     :math:`\beta` grows from 0 to 1 during the first epochs, or the weights would return to their
-    prior before they have learned anything [3]_. Not the weights are sampled but the sums that
-    enter the units, :math:`\sum_i x_i \mu_i + \epsilon (\sum_i x_i^2 \rho_i^2)^{1/2}`, with noise
-    :math:`\epsilon \sim N(0, 1)` of its own for each example :math:`x` [4]_.
+    prior before they have learned anything [3]_. The sums that enter the units are sampled, not the
+    weights: :math:`\sum_i x_i \mu_i + \epsilon (\sum_i x_i^2 \rho_i^2)^{1/2}`, with independent
+    noise :math:`\epsilon \sim N(0, 1)` for each example :math:`x` [4]_.
 
     Training ends when the smoothed bound rises by less than one percent in ten epochs; the result
     is the average of the latest posteriors. A posterior of independent weights is often too wide,
@@ -70,7 +70,7 @@ class BayesianNetwork(BayesianClassifier):
     start_annealing, end_annealing : int, default=20, 40
         Epochs between which :math:`\beta` grows from 0 to 1.
     class_weight : "balanced" or dict, optional
-        How much an example of each class counts; "balanced" lets classes count the same in sum.
+        The weight of each class's examples; "balanced" gives all classes the same total weight.
     verbose, progress : bool, default=False, in an interactive session
         Whether to print the bound every ten epochs, and whether a fit of more than a second shows a
         bar.
@@ -160,9 +160,9 @@ class BayesianNetwork(BayesianClassifier):
         """Fit the posterior, then its temperature."""
         if self.sigma > _LARGE:
             warnings.warn(
-                f"sigma={self.sigma} makes confident errors. In xfer-ml, sigma is the standard "
-                "deviation of a weight, by default 100; here it is that of the input of a unit, by "
-                "default 3: leave it out, or try 1 to 10",
+                f"sigma={self.sigma} makes predictions overconfident: leave it out or try 1 to 10. "
+                "In xfer-ml, sigma is the standard deviation of a weight (default 100); here it is "
+                "that of a unit's input (default 3)",
                 stacklevel=4,
             )
         seed = check_random_state(self.random_state).randint(2**31)

@@ -51,9 +51,9 @@ class DirichletGaussianProcess(BayesianClassifier):
     :math:`z / \sqrt{(1 + |z|^2) / 2}`. Variances :math:`v_l`, length scales :math:`\lambda_l` and
     :math:`\epsilon` are learned from the probability of each label given all others [2]_, times
     weak priors; the marginal likelihood, which is not a probability of labels, predicted worse.
-    An inverse temperature of at least 1 is chosen on the same left-out predictions. Beyond 3,000
-    examples, 800 inducing points stand for them [3]_, chosen one by one where most variance is left
-    [4]_, and kernels are learned from 1,000 examples.
+    An inverse temperature of at least 1 is chosen on the same left-out predictions. With more than
+    3,000 examples, 800 inducing points are used [3]_, chosen greedily by the largest remaining
+    variance [4]_, and kernels are learned from 1,000 examples.
 
     Parameters
     ----------
@@ -64,7 +64,7 @@ class DirichletGaussianProcess(BayesianClassifier):
     apply_l2_norm : bool, default=False
         Whether to scale each row of a layer to length 1 first.
     class_weight : "balanced" or dict, optional
-        How much an example of each class counts; "balanced" lets classes count the same in sum.
+        The weight of each class's examples; "balanced" gives all classes the same total weight.
     random_state : int, default=0
         Seed of the samples, and of the choice among many examples.
     progress : bool, optional
@@ -323,7 +323,7 @@ def _rows_to_learn_from(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Choose distinct examples of every class, and sum the weights of the copies of each.
 
-    A copy would make its twin look predictable.
+    A copy would make the original look easy to predict.
     """
     _, rows, copies = np.unique(
         np.column_stack([y, X]), axis=0, return_index=True, return_inverse=True

@@ -23,7 +23,7 @@ class CalibratedLogisticRegression(CalibratedClassifier):
     max_iter : int, default=1000
         Maximum number of steps of the solver.
     class_weight : "balanced" or dict, optional
-        How much an example of each class counts; "balanced" lets classes count the same in sum.
+        The weight of each class's examples; "balanced" gives all classes the same total weight.
     n_jobs : int, optional
         Threads that share the folds of the calibration.
     random_state : int, default=0

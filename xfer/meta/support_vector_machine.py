@@ -22,8 +22,8 @@ def _has_probabilities(classifier: Any) -> bool:
     if classifier.probability:
         return True
     raise AttributeError(
-        "to have probabilities, make the classifier with probability=True, "
-        "or the SvmRepurposer with enable_probability_estimates=True"
+        "predict_proba needs probability=True (CalibratedSvm) or enable_probability_estimates=True "
+        "(SvmRepurposer)"
     )
 
 
@@ -45,7 +45,7 @@ class CalibratedSvm(CalibratedClassifier):
         Whether to calibrate, which takes five more fits. Without it there is no
         ``predict_proba``.
     class_weight : "balanced" or dict, optional
-        How much an example of each class counts; "balanced" lets classes count the same in sum.
+        The weight of each class's examples; "balanced" gives all classes the same total weight.
     random_state : int, default=0
         Seed of the folds.
 

@@ -132,7 +132,7 @@ def _with_batch_axis(source: Any, batch_axis: int | Mapping[str, int]) -> Any:
     unknown = sorted({*axes} - {*source.input_names})
     if unknown:
         known = ", ".join(source.input_names)
-        raise ValueError(f"batch_axis names no input {', '.join(unknown)}; the inputs are {known}")
+        raise ValueError(f"batch_axis names {', '.join(unknown)}, but the inputs are {known}")
     for axis in axes.values():
         check_integer("batch_axis", axis, 0)
     return source.with_batch_axes(axes)
@@ -165,6 +165,8 @@ def _open(
     if checkpoint and Path(f"{checkpoint[1]}-symbol.json").is_file():
         return load_checkpoint(checkpoint[1], int(checkpoint[2]), engine=engine)
     if path.endswith(".params"):
+        if not Path(path).is_file():
+            raise FileNotFoundError(f"there is no file {path}")
         symbols = sorted(Path(path).parent.glob("*symbol.json"))
         if len(symbols) == 1:
             return load_checkpoint(symbol_file=symbols[0], params_file=path, engine=engine)

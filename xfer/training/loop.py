@@ -97,8 +97,10 @@ class Examples:
         share = np.where(rank < counts - 1, (rank + random.uniform(size=len(rank))) / counts, 1)
         n_held_out = min(round(fraction * len(self)), (share < 1).sum())
         if not n_held_out:
-            needed = f"{len(self)} examples, and at least one of each class to learn from"
-            raise ValueError(f"validation_fraction={fraction} of {needed}, leave none to hold out")
+            raise ValueError(
+                f"validation_fraction={fraction} leaves none of {len(self)} examples to hold out; "
+                "training needs at least one per class"
+            )
         order = np.argsort(share)
         held_out = self.take(np.sort(order[:n_held_out]))
         return self.take(np.sort(order[n_held_out:])), held_out
@@ -277,7 +279,7 @@ class Trainer:
         shapes = {name: np.shape(found[name]) for name in inputs}
         expected = {name: array.shape for name, array in inputs.items()}
         if shapes != expected:
-            raise ValueError(f"augment must keep shapes: it made {shapes} of {expected}")
+            raise ValueError(f"augment must not change shapes: it returned {shapes} for {expected}")
         return {name: found[name] for name in inputs}
 
     def _without_fixed(

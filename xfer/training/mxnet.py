@@ -30,7 +30,7 @@ def check_optimizer(name: str, params: Mapping[str, Any]) -> None:
     try:
         mx.optimizer.create(name, **params)
     except TypeError as error:
-        raise ValueError(f"optimizer_params do not suit {name!r}: {error}") from error
+        raise ValueError(f"optimizer {name!r} does not accept optimizer_params: {error}") from error
 
 
 def make_contexts(context_function: Callable[[int], Any] | None, num_devices: int) -> list[Any]:
@@ -203,7 +203,7 @@ def _infer_shapes(
             shapes, _, auxiliary = symbol.infer_shape_partial(**given)
     except mx.MXNetError as error:
         reason = str(error).strip().splitlines()[-1]
-        raise ModelError(f"such shapes do not fit the network, {given}: {reason}") from error
+        raise ModelError(f"data of shapes {given} do not fit the network: {reason}") from error
     names = [*symbol.list_arguments(), *symbol.list_auxiliary_states()]
     found = dict(zip(names, [*shapes, *auxiliary]))
     if unknown := ", ".join(name for name, shape in found.items() if not shape or 0 in shape):
@@ -243,9 +243,11 @@ def initial_values(name: str, shape: tuple[int, ...], random: RandomState) -> np
     if name.endswith(_ONE):
         return np.ones(shape, np.float32)
     if len(shape) < 2 and not name.endswith(("weight", "parameters")):
-        reason = f"parameter {name!r} of shape {shape} has no values, and its name does not say how"
-        advice = f"end it in weight, {', '.join(_ZERO + _ONE)}, or use mx.sym.var(name, init=...)"
-        raise ModelError(f"{reason} to initialise it: {advice}")
+        endings = f"weight, {', '.join(_ZERO + _ONE)}"
+        raise ModelError(
+            f"cannot choose initial values for parameter {name!r} of shape {shape}: end its name "
+            f"in {endings}, or use mx.sym.var(name, init=...)"
+        )
     # Eq. 16 of Understanding the difficulty of training deep feedforward neural networks; each
     # position of a kernel is an input and an output of its own.
     rows, columns, *kernel = (*shape, 1)

@@ -222,8 +222,8 @@ class NeuralNetworkFineTuneRepurposer(NeuralNetworkRepurposer):
             raise TypeError(f"transfer_layer_name must be the name of a layer, got {name!r}")
         (layer,) = source.find_layers(name)
         if layer.operator in edit.OUTPUT_LAYERS:
-            found = f"{layer.name!r}, an output layer ({layer.operator})"
-            raise ValueError(f"transfer_layer_name is {found}; name a layer before it")
+            found = f"{layer.name!r} ({layer.operator})"
+            raise ValueError(f"transfer_layer_name must be before the output layer, got {found}")
         return source.network.with_graph(source.network.prune([layer.name])), set()
 
 
@@ -290,14 +290,14 @@ def _all_classes(known: np.ndarray, count: int | None) -> np.ndarray:
         return np.arange(count)
     found = f"{len(known)} classes: {', '.join(map(repr, known.tolist()[:10]))}"
     needed = "a larger number needs labels that are integers from 0 to target_class_count - 1"
-    raise ValueError(f"target_class_count is {count!r}, and the labels have {found}; {needed}")
+    raise ValueError(f"target_class_count is {count!r}, but the labels have {found}; {needed}")
 
 
 def _class_weights(given: Any, classes: np.ndarray, labels: np.ndarray) -> np.ndarray:
     names = ", ".join(map(repr, classes.tolist()[:10]))
     for label, weight in given.items() if isinstance(given, Mapping) else ():
         if label not in classes.tolist():
-            raise ValueError(f"class_weight has {label!r}, which is none of the labels: {names}")
+            raise ValueError(f"class_weight has {label!r}, but the labels are {names}")
         if not isinstance(weight, (int, float, np.number)) or not 0 < weight < np.inf:
             raise ValueError(f"class_weight must be positive numbers, got {weight!r} for {label!r}")
     return compute_class_weight(given, classes=classes, y=labels)

@@ -50,7 +50,7 @@ def read_filters(op: Call, weight: Tensor) -> tuple[tuple[int, ...], dict[str, A
     kernel = op.ints("kernel")
     if weight.dims is not None and tuple(weight.dims[2:]) != kernel:
         found = f"a weight of {describe_shape(weight.dims)}"
-        raise ValueError(f"kernel={kernel} does not go with {found}")
+        raise ValueError(f"kernel={kernel} does not match {found}")
     ones = (1,) * len(kernel)
     return kernel, {
         "kernel_shape": kernel,
@@ -70,7 +70,7 @@ def agree(x: Tensor, axis: int, parameter: Tensor, place: int = 0, times: int = 
         return
     if not found or tuple(found) != tuple(size * times for size in meant):
         data, shape = describe_shape(x.dims), describe_shape(parameter.dims)
-        raise ValueError(f"data of {data} does not go with a parameter of {shape}")
+        raise ValueError(f"data of {data} does not match a parameter of {shape}")
 
 
 @operator("_contrib_DeformableConvolution")
@@ -249,7 +249,7 @@ def dropout(op: Call, x: Tensor) -> Tensor:
     """Do nothing: inference drops nothing."""
     if op.text("mode", "training") == "always":
         warnings.warn(
-            f"layer {op.node.name!r} drops nothing here, in spite of mode='always'", stacklevel=2
+            f"layer {op.node.name!r} drops nothing: mode='always' is ignored", stacklevel=2
         )
     return x
 

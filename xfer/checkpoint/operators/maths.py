@@ -80,7 +80,7 @@ def _rint(op: Call, x: Tensor) -> Tensor:
 
 
 def _round_up_if(op: Call, x: Tensor, comparison: str) -> Tensor:
-    """Round up where the fraction compares so with one half, and down elsewhere."""
+    """Round up if the comparison of the fraction with one half holds, and down otherwise."""
     low = op("Floor", x)
     up = op(comparison, op("Sub", x, low), op.constant(0.5))
     return op("Where", up, op("Ceil", x), low)

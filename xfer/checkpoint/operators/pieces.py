@@ -52,7 +52,7 @@ def _slice_to(
     result = op("Slice", x, begins, ends, op.constant(axes, np.int64), steps)
     for axis in axes if result.dims is not None else ():
         if follows_batch(x.dims[axis]) and not follows_batch(result.dims[axis]):
-            raise ValueError("cuts out some of the examples, whose number is not known")
+            raise ValueError("cuts out some of the examples, but their number is not known")
     return result
 
 
@@ -66,7 +66,7 @@ def slice_like(op: Call, x: Tensor, like: Tensor) -> Tensor:
     if not axes:
         return x
     if any(follows_batch(like.dims[axis]) and not follows_batch(x.dims[axis]) for axis in axes):
-        raise ValueError("cuts out as much as there are examples, whose number is not known")
+        raise ValueError("cuts an axis to the number of examples, but that number is not known")
     ends = sizes_of(op, [(like, axis) for axis in axes])
     return _slice_to(op, x, op.constant([0] * len(axes), np.int64), ends, axes)
 
@@ -104,11 +104,11 @@ def split_at(op: Call, x: Tensor) -> Result:
 
 def _split(op: Call, x: Tensor, sizes: list[int], axis: int) -> list[Tensor]:
     if follows_batch(sum(sizes)) and not all(map(follows_batch, sizes)):
-        raise ValueError("cuts the examples up, whose number is not known")
+        raise ValueError("splits the examples, but their number is not known")
     if len(sizes) == 1:
         return _squeezed(op, [x], axis)
     if len(set(sizes)) == 1:
-        # Nothing limits their number: the sizes of many parts would be a large parameter.
+        # There may be so many parts that a list of their sizes would be a large parameter.
         parts = op("Split", x, outputs=len(sizes), axis=axis, num_outputs=len(sizes))
     elif len(sizes) > 64:
         ends = itertools.pairwise(itertools.accumulate(sizes, initial=0))
@@ -227,7 +227,7 @@ def diagonal(op: Call, x: Tensor) -> Tensor:
     others = [axis for axis in range(x.rank) if axis not in axes]
     rows, columns = (x.shape[axis] for axis in axes)
     if follows_batch(rows) or follows_batch(columns):
-        raise ValueError("takes a diagonal across the examples, whose number is not known")
+        raise ValueError("takes a diagonal across the examples, but their number is not known")
     row = np.arange(max(0, -offset), min(rows, columns - offset))
     # Each matrix becomes a row, and the indices of the diagonal are gathered.
     matrices = op("Transpose", x, perm=others + axes)
@@ -238,7 +238,7 @@ def diagonal(op: Call, x: Tensor) -> Tensor:
 def _matrix_of(op: Call, x: Tensor, offset: int) -> Tensor:
     (size,) = x.shape
     if follows_batch(size):
-        raise ValueError("makes a matrix of the examples, whose number is not known")
+        raise ValueError("makes a matrix of the examples, but their number is not known")
     size += abs(offset)
     pads = op.constant([max(offset, 0), max(-offset, 0)], np.int64)
     zero = op.constant(0, x.dtype)

@@ -1,7 +1,7 @@
 """Networks in 8 bits, as ``mx.contrib.quantization`` makes them for CPUs.
 
-A quantized tensor is three: whole numbers, and the two ends of the range that they stand for. Here
-they are multiplied out before each layer with weights, and rounded again after it.
+A quantized tensor has three parts: integers, and the two ends of the range that they cover. Here
+it becomes real numbers before each layer with weights, and is quantized again after it.
 """
 
 import numpy as np
@@ -31,7 +31,7 @@ def _with_range(_: Attributes) -> tuple[str, ...]:
 
 
 def _scale(op: Call, dtype: np.dtype, low: float, high: float) -> float:
-    """Return how many steps of a quantized tensor there are to one."""
+    """Return the scale of a quantized tensor: how many steps are 1.0."""
     if dtype not in (_SIGNED, _UNSIGNED):
         raise op.unsupported(f"numbers of {dtype}")
     return (np.iinfo(dtype).max + 0.5) / max(abs(low), abs(high))
@@ -60,7 +60,7 @@ def _quantized(op: Call, x: Tensor, signed: bool, low: float, high: float) -> Re
 def _calibrated(op: Call) -> tuple[float, float]:
     low, high = op.float("min_calib_range", None), op.float("max_calib_range", None)
     if low is None or high is None:
-        raise op.unsupported("no calibrated range: it would depend on the other examples")
+        raise op.unsupported("no calibrated range: results would depend on the other examples")
     return low, high
 
 
@@ -92,7 +92,7 @@ def quantized_flatten(op: Call, x: Tensor, low: Tensor, high: Tensor) -> Result:
 
 @operator("_contrib_quantized_act", outputs=_with_range)
 def quantized_activation(op: Call, x: Tensor, low: Tensor, high: Tensor) -> Result:
-    """Cut off what is negative."""
+    """Set negative numbers to 0."""
     if op.text("act_type") != "relu":
         raise op.unsupported(f"act_type={op.text('act_type')!r}")
     return op.cast(activation(op, op.cast(x, np.float32)), x.dtype), low, high
@@ -100,7 +100,7 @@ def quantized_activation(op: Call, x: Tensor, low: Tensor, high: Tensor) -> Resu
 
 @operator("_contrib_quantized_concat", outputs=_with_range)
 def quantized_concat(op: Call, *inputs: Tensor) -> Result:
-    """Join tensors, brought to the largest of their ranges."""
+    """Join tensors, rescaled to the largest of their ranges."""
     count = len(inputs) // 3
     parts, lows, highs = inputs[:count], inputs[count::2], inputs[count + 1 :: 2]
     reals = [_real(op, *part) for part in zip(parts, lows, highs)]
@@ -123,7 +123,7 @@ def _has_range(op: Attributes) -> bool:
     outputs=lambda op: ("output", "output_min", "output_max") if _has_range(op) else ("output",),
 )
 def fused(op: Call, *inputs: Tensor) -> Result:
-    """Run a convolution or dense layer and what MXNet has fused with it, which is a graph."""
+    """Run a convolution or dense layer with the layers that MXNet fused with it, a subgraph."""
     nodes, ((head, _),) = upgrade(op.node.subgraphs[0])
     inner = [Node(*node) for node in nodes]
     variables = [node_id for node_id, node in enumerate(inner) if node.is_variable]
@@ -160,6 +160,6 @@ def _rounded_weights(op: Call, weight: Tensor) -> Tensor:
         raise op.unsupported("weights that depend on the data")
     largest = np.abs(values).max(axis=tuple(range(1, values.ndim)), keepdims=True)
     # In single precision, as in MXNet: the largest weight is halfway between two codes. (With a
-    # BatchNorm, MXNet rounds after the product with its scale, and can take the other one.)
+    # BatchNorm, MXNet multiplies by its scale before rounding, and may get the other code.)
     scale = np.float32(127.5) / np.where(largest, largest, np.float32(1))
     return op.constant(np.round(values * scale).clip(-128, 127) / scale)

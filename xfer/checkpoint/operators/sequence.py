@@ -235,7 +235,7 @@ def _split_state(
     found = state.dims or shape
     if len(found) != 3 or any(a != b for a, b in zip(found, shape) if None not in (a, b)):
         wanted = describe_shape(shape)
-        raise ValueError(f"its state is {describe_shape(found)}, and has to be {wanted}")
+        raise ValueError(f"its state must have shape {wanted}, got {describe_shape(found)}")
     if layers == 1:
         return [state]
     parts = op.constant([shape[0] // layers] * layers, np.int64)
