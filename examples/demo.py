@@ -48,7 +48,9 @@ def main(picture="demo.png"):
     unseen, images, digits = images[digits < 5], images[digits >= 5], digits[digits >= 5]
 
     print("A network that reads 0 to 4 is repurposed to the digits 5 to 9:")
-    print(f"{LABELS_PER_CLASS} labels each, {DRAWS} draws ...")
+    print(
+        f"{LABELS_PER_CLASS} labels each, {DRAWS} draws. As it is: its outputs read as 5 to 9 ..."
+    )
     results, collected = {}, {}
     for seed in range(DRAWS):
         train_rows, test_rows = draw(digits, seed)

@@ -788,3 +788,20 @@ def test_of_many_layers_the_nearest_are_named(torch):
     network = torch.nn.Sequential(*(torch.nn.ReLU() for _ in range(30)))
     with pytest.raises(ValueError, match="no layer 'conv'; nearest: "):
         xfer.open_source(network).find_layers("conv")
+
+
+def test_forgotten_inputs_and_one_path_are_answered(torch, tmp_path):
+    source = xfer.open_source(torch.nn.Conv2d(3, 2, 3))
+    paths = [tmp_path / "a.png", tmp_path / "b.png"]
+    for data in (paths, list(map(str, paths))):
+        with pytest.raises(ValueError, match="open the network with inputs: xfer.ImageInputs"):
+            source.extract(data, "output")
+    with pytest.raises(TypeError, match="must be a list of examples, got str: 'pics'"):
+        xfer.LrRepurposer(source, "output").fit("pics", [0, 1, 0, 1])
+    with pytest.raises(ValueError, match="give X as an array or a list"):
+        xfer.LrRepurposer(source, "output").fit(tmp_path.glob("*.png"), [0, 1])
+
+
+def test_a_params_file_as_a_prefix_is_answered():
+    with pytest.raises(ValueError, match="give the prefix and the epoch of .* apart: '.*net', 10"):
+        xfer.load_checkpoint("folder/net-0010.params")

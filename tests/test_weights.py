@@ -254,7 +254,10 @@ def test_weights_that_mean_nothing_are_refused(task, weight, message):
         ({"a": np.inf}, "class_weight of 'a' must be a number >= 0, got inf"),
         ({"d": 2}, "class_weight has 'd', but the labels are 'a', 'b', 'c'"),
         ({"a": 0, "b": 0, "c": 0}, "class_weight leaves every example with weight 0"),
-        ({"a": 0, "b": 0}, "y must have at least 2 classes, got one class: .*c"),
+        (
+            {"a": 0, "b": 0},
+            "y must have at least 2 classes with a weight above 0, got one class: .*c",
+        ),
     ],
 )
 @each_head

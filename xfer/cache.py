@@ -174,7 +174,17 @@ class FeatureCache:
             connection.executescript(_SCHEMA)
         if connection.execute(_READ_HEADER).fetchone()[:2] != _HEADER:
             raise ValueError(f"{self.path} is not a feature cache of this version of xfer")
-        connection.executescript(_SETTINGS)
+        # The change to WAL does not wait for other processes that open a new file.
+        end = time.monotonic() + _WAIT_SECONDS
+        while True:
+            try:
+                connection.executescript(_SETTINGS)
+                return
+            except sqlite3.OperationalError as error:
+                busy = error.sqlite_errorcode & 0xFF == sqlite3.SQLITE_BUSY
+                if not busy or time.monotonic() > end:
+                    raise
+                time.sleep(0.01)
 
     def _close(self) -> None:
         connection, self._connection = self._connection, None

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import re
 import warnings
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
@@ -64,6 +65,10 @@ class Network:
         The prefix is what comes before ``-symbol.json``, or the whole name of that file.
         """
         prefix = str(prefix).removesuffix("-symbol.json")
+        if match := re.fullmatch(r"(.+)-(\d{4,})\.params", prefix):
+            raise ValueError(
+                f"give the prefix and the epoch of {prefix} apart: {match[1]!r}, {int(match[2])}"
+            )
         graph_path = Path(f"{prefix}-symbol.json")
         parameter_path = Path(f"{prefix}-{epoch:04d}.params")
         for path in (graph_path, parameter_path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
@@ -27,12 +28,12 @@ if TYPE_CHECKING:
 
 ClassWeight: TypeAlias = Mapping[Any, float] | str | None
 
+_BRING_BLAS = ("mxnet", "scipy.linalg", "torch")
 _FOLDS = 5
 # Entries of X up to which one BLAS thread is at least as fast as two: measured by
 # benchmarks/meta_models.py --threads.
 _SMALL = 1_000_000
 _limit = threading.Lock()  # held while BLAS is limited to one thread
-_threadpools = cache(ThreadpoolController)  # finding the BLAS libraries takes some 10 ms
 
 
 class MetaClassifier(ClassifierMixin, BaseEstimator, ABC):
@@ -74,7 +75,10 @@ class MetaClassifier(ClassifierMixin, BaseEstimator, ABC):
             matrix, labels, weights = (part[kept] for part in (matrix, labels, weights))
         classes, indices = np.unique(labels, return_inverse=True)
         if len(classes) < 2:
-            raise ValueError(f"y must have at least 2 classes, got one class: {classes.tolist()}")
+            weighted = "" if kept.all() else " with a weight above 0"
+            raise ValueError(
+                f"y must have at least 2 classes{weighted}, got one class: {classes.tolist()}"
+            )
         self.classes_ = classes
         matrix = matrix.toarray() if issparse(matrix) else matrix
         with small_fit_threads(*matrix.shape):
@@ -206,6 +210,12 @@ def squash(Z: np.ndarray) -> np.ndarray:
     return Z / np.sqrt((1 + np.square(Z).sum(axis=1, keepdims=True)) / 2)
 
 
+@cache
+def _threadpools(*loaded: bool) -> ThreadpoolController:
+    """Find the BLAS libraries, which takes some 10 ms; again where others may have been loaded."""
+    return ThreadpoolController()
+
+
 @contextmanager
 def small_fit_threads(n_rows: int, n_columns: int) -> Iterator[None]:
     """Run on one BLAS thread if the matrix is small: two would mostly wait for each other."""
@@ -215,7 +225,8 @@ def small_fit_threads(n_rows: int, n_columns: int) -> Iterator[None]:
         yield
         return
     try:
-        with _threadpools().limit(limits=1, user_api="blas"):
+        pools = _threadpools(*(name in sys.modules for name in _BRING_BLAS))
+        with pools.limit(limits=1, user_api="blas"):
             yield
     finally:
         _limit.release()

@@ -325,11 +325,8 @@ class CheckpointSource(OnnxSource):
                     f"{cause or 'its engine is mxnet'}; this needs MXNet, which cannot be imported "
                     f"({error}): pip install 'xfer-learn[mxnet]', on Python 3.11"
                 ) from error
-            try:
-                given = self.network, self._data_types, self.contexts, self.batch_axes
-                self._mxnet = MxnetEngine(*given)
-            except ValueError as error:
-                raise ValueError(f"{cause}; {error}" if cause else str(error)) from error
+            given = self.network, self._data_types, self.contexts, self.batch_axes
+            self._mxnet = MxnetEngine(*given)
         try:
             places = self._places(self._conversion_for(inputs, names)[0], names)
         except ValueError:  # no conversion tells where the examples are
@@ -339,7 +336,12 @@ class CheckpointSource(OnnxSource):
         for start in range(0, n, size):
             # If the network needs a larger batch, the last example is repeated.
             index = np.minimum(np.arange(start, start + size), n - 1)
-            parts.append(self._mxnet.run(take(inputs, index), names, places))
+            try:
+                parts.append(self._mxnet.run(take(inputs, index), names, places))
+            except ValueError as error:
+                if cause is None:
+                    raise
+                raise ValueError(f"{cause}; {error}") from error
         return [np.concatenate(part)[:n] for part in zip(*parts)]
 
 

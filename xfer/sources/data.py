@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain, islice
 from numbers import Number
+from os import PathLike
 from typing import Any
 from weakref import WeakSet
 
@@ -92,7 +93,7 @@ def open_data(X: Any, y: Any = None, check_labels: CheckLabels | None = None) ->
     if brings_batches(X):
         if y is not None:
             raise ValueError(
-                "an iterator has its own labels: leave out y, or give X and y as arrays"
+                "an iterator has its own labels: leave out y, or give X as an array or a list"
             )
         if is_mxnet_iterator(X):
             return IteratorData(X, check_labels)
@@ -540,6 +541,8 @@ def _raw_examples(examples: Any) -> Any:
 
 
 def _length(data: Any) -> int:
+    if isinstance(data, (str, bytes, PathLike)):
+        raise TypeError(f"data must be a list of examples, got {type(data).__name__}: {data!r:.80}")
     values = next(iter(data.values()), ()) if isinstance(data, Mapping) else data
     if not hasattr(values, "__len__") or getattr(values, "ndim", 1) == 0:
         raise TypeError(f"data must be an array, a dict, a list or an iterable, got {values!r:.80}")
@@ -649,10 +652,13 @@ def as_array(values: Any, name: str) -> np.ndarray:
     array = to_numpy(values)
     if array.ndim == 0 or array.dtype.kind not in "fiub":
         others = (one for one in array.flat if not isinstance(one, (Number, np.bool_)))
+        other = next(others, None) if array.dtype.kind in "OUS" else None
+        advice = "; for files or texts, open the network with inputs: xfer.ImageInputs, TextInputs"
         raise ValueError(
             f"input {name!r} must be an array of numbers with one row for each example, got "
             f"shape {array.shape} of {array.dtype}"
-            + (f", such as {next(others, None)!r:.80}" if array.dtype == object else "")
+            + ("" if other is None else f", such as {other!r:.80}")
+            + (advice if isinstance(other, (str, PathLike)) else "")
         )
     return array
 

@@ -34,7 +34,6 @@ class MxnetEngine:
         self._data_types = data_types
         self._contexts = contexts or [mx.cpu()]
         self._batch_axes = batch_axes
-        load_symbol(network.graph)  # refuses operators that MXNet lacks
         # Copies: MXNet turns weights into a layout of its own in the memory that it is lent.
         self._arguments, self._auxiliary = (
             {name: mx.nd.array(array, dtype=array.dtype) for name, array in arrays.items()}
