@@ -136,7 +136,9 @@ class ExampleData(Data):
     ) -> Iterator[Batch]:
         check_integer("batch_size", batch_size)
         if is_example and not isinstance(self.given, Mapping):
-            examples: Any = _raw_examples(self.given)
+            # What has an index of its own, such as a table's column, is read in its order.
+            given = self.given
+            examples: Any = given.to_numpy() if hasattr(given, "to_numpy") else given
         else:
             examples = self._arrays(input_names, needed)
         if not count(examples):
@@ -528,16 +530,6 @@ def _given_labels(y: Any, n_examples: int) -> np.ndarray:
     if len(labels) != n_examples:
         raise ValueError(f"X has {n_examples} examples and y has {len(labels)} labels")
     return labels
-
-
-def _raw_examples(examples: Any) -> Any:
-    if isinstance(examples, (str, bytes)) or not hasattr(examples, "__len__"):
-        raise TypeError(
-            "data for a network that takes raw examples are a list of examples, got "
-            f"{type(examples).__name__}: {examples!r:.80}"
-        )
-    # What has an index of its own, such as a table's column, is read in its order.
-    return examples.to_numpy() if hasattr(examples, "to_numpy") else examples
 
 
 def _length(data: Any) -> int:
