@@ -231,7 +231,7 @@ def test_balance_counts_weights_and_not_rows():
         (np.append(np.ones(59), -1), r"sample_weight must be >= 0, got -1\.0 at 59"),
         (np.append(np.ones(59), np.nan), "sample_weight contains NaN"),
         (np.append(np.ones(59), np.inf), "sample_weight contains infinity"),
-        (np.zeros(60), "sample_weight is 0 for every example"),
+        (np.zeros(60), "sample_weight is zero for every example"),
         (["heavy"] * 60, "could not convert"),
     ],
 )

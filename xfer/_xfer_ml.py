@@ -70,8 +70,9 @@ def _read_logistic_regression(saved: Mapping[str, Any]) -> LogisticRegression:
 
 
 def _read_svm(saved: Mapping[str, Any]) -> SVC:
-    names = ("C", "kernel", "degree", "coef0", "probability")
-    model = SVC(**{name: saved["parameters"][name] for name in names})
+    model = SVC(**{name: saved["parameters"][name] for name in ("C", "kernel", "degree", "coef0")})
+    estimates_probability = saved["parameters"]["probability"] is True
+    model.set_params(**({"probability": True} if estimates_probability else {}))
     values = {name.strip("_"): value for name, value in saved["attributes"].items()}
     model.classes_, k = _array(values["classes"]), len(values["classes"][1])
     model.support_vectors_ = _array(values["support_vectors"])
@@ -83,7 +84,7 @@ def _read_svm(saved: Mapping[str, Any]) -> SVC:
     model._dual_coef_ = _array(saved["attributes"]["_dual_coef_"], (k - 1, n))
     model._intercept_ = _array(saved["attributes"]["_intercept_"], pairs)
     model.dual_coef_, model.intercept_ = sign * model._dual_coef_, sign * model._intercept_
-    estimates = pairs if model.probability else 0
+    estimates = pairs if estimates_probability else 0
     model._probA = _array(values["probA"], estimates)
     model._probB = _array(values["probB"], estimates)
     if (model._n_support < 0).any() or model._n_support.sum() != n or model.kernel == "precomputed":

@@ -154,7 +154,7 @@ def _example_counts(sample_weight: Any, y: ArrayLike) -> np.ndarray | None:
     if (given < 0).any():
         raise ValueError(f"sample_weight must be >= 0, got {given.min()} at {given.argmin()}")
     if not given.any():
-        raise ValueError("sample_weight is 0 for every example")
+        raise ValueError("sample_weight is zero for every example")
     return given
 
 
