@@ -1,6 +1,6 @@
 # `make demo` and `make test` need nothing but Python 3.11 or later: they install the rest in .venv.
 # PYTHON=/path/to/python picks an interpreter; otherwise it is the first of CANDIDATES that fits.
-.PHONY: demo test test-all test-numpy2 test-base lint docs notebooks wheel clean
+.PHONY: demo test test-all test-numpy2 test-numpy2-mxnet test-base lint docs notebooks wheel clean
 
 # Real models and data, in a folder beside the checkout or in the one that XFER_TEST_DATA names.
 ifneq ($(wildcard ../shared/models),)
@@ -35,10 +35,12 @@ lint: .venv/ready-to-test
 	.venv/bin/mypy
 	.venv/bin/lint-imports
 
-# NumPy 2 and PyTorch, and xfer beside them, which must change neither. The tests run without MXNet
-# first. Those that need MXNet run with it beside the new NumPy.
+# NumPy 2 and PyTorch, and xfer beside them, which must change neither; without MXNet, and then what
+# needs MXNet, with it beside the new NumPy.
 test-numpy2: .venv-numpy2/ready
 	.venv-numpy2/bin/python $(PARTLY) -m "not slow"
+
+test-numpy2-mxnet: .venv-numpy2/ready
 	PYTHONPATH=.venv-numpy2/mxnet .venv-numpy2/bin/python $(PARTLY) -m "mxnet and not slow"
 
 # The newest Python, with nothing but what `pip install xfer-learn` brings.
