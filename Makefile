@@ -41,7 +41,7 @@ test-numpy2: .venv-numpy2/ready
 	.venv-numpy2/bin/python $(PARTLY) -m "not slow"
 
 test-numpy2-mxnet: .venv-numpy2/ready
-	PYTHONPATH=.venv-numpy2/mxnet .venv-numpy2/bin/python $(PARTLY) -m "mxnet and not slow"
+	PYTHONPATH=$(CURDIR)/.venv-numpy2/mxnet .venv-numpy2/bin/python $(PARTLY) -m "mxnet and not slow"
 
 # The newest Python, with nothing but what `pip install xfer-learn` brings.
 test-base: .venv-base/ready
