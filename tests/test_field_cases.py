@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from pathlib import Path
 
 import numpy as np
 import onnx
@@ -11,6 +12,7 @@ from operator_checks import check, one_operator, run_converted, run_mxnet
 
 import xfer
 from xfer.checkpoint import MxGraph, write_params
+from xfer.checkpoint.network import Network
 from xfer.cli import main
 
 RANDOM = np.random.RandomState(0)
@@ -319,3 +321,88 @@ def test_an_output_without_conversion(save, capsys, operator):
     capsys.readouterr()
     assert convert() == 1
     assert "cut the network before it with --layer, such as --layer fc" in capsys.readouterr().err
+
+
+def test_ids_with_fractions_are_refused(save):
+    sizes = {"input_dim": "5", "output_dim": "2"}
+    nodes = [variable("data"), variable("w"), ("Embedding", "e", sizes, ["data", "w"])]
+    source = xfer.load_checkpoint(save(nodes, ["e"], {"arg:w": floats(5, 2)}))
+    with pytest.raises(ValueError, match="layer 'e' takes word ids; the data hold 1.5"):
+        source.extract(np.array([[1, 1.5]]), "e")
+
+
+class TestEightBits:
+    @pytest.mark.parametrize("engine", ["auto", "mxnet"])
+    @pytest.mark.parametrize("operator", ["quantize", "quantize_v2"])
+    def test_a_range_of_the_values_is_that_of_one_example(self, mx, engine, operator):
+        data, contrib = mx.sym.Variable("data"), mx.sym.contrib
+        if operator == "quantize":
+            parts = contrib.quantize(data, mx.sym.min(data), mx.sym.max(data), out_type="uint8")
+        else:
+            parts = contrib.quantize_v2(data, out_type="int8")
+        rounded = contrib.dequantize(*parts, name="rounded")
+        module = mx.mod.Module(rounded, label_names=None)
+        module.bind([("data", (8, 4))], for_training=False)
+        module.init_params()
+        x = np.abs(floats(8, 4))
+        x[5] *= 1000
+        if engine == "auto":
+            with pytest.warns(UserWarning, match="MXNet runs the network"):
+                features = xfer.open_source(module).extract(x, "rounded").matrix
+        else:
+            features = xfer.open_source(module, engine=engine).extract(x, "rounded").matrix
+        np.testing.assert_allclose(np.delete(features, 5, 0), np.delete(x, 5, 0), atol=0.03)
+
+    def test_a_range_that_is_known(self, save):
+        ends = {"min_calib_range": "-1", "max_calib_range": "1"}
+        nodes = [
+            *(variable("data"), variable("low"), variable("high")),
+            ("_contrib_quantize", "given", {}, ["data", "low", "high"]),
+            ("_contrib_quantize_v2", "calibrated", ends, ["data"]),
+            ("_contrib_quantize_v2", "weights", {}, ["low"]),
+            ("_contrib_quantize", "found", {}, ["data", ("given", 1), "data"]),
+            ("_contrib_requantize", "again", {}, ["calibrated"]),
+            ("_cond", "body", {}, ["data"]),
+        ]
+        parameters = {"arg:low": floats(1), "arg:high": floats(1)}
+        save(nodes, ["given", "calibrated", "weights", "found", "again", "body"], parameters)
+        graph = json.loads(Path("net-symbol.json").read_text())
+        x = {"op": "null", "name": "x", "inputs": []}
+        inner = {"op": "_contrib_quantize_v2", "name": "inner", "inputs": [[0, 0, 0]]}
+        graph["nodes"][-1]["subgraphs"] = [{"nodes": [x, inner], "heads": [[1, 0, 0]]}]
+        Path("net-symbol.json").write_text(json.dumps(graph))
+        network = Network.from_files("net", 0)
+        decided = [network.quantizes_by_batch([name]) for name in network.head_names]
+        assert decided == [False, False, False, True, True, True]
+
+    @pytest.mark.parametrize("kind", ["Convolution", "FullyConnected"])
+    @pytest.mark.parametrize("zero", [["bias"], ["weight"], ["weight", "bias"]])
+    def test_ranges_of_zero(self, mx, tmp_path, kind, zero):
+        own = {"kernel": (3, 3), "num_filter": 4} if kind == "Convolution" else {"num_hidden": 4}
+        one = getattr(mx.sym, kind)(mx.sym.Variable("data"), name="one", **own)
+        one = mx.sym.Activation(one, act_type="relu")
+        symbol = mx.sym.FullyConnected(one, num_hidden=3, name="scores")
+        x = abs(floats(4, 3, 6, 6))
+        shapes = zip(symbol.list_arguments(), symbol.infer_shape(data=x.shape)[0])
+        weights = {name: floats(*shape) for name, shape in shapes if name != "data"}
+        for name in zero:
+            weights[f"one_{name}"][:] = 0
+        symbol, arguments, auxiliary = mx.contrib.quantization.quantize_model(
+            symbol.get_backend_symbol("MKLDNN_QUANTIZE"),
+            {name: mx.nd.array(array) for name, array in weights.items()},
+            {},
+            label_names=None,
+            ctx=mx.cpu(),
+            calib_mode="naive",
+            calib_data=mx.io.NDArrayIter(x, None, len(x)),
+            quantized_dtype="auto",
+            logger=None,
+        )
+        symbol = symbol.get_backend_symbol("MKLDNN_QUANTIZE")
+        mx.model.save_checkpoint(str(tmp_path / "net"), 0, symbol, arguments, auxiliary)
+        found, expected = (
+            source.extract(x, source.layer_names[-1]).matrix
+            for engine in ("onnxruntime", "mxnet")
+            for source in [xfer.load_checkpoint(tmp_path / "net", engine=engine)]
+        )
+        np.testing.assert_allclose(found, expected, atol=1e-3)

@@ -12,6 +12,7 @@ from onnx import TensorProto, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
 import xfer
+from xfer.sources.data import check_ids
 from xfer.sources.onnx import OnnxSource
 from xfer.sources.onnx_session import open_session
 
@@ -248,6 +249,13 @@ def test_ids_that_the_embedding_does_not_have_are_refused(cast, wrong):
         source.extract(ids, "found")
 
 
+@pytest.mark.parametrize("wrong", [1.5, np.nan])
+def test_ids_with_fractions_are_refused(wrong):
+    with pytest.raises(ValueError, match=f"layer 'e' takes word ids; the data hold {wrong}"):
+        check_ids({"words": np.array([[1, wrong]])}, [("words", "e", 50)])
+    check_ids({"words": np.array([[1.0, 49.0]])}, [("words", "e", 50)])
+
+
 def test_ids_of_columns_are_not_those_of_rows():
     nodes = [
         node("Gather", ["table", "ids"], ["found"], axis=1),
@@ -370,6 +378,27 @@ def test_rounding_by_the_range_of_a_batch_is_no_mixing():
     bounds = {"low": np.array(-2, np.float32), "high": np.array(2, np.float32)}
     features = OnnxSource(network(nodes, {"x": ["n", 3]}, bounds)).extract(data, "y").matrix
     np.testing.assert_allclose(features, data.clip(-2, 2), atol=2)
+
+
+@pytest.mark.parametrize("place", ["function", "condition"])
+def test_rounding_within_a_part_sees_one_example_at_a_time(place):
+    nodes = [
+        node("DynamicQuantizeLinear", ["x"], ["q", "scale", "zero"]),
+        node("DequantizeLinear", ["q", "scale", "zero"], ["y"]),
+    ]
+    if place == "function":
+        model = network([node("Rounded", ["x"], ["y"], domain="my.domain")], {"x": ["n", 3]})
+        function = helper.make_function("my.domain", "Rounded", ["x"], ["y"], nodes, OPSET[:1])
+        model.functions.append(function)
+    else:
+        branch = helper.make_graph(nodes, "branch", [], [onnx.ValueInfoProto(name="y")])
+        yes = node("Constant", [], ["yes"], value=numpy_helper.from_array(np.array(True)))
+        inside = node("If", ["yes"], ["y"], then_branch=branch, else_branch=branch)
+        model = network([yes, inside], {"x": ["n", 3]})
+    data = normal(8, 3)
+    data[5] *= 1000
+    features = OnnxSource(model).extract(data, "y").matrix
+    np.testing.assert_allclose(np.delete(features, 5, 0), np.delete(data, 5, 0), atol=0.02)
 
 
 def test_shapes_that_only_data_tell_are_known_from_then_on(images):
@@ -533,6 +562,18 @@ def test_files_outside_of_the_folder_are_not_read(kind, constant, tmp_path):
         OnnxSource(folder / "net.onnx")
     with pytest.raises(ValueError, match="'w'.*: give the path of the .onnx file"):
         OnnxSource(model)
+
+
+def test_pointers_to_files_are_named_as_such(model, tmp_path):
+    path, pointer = tmp_path / "net.onnx", "version https://git-lfs.github.com/spec/v1\nsize 3\n"
+    path.write_text(pointer)
+    with pytest.raises(ValueError, match="net.onnx is a Git LFS pointer, .*git lfs pull"):
+        xfer.open_source(path)
+    model.graph.initializer[0].CopyFrom(external("w1", "weights"))
+    path.write_bytes(model.SerializeToString())
+    (tmp_path / "weights").write_text(pointer)
+    with pytest.raises(ValueError, match="weights is a Git LFS pointer"):
+        xfer.open_source(path)
 
 
 def test_damaged_files_are_refused_by_name(model, tmp_path):

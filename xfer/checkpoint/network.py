@@ -26,11 +26,13 @@ from xfer.checkpoint.convert import (
     output_names,
 )
 from xfer.checkpoint.data_shape import read_shapes
+from xfer.checkpoint.edit import data_dependent_nodes
+from xfer.checkpoint.legacy import upgrade
 from xfer.checkpoint.onnx_builder import BATCH, Dims, UnknownShape
 from xfer.checkpoint.operators import Unsupported
 from xfer.checkpoint.operators.registry import TYPES, Attributes
 from xfer.checkpoint.params import check_is_no_pointer, read_params, split_params
-from xfer.checkpoint.symbol import Entry, MxGraph
+from xfer.checkpoint.symbol import Entry, MxGraph, Node
 
 # The endings of MXNet's names of parameters; any other variable without values is data.
 _ENDINGS_OF_PARAMETERS = ("_weight", "_bias", "_gamma", "_beta", "_mean", "_var", "_parameters")
@@ -39,6 +41,10 @@ _FIRST_AUXILIARY = {
     **dict.fromkeys(("BatchNorm", "BatchNorm_v1", "_npx_batch_norm"), 3),
     **dict.fromkeys(("_contrib_BatchNormWithReLU", "_contrib_SyncBatchNorm"), 3),
     "IdentityAttachKLSparseReg": 1,
+}
+# Without a calibrated range, the range is that of the values.
+_FIND_A_RANGE = {
+    *("_contrib_quantize", "_contrib_quantize_v2", "_contrib_quantize_asym", "_contrib_requantize")
 }
 # Trying a batch size takes a conversion.
 _MOST_BATCH_SIZES = 16
@@ -252,6 +258,17 @@ class Network:
                 if source.name in self.input_names:
                     yield source.name, node.name, int(node.attributes["input_dim"])
 
+    def quantizes_by_batch(self, layer_names: Iterable[str]) -> bool:
+        """Return whether values are quantized by their range in a batch."""
+        graph = self.prune(layer_names)
+        dependent = data_dependent_nodes(graph, self.input_names)
+        for node in (graph.nodes[node_id] for node_id in dependent):
+            ends = {source for source, _ in node.inputs[1:]}
+            is_given = node.operator == "_contrib_quantize" and dependent.isdisjoint(ends)
+            if _finds_a_range(node) and not is_given:
+                return True
+        return False
+
     def fingerprint(self, layer_names: Iterable[str]) -> dict[str, Any]:
         """Return checksums of the graph up to some layers, and of each parameter in it."""
         graph = self.prune(layer_names)
@@ -352,6 +369,15 @@ def _data_of_every_head(graph: MxGraph, parameters: Collection[str]) -> set[str]
             found[-1] if own else set().union(*(weighted[source] for source in sources))
         )
     return set.intersection(*(weighted[node_id] for node_id, _ in graph.heads))
+
+
+def _finds_a_range(node: Node) -> bool:
+    """Return whether a node, or one in the bodies that it holds, needs the range of its values."""
+    if node.operator in _FIND_A_RANGE:
+        attributes = Attributes(node.attributes)
+        return None in [attributes.float(f"{end}_calib_range", None) for end in ("min", "max")]
+    inner = (Node(*one) for body in node.subgraphs for one in upgrade(body)[0])
+    return any(map(_finds_a_range, inner))
 
 
 def _checksum(array: np.ndarray) -> str:

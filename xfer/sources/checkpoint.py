@@ -332,7 +332,8 @@ class CheckpointSource(OnnxSource):
         except ValueError:  # no conversion tells where the examples are
             places = None
         n = len(next(iter(inputs.values())))
-        size, parts = self._own_sizes.get(names, n), []
+        alone = self.network.quantizes_by_batch(names)
+        size, parts = 1 if alone else self._own_sizes.get(names, n), []
         for start in range(0, n, size):
             # If the network needs a larger batch, the last example is repeated.
             index = np.minimum(np.arange(start, start + size), n - 1)

@@ -704,6 +704,8 @@ def check_ids(inputs: Mapping[str, np.ndarray], limits: Iterable[tuple[str, str,
     """Refuse word ids that embeddings lack, given input, layer and table size of each."""
     for name, layer, size in limits:
         ids = inputs.get(name)
+        if ids is not None and ids.dtype.kind == "f" and (wrong := ids[ids != np.trunc(ids)]).size:
+            raise ValueError(f"layer {layer!r} takes word ids; the data hold {wrong[0]}")
         if ids is not None and ids.size and (ids.min() < 0 or ids.max() >= size):
             found = ids.min() if ids.min() < 0 else ids.max()
             raise ValueError(

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import onnx
 
+from xfer.checkpoint.params import check_is_no_pointer
 from xfer.sources.base import Layer, SourceModel
 from xfer.sources.data import Examples
 from xfer.sources.onnx_model import OnnxGraph, channels_axis, parse, take_apart
@@ -33,6 +34,7 @@ class OnnxSource(SourceModel):
             path = Path(model)
             if not path.is_file():
                 raise FileNotFoundError(f"there is no file {path}")
+            check_is_no_pointer(path)
             try:
                 graph = OnnxGraph(*take_apart(parse(path.read_bytes()), path))
             except ValueError as error:

@@ -11,6 +11,7 @@ from google.protobuf.message import DecodeError, Message
 from onnx import numpy_helper
 from onnx.external_data_helper import load_external_data_for_tensor, uses_external_data
 
+from xfer.checkpoint.params import check_is_no_pointer
 from xfer.sources.base import Layer
 from xfer.sources.onnx_session import with_placeholders
 
@@ -150,7 +151,8 @@ class OnnxGraph:
 
     def quantizes_by_batch(self) -> bool:
         """Return whether values are quantized by their range in a batch."""
-        return any(node.op_type.startswith("DynamicQuantize") for node in self.model.graph.node)
+        nodes = (part for part in _parts(self.model) if isinstance(part, onnx.NodeProto))
+        return any(node.op_type.startswith("DynamicQuantize") for node in nodes)
 
     def foreign_operators(self) -> list[str]:
         """Name the operators that belong to none of ONNX Runtime's domains."""
@@ -289,6 +291,7 @@ def _loaded(tensor: onnx.TensorProto, path: Path | None) -> onnx.TensorProto:
     for one in loaded.external_data:
         one.value = file.name if one.key == "location" else one.value
     try:
+        check_is_no_pointer(file)
         load_external_data_for_tensor(loaded, str(file.parent))
     except Exception as error:
         raise ValueError(f"the file {location!r} cannot be read: {error}") from error

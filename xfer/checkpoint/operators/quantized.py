@@ -31,10 +31,10 @@ def _with_range(_: Attributes) -> tuple[str, ...]:
 
 
 def _scale(op: Call, dtype: np.dtype, low: float, high: float) -> float:
-    """Return the scale of a quantized tensor: how many steps are 1.0."""
+    """Return the scale of a quantized tensor: how many steps are 1.0, or 0 if all of it is 0."""
     if dtype not in (_SIGNED, _UNSIGNED):
         raise op.unsupported(f"numbers of {dtype}")
-    return (np.iinfo(dtype).max + 0.5) / max(abs(low), abs(high))
+    return (np.iinfo(dtype).max + 0.5) / (max(abs(low), abs(high)) or np.inf)
 
 
 def _ends(op: Call, low: Tensor, high: Tensor) -> tuple[float, float]:
@@ -45,8 +45,8 @@ def _ends(op: Call, low: Tensor, high: Tensor) -> tuple[float, float]:
 
 def _real(op: Call, x: Tensor, low: Tensor, high: Tensor) -> Tensor:
     # Not DequantizeLinear: ONNX Runtime would round the weights of the layer below it another way.
-    step = 1 / _scale(op, x.dtype, *_ends(op, low, high))
-    return op("Mul", op.cast(x, np.float32), op.constant(step))
+    scale = _scale(op, x.dtype, *_ends(op, low, high))
+    return op("Mul", op.cast(x, np.float32), op.constant(1 / scale if scale else 0.0))
 
 
 def _quantized(op: Call, x: Tensor, signed: bool, low: float, high: float) -> Result:
