@@ -25,7 +25,7 @@ from xfer.meta import (
 )
 from xfer.meta.base import ClassWeight
 from xfer.persistence import save
-from xfer.sources.data import brings_batches, open_data
+from xfer.sources.data import brings_batches, is_tensor, open_data, to_numpy
 from xfer.sources.table import Features
 
 __all__ = [
@@ -678,6 +678,7 @@ def _apply(model: Any, method: str, matrix: np.ndarray) -> Any:
 
 def _fit(model: Any, X: Any, y: Any, sample_weight: Any) -> tuple[np.ndarray, LayerFeatures, Any]:
     """Fit a meta-model on features: return the targets, the features and the meta-model."""
+    sample_weight = to_numpy(sample_weight) if is_tensor(sample_weight) else sample_weight
     # Whatever can be refused is refused before the long work, which is computing features.
     data = open_data(X, y, model._check_targets)
     features = _layer_features(model).fit(data)

@@ -227,7 +227,7 @@ class SourceModel(ABC):
         needed = () if isinstance(examples, dict) else self._inputs_of(layers)
         inputs = self.prepare(examples, needed)
         outputs = self._pooled(inputs, layers, poolings)
-        self._check_same_features(inputs, outputs, layers, poolings)
+        self._check_same_features(examples, inputs, outputs, layers, poolings)
         return outputs
 
     def _pooled(
@@ -245,6 +245,7 @@ class SourceModel(ABC):
 
     def _check_same_features(
         self,
+        examples: Examples,
         inputs: dict[str, np.ndarray],
         outputs: Sequence[np.ndarray],
         layers: tuple[Layer, ...],
@@ -260,8 +261,11 @@ class SourceModel(ABC):
         # Another batch size: the first axis can have the right length by chance. Another order too,
         # and not just reversed: a network that reverses its batch would pass that.
         index = np.array([-1] + [0] * (3 if count(inputs) == 3 else 2))
-        few = {name: array[index] for name, array in inputs.items()}
+        # An open file can be read only once.
+        is_read = not isinstance(examples, dict) and hasattr(examples[0], "read")
+        some = take(inputs if is_read else examples, index)
         try:
+            few = self.prepare(some, self._inputs_of(layers))
             again = self._pooled(few, layers, poolings)
         except ValueError as error:
             names = ", ".join(layer.name for layer in layers)
@@ -271,12 +275,12 @@ class SourceModel(ABC):
         for layer, output, other in zip(layers, outputs, again):
             if output.dtype.kind not in "fiub":
                 raise ValueError(f"layer {layer.name!r} gives {output.dtype}, not numbers")
-            # Rounding depends on the batch size.
-            scale = np.abs(output[np.isfinite(output)], dtype=np.float64).max(initial=0)
-            bound = min(self._tolerance, 1e30) * scale
-            if other.shape[1:] != output.shape[1:] or not np.allclose(
-                output[index], other, rtol=0, atol=bound, equal_nan=True
-            ):
+            # Rounding depends on the batch size: by a share of each column's largest value, and by
+            # little of the layer's, unless that is computed with few digits.
+            sizes = np.abs(np.where(np.isfinite(output), output, 0), dtype=np.float64)
+            share = self._tolerance if self._tolerance > 0.01 else self._tolerance / 100
+            bound = self._tolerance * sizes.max(axis=0) + share * sizes.max(initial=0)
+            if other.shape[1:] != output.shape[1:] or not _close(output[index], other, bound):
                 raise ValueError(
                     f"layer {layer.name!r} gives an example different features in another batch; "
                     "features must not depend on the other examples or on random numbers"
@@ -326,8 +330,9 @@ class SourceModel(ABC):
 
     def _mask(self, inputs: Mapping[str, np.ndarray], poolings: Sequence[str]) -> np.ndarray | None:
         """Return an array (n, tokens) that is 0 where a token is padding, if that is known."""
-        if "attention_mask" in inputs:
-            return inputs["attention_mask"]
+        for name, array in inputs.items():
+            if name == "attention_mask" or name.endswith("padding_mask"):
+                return _kept(array, name)
         if self.padding_id is None:
             return None
         matrices = {name: array for name, array in inputs.items() if array.ndim == 2}
@@ -440,6 +445,17 @@ def find_layer(name: str, layers: Sequence[Layer]) -> Layer:
     raise ValueError(f"the network has no layer {name!r}; {hint}")
 
 
+def _kept(mask: np.ndarray, name: str) -> np.ndarray:
+    """Return a network's mask as one of shape (n, tokens) that is 0 where a token is padding."""
+    if mask.ndim > 2 and mask[0].size == mask.shape[-1]:
+        mask = mask.reshape(len(mask), -1)
+    if name.endswith("padding_mask"):
+        return mask == 0  # of PyTorch's transformers, which mark the padding
+    # Masks that are added to scores are 0 where a token counts, and very negative elsewhere.
+    is_added = mask.dtype.kind == "f" and mask.max(initial=0) == 0
+    return mask > -1 if is_added or (mask < 0).any() else mask
+
+
 def check_rows(name: str, shape: Sequence[int], inputs: Mapping[str, np.ndarray]) -> None:
     """Refuse a layer's output that has not one row for each example."""
     n = len(next(iter(inputs.values())))
@@ -456,6 +472,20 @@ def examples_first(output: np.ndarray, axis: int, count: int) -> np.ndarray:
         return output
     output = np.moveaxis(output, axis, 0)
     return output if count == 1 else output.reshape(-1, count, *output.shape[1:])
+
+
+def _close(found: np.ndarray, other: np.ndarray, bound: np.ndarray) -> bool:
+    """Return whether all numbers are that close; NaN and infinity are close to themselves."""
+    with np.errstate(invalid="ignore", over="ignore"):
+        near = np.abs(np.subtract(found, other, dtype=np.float64)) <= bound
+    return bool((near | (found == other) | ((found != found) & (other != other))).all())
+
+
+def of_words(tables: Iterable[tuple[str, int]]) -> set[str]:
+    """Return the inputs of the largest embedding, which is that of words, not of their types."""
+    found = list(tables)
+    largest = max((size for _, size in found), default=0)
+    return {name for name, size in found if size == largest}
 
 
 def example_shapes(inputs: Mapping[str, np.ndarray]) -> Any:

@@ -11,9 +11,9 @@ from xfer.checkpoint.convert import Conversion, convert
 from xfer.checkpoint.network import Network
 from xfer.checkpoint.onnx_builder import BATCH, Dims, follows_batch
 from xfer.checkpoint.operators import Unsupported
-from xfer.sources.base import Layer, SourceModel, check_rows, example_shapes, find_layer
+from xfer.sources.base import Layer, SourceModel, check_rows, example_shapes, find_layer, of_words
 from xfer.sources.data import check_ids, take
-from xfer.sources.onnx import OnnxSource
+from xfer.sources.onnx import OnnxSource, one_opens
 from xfer.sources.onnx_model import channels_axis
 from xfer.sources.onnx_session import Runner
 
@@ -171,11 +171,15 @@ class CheckpointSource(OnnxSource):
         if not self._conversions:
             return None
         conversion = self._conversions[-1][1]
-        value = conversion.values.get(self.network.positions[name])
-        return None if value is None else channels_axis(conversion.builder.nodes, value.name)
+        builder, value = conversion.builder, conversion.values.get(self.network.positions[name])
+        return (
+            None
+            if value is None
+            else channels_axis(builder.nodes, value.name, builder.initializers)
+        )
 
     def _id_inputs(self) -> set[str]:
-        return {name for name, _, _ in self._id_limits}
+        return of_words((name, size) for name, _, size in self._id_limits)
 
     def _read_inputs(self, names: tuple[str, ...]) -> list[str]:
         return self.network.inputs_of(names)
@@ -278,6 +282,10 @@ class CheckpointSource(OnnxSource):
 
     def _conversion(self, shapes: Mapping[str, Dims]) -> Conversion:
         """Convert the whole network for data of some shapes, once."""
+        with one_opens:
+            return self._conversion_of(shapes)
+
+    def _conversion_of(self, shapes: Mapping[str, Dims]) -> Conversion:
         # Not one for any size: features could differ in the last digit from those of a process
         # that knew the sizes.
         for known, conversion in self._conversions:
@@ -317,7 +325,8 @@ class CheckpointSource(OnnxSource):
         names: tuple[str, ...],
         cause: ValueError | None = None,
     ) -> list[np.ndarray]:
-        if self._mxnet is None:
+        engine = self._mxnet
+        if engine is None:
             try:
                 from xfer.sources.mxnet_engine import MxnetEngine
             except ImportError as error:
@@ -326,7 +335,7 @@ class CheckpointSource(OnnxSource):
                     f"({error}): pip install 'xfer-learn[mxnet]', on Python 3.11"
                 ) from error
             given = self.network, self._data_types, self.contexts, self.batch_axes
-            self._mxnet = MxnetEngine(*given)
+            engine = self._mxnet = MxnetEngine(*given)
         try:
             places = self._places(self._conversion_for(inputs, names)[0], names)
         except ValueError:  # no conversion tells where the examples are
@@ -338,7 +347,7 @@ class CheckpointSource(OnnxSource):
             # If the network needs a larger batch, the last example is repeated.
             index = np.minimum(np.arange(start, start + size), n - 1)
             try:
-                parts.append(self._mxnet.run(take(inputs, index), names, places))
+                parts.append(engine.run(take(inputs, index), names, places))
             except ValueError as error:
                 if cause is None:
                     raise

@@ -26,6 +26,7 @@ IsExample = Callable[[Any], bool] | None
 
 # Names of the labels in batches that are dicts.
 _LABELS = ("label", "labels")
+_TORCH_DATASET = "torch.utils.data.dataset.Dataset"
 # What is checked elsewhere, for scikit-learn's check_array.
 _ANY_ARRAY: Any = {"ensure_2d": False, "ensure_all_finite": False, "ensure_min_samples": 0}
 # Iterators that the last pass did not leave at their start.
@@ -90,6 +91,10 @@ def open_data(X: Any, y: Any = None, check_labels: CheckLabels | None = None) ->
     """
     if isinstance(X, Data):
         return X
+    if any(f"{kind.__module__}.{kind.__name__}" == _TORCH_DATASET for kind in type(X).__mro__):
+        raise TypeError(
+            f"wrap the {type(X).__name__} in a torch.utils.data.DataLoader, or in a list"
+        )
     if brings_batches(X):
         if y is not None:
             raise ValueError(
@@ -136,8 +141,12 @@ class ExampleData(Data):
     ) -> Iterator[Batch]:
         check_integer("batch_size", batch_size)
         if is_example and not isinstance(self.given, Mapping):
-            # What has an index of its own, such as a table's column, is read in its order.
             given = self.given
+            if getattr(given, "ndim", 0) in (2, 3) and is_example(given):
+                sides = given.shape
+                if len(sides) == 2 or sides[2] in (1, 3, 4):
+                    raise TypeError(f"data must be a list of examples, got one of shape {sides}")
+            # What has an index of its own, such as a table's column, is read in its order.
             examples: Any = given.to_numpy() if hasattr(given, "to_numpy") else given
         else:
             examples = self._arrays(input_names, needed)
@@ -265,7 +274,7 @@ def _split_batch(
         if is_sequence and len(batch) == 2 and not is_example(batch[0]):
             return list(batch[0]), batch[1]
         return list(batch), None
-    if not isinstance(batch, (list, tuple)):
+    if not isinstance(batch, (list, tuple)) or _is_nested_list(batch):
         batch = [batch]
     n_inputs = len(needed)
     if len(batch) not in (n_inputs, n_inputs + 1):
@@ -275,6 +284,22 @@ def _split_batch(
         )
     labels = batch[n_inputs] if len(batch) > n_inputs else None
     return dict(zip(needed, batch)), labels
+
+
+def _is_nested_list(batch: Any) -> bool:
+    """Return whether a batch is one array, written as a list of equally deep lists of numbers."""
+    if not isinstance(batch, list) or not all(isinstance(row, list) and row for row in batch):
+        return False
+    depths = {_depth(row) for row in batch}
+    return len(depths) == 1 and None not in depths
+
+
+def _depth(values: Any) -> int | None:
+    """Return how deep numbers are nested in lists; None if there is anything else in them."""
+    depth = 0
+    while isinstance(values, list) and values:
+        values, depth = values[0], depth + 1
+    return depth if isinstance(values, Number) else None
 
 
 class IteratorData(Data):
@@ -620,6 +645,8 @@ def to_numpy(values: Any) -> np.ndarray:
     if isinstance(values, (list, tuple)) and values and all(map(is_tensor, values)):
         values = [to_numpy(value) for value in values]
     if isinstance(values, (list, tuple)) and all(isinstance(one, np.ndarray) for one in values):
+        for one in values:
+            refuse_masked(one)
         shapes = sorted({one.shape for one in values})
         if len(shapes) > 1:
             raise ValueError(

@@ -41,6 +41,7 @@ class MxnetEngine:
         )
         self._executors: OrderedDict[Any, list[Any]] = OrderedDict()
         self._sizes: dict[Any, set[int]] = {}
+        self._lock = threading.Lock()
 
     def run(
         self,
@@ -52,7 +53,15 @@ class MxnetEngine:
 
         `places` are the axis of the examples in each layer's output, and its rows per example.
         """
-        places = places or [(0, 1)] * len(layer_names)
+        with self._lock:  # executors hold the batch that they compute
+            return self._run(inputs, layer_names, places or [(0, 1)] * len(layer_names))
+
+    def _run(
+        self,
+        inputs: dict[str, np.ndarray],
+        layer_names: tuple[str, ...],
+        places: Sequence[tuple[int, int]],
+    ) -> list[np.ndarray]:
         n = len(next(iter(inputs.values())))
         # Binding for another batch size takes long, and some graphs are written for one size: a
         # short batch is filled up.

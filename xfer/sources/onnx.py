@@ -1,6 +1,7 @@
 """ONNX networks as sources of features, run by ONNX Runtime on the CPU."""
 
 import os
+import threading
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -11,12 +12,14 @@ import numpy as np
 import onnx
 
 from xfer.checkpoint.params import check_is_no_pointer
-from xfer.sources.base import Layer, SourceModel
+from xfer.sources.base import Layer, SourceModel, of_words
 from xfer.sources.data import Examples
 from xfer.sources.onnx_model import OnnxGraph, channels_axis, parse, take_apart
 from xfer.sources.onnx_session import Runner
 
 _MOST_SESSIONS = 8
+# Threads that share a source compute at the same time, but convert and open one after another.
+one_opens = threading.RLock()
 
 
 class OnnxSource(SourceModel):
@@ -122,10 +125,10 @@ class OnnxSource(SourceModel):
         return self._inputs_memo[names]
 
     def _id_inputs(self) -> set[str]:
-        return {name for name, _, _ in self._graph.id_limits()}
+        return of_words((name, size) for name, _, size in self._graph.id_limits())
 
     def _channels(self, name: str, shape: tuple) -> str | None:
-        return channels_axis(self._graph.model.graph.node, name)
+        return channels_axis(self._graph.model.graph.node, name, self._graph.parameters)
 
     def _read_inputs(self, names: tuple[str, ...]) -> list[str]:
         return self._graph.cut(names).input_names
@@ -134,9 +137,8 @@ class OnnxSource(SourceModel):
         self, examples: Examples, layers: tuple[Layer, ...], poolings: Sequence[str]
     ) -> list[np.ndarray]:
         """Compute a batch; in batches of the network's own size where others do not work."""
-        inputs = self.prepare(examples, self._inputs_of(layers))
         try:
-            return super()._compute(inputs, layers, poolings)
+            return super()._compute(examples, layers, poolings)
         except ValueError:
             names = tuple(layer.name for layer in layers)
             size = self._graph.cut(names).batch_size()
@@ -144,7 +146,7 @@ class OnnxSource(SourceModel):
                 raise
             self._own_sizes[names] = size
             try:
-                return super()._compute(inputs, layers, poolings)
+                return super()._compute(examples, layers, poolings)
             except ValueError:
                 del self._own_sizes[names]  # the data are wrong, not the batch size
                 raise
@@ -163,12 +165,13 @@ class OnnxSource(SourceModel):
 
     def _runner(self, key: Any, open_one: Callable[[], Runner]) -> Runner:
         """Return a session that is open, or open it; those used most recently are kept."""
-        if key not in self._runners:
-            self._runners[key] = open_one()
-            if len(self._runners) > _MOST_SESSIONS:
-                self._runners.popitem(last=False)
-        self._runners.move_to_end(key)
-        return self._runners[key]
+        with one_opens:
+            if key not in self._runners:
+                self._runners[key] = open_one()
+                if len(self._runners) > _MOST_SESSIONS:
+                    self._runners.popitem(last=False)
+            self._runners.move_to_end(key)
+            return self._runners[key]
 
     def _open(self, names: tuple[str, ...], size: int | None) -> Runner:
         cut = self._graph.cut(names)

@@ -1,7 +1,7 @@
 """ONNX graphs: their layers, their shapes, what decides their values, and what files may hold."""
 
 import hashlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,14 +23,16 @@ _NUMBERS = {
 # The axis of the channels in the output of operators.
 _CHANNELS = {
     **dict.fromkeys(("Conv", "ConvTranspose", "BatchNormalization", "MaxPool"), "first"),
-    **dict.fromkeys(("AveragePool", "GlobalAveragePool", "InstanceNormalization"), "first"),
+    **dict.fromkeys(("AveragePool", "GlobalAveragePool", "GlobalMaxPool", "LRN"), "first"),
     **dict.fromkeys(("MatMul", "Gemm", "LayerNormalization", "SkipLayerNormalization"), "last"),
+    **dict.fromkeys(("InstanceNormalization", "GroupNormalization"), "first"),
     "Gather": "last",  # of an embedding
 }
-# Elementwise operators.
+# Operators that leave the axes where they are.
 _KEEP_AXES = {
     *("Add", "Sub", "Mul", "Div", "Pow", "Sqrt", "Exp", "Erf", "Tanh", "Sigmoid", "Clip", "Cast"),
     *("Relu", "LeakyRelu", "PRelu", "Elu", "Selu", "Softplus", "Gelu", "HardSigmoid", "HardSwish"),
+    *("Concat", "Pad", "Resize", "Slice", "Softmax", "Split", "Upsample"),
     *("Identity", "Dropout", "Neg", "Abs", "Where", "Max", "Min"),
 }
 # The domains of the operators that ONNX Runtime brings.
@@ -187,12 +189,16 @@ class OnnxGraph:
         }
 
 
-def channels_axis(nodes: Iterable[onnx.NodeProto], name: str) -> str | None:
+def channels_axis(
+    nodes: Iterable[onnx.NodeProto], name: str, parameters: Collection[str]
+) -> str | None:
     """Return whether a value's channels are on its "first" or "last" axis after the examples'."""
     makers = {output: node for node in nodes for output in node.output}
     moved = None  # by a transposition on the way
     while name in makers:
         node = makers[name]
+        if node.op_type == "MatMul" and node.input[0] in parameters:
+            return None  # the other way round: weights times values
         if node.op_type in _CHANNELS:
             return _CHANNELS[node.op_type] if moved is None else moved[_CHANNELS[node.op_type]]
         if node.op_type == "Transpose" and moved is None:

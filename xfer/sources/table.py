@@ -74,7 +74,7 @@ class FeatureTable:
     def see(self, inputs: Mapping[str, np.ndarray]) -> None:
         """Note the range of each input, if it may hold pictures or signals, not word ids."""
         for name, array in inputs.items():
-            if array.ndim < 3:
+            if array.ndim < 3 or not (array.dtype.kind == "f" or array.dtype == np.uint8):
                 continue
             low, high = self._ranges.get(name, (np.inf, -np.inf))
             low, high = min(low, float(array.min())), max(high, float(array.max()))
@@ -142,9 +142,12 @@ def _check_finite(name: str, block: np.ndarray, start: int) -> None:
     if suspicious:
         bad = np.flatnonzero(~np.isfinite(block).all(axis=1))
         if len(bad):
+            value = block[bad[0]][~np.isfinite(block[bad[0]])][0]
             raise ValueError(
                 f"layer {name!r} gave NaN or infinity (or a number beyond 32-bit floats) for "
-                f"example {start + bad[0]}; the network's parameters or its input are out of range"
+                f"example {start + bad[0]}, such as {value}: the network's parameters or its input "
+                "are out of range, or it holds infinity on purpose, as padding does: then use a "
+                "later layer"
             )
 
 
@@ -206,7 +209,9 @@ def with_axis(
     if pooling not in _OF_MAPS or len(example) < 2:
         return pooling
     known = channels(name, example)
-    if known is None and (len(example) == 2 or example[0] == example[1] != example[-1]):
+    if known is None and np.prod(example[1:]) == 1:
+        known = "first"
+    if known is None:
         warnings.warn(
             f"pooling {pooling!r} keeps the first axis of layer {name!r}, which gives shape "
             f"{example}. If the channels (or features) are on the last axis, use the pooling "

@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from xfer.sources.base import Layer, SourceModel, check_rows, example_shapes
-from xfer.sources.data import check_ids
+from xfer.sources.base import Layer, SourceModel, check_rows, example_shapes, of_words
+from xfer.sources.data import check_ids, count
 from xfer.sources.table import pool, with_axis
 from xfer.sources.torch_fingerprint import fingerprint, tensors_of
 
@@ -87,8 +87,10 @@ class TorchSource(SourceModel):
         padding_ids = {getattr(table, "padding_idx", None) for table in self._embeddings.values()}
         padding_ids -= {None}
         self.padding_id = padding_ids.pop() if len(padding_ids) == 1 else None
+        kinds = {type(part).__module__ for part in self.module.modules()}
+        self._quantizes_by_batch = any("quantized.dynamic" in kind for kind in kinds)
         # The inputs that embeddings were seen to read; all hold ids, but maybe not of words.
-        self._seen_ids: set[str] = set()
+        self._seen_ids: dict[str, int] = {}
         self._shapes: dict[str, tuple[int | None, ...]] = {}
         self._seen_whole: set[tuple] = set()
 
@@ -149,34 +151,48 @@ class TorchSource(SourceModel):
         names = [layer.name for layer in layers]
         shapes = [(name, array.shape[1:]) for name, array in inputs.items()]
         kind = (*names, *(shapes if self._calls_follow_shapes else ()))
+        # Some quantized networks round by the range that values have in a batch.
+        size = 1 if self._quantizes_by_batch else max(count(inputs), 1)
+        parts = []
         with _one_pass, _at_rest(self.module, self.autocast):
-            may_stop = kind in self._seen_whole
-            outputs = self._run_either(inputs, dict(zip(names, poolings)), may_stop)
-        self._seen_whole.add(kind)
-        return [output.numpy() for output in outputs]
+            for start in range(0, count(inputs), size):
+                part = {name: array[start : start + size] for name, array in inputs.items()}
+                may_stop = kind in self._seen_whole
+                parts.append(self._run_either(part, dict(zip(names, poolings)), may_stop))
+                self._seen_whole.add(kind)
+        return [torch.cat(outputs).numpy() for outputs in zip(*parts)]
 
     def _run_either(self, inputs: dict[str, np.ndarray], *options: Any) -> list[torch.Tensor]:
         """Compute one batch, with integers as they are if the network does not take floats."""
         has_integers = any(array.dtype.kind in "iu" for array in inputs.values())
         if self._keep_integers is not None or not has_integers:
             return self._run(inputs, *options)
-        try:
-            outputs = self._run(inputs, *options)
-            self._keep_integers = False
-        except ValueError as error:
-            self._keep_integers = True
+        found = {}
+        errors = []
+        for keep in (False, True):
+            self._keep_integers = keep
             try:
-                outputs = self._run(inputs, *options)
-            except ValueError:
-                self._keep_integers = None
-                raise error from None
-        return outputs
+                found[keep] = self._run(inputs, *options)
+            except ValueError as error:
+                errors.append(error)
+        self._keep_integers = None
+        if not found:
+            raise errors[0]
+        # Where the network takes both and tells them apart, integers are what was given.
+        same = len(found) == 2 and all(map(torch.equal, *found.values()))
+        self._keep_integers = True in found and not same
+        return found[self._keep_integers]
 
     def _run(
         self, inputs: dict[str, np.ndarray], poolings: Mapping[str, str], may_stop: bool
     ) -> list[torch.Tensor]:
         """Compute one batch, up to the last of some layers if the pass may stop there."""
         tensors = {name: self._send(array) for name, array in inputs.items()}
+        if len(tensors) == 1:  # booleans beside other inputs are masks
+            tensors = {
+                name: tensor.to(_dtype_of(self.module)) if tensor.dtype == torch.bool else tensor
+                for name, tensor in tensors.items()
+            }
 
         def keep(output: _Output, tensor: torch.Tensor, is_last: bool) -> torch.Tensor:
             found = self._mask(inputs, [poolings[output.name]])
@@ -230,7 +246,9 @@ class TorchSource(SourceModel):
         if array.dtype.kind == "b":
             dtype = torch.bool
         elif array.dtype.kind in "iu" and self._keep_integers:
-            dtype = torch.int64
+            # Pixels beside ids; an embedding that reads them makes integers of them again.
+            is_picture = array.dtype == np.uint8 and array.ndim > 2 and self._embeddings
+            dtype = dtype if is_picture else torch.int64
         # NumPy knows no bfloat16.
         held = {torch.bool: bool, torch.int64: np.int64, torch.float64: np.float64}
         copied = array.astype(held.get(dtype, np.float32), order="C")
@@ -239,16 +257,23 @@ class TorchSource(SourceModel):
     def _channels(self, name: str, shape: tuple) -> str | None:
         output = _read_name(name, self._names)
         module = self._modules.get(output.module, self.module) if output else self.module
+        if isinstance(module, tuple(_CHANNELS_FIRST)):
+            return "first"
+        # Pictures are mostly square.
+        if len(shape) == 3 and (shape[0] == shape[1]) != (shape[1] == shape[2]):
+            return "first" if shape[1] == shape[2] else "last"
         # The modules of the layer decide; if they do not, those of the whole network.
         for parts in (list(module.modules()), list(self.module.modules())):
+            last = _channels_of(parts, _CHANNELS_LAST)
             is_first = shape[0] in _channels_of(parts, _CHANNELS_FIRST)
-            is_last = shape[-1] in _channels_of(parts, _CHANNELS_LAST)
+            is_last = shape[-1] in last and shape[0] not in last | _channels_of(parts, _READ_LAST)
             if is_first != is_last:
-                return "first" if is_first else "last"
+                maps = any(isinstance(part, _MAPS.get(len(shape), ())) for part in parts)
+                return "first" if is_first else None if maps else "last"
         return None
 
     def _id_inputs(self) -> set[str]:
-        return self._seen_ids
+        return of_words(self._seen_ids.items())
 
     def _watch_ids(
         self, capture: "_Capture", hooks: ExitStack, tensors: Mapping[str, torch.Tensor]
@@ -268,12 +293,10 @@ class TorchSource(SourceModel):
         def hook(name: str, table: torch.nn.Module, args: Any, kwargs: Any) -> tuple:
             ids = args[0] if args else kwargs["input"]
             if not padded or getattr(table, "padding_idx", None) is not None:
-                read = ids.untyped_storage().data_ptr()
-                self._seen_ids.update(
-                    name
-                    for name, tensor in tensors.items()
-                    if tensor.untyped_storage().data_ptr() == read
-                )
+                read, size = ids.untyped_storage().data_ptr(), getattr(table, "num_embeddings", 0)
+                for given, tensor in tensors.items():
+                    if tensor.untyped_storage().data_ptr() == read:
+                        self._seen_ids[given] = max(size, self._seen_ids.get(given, 0))
             ids = capture.attempt(check, name, getattr(table, "num_embeddings", None), ids)
             return ((ids, *args[1:]), kwargs) if args else (args, {**kwargs, "input": ids})
 
@@ -536,6 +559,13 @@ _CHANNELS_FIRST = {
     torch.nn.modules.conv._ConvNd: "out_channels",
     torch.nn.modules.batchnorm._BatchNorm: "num_features",
     torch.nn.GroupNorm: "num_channels",
+}
+_READ_LAST = {torch.nn.Linear: "in_features"}
+# Convolutions by the axes of what they give for one example.
+_MAPS: dict[int, Any] = {
+    2: (torch.nn.Conv1d, torch.nn.ConvTranspose1d),
+    3: (torch.nn.Conv2d, torch.nn.ConvTranspose2d),
+    4: (torch.nn.Conv3d, torch.nn.ConvTranspose3d),
 }
 _CHANNELS_LAST = {
     torch.nn.Linear: "out_features",
