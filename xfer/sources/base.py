@@ -277,14 +277,17 @@ class SourceModel(ABC):
                 raise ValueError(f"layer {layer.name!r} gives {output.dtype}, not numbers")
             # Rounding depends on the batch size: by a share of each column's largest value, and by
             # little of the layer's, unless that is computed with few digits.
-            sizes = np.abs(np.where(np.isfinite(output), output, 0), dtype=np.float64)
+            floats = output.astype(np.result_type(output, np.float32), copy=False)
+            sizes = np.where(np.isfinite(floats), floats, 0)
+            np.abs(sizes, out=sizes)
             share = self._tolerance if self._tolerance > 0.01 else self._tolerance / 100
             bound = self._tolerance * sizes.max(axis=0) + share * sizes.max(initial=0)
             if other.shape[1:] != output.shape[1:] or not _close(output[index], other, bound):
                 raise ValueError(
                     f"layer {layer.name!r} gives an example different features in another batch; "
                     "features must not depend on the other examples or on random numbers"
-                    f"{self._advice}"
+                    + (", nor may the inputs made of it" if self.inputs else "")
+                    + self._advice
                 )
         checked[asked] = differ
 
