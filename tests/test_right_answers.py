@@ -1,5 +1,6 @@
 """Situations of public bug reports: the right numbers, or an error that says what to do."""
 
+import io
 import warnings
 from concurrent.futures import ThreadPoolExecutor
 
@@ -887,6 +888,16 @@ class TestChannels:
             found = xfer.open_source(model).extract(data, "y", pooling="mean").matrix
         assert found.shape == (3, 5)
 
+    def test_of_maps_that_are_not_square(self, torch):
+        network = torch.nn.Sequential(
+            *(torch.nn.Conv2d(1, 64, 3, padding=1), torch.nn.ReLU(), torch.nn.MaxPool2d(2, (1, 2))),
+            *(torch.nn.Dropout2d(), torch.nn.AdaptiveAvgPool2d((2, 4))),
+            *(torch.nn.Flatten(), torch.nn.Linear(512, 50)),
+        )
+        for layer in ("1", "2", "3", "4"):
+            found, maps = self.pooled(torch, network, (1, 64, 100), layer)
+            np.testing.assert_allclose(found, maps.mean((2, 3)), rtol=1e-4, atol=1e-5)
+
 
 class TestSameFeatures:
     """Features of an example do not depend on the others, in any column, inputs included."""
@@ -967,11 +978,24 @@ class TestMasksOfNetworks:
             found = source.extract(none, "output", pooling="masked_mean").matrix
             np.testing.assert_allclose(found, table[ids].mean(1), rtol=1e-5, atol=1e-6)
 
+    def test_a_mask_of_unknown_meaning_is_refused(self, torch):
+        class Network(torch.nn.Module):
+            def __init__(self):
+                super().__init__()
+                self.words = torch.nn.Embedding(10, 3)
+
+            def forward(self, token_ids, padding_mask):
+                return self.words(token_ids)
+
+        data = {"token_ids": np.ones((2, 4), int), "padding_mask": np.ones((2, 4), int)}
+        with pytest.raises(ValueError, match="'padding_mask' may mark padding or tokens"):
+            xfer.open_source(Network()).extract(data, "output", pooling="masked_mean")
+
     def test_words_are_told_from_their_types_by_the_larger_table(self, torch):
         class Network(torch.nn.Module):
             def __init__(self):
                 super().__init__()
-                self.words, self.kinds = torch.nn.Embedding(10, 3), torch.nn.Embedding(2, 3)
+                self.words, self.kinds = torch.nn.Embedding(30, 3), torch.nn.Embedding(2, 3)
 
             def forward(self, kinds, ids):
                 return self.words(ids) + self.kinds(kinds)
@@ -985,15 +1009,15 @@ class TestMasksOfNetworks:
 
 
 class TestMoreData:
-    def test_batches_as_nested_lists_are_one_array(self, torch):
+    def test_lists_of_numbers_are_no_batch(self, torch):
         source = xfer.open_source(torch.nn.Linear(3, 2))
+        with pytest.raises(ValueError, match="may be rows, or inputs and labels: make it an array"):
+            source.extract(iter([[[1, 2, 3], [4, 5, 6]]]), "output")
         rows = [[1, 2, 3], [4, 5, 6], [7, 8, 9]]
-        expected = source.extract(np.array(rows), "output").matrix
-        found = source.extract(iter([rows[:2], rows[2:]]), "output")
-        np.testing.assert_array_equal(found.matrix, expected)
-        assert found.labels is None
         pairs = iter([[rows[:2], [0, 1]], [rows[2:], [2]]])
         assert source.extract(pairs, "output").labels.tolist() == [0, 1, 2]
+        several = iter([[rows[:2], [[0, 1], [1, 1]]]])
+        assert source.extract(several, "output").labels.tolist() == [[0, 1], [1, 1]]
 
     def test_one_picture_is_no_list(self, torch):
         pytest.importorskip("PIL")
@@ -1020,6 +1044,24 @@ class TestMoreData:
         rows = np.array([[True, False, True], [False, True, True]])
         expected = source.extract(rows.astype(float), "output").matrix
         np.testing.assert_array_equal(source.extract(rows, "output").matrix, expected)
+
+    def test_booleans_for_a_network_that_takes_them(self, torch):
+        class Negated(torch.nn.Module):
+            def forward(self, x):
+                return (~x).float()
+
+        rows = np.array([[True, False, True], [False, True, True]])
+        found = xfer.open_source(Negated()).extract(rows, "output").matrix
+        np.testing.assert_array_equal(found, ~rows)
+
+    def test_examples_that_can_be_read_once(self, torch):
+        files = [[io.BytesIO(row.tobytes())] for row in X]
+        source = xfer.open_source(
+            torch.nn.Linear(6, 3),
+            preprocess=lambda some: [np.frombuffer(one.read(), np.float32) for (one,) in some],
+        )
+        expected = xfer.open_source(source.module).extract(X, "output").matrix
+        np.testing.assert_allclose(source.extract(files, "output").matrix, expected, rtol=1e-5)
 
     def test_weights_may_be_tensors(self, torch):
         source = xfer.open_source(torch.nn.Linear(6, 3))

@@ -3,6 +3,7 @@
 import difflib
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,6 +23,9 @@ from xfer.sources.data import (
     to_numpy,
 )
 from xfer.sources.table import Features, FeatureTable, check_poolings, pool, with_axis
+
+# The poolings that leave padding out.
+_MASKED = {"masked_mean", "first_token"}
 
 
 @dataclass(frozen=True)
@@ -263,9 +267,12 @@ class SourceModel(ABC):
         index = np.array([-1] + [0] * (3 if count(inputs) == 3 else 2))
         # An open file can be read only once.
         is_read = not isinstance(examples, dict) and hasattr(examples[0], "read")
-        some = take(inputs if is_read else examples, index)
+        few = {name: array[index] for name, array in inputs.items()}
+        if not isinstance(examples, dict) and not is_read:
+            with suppress(Exception):  # what can be read only once is taken as it was
+                found = self.prepare(take(examples, index), self._inputs_of(layers))
+                few = found if all(array.size for array in found.values()) else few
         try:
-            few = self.prepare(some, self._inputs_of(layers))
             again = self._pooled(few, layers, poolings)
         except ValueError as error:
             names = ", ".join(layer.name for layer in layers)
@@ -334,8 +341,13 @@ class SourceModel(ABC):
     def _mask(self, inputs: Mapping[str, np.ndarray], poolings: Sequence[str]) -> np.ndarray | None:
         """Return an array (n, tokens) that is 0 where a token is padding, if that is known."""
         for name, array in inputs.items():
-            if name == "attention_mask" or name.endswith("padding_mask"):
+            if name == "attention_mask" or name.endswith("key_padding_mask"):
                 return _kept(array, name)
+            if name.endswith("padding_mask") and not _MASKED.isdisjoint(poolings):
+                raise ValueError(
+                    f"the input {name!r} may mark padding or tokens: wrap the network so that it "
+                    "takes an attention_mask, which is 1 for tokens"
+                )
         if self.padding_id is None:
             return None
         matrices = {name: array for name, array in inputs.items() if array.ndim == 2}
@@ -343,7 +355,7 @@ class SourceModel(ABC):
         ids = ids or list(matrices.values())
         if len(ids) == 1:
             return ids[0] != self.padding_id
-        if ids and not {"masked_mean", "first_token"}.isdisjoint(poolings):
+        if ids and not _MASKED.isdisjoint(poolings):
             raise ValueError(
                 f"several inputs may hold the word ids ({', '.join(matrices)}), so the padding is "
                 "unknown: also give the input attention_mask, of shape (n, tokens)"
@@ -452,7 +464,7 @@ def _kept(mask: np.ndarray, name: str) -> np.ndarray:
     """Return a network's mask as one of shape (n, tokens) that is 0 where a token is padding."""
     if mask.ndim > 2 and mask[0].size == mask.shape[-1]:
         mask = mask.reshape(len(mask), -1)
-    if name.endswith("padding_mask"):
+    if name != "attention_mask":
         return mask == 0  # of PyTorch's transformers, which mark the padding
     # Masks that are added to scores are 0 where a token counts, and very negative elsewhere.
     is_added = mask.dtype.kind == "f" and mask.max(initial=0) == 0
@@ -485,10 +497,12 @@ def _close(found: np.ndarray, other: np.ndarray, bound: np.ndarray) -> bool:
 
 
 def of_words(tables: Iterable[tuple[str, int]]) -> set[str]:
-    """Return the inputs of the largest embedding, which is that of words, not of their types."""
+    """Return the inputs of much the largest embedding, that of words; of all if none is."""
     found = list(tables)
     largest = max((size for _, size in found), default=0)
-    return {name for name, size in found if size == largest}
+    words = {name for name, size in found if size == largest}
+    others = {name for name, size in found if name not in words and 10 * size > largest}
+    return words | others
 
 
 def example_shapes(inputs: Mapping[str, np.ndarray]) -> Any:

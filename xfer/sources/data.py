@@ -274,9 +274,14 @@ def _split_batch(
         if is_sequence and len(batch) == 2 and not is_example(batch[0]):
             return list(batch[0]), batch[1]
         return list(batch), None
-    if not isinstance(batch, (list, tuple)) or _is_nested_list(batch):
+    if not isinstance(batch, (list, tuple)):
         batch = [batch]
     n_inputs = len(needed)
+    if isinstance(batch, list) and n_inputs == 1 and all(map(_is_flat_list, batch)):
+        raise ValueError(
+            f"a batch of lists of numbers, {batch!r:.80}, may be rows, or inputs and labels: make "
+            "it an array, or a tuple of two arrays"
+        )
     if len(batch) not in (n_inputs, n_inputs + 1):
         raise ValueError(
             f"a batch must hold the inputs ({', '.join(needed)}) and optionally labels, got "
@@ -286,20 +291,8 @@ def _split_batch(
     return dict(zip(needed, batch)), labels
 
 
-def _is_nested_list(batch: Any) -> bool:
-    """Return whether a batch is one array, written as a list of equally deep lists of numbers."""
-    if not isinstance(batch, list) or not all(isinstance(row, list) and row for row in batch):
-        return False
-    depths = {_depth(row) for row in batch}
-    return len(depths) == 1 and None not in depths
-
-
-def _depth(values: Any) -> int | None:
-    """Return how deep numbers are nested in lists; None if there is anything else in them."""
-    depth = 0
-    while isinstance(values, list) and values:
-        values, depth = values[0], depth + 1
-    return depth if isinstance(values, Number) else None
+def _is_flat_list(values: Any) -> bool:
+    return isinstance(values, list) and all(isinstance(value, Number) for value in values)
 
 
 class IteratorData(Data):

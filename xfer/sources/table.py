@@ -209,8 +209,9 @@ def with_axis(
     if pooling not in _OF_MAPS or len(example) < 2:
         return pooling
     known = channels(name, example)
-    if known is None and np.prod(example[1:]) == 1:
-        known = "first"
+    is_square = len(example) == 3 and example[0] != example[1] == example[2]
+    if known is None and (is_square or np.prod(example[1:]) == 1):
+        known = "first"  # pictures are mostly square
     if known is None:
         warnings.warn(
             f"pooling {pooling!r} keeps the first axis of layer {name!r}, which gives shape "

@@ -81,6 +81,7 @@ class TorchSource(SourceModel):
         self._names = dict.fromkeys([*self._modules, *self._whole])
         self._inputs, self._needed, self._by_position = _parameters_of(self.module.forward)
         self._embeddings = _embeddings(named)
+        self._booleans_as_floats = False
         # None until the first integers show it.
         self._keep_integers = True if keep_integers is None and self._embeddings else keep_integers
         self._given_integers = keep_integers
@@ -137,7 +138,9 @@ class TorchSource(SourceModel):
 
     @property
     def _tolerance(self) -> float:
-        # 16-bit floats have 3 digits or less.
+        # 16-bit floats have 3 digits or less. Padding is part of what some networks round by.
+        if self._quantizes_by_batch:
+            return 0.05
         return 0.1 if self.autocast or _dtype_of(self.module).itemsize < 4 else super()._tolerance
 
     def _forward(
@@ -164,6 +167,17 @@ class TorchSource(SourceModel):
 
     def _run_either(self, inputs: dict[str, np.ndarray], *options: Any) -> list[torch.Tensor]:
         """Compute one batch, with integers as they are if the network does not take floats."""
+        (kind, *others) = {array.dtype.kind for array in inputs.values()}
+        if kind == "b" and not others and not self._booleans_as_floats:
+            try:
+                return self._run(inputs, *options)
+            except ValueError as error:
+                self._booleans_as_floats = True
+                try:
+                    return self._run(inputs, *options)
+                except ValueError:
+                    self._booleans_as_floats = False
+                    raise error from None
         has_integers = any(array.dtype.kind in "iu" for array in inputs.values())
         if self._keep_integers is not None or not has_integers:
             return self._run(inputs, *options)
@@ -188,11 +202,6 @@ class TorchSource(SourceModel):
     ) -> list[torch.Tensor]:
         """Compute one batch, up to the last of some layers if the pass may stop there."""
         tensors = {name: self._send(array) for name, array in inputs.items()}
-        if len(tensors) == 1:  # booleans beside other inputs are masks
-            tensors = {
-                name: tensor.to(_dtype_of(self.module)) if tensor.dtype == torch.bool else tensor
-                for name, tensor in tensors.items()
-            }
 
         def keep(output: _Output, tensor: torch.Tensor, is_last: bool) -> torch.Tensor:
             found = self._mask(inputs, [poolings[output.name]])
@@ -243,11 +252,11 @@ class TorchSource(SourceModel):
     def _send(self, array: np.ndarray) -> torch.Tensor:
         """Copy an array, which the network may change in place, to the network's device."""
         dtype = _dtype_of(self.module)
-        if array.dtype.kind == "b":
+        if array.dtype.kind == "b" and not self._booleans_as_floats:
             dtype = torch.bool
         elif array.dtype.kind in "iu" and self._keep_integers:
             # Pixels beside ids; an embedding that reads them makes integers of them again.
-            is_picture = array.dtype == np.uint8 and array.ndim > 2 and self._embeddings
+            is_picture = array.dtype == np.uint8 and array.ndim > 3 and self._embeddings
             dtype = dtype if is_picture else torch.int64
         # NumPy knows no bfloat16.
         held = {torch.bool: bool, torch.int64: np.int64, torch.float64: np.float64}
@@ -257,20 +266,22 @@ class TorchSource(SourceModel):
     def _channels(self, name: str, shape: tuple) -> str | None:
         output = _read_name(name, self._names)
         module = self._modules.get(output.module, self.module) if output else self.module
-        if isinstance(module, tuple(_CHANNELS_FIRST)):
+        if isinstance(module, _OF_MAPS):
             return "first"
-        # Pictures are mostly square.
-        if len(shape) == 3 and (shape[0] == shape[1]) != (shape[1] == shape[2]):
-            return "first" if shape[1] == shape[2] else "last"
+        whole = list(self.module.modules())
         # The modules of the layer decide; if they do not, those of the whole network.
-        for parts in (list(module.modules()), list(self.module.modules())):
+        for parts in (list(module.modules()), whole):
             last = _channels_of(parts, _CHANNELS_LAST)
+            has_maps = any(isinstance(part, _CONVOLUTIONS.get(len(shape), ())) for part in parts)
             is_first = shape[0] in _channels_of(parts, _CHANNELS_FIRST)
             is_last = shape[-1] in last and shape[0] not in last | _channels_of(parts, _READ_LAST)
-            if is_first != is_last:
-                maps = any(isinstance(part, _MAPS.get(len(shape), ())) for part in parts)
-                return "first" if is_first else None if maps else "last"
-        return None
+            if is_first and (has_maps or not is_last):
+                return "first"
+            if is_last and not is_first and not has_maps:
+                return "last"
+        # Pictures are mostly square.
+        is_square = len(shape) == 3 and shape[0] == shape[1] != shape[2]
+        return "last" if is_square and shape[-1] in _channels_of(whole, _CHANNELS_LAST) else None
 
     def _id_inputs(self) -> set[str]:
         return of_words(self._seen_ids.items())
@@ -562,7 +573,7 @@ _CHANNELS_FIRST = {
 }
 _READ_LAST = {torch.nn.Linear: "in_features"}
 # Convolutions by the axes of what they give for one example.
-_MAPS: dict[int, Any] = {
+_CONVOLUTIONS: dict[int, Any] = {
     2: (torch.nn.Conv1d, torch.nn.ConvTranspose1d),
     3: (torch.nn.Conv2d, torch.nn.ConvTranspose2d),
     4: (torch.nn.Conv3d, torch.nn.ConvTranspose3d),
@@ -574,6 +585,17 @@ _CHANNELS_LAST = {
     torch.nn.MultiheadAttention: "embed_dim",
     torch.nn.RNNBase: "hidden_size",
 }
+
+
+# Modules of maps, which have their channels first.
+_OF_MAPS = (
+    *_CHANNELS_FIRST,
+    *(torch.nn.modules.pooling._MaxPoolNd, torch.nn.modules.pooling._AvgPoolNd),
+    *(torch.nn.modules.pooling._AdaptiveAvgPoolNd, torch.nn.modules.pooling._AdaptiveMaxPoolNd),
+    *(torch.nn.modules.instancenorm._InstanceNorm, torch.nn.LocalResponseNorm),
+    *(torch.nn.Dropout1d, torch.nn.Dropout2d, torch.nn.Dropout3d),
+    *(torch.nn.Upsample, torch.nn.PixelShuffle, torch.nn.PixelUnshuffle),
+)
 
 
 def _channels_of(parts: list[torch.nn.Module], kinds: Mapping[type, str]) -> set[int]:
