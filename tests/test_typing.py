@@ -87,7 +87,6 @@ assert "matplotlib" not in sys.modules and "mxnet" not in sys.modules
         xfer.LRRepurposer  # noqa: B018
 
 
-@pytest.mark.slow
 def test_mypy_knows_what_a_user_writes(tmp_path):
     pytest.importorskip("mypy")
     code, printed = check(tmp_path, SCRIPT)

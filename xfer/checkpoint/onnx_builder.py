@@ -121,7 +121,7 @@ class OnnxBuilder:
         types = _infer(node, inputs)
         if kind in _MOVES and all(t is None or t.name in self.initializers for t in inputs):
             given = {tensor.name: tensor.value for tensor in inputs if tensor is not None}
-            found = ReferenceEvaluator(node, opsets={"": OPSET}).run(None, given)
+            found: Any = ReferenceEvaluator(node, opsets={"": OPSET}).run(None, given)
             self.initializers.update(zip(names, found))
             return [Tensor(name, v.dtype, v.shape, v) for name, v in zip(names, found)]
         self.nodes.append(node)
