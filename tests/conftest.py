@@ -12,6 +12,10 @@ import pytest
 collect_ignore = [] if find_spec("torch") else ["torch_resnet.py"]
 
 
+# Packages that the examples in docstrings need, by the start of their name.
+_EXAMPLES_WITH = {"xfer.plots": "matplotlib", "xfer.inputs.ImageInputs": "PIL"}
+
+
 def pytest_collection_modifyitems(items):
     """Mark what needs MXNet, and skip it where there is none."""
     for item in items:
@@ -20,6 +24,9 @@ def pytest_collection_modifyitems(items):
             "import mxnet" in example.source for example in examples
         ):
             item.add_marker(pytest.mark.mxnet)
+        for name, package in _EXAMPLES_WITH.items():
+            if examples and item.name.startswith(name) and find_spec(package) is None:
+                item.add_marker(pytest.mark.skip(reason=f"needs {package}"))
         if item.get_closest_marker("mxnet") and find_spec("mxnet") is None:
             item.add_marker(pytest.mark.skip(reason="needs MXNet"))
 
