@@ -332,7 +332,7 @@ def _check_like_those_of_the_fit(
                 f"{ends[1]:.3g} in fit: are the data scaled in the same way?",
                 stacklevel=2,
             )
-            fit_data["ranges"].pop(name)  # once is enough
+            fit_data["ranges"].pop(name, None)  # once is enough
 
 
 def _look_up(source: Any, names: str | Sequence[str]) -> tuple[Layer, ...]:

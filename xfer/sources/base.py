@@ -265,11 +265,9 @@ class SourceModel(ABC):
         # Another batch size: the first axis can have the right length by chance. Another order too,
         # and not just reversed: a network that reverses its batch would pass that.
         index = np.array([-1] + [0] * (3 if count(inputs) == 3 else 2))
-        # An open file can be read only once.
-        is_read = not isinstance(examples, dict) and hasattr(examples[0], "read")
         few = {name: array[index] for name, array in inputs.items()}
-        if not isinstance(examples, dict) and not is_read:
-            with suppress(Exception):  # what can be read only once is taken as it was
+        if not isinstance(examples, dict):
+            with suppress(Exception):  # an open file, which can be read only once
                 found = self.prepare(take(examples, index), self._inputs_of(layers))
                 few = found if all(array.size for array in found.values()) else few
         try:

@@ -172,11 +172,9 @@ class CheckpointSource(OnnxSource):
             return None
         conversion = self._conversions[-1][1]
         builder, value = conversion.builder, conversion.values.get(self.network.positions[name])
-        return (
-            None
-            if value is None
-            else channels_axis(builder.nodes, value.name, builder.initializers)
-        )
+        if value is None:
+            return None
+        return channels_axis(builder.nodes, value.name, builder.initializers)
 
     def _id_inputs(self) -> set[str]:
         return of_words((name, size) for name, _, size in self._id_limits)

@@ -167,8 +167,8 @@ class TorchSource(SourceModel):
 
     def _run_either(self, inputs: dict[str, np.ndarray], *options: Any) -> list[torch.Tensor]:
         """Compute one batch, with integers as they are if the network does not take floats."""
-        (kind, *others) = {array.dtype.kind for array in inputs.values()}
-        if kind == "b" and not others and not self._booleans_as_floats:
+        kinds = {array.dtype.kind for array in inputs.values()}
+        if kinds == {"b"} and not self._booleans_as_floats:
             try:
                 return self._run(inputs, *options)
             except ValueError as error:
@@ -178,11 +178,9 @@ class TorchSource(SourceModel):
                 except ValueError:
                     self._booleans_as_floats = False
                     raise error from None
-        has_integers = any(array.dtype.kind in "iu" for array in inputs.values())
-        if self._keep_integers is not None or not has_integers:
+        if self._keep_integers is not None or kinds.isdisjoint("iu"):
             return self._run(inputs, *options)
-        found = {}
-        errors = []
+        found, errors = {}, []
         for keep in (False, True):
             self._keep_integers = keep
             try:
