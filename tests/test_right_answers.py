@@ -584,11 +584,21 @@ class TestBatchAxis:
 
     @pytest.mark.parametrize(
         ("axis", "message"),
-        [({"date": 1}, "names date, but the inputs are data"), (-1, "must be an integer >= 0")],
+        [
+            ({"date": 1}, "names date, but the inputs are data"),
+            (-1, "must be an integer >= 0"),
+            (4, "must be < 4, the axes of input 'data', got 4"),
+        ],
     )
     def test_wrong_axes_are_refused(self, axis, message):
         with pytest.raises(ValueError, match=message):
             xfer.load_checkpoint(xfer.example.checkpoint(), batch_axis=axis)
+
+    def test_an_axis_that_the_data_lack_is_refused(self, recurrent, tmp_path):
+        recurrent[0].export(str(tmp_path / "tnc"))
+        source = xfer.load_checkpoint(tmp_path / "tnc", batch_axis=1)
+        with pytest.raises(ValueError, match="must be < 1, the axes of input 'data', got 1"):
+            source.extract(self.DATA[:, 0, 0], source.layer_names[-1])
 
     def test_other_networks_have_none(self, torch):
         with pytest.raises(ValueError, match="is for MXNet networks, not for TorchSource"):

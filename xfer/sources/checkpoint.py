@@ -96,9 +96,10 @@ class CheckpointSource(OnnxSource):
         source.batch_axes = dict(axes)
         source.data_shapes = {}
         for name, dims in self.data_shapes.items():
-            sizes: list[int | None] = [None, *(dims or ())[1:]]
-            sizes[axes.get(name, 0)] = BATCH
-            source.data_shapes[name] = tuple(sizes) if dims else None
+            if dims:
+                sizes: list[int | None] = [None, *dims[1:]]
+                sizes[_checked_axis(axes.get(name, 0), name, len(dims))] = BATCH
+                source.data_shapes[name] = tuple(sizes)
         source._compared, source._left_to_mxnet = set(), set()
         source._conversions, source._layers, source._mxnet = [], None, None
         vars(source).pop("_checked", None)
@@ -270,7 +271,8 @@ class CheckpointSource(OnnxSource):
     def _dims(self, name: str, batch: int, array: np.ndarray) -> Dims:
         """Return the dims of an input as the network takes it, for a batch of some size."""
         dims = list(array.shape[1:])
-        dims.insert(self.batch_axes.get(name, 0), batch)
+        axis = _checked_axis(self.batch_axes.get(name, 0), name, array.ndim)
+        dims.insert(axis, batch)
         return tuple(dims)
 
     def _places(self, conversion: Conversion, names: tuple[str, ...]) -> list[tuple[int, int]]:
@@ -351,6 +353,12 @@ class CheckpointSource(OnnxSource):
                     raise
                 raise ValueError(f"{cause}; {error}") from error
         return [np.concatenate(part)[:n] for part in zip(*parts)]
+
+
+def _checked_axis(axis: int, name: str, n_axes: int) -> int:
+    if axis >= n_axes:
+        raise ValueError(f"batch_axis must be < {n_axes}, the axes of input {name!r}, got {axis}")
+    return axis
 
 
 def _place(dims: Dims) -> tuple[int, int]:
