@@ -93,7 +93,8 @@ class GraphSpreading(BaseEstimator):
             self.whitening_ = PartialWhitening()
             variance = self.whitening_.fit_transform(rows).var(axis=0)
             n, d = rows.shape
-            self.axes_ = ((n * variance + variance.sum()) / (n + d)) ** _AXES_POWER
+            # Shrunk as in the whitening, whose variances sum to 1.
+            self.axes_ = ((n * variance + 1) / (n + d)) ** _AXES_POWER
         elif not issparse(rows):
             self.square_root_ = bool(rows.min() >= 0)
             self.mean_ = (signed_root(rows) if self.square_root_ else rows).mean(axis=0)
@@ -127,16 +128,17 @@ def _edges(nodes: Features, new: Features | None = None) -> csr_array:
     """
     available = nodes.shape[0] - (new is None)
     if not available:
-        return csr_array((1, 1), dtype=np.float32)
+        return csr_array((1, 1))
     neighbours = NearestNeighbors(n_neighbors=min(_NEIGHBOURS, available), algorithm="brute")
     # Not metric="cosine", which takes more than twice as long.
-    edges = csr_array(neighbours.fit(nodes).kneighbors_graph(new, mode="distance"))
+    found = neighbours.fit(nodes).kneighbors_graph(new, mode="distance")
+    edges = csr_array(found, dtype=np.float64)
     from_norms = row_norms(nodes if new is None else new, squared=True)
     norms = (
         np.repeat(from_norms, np.diff(edges.indptr)) + row_norms(nodes, squared=True)[edges.indices]
     )
     cosines = np.maximum((norms - edges.data**2) / 2, 0)
-    edges.data = (cosines**_POWER).astype(np.float32)
+    edges.data = cosines**_POWER
     return edges
 
 
@@ -155,7 +157,7 @@ def _spread(S: csr_array, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     Labels are those of the first nodes. The scores are M = 0.1 inv(I - 0.9 S) times the labels;
     without the label of node i, those of node i lack the term of M[i, i].
     """
-    n = len(labels)
+    n, S = len(labels), S.astype(np.float32)
     scores, left_out = np.zeros((S.shape[0], labels.shape[1])), np.empty_like(labels)
     for some in gen_batches(n, _LABELS_AT_ONCE):
         columns = np.arange(n)[some]
