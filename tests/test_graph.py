@@ -29,15 +29,19 @@ def tempered(model, scores):
     return log_softmax(model.inverse_temperature_ * np.log(scores + model.floor_), axis=-1)
 
 
+def graph_weights(new, nodes):
+    cosines = cosine_similarity(new, nodes)
+    cosines[cosines > 1 - 1e-9] = -1  # no edge from a node to itself
+    nearest = cosines >= np.sort(cosines, axis=1)[:, [-10]]
+    return np.where(nearest, np.maximum(cosines, 0) ** 3, 0)
+
+
 def test_scores_are_those_of_dense_algebra(problem):
     X, y, w, pool = problem
     model = GraphSpreading()
     model.fit_left_out(X, y, w, 3, pool)
     rows = np.concatenate([X, pool])
-    cosines = cosine_similarity(rows - rows.mean(axis=0))
-    np.fill_diagonal(cosines, -1)
-    nearest = cosines >= np.sort(cosines, axis=1)[:, [-10]]
-    W = np.where(nearest, np.maximum(cosines, 0) ** 3, 0)
+    W = graph_weights(rows - rows.mean(axis=0), rows - rows.mean(axis=0))
     W += W.T
     S = W / np.sqrt(np.outer(W.sum(axis=0), W.sum(axis=1)))
     labels = np.zeros((230, 3))
@@ -107,16 +111,19 @@ def test_predictions_do_not_depend_on_the_other_rows(problem, scaling):
     assert_allclose(logsumexp(together, axis=1), 0, atol=1e-9)
 
 
-def test_a_new_row_is_the_mean_of_its_neighbours(problem):
+def test_a_new_row_is_one_more_unlabelled_node(problem):
     X, y, w, pool = problem
     model = GraphSpreading()
-    model.fit_left_out(X, y, w, 3, pool[:100])
-    rows = np.concatenate([X, pool[:100]])
-    cosines = cosine_similarity(pool[100:] - rows.mean(axis=0), rows - rows.mean(axis=0))
-    nearest = cosines >= np.sort(cosines, axis=1)[:, [-10]]
-    weights = np.where(nearest, np.maximum(cosines, 0) ** 3, 0)
-    scores = weights @ model.scores_ / weights.sum(axis=1, keepdims=True)
-    assert_allclose(model.log_proba(pool[100:]), tempered(model, scores), atol=1e-3)
+    model.fit_left_out(X, y, w, 3, pool)
+    rows = np.concatenate([X, pool])
+    new = np.random.RandomState(1).normal(size=(20, 6))
+    weights, W = (
+        graph_weights(part - rows.mean(axis=0), rows - rows.mean(axis=0)) for part in (new, rows)
+    )
+    degrees = (W + W.T).sum(axis=1)
+    weights /= np.sqrt(np.outer(weights.sum(axis=1), degrees))
+    expected = tempered(model, 0.9 * weights @ model.scores_)
+    assert_allclose(model.log_proba(new), expected, atol=1e-3)
 
 
 @pytest.mark.parametrize("scaling", SCALINGS)
@@ -149,6 +156,14 @@ def test_rows_that_point_nowhere_have_no_neighbours(problem):
     model = GraphSpreading()
     model.fit_left_out(X, y, w, 3, pool)
     assert_allclose(model.log_proba(model.mean_[None]), np.log([[1 / 3] * 3]))
+
+
+def test_a_node_without_neighbours_can_be_the_neighbour_of_a_new_row():
+    X = csr_matrix(np.eye(2, 3))
+    model = GraphSpreading()
+    model.fit_left_out(X, np.array([0, 1]), np.ones(2), 2, csr_matrix((0, 3)))
+    new = model.log_proba(csr_matrix([[1.0, 0, 0.5], [0, 1, 0.5]]))
+    assert (new.argmax(axis=1) == [0, 1]).all() and np.isfinite(new).all()
 
 
 def test_classes_of_one_label_are_told_apart(problem):

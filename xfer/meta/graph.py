@@ -31,6 +31,7 @@ _ALPHA = 0.9  # how much of a node's score comes from its neighbours
 _FLOOR = 0.01  # added to scores, as a fraction of their mean over all nodes
 _AXES_POWER = -0.22  # of the variance of whitened axes; of axes before whitening, it is about -0.3
 _ITERATIONS = 25  # leave errors below 1e-6 of a label
+_ROUNDING = 1e-6  # of cosines; nodes are in single precision
 _LABELS_AT_ONCE = 64
 
 
@@ -64,7 +65,10 @@ class GraphSpreading(BaseEstimator):
         # Nodes are in the order of their first rows: the labelled ones come before the others.
         labels = np.zeros((node.max() + 1, n_classes))
         np.add.at(labels, (node, y), w)
-        scores, left_out = _spread(_normalized(_edges(self.nodes_)), labels)
+        edges = _edges(self.nodes_)
+        edges = csr_array(edges + edges.T)
+        self.degrees_ = edges.sum(axis=1)
+        scores, left_out = _spread(_normalized(edges, self.degrees_, self.degrees_), labels)
         # Classes get equal shares, whatever their number of labels.
         totals = labels.sum(axis=0)
         alone = (labels > 0) & (np.count_nonzero(labels, axis=0) == 1)
@@ -80,10 +84,9 @@ class GraphSpreading(BaseEstimator):
         return log_softmax(self.inverse_temperature_ * log_scores, axis=1)
 
     def log_proba(self, X: Features) -> np.ndarray:
-        """Return log probabilities (m, n_classes) of new examples: means over their neighbours."""
+        """Return log probabilities (m, n_classes) of new examples: unlabelled nodes, one by one."""
         edges = _edges(self.nodes_, self._unit_vectors(X))
-        weight = edges.sum(axis=1)
-        scores = edges @ self.scores_ / np.where(weight > 0, weight, 1)[:, None]
+        scores = _ALPHA * _normalized(edges, edges.sum(axis=1), self.degrees_) @ self.scores_
         return log_softmax(self.inverse_temperature_ * np.log(scores + self.floor_), axis=1)
 
     def _fit_scaling(self, rows: Features) -> None:
@@ -137,18 +140,18 @@ def _edges(nodes: Features, new: Features | None = None) -> csr_array:
     norms = (
         np.repeat(from_norms, np.diff(edges.indptr)) + row_norms(nodes, squared=True)[edges.indices]
     )
-    cosines = np.maximum((norms - edges.data**2) / 2, 0)
-    edges.data = cosines**_POWER
+    cosines = (norms - edges.data**2) / 2
+    edges.data = np.where(cosines > _ROUNDING, cosines, 0) ** _POWER
     return edges
 
 
-def _normalized(edges: csr_array) -> csr_array:
-    """Return the edges in both directions, each divided by the roots of the degrees of its ends."""
-    S = csr_array(edges + edges.T)
-    degree = S.sum(axis=1)
-    root = np.divide(1, np.sqrt(degree), out=np.zeros_like(degree), where=degree > 0)
-    S.data *= np.repeat(root, np.diff(S.indptr)) * root[S.indices]
-    return S
+def _normalized(edges: csr_array, of_rows: np.ndarray, of_columns: np.ndarray) -> csr_array:
+    """Divide each edge by the roots of the degrees of its ends."""
+    # A node without neighbours has degree 0 until a new row has an edge to it.
+    to_degrees = np.maximum(of_columns[edges.indices], edges.data)
+    from_degrees = np.repeat(of_rows, np.diff(edges.indptr))
+    roots = np.sqrt(np.where(edges.data > 0, from_degrees * to_degrees, 1))
+    return csr_array((edges.data / roots, edges.indices, edges.indptr), shape=edges.shape)
 
 
 def _spread(S: csr_array, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
