@@ -11,7 +11,7 @@ from sklearn.utils import check_random_state
 
 from xfer._checks import check_integer, check_positive
 from xfer._io import progress_bar
-from xfer.meta.base import ClassWeight, assign_folds, partial_whitening, squash
+from xfer.meta.base import ClassPrior, ClassWeight, assign_folds, partial_whitening, squash
 from xfer.meta.posterior import BayesianClassifier, mean_and_error, softmax_in_place
 
 _LEAST = dict.fromkeys(("num_layers", "n_hidden", "batch_size", "num_epochs"), 1)
@@ -71,6 +71,9 @@ class BayesianNetwork(BayesianClassifier):
         Epochs between which :math:`\beta` grows from 0 to 1.
     class_weight : "balanced" or dict, optional
         The weight of each class's examples; "balanced" gives all classes the same total weight.
+    class_prior : "balanced" or dict, optional
+        The probability of each class where predictions are made, if it is not its share of the
+        labels; "balanced" makes all classes equally probable.
     verbose, progress : bool, default=False, in an interactive session
         Whether to print the bound every ten epochs, and whether a fit of more than a second shows a
         bar.
@@ -125,6 +128,7 @@ class BayesianNetwork(BayesianClassifier):
         end_annealing: int = 40,
         num_samples_mc_prediction: int = 80,
         class_weight: ClassWeight = None,
+        class_prior: ClassPrior = None,
         verbose: bool = False,
         random_state: int | np.random.RandomState | None = 0,
         progress: bool | None = None,
@@ -140,6 +144,7 @@ class BayesianNetwork(BayesianClassifier):
         self.end_annealing = end_annealing
         self.num_samples_mc_prediction = num_samples_mc_prediction
         self.class_weight = class_weight
+        self.class_prior = class_prior
         self.verbose = verbose
         self.random_state = random_state
         self.progress = progress

@@ -45,6 +45,11 @@ class CalibratedClassifier(MetaClassifier):
     def check_parameters(self) -> Self:
         """Raise ValueError, naming the parameter, if one is out of range; return self."""
         check_positive("c", self.c, finite=False)
+        if self.class_prior is not None and not self.probability:
+            raise ValueError(
+                "class_prior needs probability=True (CalibratedSvm) or "
+                "enable_probability_estimates=True (SvmRepurposer)"
+            )
         return super().check_parameters()
 
     def _fit_and_calibrate(
@@ -61,7 +66,7 @@ class CalibratedClassifier(MetaClassifier):
             known = y[held_out], w[held_out], len(self.classes_)
             matrix, shift = self._calibration(scores, *known)
             weights, intercept = matrix.T @ weights, intercept @ matrix + shift
-        return mean, components, Z, weights, intercept
+        return mean, components, Z, weights, intercept + np.log(self.prior_ratio_)
 
     def _probabilities(self, X: np.ndarray) -> np.ndarray:
         return softmax(self._class_scores(X), axis=1)

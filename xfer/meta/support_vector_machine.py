@@ -11,7 +11,7 @@ from sklearn.svm import SVC
 from sklearn.utils import gen_batches
 from sklearn.utils.metaestimators import available_if
 
-from xfer.meta.base import ClassWeight
+from xfer.meta.base import ClassPrior, ClassWeight
 from xfer.meta.calibrated import CalibratedClassifier
 
 _KERNELS = ("linear", "poly", "rbf", "sigmoid")
@@ -46,6 +46,9 @@ class CalibratedSvm(CalibratedClassifier):
         ``predict_proba``.
     class_weight : "balanced" or dict, optional
         The weight of each class's examples; "balanced" gives all classes the same total weight.
+    class_prior : "balanced" or dict, optional
+        The probability of each class where predictions are made, if it is not its share of the
+        labels; "balanced" makes all classes equally probable.
     random_state : int, default=0
         Seed of the folds.
 
@@ -78,6 +81,7 @@ class CalibratedSvm(CalibratedClassifier):
         gamma: float | str = 0.3,
         probability: bool = True,
         class_weight: ClassWeight = None,
+        class_prior: ClassPrior = None,
         random_state: int = 0,
     ) -> None:
         self.c = c
@@ -85,6 +89,7 @@ class CalibratedSvm(CalibratedClassifier):
         self.gamma = gamma
         self.probability = probability
         self.class_weight = class_weight
+        self.class_prior = class_prior
         self.random_state = random_state
 
     def check_parameters(self) -> Self:
