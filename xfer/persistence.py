@@ -55,6 +55,7 @@ _TRUSTED = [
     "xfer.meta.logistic_regression.CalibratedLogisticRegression",
     "xfer.meta.calibrated.ScaledScores",
     "xfer.meta.support_vector_machine.CalibratedSvm",
+    "xfer.meta.whitening.PartialWhitening",
 ]
 
 

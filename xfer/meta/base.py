@@ -1,4 +1,4 @@
-"""What the classifiers share: checks of data, whitening, folds, and the threads of small fits."""
+"""What the classifiers share: checks of data, folds, and the threads of small fits."""
 
 from __future__ import annotations
 
@@ -214,43 +214,6 @@ def assign_folds(X: np.ndarray, y: np.ndarray, random_state: Any) -> np.ndarray:
     fold[order] = np.arange(len(label)) % _FOLDS
     fold[np.bincount(label)[label] == 1] = -1
     return fold[row.ravel()]
-
-
-def partial_whitening(X: np.ndarray, w: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return mean (d,) and components (d, rank) of a whitening: Z = (X - mean) @ components.
-
-    ``w``, of shape (n,), are the weights of the examples.
-
-    Full whitening gives noisy directions the same weight as all others; without whitening, a few
-    features of large variance dominate. As a compromise, each feature is divided by the square root
-    of its standard deviation (Pareto scaling: van den Berg et al. 2006, Centering, scaling, and
-    transformations, BMC Genomics 7:142), and each principal axis is multiplied by its variance,
-    shrunk to (n v + d mean(v)) / (n + d), to the power of -1/8. The exponent was chosen on the
-    tasks of ``benchmarks/meta_models.py``. The result has mean squared norm 1.
-    """
-    n, roots = w.sum(), np.sqrt(w)[:, None]
-    mean = w @ X / n
-    Z = X - mean
-    deviation = np.sqrt(w @ np.square(Z) / n)
-    varies = deviation > 1e-7 * np.abs(X).max(axis=0)
-    scale = np.divide(1, np.sqrt(deviation), out=np.zeros_like(deviation), where=varies)
-    Z *= scale
-    Z *= roots
-    d = np.count_nonzero(varies)
-    if not d:
-        return mean, np.zeros((X.shape[1], 1))
-    _, singular_values, axes = np.linalg.svd(Z, full_matrices=False)
-    rank = np.count_nonzero(singular_values > 1e-7 * singular_values[0])
-    variance, axes = singular_values[:rank] ** 2 / n, axes[:rank]
-    shrunk = (n * variance + d * (variance.sum() / d)) / (n + d)
-    factors = shrunk**-0.125
-    norm = np.sqrt((variance * factors**2).sum())
-    return mean, scale[:, None] * axes.T * (factors / norm)
-
-
-def squash(Z: np.ndarray) -> np.ndarray:
-    """Divide each row z by sqrt((1 + |z|^2) / 2), so that none is far away by its length alone."""
-    return Z / np.sqrt((1 + np.square(Z).sum(axis=1, keepdims=True)) / 2)
 
 
 @cache

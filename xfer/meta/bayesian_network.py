@@ -11,8 +11,9 @@ from sklearn.utils import check_random_state
 
 from xfer._checks import check_integer, check_positive
 from xfer._io import progress_bar
-from xfer.meta.base import ClassPrior, ClassWeight, assign_folds, partial_whitening, squash
+from xfer.meta.base import ClassPrior, ClassWeight, assign_folds
 from xfer.meta.posterior import BayesianClassifier, mean_and_error, softmax_in_place
+from xfer.meta.whitening import PartialWhitening, squash
 
 _LEAST = dict.fromkeys(("num_layers", "n_hidden", "batch_size", "num_epochs"), 1)
 _LEAST |= {"num_samples_mc": 1, "num_samples_mc_prediction": 1}
@@ -83,8 +84,7 @@ class BayesianNetwork(BayesianClassifier):
     Attributes
     ----------
     classes_ : ndarray of shape (n_classes,)
-    mean_, components_ : ndarray of shape (d,) and (d, rank)
-        The whitening: features minus ``mean_`` are multiplied by ``components_``.
+    whitening_ : PartialWhitening
     weights_, standard_deviations_ : list of ndarray
         The posterior of the hidden layers, the output layer and the linear path, each of shape
         (inputs + 1, units) with the bias last.
@@ -171,7 +171,7 @@ class BayesianNetwork(BayesianClassifier):
                 stacklevel=4,
             )
         seed = check_random_state(self.random_state).randint(2**31)
-        self.mean_, self.components_ = partial_whitening(X, w)
+        self.whitening_ = PartialWhitening().fit(X, sample_weight=w)
         units = self.num_layers * self.n_hidden + len(self.classes_)
         random = _Random(np.random.SFC64(seed))
         self.noise_ = _balanced_noise(self.num_samples_mc_prediction, units, random)
@@ -194,7 +194,7 @@ class BayesianNetwork(BayesianClassifier):
         return _shrink(scores, self.temperature_)
 
     def _inputs(self, X: np.ndarray) -> np.ndarray:
-        Z = squash((X - self.mean_) @ self.components_)
+        Z = squash(self.whitening_.transform(X))
         inputs = np.ones((len(Z), Z.shape[1] + 1), np.float32)
         inputs[:, :-1] = Z * np.sqrt(Z.shape[1])  # of mean square 1
         return inputs

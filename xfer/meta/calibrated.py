@@ -13,7 +13,8 @@ from scipy.special import log_softmax, softmax
 from sklearn.base import BaseEstimator, ClassifierMixin
 
 from xfer._checks import check_positive
-from xfer.meta.base import MetaClassifier, assign_folds, partial_whitening
+from xfer.meta.base import MetaClassifier, assign_folds
+from xfer.meta.whitening import PartialWhitening
 
 
 class CalibratedClassifier(MetaClassifier):
@@ -53,11 +54,10 @@ class CalibratedClassifier(MetaClassifier):
         return super().check_parameters()
 
     def _fit_and_calibrate(
-        self, X: np.ndarray, y: np.ndarray, w: np.ndarray
-    ) -> tuple[np.ndarray, ...]:
-        """Return mean and components of the whitening, whitened X, weights and intercepts."""
-        mean, components = partial_whitening(X, w)
-        Z = (X - mean) @ components
+        self, whitening: PartialWhitening, X: np.ndarray, y: np.ndarray, w: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Fit the whitening; return whitened X, weights and intercepts."""
+        Z = whitening.fit(X, sample_weight=w).transform(X)
         weights, intercept = self._fit_scores(Z, y, w)
         if self.probability:
             fold = assign_folds(X, y, self.random_state)
@@ -66,7 +66,7 @@ class CalibratedClassifier(MetaClassifier):
             known = y[held_out], w[held_out], len(self.classes_)
             matrix, shift = self._calibration(scores, *known)
             weights, intercept = matrix.T @ weights, intercept @ matrix + shift
-        return mean, components, Z, weights, intercept + np.log(self.prior_ratio_)
+        return Z, weights, intercept + np.log(self.prior_ratio_)
 
     def _probabilities(self, X: np.ndarray) -> np.ndarray:
         return softmax(self._class_scores(X), axis=1)

@@ -14,13 +14,14 @@ from sklearn.utils import check_random_state, gen_batches
 
 from xfer._checks import check_integer
 from xfer._io import progress_bar
-from xfer.meta.base import ClassPrior, ClassWeight, partial_whitening, squash
+from xfer.meta.base import ClassPrior, ClassWeight
 from xfer.meta.left_out import LeftOut, dirichlet_targets
 from xfer.meta.posterior import (
     BayesianClassifier,
     choose_inverse_temperature,
     standard_normal_points,
 )
+from xfer.meta.whitening import PartialWhitening, squash
 
 _LEARNED_ROWS = 1000  # kernels are learned from at most this many examples
 _EXACT_ROWS = 3000  # with more examples, inducing points stand for them
@@ -76,6 +77,8 @@ class DirichletGaussianProcess(BayesianClassifier):
     Attributes
     ----------
     classes_ : ndarray of shape (n_classes,)
+    whitenings_ : list of PartialWhitening
+        That of each layer.
     length_scales_, variances_ : ndarray of shape (n_layers,)
     concentration_, inverse_temperature_ : float
     objective_, n_evaluations_ : float, int
@@ -133,8 +136,10 @@ class DirichletGaussianProcess(BayesianClassifier):
         order = np.argsort(y, kind="stable")
         X, y, w = X[order], y[order], w[order]
         self.columns_ = _columns(self.columns, X.shape[1])
-        whitenings = [partial_whitening(self._layer(X, columns), w) for columns in self.columns_]
-        self.means_, self.components_ = map(list, zip(*whitenings))
+        self.whitenings_ = [
+            PartialWhitening().fit(self._layer(X, columns), sample_weight=w)
+            for columns in self.columns_
+        ]
         layers = self._whitened(X)
         one_hot = y[:, None] == np.arange(len(self.classes_))
         rows, sums = _rows_to_learn_from(X, y, w, random)
@@ -160,8 +165,8 @@ class DirichletGaussianProcess(BayesianClassifier):
 
     def _whitened(self, X: np.ndarray) -> Layers:
         return [
-            squash((self._layer(X, columns) - mean) @ components)
-            for columns, mean, components in zip(self.columns_, self.means_, self.components_)
+            squash(whitening.transform(self._layer(X, columns)))
+            for columns, whitening in zip(self.columns_, self.whitenings_)
         ]
 
     def _learn(self, layers: Layers, one_hot: np.ndarray, w: np.ndarray) -> None:

@@ -7,12 +7,14 @@ from sklearn.linear_model import LogisticRegression
 
 from xfer.meta.base import ClassPrior, ClassWeight
 from xfer.meta.calibrated import CalibratedClassifier
+from xfer.meta.whitening import PartialWhitening, signed_root
 
 
 class CalibratedLogisticRegression(CalibratedClassifier):
     """Multinomial logistic regression on partly whitened features, calibrated.
 
-    The fitted model, whitening and calibration included, is one affine map of the raw features.
+    The fitted model, whitening and calibration included, is one affine map: of the square roots of
+    the features if none is negative, otherwise of the features themselves.
 
     Parameters
     ----------
@@ -22,6 +24,8 @@ class CalibratedLogisticRegression(CalibratedClassifier):
         The solver stops when no component of the gradient is larger.
     max_iter : int, default=1000
         Maximum number of steps of the solver.
+    square_root : bool, default=True
+        Whether to take square roots if no feature is negative.
     class_weight : "balanced" or dict, optional
         The weight of each class's examples; "balanced" gives all classes the same total weight.
     class_prior : "balanced" or dict, optional
@@ -36,6 +40,10 @@ class CalibratedLogisticRegression(CalibratedClassifier):
     ----------
     classes_, intercept_ : ndarray of shape (n_classes,)
     coef_ : ndarray of shape (n_classes, d)
+        Multiplies the features, or their square roots if ``square_root_``. The root of a negative
+        value of a new example is that of its size, with its sign.
+    square_root_ : bool
+        Whether square roots are taken.
 
     Examples
     --------
@@ -55,6 +63,7 @@ class CalibratedLogisticRegression(CalibratedClassifier):
         *,
         tol: float = 1e-4,
         max_iter: int = 1000,
+        square_root: bool = True,
         class_weight: ClassWeight = None,
         class_prior: ClassPrior = None,
         n_jobs: int | None = None,
@@ -63,15 +72,18 @@ class CalibratedLogisticRegression(CalibratedClassifier):
         self.c = c
         self.tol = tol
         self.max_iter = max_iter
+        self.square_root = square_root
         self.class_weight = class_weight
         self.class_prior = class_prior
         self.n_jobs = n_jobs
         self.random_state = random_state
 
     def _fit(self, X: np.ndarray, y: np.ndarray, w: np.ndarray) -> None:
-        mean, components, _, weights, intercept = self._fit_and_calibrate(X, y, w)
-        self.coef_ = weights @ components.T
-        self.intercept_ = intercept - self.coef_ @ mean
+        whitening = PartialWhitening(square_root=self.square_root)
+        _, weights, intercept = self._fit_and_calibrate(whitening, X, y, w)
+        self.square_root_ = whitening.square_root_
+        self.coef_ = weights @ whitening.components_.T
+        self.intercept_ = intercept - self.coef_ @ whitening.mean_
 
     def _fit_scores(
         self, Z: np.ndarray, y: np.ndarray, w: np.ndarray
@@ -89,4 +101,5 @@ class CalibratedLogisticRegression(CalibratedClassifier):
         return new
 
     def _class_scores(self, X: np.ndarray) -> np.ndarray:
-        return X @ self.coef_.T + self.intercept_
+        features = signed_root(X) if self.square_root_ else X
+        return features @ self.coef_.T + self.intercept_

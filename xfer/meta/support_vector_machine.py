@@ -13,6 +13,7 @@ from sklearn.utils.metaestimators import available_if
 
 from xfer.meta.base import ClassPrior, ClassWeight
 from xfer.meta.calibrated import CalibratedClassifier
+from xfer.meta.whitening import PartialWhitening
 
 _KERNELS = ("linear", "poly", "rbf", "sigmoid")
 _BATCH_SIZE = 4096
@@ -55,8 +56,7 @@ class CalibratedSvm(CalibratedClassifier):
     Attributes
     ----------
     classes_, intercept_ : ndarray of shape (n_classes,)
-    mean_, components_ : ndarray of shape (d,) and (d, rank)
-        The whitening: features minus ``mean_`` are multiplied by ``components_``.
+    whitening_ : PartialWhitening
     support_vectors_ : ndarray of shape (n_support, rank)
         Whitened examples.
     dual_coef_ : ndarray of shape (n_classes, n_support)
@@ -105,8 +105,8 @@ class CalibratedSvm(CalibratedClassifier):
     predict_proba = available_if(_has_probabilities)(CalibratedClassifier.predict_proba)
 
     def _fit(self, X: np.ndarray, y: np.ndarray, w: np.ndarray) -> None:
-        fitted = self._fit_and_calibrate(X, y, w)
-        self.mean_, self.components_, Z, weights, intercept = fitted
+        self.whitening_ = PartialWhitening()
+        Z, weights, intercept = self._fit_and_calibrate(self.whitening_, X, y, w)
         used = np.abs(weights).sum(axis=0) > 0
         self.support_vectors_ = Z[used]
         self.dual_coef_, self.intercept_ = weights[:, used], intercept
@@ -133,6 +133,6 @@ class CalibratedSvm(CalibratedClassifier):
     def _class_scores(self, X: np.ndarray) -> np.ndarray:
         scores = np.empty((len(X), len(self.classes_)))
         for rows in gen_batches(len(X), _BATCH_SIZE):
-            new = (X[rows] - self.mean_) @ self.components_
+            new = self.whitening_.transform(X[rows])
             scores[rows] = self._basis(new, self.support_vectors_) @ self.dual_coef_.T
         return scores + self.intercept_

@@ -325,7 +325,7 @@ def _with_head(
     seen = examples if random is None else examples.take(slice(1))
     features = source.extract(seen.inputs, network.head_names).matrix
     if random is None:
-        model = CalibratedLogisticRegression().fit(features, seen.targets)
+        model = CalibratedLogisticRegression(square_root=False).fit(features, seen.targets)
         # Classes without examples start below every score.
         lowest = (features @ model.coef_.T + model.intercept_).min()
         values = np.zeros((n_classes, features.shape[1])), np.full(n_classes, lowest)
