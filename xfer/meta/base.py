@@ -216,6 +216,13 @@ def assign_folds(X: np.ndarray, y: np.ndarray, random_state: Any) -> np.ndarray:
     return fold[row.ravel()]
 
 
+def held_out_parts(fold: np.ndarray, enough: float = np.inf) -> list[np.ndarray]:
+    """Return masks of the folds to hold out in turn: all, or as many as hold enough examples."""
+    parts = [fold == index for index in np.unique(fold[fold >= 0])]
+    sizes = np.cumsum([0, *(np.count_nonzero(part) for part in parts)])
+    return [part for part, before in zip(parts, sizes) if before < enough]
+
+
 @cache
 def _threadpools(*loaded: bool) -> ThreadpoolController:
     """Find the BLAS libraries, which takes some 10 ms; again where others may have been loaded."""

@@ -6,6 +6,7 @@ from numbers import Real
 from typing import Any, Self
 
 import numpy as np
+import sklearn
 from sklearn.metrics.pairwise import pairwise_kernels
 from sklearn.svm import SVC
 from sklearn.utils import gen_batches
@@ -116,10 +117,12 @@ class CalibratedSvm(CalibratedClassifier):
     ) -> tuple[np.ndarray, np.ndarray]:
         kernel, classes = self._basis(Z, Z), range(y.max() + 1)
         dual, intercept = np.zeros((len(classes), len(y))), np.zeros(len(classes))
-        for c in classes[-1:] if len(classes) == 2 else classes:
-            machine = SVC(C=self.c, kernel="precomputed").fit(kernel, y == c, w)
-            dual[c, machine.support_] = machine.dual_coef_[0]
-            intercept[c] = machine.intercept_[0]
+        # To check again that the kernel is finite would take most of the time with many classes.
+        with sklearn.config_context(assume_finite=True):
+            for c in classes[-1:] if len(classes) == 2 else classes:
+                machine = SVC(C=self.c, kernel="precomputed").fit(kernel, y == c, w)
+                dual[c, machine.support_] = machine.dual_coef_[0]
+                intercept[c] = machine.intercept_[0]
         if len(classes) == 2:
             dual[0], intercept[0] = -dual[1], -intercept[1]
         return dual, intercept
