@@ -14,6 +14,7 @@ from sklearn.model_selection import train_test_split
 
 from xfer import _io
 from xfer.meta import bayesian_network
+from xfer.meta.base import held_out_parts
 from xfer.meta.bayesian_network import BayesianNetwork
 
 
@@ -261,11 +262,11 @@ def test_the_temperature_acts_on_what_is_sampled(digits, fitted):
 
 
 def test_held_out_examples_are_300_or_all():
-    parts = bayesian_network._held_out_parts(np.repeat([0, 1, 2, 3, 4], 30))
+    parts = held_out_parts(np.repeat([0, 1, 2, 3, 4], 30), 300)
     assert np.sum(parts, axis=0).tolist() == [1] * 150
-    parts = bayesian_network._held_out_parts(np.repeat([0, 1, 2, 3, 4], 150))
+    parts = held_out_parts(np.repeat([0, 1, 2, 3, 4], 150), 300)
     assert np.sum(parts, axis=0).tolist() == [1] * 300 + [0] * 450
-    assert bayesian_network._held_out_parts(np.full(3, -1)) == []
+    assert held_out_parts(np.full(3, -1), 300) == []
 
 
 @pytest.mark.parametrize("counts", [(1, 1), (1, 9), (1, 1, 1), (1, 2, 30), (2, 2)])

@@ -260,7 +260,10 @@ def test_the_calibration_map_mends_what_a_scale_cannot(kind):
     scores = random.normal(size=(3000, 4))
     scores[np.arange(3000), y] += 2
     scores[:, 1] += 0.8 * scores[:, 0] + 1
-    matrix, shift = kind()._calibration(scores, y, np.ones(3000), 4)
+    weights, shift = kind()._calibrate(
+        np.eye(4), np.zeros(4), scores[:, :3], y, np.ones(3000), np.arange(3)
+    )
+    matrix = weights.T
     scale = calibrated.fit_inverse_temperature(scores[:, :3], y, np.ones(3000), 0.0)
     mended = (scores @ matrix + shift)[:, :3]
     assert (
@@ -269,6 +272,44 @@ def test_the_calibration_map_mends_what_a_scale_cannot(kind):
     )
     np.testing.assert_array_equal(matrix[3], [0, 0, 0, matrix[3, 3]])
     assert matrix[3, 3] > 0 and shift[3] == 0
+
+
+@pytest.mark.parametrize("kind", CALIBRATED)
+def test_with_many_classes_the_temperature_alone_is_learned(digits, kind, monkeypatch):
+    train, test, labels, _ = digits
+    monkeypatch.setattr(calibrated, "_MAP_CLASSES", 9)
+    monkeypatch.setattr(calibrated, "_HELD_OUT", 30)  # a fold has about 20
+    fits, fit_scores = [], kind._fit_scores
+
+    def spy(model, Z, y, w):
+        fits.append(fit_scores(model, Z, y, w))
+        return fits[-1]
+
+    monkeypatch.setattr(kind, "_fit_scores", spy)
+    model = kind().fit(train, labels)
+    assert len(fits) == 3, "one on all examples, and two without a fold"
+    scores = kind._basis(model, *whitened(model, train, test)) @ fits[0][0].T + fits[0][1]
+    found = model._class_scores(test)
+    scale = found[0, 0] / scores[0, 0]
+    assert 0.5 < scale < 20 and scale != 1
+    np.testing.assert_allclose(found, scale * scores, rtol=1e-9)
+
+
+def whitened(model, train, test):
+    whitening = PartialWhitening().fit(train)
+    return whitening.transform(test), whitening.transform(train)
+
+
+def test_hundreds_of_classes():
+    """300 with three labels each are no harder to tell apart than with a map of every two."""
+    random = np.random.RandomState(0)
+    y, truth = np.repeat(np.arange(300), 3), np.arange(300)
+    centres = random.normal(size=(300, 30))
+    X, test = (centres[c] + 0.7 * random.normal(size=(len(c), 30)) for c in (y, truth))
+    probabilities = CalibratedLogisticRegression().fit(X, y).predict_proba(test)
+    hits = probabilities.argmax(axis=1) == truth
+    assert hits.mean() > 0.8
+    assert abs(probabilities.max(axis=1).mean() - hits.mean()) < 0.06
 
 
 def blas_threads():

@@ -31,6 +31,7 @@ _OTHER_SCALE = 50
 _INSTEAD = {
     "device": "; a PyTorch network runs on its own device: move it with network.to(device)",
     "class_weight": "; give it to the meta_model",
+    "class_prior": "; give it to the meta_model",
     "inputs": "; give it to xfer.open_source or xfer.load_checkpoint",
     "batch_size": "; set it on the source: source = open_source(network); source.batch_size = 8",
 }

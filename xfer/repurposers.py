@@ -23,7 +23,7 @@ from xfer.meta import (
     CalibratedSvm,
     DirichletGaussianProcess,
 )
-from xfer.meta.base import ClassWeight
+from xfer.meta.base import ClassPrior, ClassWeight
 from xfer.persistence import save
 from xfer.sources.data import brings_batches, is_tensor, open_data, to_numpy
 from xfer.sources.table import Features
@@ -456,6 +456,9 @@ class LrRepurposer(MetaModelRepurposer):
         Stop when no component of the gradient is larger.
     class_weight : "balanced" or dict, optional
         The weight of each class's examples; "balanced" gives all classes the same total weight.
+    class_prior : "balanced" or dict, optional
+        The probability of each class where predictions are made, if it is not its share of the
+        labels; "balanced" makes all classes equally probable.
     n_jobs : int, optional
         Threads that share the folds of the calibration.
     random_state : int, default=0
@@ -485,6 +488,7 @@ class LrRepurposer(MetaModelRepurposer):
         c: float = 10.0,
         tol: float = 1e-4,
         class_weight: ClassWeight = None,
+        class_prior: ClassPrior = None,
         n_jobs: int | None = None,
         random_state: Any = 0,
         **options: Unpack[LayerOptions],
@@ -508,6 +512,9 @@ class SvmRepurposer(MetaModelRepurposer):
         Whether to offer ``predict_proba``; learning then takes five more fits.
     class_weight : "balanced" or dict, optional
         The weight of each class's examples; "balanced" gives all classes the same total weight.
+    class_prior : "balanced" or dict, optional
+        The probability of each class where predictions are made, if it is not its share of the
+        labels; "balanced" makes all classes equally probable.
     random_state : int, default=0
         Seed of the folds of the calibration.
     source_model, feature_layer_names, pooling, cache, context_function, num_devices, progress
@@ -537,6 +544,7 @@ class SvmRepurposer(MetaModelRepurposer):
         gamma: float | str = 0.3,
         enable_probability_estimates: bool = True,
         class_weight: ClassWeight = None,
+        class_prior: ClassPrior = None,
         random_state: Any = 0,
         **options: Unpack[LayerOptions],
     ) -> None: ...
@@ -560,6 +568,9 @@ class GpRepurposer(MetaModelRepurposer):
         Whether the features of each layer of an example are scaled to length 1 first.
     class_weight : "balanced" or dict, optional
         The weight of each class's examples; "balanced" gives all classes the same total weight.
+    class_prior : "balanced" or dict, optional
+        The probability of each class where predictions are made, if it is not its share of the
+        labels; "balanced" makes all classes equally probable.
     random_state : int, default=0
         Seed of the samples that probabilities are averaged over.
     source_model, feature_layer_names, pooling, cache, context_function, num_devices, progress
@@ -589,6 +600,7 @@ class GpRepurposer(MetaModelRepurposer):
         max_function_evaluations: int = 100,
         apply_l2_norm: bool = False,
         class_weight: ClassWeight = None,
+        class_prior: ClassPrior = None,
         random_state: Any = 0,
         **options: Unpack[LayerOptions],
     ) -> None: ...
@@ -619,6 +631,9 @@ class BnnRepurposer(MetaModelRepurposer):
         Epochs between which the weight of the prior grows from 0 to 1.
     class_weight : "balanced" or dict, optional
         The weight of each class's examples; "balanced" gives all classes the same total weight.
+    class_prior : "balanced" or dict, optional
+        The probability of each class where predictions are made, if it is not its share of the
+        labels; "balanced" makes all classes equally probable.
     verbose : bool, default=False
         Whether to print the bound of each epoch.
     bnn_context_function : optional
@@ -658,6 +673,7 @@ class BnnRepurposer(MetaModelRepurposer):
         end_annealing: int = 40,
         num_samples_mc_prediction: int = 80,
         class_weight: ClassWeight = None,
+        class_prior: ClassPrior = None,
         verbose: bool = False,
         bnn_context_function: Any = None,
         random_state: Any = 0,

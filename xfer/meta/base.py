@@ -19,7 +19,7 @@ from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, validate_data
 from threadpoolctl import ThreadpoolController
 
-from xfer._checks import check_number
+from xfer._checks import check_number, check_positive
 
 if TYPE_CHECKING:
     from scipy.sparse import sparray, spmatrix
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     Matrix: TypeAlias = ArrayLike | sparray | spmatrix
 
 ClassWeight: TypeAlias = Mapping[Any, float] | str | None
+ClassPrior: TypeAlias = Mapping[Any, float] | str | None
 
 _BRING_BLAS = ("mxnet", "scipy.linalg", "torch")
 _FOLDS = 5
@@ -41,6 +42,9 @@ class MetaClassifier(ClassifierMixin, BaseEstimator, ABC):
 
     classes_: np.ndarray
     class_weight: ClassWeight
+    # Files of earlier versions hold neither of the two.
+    class_prior: ClassPrior = None
+    prior_ratio_: np.ndarray | float = 1.0
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
@@ -55,22 +59,34 @@ class MetaClassifier(ClassifierMixin, BaseEstimator, ABC):
                 check_number(f"class_weight of {label!r}", weight, 0)
         elif given is not None and not (isinstance(given, str) and given == "balanced"):
             raise ValueError(f"class_weight must be None, 'balanced' or a dict, got {given!r}")
+        prior = self.class_prior
+        if isinstance(prior, Mapping):
+            for label, probability in prior.items():
+                check_positive(f"class_prior of {label!r}", probability)
+            if not np.isclose(total := sum(prior.values()), 1):
+                raise ValueError(f"class_prior must sum to 1, got {total:.6g}: divide each by it")
+        elif prior is not None and not (isinstance(prior, str) and prior == "balanced"):
+            raise ValueError(f"class_prior must be None, 'balanced' or a dict, got {prior!r}")
         return self
 
     def fit(self, X: Matrix, y: ArrayLike, sample_weight: ArrayLike | None = None) -> Self:
         """Fit to features of shape (n, d) and labels of any kind, at least two classes.
 
         Classes with one example (or copies of one) are left out of the calibration.
-        ``sample_weight``, of shape (n,), says how many copies an example counts as; 0 drops it. A
-        parameter or a weight out of range, features that are not finite and labels of one class
-        raise ValueError.
+        ``sample_weight``, of shape (n,), says how many copies an example counts as; 0 drops it.
+        With ``class_prior``, probabilities are multiplied by the prior of each class over its share
+        of the weights, which is ``prior_ratio_``, and made to sum to 1 (Saerens et al. 2002,
+        Adjusting the Outputs of a Classifier to New a Priori Probabilities, eq. 2.4). A parameter
+        or a weight out of range, features that are not finite and labels of one class raise
+        ValueError.
         """
         self.check_parameters()
         counts = _example_counts(sample_weight, y)
         matrix, labels = validate_data(self, X, y, accept_sparse="csr", dtype=np.float64)
         check_classification_targets(labels)
         weights = self._example_weights(labels, counts)
-        kept = weights > np.finfo(float).eps * weights.max()  # less is lost in rounding
+        ratio = self._prior_ratio(labels, weights)
+        kept = weights > 0
         if not kept.all():
             matrix, labels, weights = (part[kept] for part in (matrix, labels, weights))
         classes, indices = np.unique(labels, return_inverse=True)
@@ -79,15 +95,16 @@ class MetaClassifier(ClassifierMixin, BaseEstimator, ABC):
             raise ValueError(
                 f"y must have at least 2 classes{weighted}, got one class: {classes.tolist()}"
             )
-        self.classes_ = classes
+        self.classes_, self.prior_ratio_ = classes, ratio
         matrix = matrix.toarray() if issparse(matrix) else matrix
         with small_fit_threads(*matrix.shape):
             self._fit(matrix, indices, weights)
         return self
 
     def check_weights(self, labels: np.ndarray, sample_weight: Any) -> None:
-        """Raise ValueError if weights of examples or of classes cannot be used with the labels."""
-        self._example_weights(labels, _example_counts(sample_weight, labels))
+        """Raise ValueError if weights or the class prior cannot be used with the labels."""
+        weights = self._example_weights(labels, _example_counts(sample_weight, labels))
+        self._prior_ratio(labels, weights)
 
     def _example_weights(self, labels: np.ndarray, counts: np.ndarray | None) -> np.ndarray:
         """Return how much each example counts, of shape (n,): its weight times that of its class.
@@ -96,7 +113,7 @@ class MetaClassifier(ClassifierMixin, BaseEstimator, ABC):
         """
         counts, given = np.ones(len(labels)) if counts is None else counts, self.class_weight
         if given is None:
-            return counts
+            return _without_rounding(counts)
         classes, indices = np.unique(labels, return_inverse=True)
         totals, known = np.bincount(indices, counts), classes.tolist()
         if isinstance(given, Mapping):
@@ -110,7 +127,28 @@ class MetaClassifier(ClassifierMixin, BaseEstimator, ABC):
         by_class /= by_class.max() or 1
         if not (total := totals @ by_class):
             raise ValueError("class_weight leaves every example with weight 0")
-        return counts * by_class[indices] * (totals.sum() / total)
+        return _without_rounding(counts * by_class[indices] * (totals.sum() / total))
+
+    def _prior_ratio(self, labels: np.ndarray, weights: np.ndarray) -> np.ndarray:
+        """Return the prior of each class over its share of the weights, of shape (n_classes,)."""
+        given = self.class_prior
+        classes, indices = np.unique(labels[weights > 0], return_inverse=True)
+        known = classes.tolist()
+        if given is None:
+            return np.ones(len(known))
+        if isinstance(given, Mapping):
+            names = ", ".join(map(repr, known[:10]))
+            for label in given:
+                if label not in known:
+                    raise ValueError(f"class_prior has {label!r}, but the labels are {names}")
+            for label in known:
+                if label not in given:
+                    raise ValueError(f"class_prior has no {label!r}, but the labels are {names}")
+            prior = np.array([given[label] for label in known], dtype=float)
+        else:
+            prior = np.full(len(known), 1 / len(known))
+        totals = np.bincount(indices, weights[weights > 0])
+        return prior * (totals.sum() / totals)
 
     def predict(self, X: Matrix) -> np.ndarray:
         """Predict the labels of X, of shape (m, d): members of ``classes_``, of shape (m,)."""
@@ -142,6 +180,11 @@ class MetaClassifier(ClassifierMixin, BaseEstimator, ABC):
             return function(matrix, **options)
 
 
+def _without_rounding(weights: np.ndarray) -> np.ndarray:
+    """Return weights with 0 in place of those that sums would lose in rounding."""
+    return np.where(weights > np.finfo(float).eps * weights.max(), weights, 0)
+
+
 def _example_counts(sample_weight: Any, y: ArrayLike) -> np.ndarray | None:
     """Return checked weights of examples."""
     if sample_weight is None:
@@ -171,6 +214,13 @@ def assign_folds(X: np.ndarray, y: np.ndarray, random_state: Any) -> np.ndarray:
     fold[order] = np.arange(len(label)) % _FOLDS
     fold[np.bincount(label)[label] == 1] = -1
     return fold[row.ravel()]
+
+
+def held_out_parts(fold: np.ndarray, enough: float = np.inf) -> list[np.ndarray]:
+    """Return masks of the folds to hold out in turn: all, or as many as hold enough examples."""
+    parts = [fold == index for index in np.unique(fold[fold >= 0])]
+    sizes = np.cumsum([0, *(np.count_nonzero(part) for part in parts)])
+    return [part for part, before in zip(parts, sizes) if before < enough]
 
 
 @cache

@@ -11,7 +11,7 @@ from sklearn.utils import check_random_state
 
 from xfer._checks import check_integer, check_positive
 from xfer._io import progress_bar
-from xfer.meta.base import ClassWeight, assign_folds
+from xfer.meta.base import ClassPrior, ClassWeight, assign_folds, held_out_parts
 from xfer.meta.posterior import BayesianClassifier, mean_and_error, softmax_in_place
 from xfer.meta.whitening import PartialWhitening, squash
 
@@ -72,6 +72,9 @@ class BayesianNetwork(BayesianClassifier):
         Epochs between which :math:`\beta` grows from 0 to 1.
     class_weight : "balanced" or dict, optional
         The weight of each class's examples; "balanced" gives all classes the same total weight.
+    class_prior : "balanced" or dict, optional
+        The probability of each class where predictions are made, if it is not its share of the
+        labels; "balanced" makes all classes equally probable.
     verbose, progress : bool, default=False, in an interactive session
         Whether to print the bound every ten epochs, and whether a fit of more than a second shows a
         bar.
@@ -125,6 +128,7 @@ class BayesianNetwork(BayesianClassifier):
         end_annealing: int = 40,
         num_samples_mc_prediction: int = 80,
         class_weight: ClassWeight = None,
+        class_prior: ClassPrior = None,
         verbose: bool = False,
         random_state: int | np.random.RandomState | None = 0,
         progress: bool | None = None,
@@ -140,6 +144,7 @@ class BayesianNetwork(BayesianClassifier):
         self.end_annealing = end_annealing
         self.num_samples_mc_prediction = num_samples_mc_prediction
         self.class_weight = class_weight
+        self.class_prior = class_prior
         self.verbose = verbose
         self.random_state = random_state
         self.progress = progress
@@ -170,7 +175,7 @@ class BayesianNetwork(BayesianClassifier):
         units = self.num_layers * self.n_hidden + len(self.classes_)
         random = _Random(np.random.SFC64(seed))
         self.noise_ = _balanced_noise(self.num_samples_mc_prediction, units, random)
-        parts = _held_out_parts(assign_folds(X, y, seed))
+        parts = held_out_parts(assign_folds(X, y, seed), _HELD_OUT)
         inputs, total = self._inputs(X), (1 + len(parts)) * self.num_epochs
         with progress_bar(None, self.progress, total, "network", "epoch") as bar:
             posterior, curves = self._train(inputs, y, w, seed, bar, self.verbose)
@@ -275,13 +280,6 @@ def _balanced_noise(n_samples: int, units: int, random: _Random) -> np.ndarray:
     noise = np.linalg.qr(normal)[0] * np.sqrt(max(half, units))
     noise = noise if half >= units else noise.T
     return np.concatenate([noise, -noise])[:n_samples].astype(np.float32)
-
-
-def _held_out_parts(fold: np.ndarray) -> list[np.ndarray]:
-    """Return masks of the folds to hold out in turn: all, or as many as hold 300 examples."""
-    parts = [fold == index for index in np.unique(fold[fold >= 0])]
-    sizes = np.cumsum([0, *(np.count_nonzero(part) for part in parts)])
-    return [part for part, before in zip(parts, sizes) if before < _HELD_OUT]
 
 
 def _shapes(n_inputs: int, hidden: list[int], n_classes: int) -> Shapes:

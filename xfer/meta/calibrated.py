@@ -13,8 +13,11 @@ from scipy.special import log_softmax, softmax
 from sklearn.base import BaseEstimator, ClassifierMixin
 
 from xfer._checks import check_positive
-from xfer.meta.base import MetaClassifier, assign_folds
+from xfer.meta.base import MetaClassifier, assign_folds, held_out_parts
 from xfer.meta.whitening import PartialWhitening
+
+_MAP_CLASSES = 100
+_HELD_OUT = 1000
 
 
 class CalibratedClassifier(MetaClassifier):
@@ -24,6 +27,9 @@ class CalibratedClassifier(MetaClassifier):
     temperature a is learned first, with a prior (Guo et al. 2017, On Calibration of Modern Neural
     Networks, eq. 9), then D and b with a ridge (Kull et al. 2019, Beyond temperature scaling,
     sections 3 and 4). A label is the class of the largest probability, so the two always agree.
+
+    With more than 100 classes, D would have more entries than the labels can tell, and take most of
+    the time: only the temperature is learned, on as many folds as hold 1,000 examples.
     """
 
     c: float
@@ -46,6 +52,11 @@ class CalibratedClassifier(MetaClassifier):
     def check_parameters(self) -> Self:
         """Raise ValueError, naming the parameter, if one is out of range; return self."""
         check_positive("c", self.c, finite=False)
+        if self.class_prior is not None and not self.probability:
+            raise ValueError(
+                "class_prior needs probability=True (CalibratedSvm) or "
+                "enable_probability_estimates=True (SvmRepurposer)"
+            )
         return super().check_parameters()
 
     def _fit_and_calibrate(
@@ -56,45 +67,53 @@ class CalibratedClassifier(MetaClassifier):
         weights, intercept = self._fit_scores(Z, y, w)
         if self.probability:
             fold = assign_folds(X, y, self.random_state)
-            held_out = np.flatnonzero(fold >= 0)
-            scores = self._held_out_scores(Z, y, w, fold)[held_out]
-            known = y[held_out], w[held_out], len(self.classes_)
-            matrix, shift = self._calibration(scores, *known)
-            weights, intercept = matrix.T @ weights, intercept @ matrix + shift
-        return Z, weights, intercept
+            # Classes never held out are left out, or the map would learn that they never occur.
+            known = np.unique(y[fold >= 0])
+            parts = held_out_parts(fold, np.inf if len(known) <= _MAP_CLASSES else _HELD_OUT)
+            rows = np.concatenate([np.empty(0, int), *map(np.flatnonzero, parts)])
+            scores = self._held_out_scores(Z, y, w, parts)[:, known]
+            weights, intercept = self._calibrate(
+                weights, intercept, scores, y[rows], w[rows], known
+            )
+        return Z, weights, intercept + np.log(self.prior_ratio_)
 
     def _probabilities(self, X: np.ndarray) -> np.ndarray:
         return softmax(self._class_scores(X), axis=1)
 
     def _held_out_scores(
-        self, Z: np.ndarray, y: np.ndarray, w: np.ndarray, fold: np.ndarray
+        self, Z: np.ndarray, y: np.ndarray, w: np.ndarray, parts: list[np.ndarray]
     ) -> np.ndarray:
-        def score(index: int) -> tuple[np.ndarray, np.ndarray]:
-            train, test = fold != index, fold == index
-            weights, intercept = self._fit_scores(Z[train], y[train], w[train])
-            return test, self._basis(Z[test], Z[train]) @ weights.T + intercept
+        """Return scores of shape (n_held_out, n_classes), part by part."""
 
-        scores = np.zeros((len(y), y.max() + 1))
-        parallel = Parallel(n_jobs=self.n_jobs, prefer="threads")
-        for test, result in parallel(delayed(score)(i) for i in np.unique(fold[fold >= 0])):
-            scores[test] = result
-        return scores
+        def score(test: np.ndarray) -> np.ndarray:
+            weights, intercept = self._fit_scores(Z[~test], y[~test], w[~test])
+            return self._basis(Z[test], Z[~test]) @ weights.T + intercept
 
-    def _calibration(
-        self, scores: np.ndarray, y: np.ndarray, w: np.ndarray, n_classes: int
+        scores = Parallel(n_jobs=self.n_jobs, prefer="threads")(map(delayed(score), parts))
+        return np.concatenate([np.zeros((0, y.max() + 1)), *scores])
+
+    def _calibrate(
+        self,
+        weights: np.ndarray,
+        intercept: np.ndarray,
+        scores: np.ndarray,
+        y: np.ndarray,
+        w: np.ndarray,
+        known: np.ndarray,
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Return the matrix and the shift that calibrate scores of shape (n, n_classes)."""
-        matrix = np.exp(self._expected_log_scale) * np.eye(n_classes)
-        shift = np.zeros(n_classes)
-        # Classes never held out are left out, or the map would learn that they never occur.
-        seen, target = np.unique(y, return_inverse=True)
-        if len(seen) > 1:
-            scores = scores[:, seen]
+        """Return weights and intercepts of calibrated scores.
+
+        ``scores``, of shape (n, n_known), are those of held-out examples, for the known classes.
+        """
+        scale, target = np.exp(self._expected_log_scale), np.searchsorted(known, y)
+        if len(known) > 1:
             scale = fit_inverse_temperature(scores, target, w, self._expected_log_scale)
-            change, shift[seen] = _fit_map(scale * scores, target, w, self._ridge)
-            matrix = scale * np.eye(n_classes)
-            matrix[np.ix_(seen, seen)] += scale * change
-        return matrix, shift
+        weights, intercept = scale * weights, scale * intercept
+        if 1 < len(known) <= _MAP_CLASSES:
+            change, shift = _fit_map(scale * scores, target, w, self._ridge)
+            weights[known] += change.T @ weights[known]
+            intercept[known] += intercept[known] @ change + shift
+        return weights, intercept
 
 
 class ScaledScores(ClassifierMixin, BaseEstimator):

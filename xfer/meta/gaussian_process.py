@@ -14,7 +14,7 @@ from sklearn.utils import check_random_state, gen_batches
 
 from xfer._checks import check_integer
 from xfer._io import progress_bar
-from xfer.meta.base import ClassWeight
+from xfer.meta.base import ClassPrior, ClassWeight
 from xfer.meta.left_out import LeftOut, dirichlet_targets
 from xfer.meta.posterior import (
     BayesianClassifier,
@@ -66,6 +66,9 @@ class DirichletGaussianProcess(BayesianClassifier):
         Whether to scale each row of a layer to length 1 first.
     class_weight : "balanced" or dict, optional
         The weight of each class's examples; "balanced" gives all classes the same total weight.
+    class_prior : "balanced" or dict, optional
+        The probability of each class where predictions are made, if it is not its share of the
+        labels; "balanced" makes all classes equally probable.
     random_state : int, default=0
         Seed of the samples, and of the choice among many examples.
     progress : bool, optional
@@ -110,6 +113,7 @@ class DirichletGaussianProcess(BayesianClassifier):
         max_function_evaluations: int = 100,
         apply_l2_norm: bool = False,
         class_weight: ClassWeight = None,
+        class_prior: ClassPrior = None,
         random_state: int = 0,
         progress: bool | None = None,
     ) -> None:
@@ -117,6 +121,7 @@ class DirichletGaussianProcess(BayesianClassifier):
         self.max_function_evaluations = max_function_evaluations
         self.apply_l2_norm = apply_l2_norm
         self.class_weight = class_weight
+        self.class_prior = class_prior
         self.random_state = random_state
         self.progress = progress
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from sklearn.linear_model import LogisticRegression
 
-from xfer.meta.base import ClassWeight
+from xfer.meta.base import ClassPrior, ClassWeight
 from xfer.meta.calibrated import CalibratedClassifier
 from xfer.meta.whitening import PartialWhitening, signed_root
 
@@ -28,6 +28,9 @@ class CalibratedLogisticRegression(CalibratedClassifier):
         Whether to take square roots if no feature is negative.
     class_weight : "balanced" or dict, optional
         The weight of each class's examples; "balanced" gives all classes the same total weight.
+    class_prior : "balanced" or dict, optional
+        The probability of each class where predictions are made, if it is not its share of the
+        labels; "balanced" makes all classes equally probable.
     n_jobs : int, optional
         Threads that share the folds of the calibration.
     random_state : int, default=0
@@ -62,6 +65,7 @@ class CalibratedLogisticRegression(CalibratedClassifier):
         max_iter: int = 1000,
         square_root: bool = True,
         class_weight: ClassWeight = None,
+        class_prior: ClassPrior = None,
         n_jobs: int | None = None,
         random_state: int = 0,
     ) -> None:
@@ -70,6 +74,7 @@ class CalibratedLogisticRegression(CalibratedClassifier):
         self.max_iter = max_iter
         self.square_root = square_root
         self.class_weight = class_weight
+        self.class_prior = class_prior
         self.n_jobs = n_jobs
         self.random_state = random_state
 

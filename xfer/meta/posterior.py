@@ -64,9 +64,13 @@ class BayesianClassifier(MetaClassifier):
         mean_entropies = np.empty(len(X))
         for rows in gen_batches(len(X), max(1, _FLOATS_PER_BATCH // self._floats_per_row)):
             p = softmax_in_place(self._score_samples(X[rows]))
+            p *= self.prior_ratio_
             probabilities[rows] = p.mean(axis=1, dtype=np.float64)
             if entropies:
-                mean_entropies[rows] = entr(p).sum(axis=2).mean(axis=1, dtype=np.float64)
+                # With a class prior, rows do not sum to 1, and a sample weighs as much as its sum.
+                sums = p.sum(axis=2)
+                weighted = (entr(p).sum(axis=2) - entr(sums)).mean(axis=1, dtype=np.float64)
+                mean_entropies[rows] = weighted / sums.mean(axis=1, dtype=np.float64)
         probabilities /= probabilities.sum(axis=1, keepdims=True)
         return probabilities, mean_entropies
 

@@ -6,12 +6,13 @@ from numbers import Real
 from typing import Any, Self
 
 import numpy as np
+import sklearn
 from sklearn.metrics.pairwise import pairwise_kernels
 from sklearn.svm import SVC
 from sklearn.utils import gen_batches
 from sklearn.utils.metaestimators import available_if
 
-from xfer.meta.base import ClassWeight
+from xfer.meta.base import ClassPrior, ClassWeight
 from xfer.meta.calibrated import CalibratedClassifier
 from xfer.meta.whitening import PartialWhitening
 
@@ -47,6 +48,9 @@ class CalibratedSvm(CalibratedClassifier):
         ``predict_proba``.
     class_weight : "balanced" or dict, optional
         The weight of each class's examples; "balanced" gives all classes the same total weight.
+    class_prior : "balanced" or dict, optional
+        The probability of each class where predictions are made, if it is not its share of the
+        labels; "balanced" makes all classes equally probable.
     random_state : int, default=0
         Seed of the folds.
 
@@ -78,6 +82,7 @@ class CalibratedSvm(CalibratedClassifier):
         gamma: float | str = 0.3,
         probability: bool = True,
         class_weight: ClassWeight = None,
+        class_prior: ClassPrior = None,
         random_state: int = 0,
     ) -> None:
         self.c = c
@@ -85,6 +90,7 @@ class CalibratedSvm(CalibratedClassifier):
         self.gamma = gamma
         self.probability = probability
         self.class_weight = class_weight
+        self.class_prior = class_prior
         self.random_state = random_state
 
     def check_parameters(self) -> Self:
@@ -111,10 +117,12 @@ class CalibratedSvm(CalibratedClassifier):
     ) -> tuple[np.ndarray, np.ndarray]:
         kernel, classes = self._basis(Z, Z), range(y.max() + 1)
         dual, intercept = np.zeros((len(classes), len(y))), np.zeros(len(classes))
-        for c in classes[-1:] if len(classes) == 2 else classes:
-            machine = SVC(C=self.c, kernel="precomputed").fit(kernel, y == c, w)
-            dual[c, machine.support_] = machine.dual_coef_[0]
-            intercept[c] = machine.intercept_[0]
+        # To check again that the kernel is finite would take most of the time with many classes.
+        with sklearn.config_context(assume_finite=True):
+            for c in classes[-1:] if len(classes) == 2 else classes:
+                machine = SVC(C=self.c, kernel="precomputed").fit(kernel, y == c, w)
+                dual[c, machine.support_] = machine.dual_coef_[0]
+                intercept[c] = machine.intercept_[0]
         if len(classes) == 2:
             dual[0], intercept[0] = -dual[1], -intercept[1]
         return dual, intercept
