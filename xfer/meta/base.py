@@ -81,29 +81,40 @@ class MetaClassifier(ClassifierMixin, BaseEstimator, ABC):
         ValueError.
         """
         self.check_parameters()
-        counts = _example_counts(sample_weight, y)
+        counts = example_counts(sample_weight, y)
         matrix, labels = validate_data(self, X, y, accept_sparse="csr", dtype=np.float64)
+        indices, weights = self._learn_classes(labels, counts)
+        kept = weights > 0
+        if not kept.all():
+            matrix, indices, weights = (part[kept] for part in (matrix, indices, weights))
+        matrix = matrix.toarray() if issparse(matrix) else matrix
+        with small_fit_threads(*matrix.shape):
+            self._fit(matrix, indices, weights)
+        return self
+
+    def _learn_classes(
+        self, labels: np.ndarray, counts: np.ndarray | None
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Set the classes, and return class indices and weights of examples, each of shape (n,).
+
+        A class whose examples all have weight 0 is none; their indices mean nothing.
+        """
         check_classification_targets(labels)
         weights = self._example_weights(labels, counts)
         ratio = self._prior_ratio(labels, weights)
         kept = weights > 0
-        if not kept.all():
-            matrix, labels, weights = (part[kept] for part in (matrix, labels, weights))
-        classes, indices = np.unique(labels, return_inverse=True)
+        classes = np.unique(labels[kept])
         if len(classes) < 2:
             weighted = "" if kept.all() else " with a weight above 0"
             raise ValueError(
                 f"y must have at least 2 classes{weighted}, got one class: {classes.tolist()}"
             )
         self.classes_, self.prior_ratio_ = classes, ratio
-        matrix = matrix.toarray() if issparse(matrix) else matrix
-        with small_fit_threads(*matrix.shape):
-            self._fit(matrix, indices, weights)
-        return self
+        return np.searchsorted(classes, labels), weights
 
     def check_weights(self, labels: np.ndarray, sample_weight: Any) -> None:
         """Raise ValueError if weights or the class prior cannot be used with the labels."""
-        weights = self._example_weights(labels, _example_counts(sample_weight, labels))
+        weights = self._example_weights(labels, example_counts(sample_weight, labels))
         self._prior_ratio(labels, weights)
 
     def _example_weights(self, labels: np.ndarray, counts: np.ndarray | None) -> np.ndarray:
@@ -185,7 +196,7 @@ def _without_rounding(weights: np.ndarray) -> np.ndarray:
     return np.where(weights > np.finfo(float).eps * weights.max(), weights, 0)
 
 
-def _example_counts(sample_weight: Any, y: ArrayLike) -> np.ndarray | None:
+def example_counts(sample_weight: Any, y: ArrayLike) -> np.ndarray | None:
     """Return checked weights of examples."""
     if sample_weight is None:
         return None

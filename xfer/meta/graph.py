@@ -58,7 +58,7 @@ class GraphSpreading(BaseEstimator):
         temperature.
         """
         rows = vstack([X, pool], format="csr") if issparse(X) else np.concatenate([X, pool])
-        first, node = _distinct_rows(rows)
+        first, node = distinct_rows(rows)
         node = node[: len(y)]
         self._fit_scaling(rows[first])
         self.nodes_ = self._unit_vectors(rows[first])
@@ -110,7 +110,7 @@ class GraphSpreading(BaseEstimator):
         return normalize(X).astype(np.float32)
 
 
-def _distinct_rows(rows: Any) -> tuple[np.ndarray, np.ndarray]:
+def distinct_rows(rows: Any) -> tuple[np.ndarray, np.ndarray]:
     """Return the index of the first of each set of equal rows, and the set of each row."""
     if issparse(rows):
         rows.sum_duplicates()

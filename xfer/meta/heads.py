@@ -35,27 +35,25 @@ class FeatureHeads(BaseEstimator):
     them only, and are not centred, as is usual with word counts.
     """
 
-    names_: list[str]
-
     def fit_left_out(
         self, X: Any, y: np.ndarray, w: np.ndarray, n_classes: int
-    ) -> list[np.ndarray]:
-        """Fit all heads, and return left-out log probabilities (n, n_classes) for each."""
-        self.names_, self.heads_ = ["linear"], [RidgeHead("linear")]
+    ) -> dict[str, np.ndarray]:
+        """Fit all heads, and return left-out log probabilities (n, n_classes) for each, by name."""
+        self.heads_ = {"linear": RidgeHead("linear")}
         self.mean_ = None
         if not issparse(X):
             self.mean_ = w @ X / w.sum()
             self.whitening_ = PartialWhitening().fit(X, sample_weight=w)
-            self.names_ += ["kernel", "gaussian"]
-            self.heads_ += [RidgeHead("rbf"), GaussianHead()]
-        given = self._scaled(X)
-        return [head.fit_left_out(Z, y, w, n_classes) for head, Z in zip(self.heads_, given)]
+            self.heads_ |= {"kernel": RidgeHead("rbf"), "gaussian": GaussianHead()}
+        given = zip(self.heads_.items(), self._scaled(X))
+        return {name: head.fit_left_out(Z, y, w, n_classes) for (name, head), Z in given}
 
     def log_proba(self, X: Any) -> list[np.ndarray]:
         """Return log probabilities (m, n_classes) of new examples for each head."""
-        return [head.log_proba(Z) for head, Z in zip(self.heads_, self._scaled(X))]
+        return [head.log_proba(Z) for head, Z in zip(self.heads_.values(), self._scaled(X))]
 
     def _scaled(self, X: Any) -> list[Any]:
+        """Return the features that each head takes."""
         if self.mean_ is None:
             return [normalize(X)]
         Z = self.whitening_.transform(X)
@@ -74,15 +72,13 @@ class RidgeHead(BaseEstimator):
     def __init__(self, kernel: str) -> None:
         self.kernel = kernel
 
-    def fit_left_out(
-        self, Z: Any, y: np.ndarray, w: np.ndarray, n_classes: int
-    ) -> np.ndarray:
+    def fit_left_out(self, Z: Any, y: np.ndarray, w: np.ndarray, n_classes: int) -> np.ndarray:
         """Fit, and return left-out log probabilities (n, n_classes)."""
         roots = np.sqrt(w)
         targets = roots[:, None] * (np.eye(n_classes)[y] - 1 / n_classes)
         Q, squares, to_coefficients = self._decompose(Z, roots)
-        products, known = Q.T @ targets, _has_company(y, w)
-        rows = _chosen_rows(len(y), n_classes)
+        products, known = Q.T @ targets, has_company(y)
+        rows = chosen_rows(len(y), n_classes)
         best = np.inf
         for strength in _STRENGTHS:
             kept = squares / (squares + strength)
@@ -143,7 +139,9 @@ class RidgeHead(BaseEstimator):
                 return np.vstack([first, dual.sum(axis=0)])
 
             return Q, squares, of_features
-        columns = np.column_stack([features.toarray() if issparse(features) else features, np.ones(n)])
+        columns = np.column_stack(
+            [features.toarray() if issparse(features) else features, np.ones(n)]
+        )
         columns *= roots[:, None]
         squares, vectors = _eigen(columns.T @ columns)
 
@@ -159,7 +157,7 @@ class RidgeHead(BaseEstimator):
 
 
 class GaussianHead(BaseEstimator):
-    """A Gaussian for each class, all with one covariance, shrunk towards a multiple of the identity.
+    """A Gaussian for each class, with one covariance, shrunk towards a multiple of the identity.
 
     Leaving an example out moves the mean of its class and takes a matrix of rank one from the
     covariance, so the Sherman-Morrison formula gives its distances. Shrinkage and temperature have
@@ -178,7 +176,7 @@ class GaussianHead(BaseEstimator):
         away = Z - means[y]
         degrees = w.sum() - n_classes
         covariance = (away * w[:, None]).T @ away
-        known = _has_company(y, w)
+        known = has_company(y)
         if not known.any() or not covariance.any() or degrees <= 0:
             centred = Z - w @ Z / w.sum()
             covariance = np.eye(d) * ((w @ np.square(centred)).mean() / w.sum() or 1.0)
@@ -188,7 +186,7 @@ class GaussianHead(BaseEstimator):
         Z, means, away = Z @ axes, means @ axes, away @ axes
         rest = totals[y] - w  # of the class, without the example
         grows = np.divide(totals[y], rest, out=np.ones(n), where=known)
-        rows, best = _chosen_rows(n, n_classes), np.inf
+        rows, best = chosen_rows(n, n_classes), np.inf
         for shrinkage in _SHRINKAGES:
             spread = (1 - shrinkage) * variances + shrinkage * variances.mean()
             towards = away / spread
@@ -199,11 +197,17 @@ class GaussianHead(BaseEstimator):
             length = (towards * away).sum(axis=1)
             squares[own], products[own] = length * grows**2, length * grows
             taken = (1 - shrinkage) / degrees * w * grows * known
-            distances = squares + (taken / np.maximum(1 - taken * length, 1e-6))[:, None] * products**2
+            distances = (
+                squares + (taken / np.maximum(1 - taken * length, 1e-6))[:, None] * products**2
+            )
             scores = distances / (-2 * np.sqrt(d))
             factor, loss = _temperature(scores, y, w * known, 0.0, rows)
             if loss < best:
-                best, left_out, chosen = loss, factor * scores, (means / spread, factor / np.sqrt(d))
+                best, left_out, chosen = (
+                    loss,
+                    factor * scores,
+                    (means / spread, factor / np.sqrt(d)),
+                )
         weighted, factor = chosen
         self.coefficients_ = axes @ (factor * weighted.T)
         self.intercepts_ = -factor / 2 * (weighted * means).sum(axis=1)
@@ -214,12 +218,12 @@ class GaussianHead(BaseEstimator):
         return log_softmax(Z @ self.coefficients_ + self.intercepts_, axis=1)
 
 
-def _has_company(y: np.ndarray, w: np.ndarray) -> np.ndarray:
+def has_company(y: np.ndarray) -> np.ndarray:
     """Return whether the class of each example has another one."""
     return np.bincount(y)[y] > 1
 
 
-def _chosen_rows(n: int, n_classes: int) -> np.ndarray:
+def chosen_rows(n: int, n_classes: int) -> np.ndarray:
     """Return the rows that are enough to choose a temperature on."""
     return np.random.RandomState(0).permutation(n)[: max(100, _CHOSEN_ON // n_classes)]
 

@@ -2,44 +2,333 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, NamedTuple, Self, TypeAlias
 
 import numpy as np
+from numpy.typing import ArrayLike
 from scipy.optimize import minimize
-from scipy.special import log_softmax
+from scipy.sparse import issparse
+from scipy.special import log_softmax, softmax
+from sklearn.base import BaseEstimator
+from sklearn.preprocessing import normalize
+from sklearn.utils import check_array
+from sklearn.utils.validation import check_is_fitted, column_or_1d, validate_data
 
-from xfer.meta.heads import _chosen_rows, _has_company
+from xfer._checks import check_positive
+from xfer.meta.base import ClassWeight, MetaClassifier, example_counts, small_fit_threads
+from xfer.meta.graph import GraphSpreading, distinct_rows
+from xfer.meta.heads import FeatureHeads, chosen_rows, has_company
+from xfer.meta.posterior import mean_and_error
+from xfer.meta.whitening import signed_root
 
-_RIDGE = 3.0
-_TOTAL = 1.3
-_FLOOR = -30.0  # of log probabilities: one head cannot rule a class out alone
+if TYPE_CHECKING:
+    from xfer.meta.base import Matrix
+
+Blocks: TypeAlias = dict[str, Any]
+Head: TypeAlias = tuple[str, str]
+
+_RIDGE = 3.0  # how strongly the weights are drawn to their prior
+_TOTAL = 1.3  # sum of the prior weights: the classifiers do not all make the same mistakes
+_FLOOR = -30.0  # of log probabilities: no classifier alone rules a class out
+_GRAPHS = 0.6  # of the prior weight, where there are many more unlabelled examples than labelled
+_WIDEST = 5000  # wider matrices are left out of the joined space
+_ALL, _ONLY = "all layers", "features"
+
+
+class Score(NamedTuple):
+    """Accuracy and log loss (nats) to expect on new examples, estimated from left-out predictions.
+
+    With the standard errors of both, and the number of left-out examples.
+    """
+
+    accuracy: float
+    log_loss: float
+    accuracy_error: float
+    log_loss_error: float
+    n_examples: int
+
+
+class MixtureClassifier(MetaClassifier):
+    r"""A mixture of classifiers in closed form, for one or several feature matrices.
+
+    Each matrix has three: ridge regression with a Gaussian kernel, linear ridge regression on
+    centred unit vectors, and Gaussians with one shrunk covariance. With unlabelled examples, label
+    spreading on graphs of neighbours joins them. Every classifier predicts each labelled example
+    without having seen its label. The weights :math:`a_h \ge 0` of the mixture
+    :math:`p(y) \propto \prod_h p_h(y)^{a_h}`, a logarithmic opinion pool [1]_, have the least log
+    loss on these predictions [2]_, with a prior that gives each matrix its share.
+
+    Parameters
+    ----------
+    shares : dict of str to float, optional
+        Prior weights of the matrices, by name; only ratios matter. By default all are equal.
+    class_weight : "balanced" or dict, optional
+        The weight of each class's examples; "balanced" gives all classes the same total weight.
+    class_prior : "balanced" or dict, optional
+        The shares of the classes among new examples, if they differ from those in training.
+
+    Attributes
+    ----------
+    classes_ : ndarray of shape (n_classes,)
+    weights_ : dict of (str, str) to float
+        The weight of each classifier, by the names of its matrix and its kind.
+    left_out_ : ndarray of shape (n, n_classes)
+        Probabilities of each labelled example by models that have not seen its label. Rows are NaN
+        where an example is the only one of its class, or has weight 0.
+    score_estimate_ : Score
+        What to expect of predictions of new examples.
+    head_scores_ : dict of (str, str) to Score
+        What to expect of each classifier alone.
+
+    References
+    ----------
+    .. [1] Genest and Zidek (1986), Combining Probability Distributions, section 3.
+    .. [2] Wolpert (1992), Stacked Generalization.
+
+    Examples
+    --------
+    >>> from sklearn.datasets import load_iris
+    >>> X, y = load_iris(return_X_y=True)
+    >>> model = MixtureClassifier().fit(X[::3], y[::3], unlabelled=X)
+    >>> model.predict_proba(X[[142]]).round(1)
+    array([[0., 0., 1.]])
+    >>> round(model.score_estimate_.accuracy, 2)
+    0.96
+    """
+
+    def __init__(
+        self,
+        shares: Mapping[str, float] | None = None,
+        *,
+        class_weight: ClassWeight = None,
+        class_prior: Any = None,
+    ) -> None:
+        self.shares = shares
+        self.class_weight = class_weight
+        self.class_prior = class_prior
+
+    def check_parameters(self) -> Self:
+        """Raise ValueError, naming the parameter, if one is out of range; return self."""
+        for name, share in (self.shares or {}).items():
+            check_positive(f"the share of {name!r}", share)
+        return super().check_parameters()
+
+    def fit(
+        self,
+        X: Matrix | Mapping[str, Matrix],
+        y: ArrayLike,
+        sample_weight: ArrayLike | None = None,
+        unlabelled: Matrix | Mapping[str, Matrix] | None = None,
+    ) -> Self:
+        """Fit to features of shape (n, d), or a dict of such matrices by name, and labels.
+
+        ``unlabelled`` are features of m examples without labels, of the same form. A sparse matrix,
+        such as word counts, has the linear classifier only. ``sample_weight``, of shape (n,), says
+        how many copies an example counts as; 0 drops it. A parameter or a weight out of range,
+        features that are not finite and labels of one class raise ValueError.
+        """
+        self.check_parameters()
+        counts = example_counts(sample_weight, y)
+        blocks, labels = self._check_blocks(X, y)
+        pool = None if unlabelled is None else self._check_blocks(unlabelled, least=0)[0]
+        indices, weights = self._learn_classes(labels, counts)
+        kept = weights > 0
+        given = {name: block[kept] for name, block in blocks.items()}
+        with small_fit_threads(len(labels), sum(block.shape[1] for block in given.values())):
+            left_out = self._fit(given, indices[kept], weights[kept], pool)
+        self.left_out_ = np.full((len(kept), len(self.classes_)), np.nan)
+        self.left_out_[kept] = left_out
+        self.score_estimate_ = self._score(self.left_out_, indices, weights)
+        return self
+
+    def _fit(
+        self, X: Blocks, y: np.ndarray, w: np.ndarray, pool: Blocks | None = None
+    ) -> np.ndarray:
+        """Fit to checked data; return left-out probabilities, of shape (n, n_classes)."""
+        rows, copies = _distinct(X, y)
+        blocks = {name: block[rows] for name, block in X.items()}
+        shares = self._shares(blocks)
+        y, w, n_classes = y[rows], np.bincount(copies, w), len(self.classes_)
+        found: dict[Head, np.ndarray] = {}
+        prior: dict[Head, float] = {}
+        self.heads_ = {name: FeatureHeads() for name in blocks}
+        for name, heads in self.heads_.items():
+            of_block = heads.fit_left_out(blocks[name], y, w, n_classes)
+            found.update({(name, kind): log_p for kind, log_p in of_block.items()})
+            prior.update({(name, kind): shares[name] / len(of_block) for kind in of_block})
+        self.space_ = JoinedSpace(shares).fit(blocks, w)
+        self.graphs_: dict[Head, GraphSpreading] = {}
+        if pool is not None and (m := _length(pool)):
+            of_graphs = _GRAPHS * m / (m + len(y))
+            prior = {head: share * (1 - of_graphs) for head, share in prior.items()}
+            for head, share in self._graph_shares(shares, blocks).items():
+                graph = GraphSpreading("whitened" if head[0] == _ALL else "unit")
+                nodes, rest = self._nodes(head[0], blocks), self._nodes(head[0], pool)
+                found[head] = graph.fit_left_out(nodes, y, w, n_classes, rest)
+                prior[head], self.graphs_[head] = of_graphs * share, graph
+        log_p = np.array([part.astype(np.float32) for part in found.values()])
+        self.weights_ = dict(zip(found, pool_weights(log_p, y, w, np.array([*prior.values()]))))
+        left_out, alone = self._mixed(log_p), ~has_company(y)
+        left_out[alone] = log_p[:, alone] = np.nan
+        self.head_scores_ = {
+            head: self._score(np.exp(part, dtype=np.float64), y, w)
+            for head, part in zip(found, log_p)
+        }
+        return left_out[copies]
+
+    def _graph_shares(self, shares: Mapping[str, float], blocks: Blocks) -> dict[Head, float]:
+        """Return the graphs to make and their shares.
+
+        One joins all dense matrices; the most important one has one of its own, and so has each
+        sparse matrix.
+        """
+        sparse = {name: shares[name] for name, block in blocks.items() if issparse(block)}
+        graphs = {(name, "graph"): share for name, share in sparse.items()}
+        if dense := [name for name in blocks if name not in sparse]:
+            rest = (1 - sum(sparse.values())) / 2
+            graphs[max(dense, key=lambda name: shares[name]), "graph"] = rest
+            graphs[_ALL, "graph"] = rest
+        return graphs
+
+    def _nodes(self, name: str, blocks: Blocks) -> Any:
+        return self.space_.transform(blocks) if name == _ALL else blocks[name]
+
+    def _mixed(self, log_p: np.ndarray) -> np.ndarray:
+        """Return the probabilities of the mixture for log probabilities (n_heads, m, n_classes)."""
+        weights = np.array([*self.weights_.values()], log_p.dtype)
+        scores = np.tensordot(weights, np.maximum(log_p, _FLOOR), 1).astype(np.float64)
+        return softmax(scores + np.log(self.prior_ratio_), axis=1)
+
+    def _probabilities(self, X: Any) -> np.ndarray:
+        found = [part for name, heads in self.heads_.items() for part in heads.log_proba(X[name])]
+        found += [graph.log_proba(self._nodes(of, X)) for (of, _), graph in self.graphs_.items()]
+        return self._mixed(np.array(found))
+
+    def _score(self, left_out: np.ndarray, y: np.ndarray, w: np.ndarray) -> Score:
+        known = np.flatnonzero(np.isfinite(left_out).all(axis=1))
+        if not len(known):
+            return Score(*[np.nan] * 4, 0)
+        p, y = left_out[known], y[known]
+        w = w[known] * np.broadcast_to(self.prior_ratio_, len(self.classes_))[y]
+        losses = -np.log(np.maximum(p[np.arange(len(y)), y], 1e-12))
+        values = np.stack([p.argmax(axis=1) == y, losses])
+        means, errors = mean_and_error(values, w)
+        return Score(*map(float, [*means, *errors]), len(known))
+
+    def _check_blocks(self, X: Any, y: Any = None, least: int = 1) -> tuple[Blocks, Any]:
+        """Return checked matrices by name; with labels, which are for a fit, also these."""
+        is_fit = y is not None
+        options: dict[str, Any] = {"accept_sparse": "csr", "dtype": np.float64}
+        options["ensure_min_samples"] = least
+        if isinstance(X, Mapping):
+            blocks = {name: check_array(X[name], **options) for name in X}
+            y = column_or_1d(y) if is_fit else None
+        elif is_fit:
+            matrix, y = validate_data(self, X, y, **options)
+            blocks = {_ONLY: matrix}
+        else:
+            blocks = {_ONLY: validate_data(self, X, reset=False, **options)}
+        widths = {name: block.shape[1] for name, block in blocks.items()}
+        if is_fit:
+            self.widths_ = widths
+        elif widths != self.widths_:
+            raise ValueError(f"X has matrices with columns {widths}, but {self.widths_} in the fit")
+        lengths = {len(y)} if is_fit else set()
+        lengths.update(block.shape[0] for block in blocks.values())
+        if len(lengths) != 1:
+            raise ValueError(f"X and y must have the same number of rows, got {sorted(lengths)}")
+        return blocks, y
+
+    def _shares(self, blocks: Blocks) -> dict[str, float]:
+        """Return prior shares that sum to 1."""
+        given = dict.fromkeys(blocks, 1.0) if self.shares is None else dict(self.shares)
+        if given.keys() != blocks.keys():
+            raise ValueError(f"shares names {sorted(given)}, but the matrices are {sorted(blocks)}")
+        total = sum(given.values())
+        return {name: given[name] / total for name in blocks}
+
+    def _compute(self, function: Callable[..., Any], X: Any, **options: Any) -> Any:
+        check_is_fitted(self)
+        blocks, _ = self._check_blocks(X)
+        with small_fit_threads(_length(blocks), sum(self.widths_.values())):
+            return function(blocks, **options)
+
+
+class JoinedSpace(BaseEstimator):
+    """One matrix of several: their centred unit vectors side by side, each times its root share.
+
+    Square roots of features that are not negative are taken first. Sparse matrices, and very wide
+    ones, are left out; if there are no others, cosines with the labelled examples stand for them.
+    """
+
+    def __init__(self, shares: Mapping[str, float]) -> None:
+        self.shares = shares
+
+    def fit(self, blocks: Blocks, w: np.ndarray) -> Self:
+        """Fit to dense or sparse matrices by name, and weights of examples (n,)."""
+        narrow = [name for name, block in blocks.items() if block.shape[1] <= _WIDEST]
+        names = [name for name in narrow if not issparse(blocks[name])]
+        self.rows_ = {} if names else {name: normalize(block) for name, block in blocks.items()}
+        self.roots_ = {name: bool((blocks[name] >= 0).all()) for name in names}
+        self.means_ = {name: w @ self._root(name, blocks[name]) / w.sum() for name in names}
+        return self
+
+    def transform(self, blocks: Blocks) -> np.ndarray:
+        """Return a matrix with a row for each example."""
+        parts = [
+            np.sqrt(self.shares[name]) * normalize(self._root(name, blocks[name]) - mean)
+            for name, mean in self.means_.items()
+        ]
+        for name, rows in self.rows_.items():
+            cosines = normalize(blocks[name]) @ rows.T
+            parts.append(cosines.toarray() if issparse(cosines) else cosines)
+        return np.concatenate(parts, axis=1)
+
+    def _root(self, name: str, block: np.ndarray) -> np.ndarray:
+        return signed_root(block) if self.roots_[name] else block
 
 
 def pool_weights(
-    left_out: np.ndarray, y: np.ndarray, w: np.ndarray, shares: np.ndarray
+    left_out: np.ndarray, y: np.ndarray, w: np.ndarray, prior: np.ndarray
 ) -> np.ndarray:
-    """Return the weight of each head: softmax(sum of weight * log probabilities) fits the labels.
+    """Return the weight of each head, >= 0, such that the mixture fits left-out predictions.
 
-    ``left_out`` are log probabilities of shape (n_heads, n, n_classes). The weights are at least 0,
-    of least log loss, and drawn to ``shares`` by a ridge.
+    ``left_out`` are log probabilities of shape (n_heads, n, n_classes). The loss is the log loss of
+    softmax(sum of weight * log probabilities), and a ridge that draws the weights to the ``prior``,
+    shares that sum to 1, and holds small shares more tightly.
     """
-    n_classes = left_out.shape[2]
-    rows = _chosen_rows(len(y), n_classes)
-    rows = rows[(_has_company(y, w))[rows]]
+    prior = _TOTAL * prior
+    rows = chosen_rows(len(y), left_out.shape[2])
+    rows = rows[has_company(y)[rows]]
     if not len(rows):
-        return shares
-    given = np.maximum(left_out[:, rows], _FLOOR).astype(float)
+        return prior
+    given = np.maximum(left_out[:, rows], _FLOOR).astype(np.float64)
     w, labels = w[rows], (np.arange(len(rows)), y[rows])
-    of_label = given[:, labels[0], labels[1]] @ w
+    of_labels = given[:, *labels] @ w
 
     def loss_and_gradient(weights: np.ndarray) -> tuple[float, np.ndarray]:
         log_p = log_softmax(np.tensordot(weights, given, 1), axis=1)
-        away = weights - shares
-        loss = _RIDGE / 2 * away @ (away / shares) - w @ log_p[labels]
+        pull = _RIDGE * (weights - prior) / prior
+        loss = (weights - prior) @ pull / 2 - w @ log_p[labels]
         p = np.exp(log_p) * w[:, None]
-        gradient = np.tensordot(given, p, 2) - of_label + _RIDGE * away / shares
-        return loss, gradient
+        return loss, np.tensordot(given, p, 2) - of_labels + pull
 
-    bounds = [(0, None)] * len(shares)
-    return minimize(loss_and_gradient, shares, jac=True, method="L-BFGS-B", bounds=bounds).x
+    bounds = [(0, None)] * len(prior)
+    return minimize(loss_and_gradient, prior, jac=True, method="L-BFGS-B", bounds=bounds).x
+
+
+def _length(blocks: Blocks) -> int:
+    return next(iter(blocks.values())).shape[0]
+
+
+def _distinct(blocks: Blocks, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the rows of distinct examples, and for every example which of them it is.
+
+    A copy would make its twin look too easy when that is left out.
+    """
+    copies = np.unique(y, return_inverse=True)[1]
+    for block in blocks.values():
+        copies = np.unique([copies, distinct_rows(block)[1]], axis=1, return_inverse=True)[1]
+        copies = copies.ravel()
+    return np.unique(copies, return_index=True)[1], copies
