@@ -158,6 +158,14 @@ def test_rows_that_point_nowhere_have_no_neighbours(problem):
     assert_allclose(model.log_proba(model.mean_[None]), np.log([[1 / 3] * 3]))
 
 
+def test_rounding_makes_no_edges():
+    values = np.random.RandomState(0).uniform(size=60)
+    X = csr_matrix((values, np.arange(60), np.arange(0, 61, 3)))  # rows share no column
+    y, nothing = np.arange(20) % 2, csr_matrix((0, 60))
+    left_out = GraphSpreading().fit_left_out(X, y, np.ones(20), 2, nothing)
+    assert_allclose(left_out, np.log(1 / 2))
+
+
 def test_a_node_without_neighbours_can_be_the_neighbour_of_a_new_row():
     X = csr_matrix(np.eye(2, 3))
     model = GraphSpreading()
