@@ -75,6 +75,9 @@ def candidate_layers(source: Any, data: Any = None) -> Candidates:
     ValueError
         If no layer is left.
     """
+    if data is not None:
+        # After a first pass, more shapes are known, and with them more of the graph.
+        _extract(source, source.layers[0].name, "flatten", data)
     find_ends = getattr(source, "_block_ends", None)
     ends = find_ends() if find_ends else None
     layers = [layer for layer in source.layers if layer.shape != ()]
