@@ -1,5 +1,7 @@
 """The layers that are found worth trying, in networks of every kind."""
 
+import re
+
 import numpy as np
 import pytest
 import source_cases
@@ -110,3 +112,51 @@ def test_a_network_of_which_no_layer_gives_features():
 
     with pytest.raises(ValueError, match="no layer of Nothing.* gives features"):
         candidate_layers(Nothing())
+
+
+@pytest.mark.parametrize(
+    ("architecture", "kinds", "last"),
+    [
+        ("alexnet", ["pool"] * 3 + ["dense"] * 3, -2),
+        ("vgg11_bn", ["pool"] * 5 + ["dense"] * 3, -2),
+        ("resnet18_v1", ["pool"] + ["stage"] * 8 + ["pool", "dense"], -2),
+        ("mobilenet0_25", ["relu"] * 5 + ["pool", "dense"], -2),
+        # Its scores are averages of maps.
+        ("squeezenet1_0", ["pool"] + ["concat"] * 3 + ["pool"] + ["concat"] * 4, -2),
+        ("densenet121", ["stage"] * 10 + ["pool", "dense"], -2),
+    ],
+)
+def test_networks_of_the_zoo(mx, architecture, kinds, last):
+    from test_zoo import SIZES, random_network
+
+    from xfer.sources.checkpoint import CheckpointSource
+
+    size = next((s for name, s in SIZES.items() if architecture.startswith(name)), 64)
+    found = candidate_layers(CheckpointSource(random_network(mx, architecture, size)))
+    names = list(found.pooling)
+    assert [re.match("[a-z]+", name)[0] for name in names][: len(kinds)] == kinds
+    assert len(names) <= 12
+    assert found.last == names[last]
+
+
+@pytest.mark.parametrize(
+    ("name", "names", "last"),
+    [
+        # Shapes of these are known only from data.
+        ("transformer_encoder", ["_plus0", "mean0", "sentence"], "sentence"),
+        ("fused_lstm", ["bilstm_rnn", "over_time", "pred"], "over_time"),
+        # Several heads, each a classifier.
+        ("mtcnn_det2", ["pool1", "pool2", "prelu3", "prelu4", "conv5_2", "conv5_1"], "prelu4"),
+        # No classifier follows the embedding, which is what such networks are for.
+        ("arcface_in_training", ["relu0", *(f"_plus{i}" for i in range(4)), "fc1"], "fc1"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:NTC layout detected")
+def test_networks_of_the_field(mx, name, names, last, tmp_path):
+    from test_field_networks import EPOCH, draw_batch, load
+
+    network, prefix = load(mx, name, tmp_path)
+    data = draw_batch(network, network.shapes, network.batch or 4)
+    found = candidate_layers(xfer.load_checkpoint(prefix, EPOCH), data)
+    assert list(found.pooling) == names
+    assert found.last == last

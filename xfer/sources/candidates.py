@@ -115,11 +115,12 @@ def graph_ends(
     for value, index in graph.cuts(given or graph.unread()):
         n_linear = graph.n_linear[index]
         is_new = n_linear > worked or graph.makers[value].op_type in _POOLING
-        if graph.is_joined_or_pooled(value) or (is_new and graph.is_read_whole(value)):
+        is_end = graph.is_joined_or_pooled(value) or (is_new and graph.is_read_whole(value))
+        if is_end and graph.layer_of(value):
             stages[graph.layer_of(value)] = graph.n_smaller[index]
             work[graph.layer_of(value)] = worked = n_linear
     last = next(reversed(stages), "")
-    scores = {graph.layer_of(head): head for head in given}
+    scores = {name: head for head in given if (name := graph.layer_of(head))}
     ends = [name for name in stages if name not in scores]
     for name, head in scores.items():
         classifier = graph.classifier_of(head)
@@ -127,7 +128,7 @@ def graph_ends(
         before = [one for one in before if work[one] < graph.n_linear[classifier or 0]]
         last = before[-1] if before else name
         stages[name] = stages.pop(name, graph.n_smaller[graph.places[head]])
-    return Ends({name: stage for name, stage in stages.items() if name}, last)
+    return Ends(stages, last)
 
 
 class _Graph:
