@@ -14,6 +14,7 @@ from sklearn.pipeline import make_pipeline
 import xfer
 from xfer import plots
 from xfer.meta.posterior import Uncertainty
+from xfer.ranking import LayerRanking, LayerScore
 from xfer.training import History
 
 matplotlib = pytest.importorskip("matplotlib")
@@ -73,11 +74,15 @@ def draw_learning_curves(task, ax):
     return ax
 
 
+RANKING = LayerRanking(
+    [LayerScore("stage$1", "mean+max", 64, 2.1, 0.3), LayerScore("fc1", "flatten", 5, 1.0, 0.1)]
+)
 DRAW = {
     "class_probabilities": lambda t, ax: plots.class_probabilities(t.probabilities[0], NEW, ax=ax),
     "confusion_matrix": lambda t, ax: plots.confusion_matrix(t.labels, t.predicted, NEW, ax=ax),
     "features_2d": lambda t, ax: plots.features_2d(t.features, t.labels, ax=ax),
     "layer_comparison": lambda t, ax: plots.layer_comparison(t.search, ax=ax),
+    "layer_ranking": lambda t, ax: plots.layer_ranking(RANKING, ax=ax),
     "learning_curve": draw_learning_curves,
     "reliability": draw_reliability,
     "training_curves": lambda t, ax: plots.training_curves(HISTORY, ax=ax),

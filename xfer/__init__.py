@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from xfer import model_handler as model_handler
     from xfer import persistence as persistence
     from xfer import plots as plots
+    from xfer import ranking as ranking
     from xfer import repurposers as repurposers
     from xfer import sources as sources
     from xfer import text as text
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from xfer.model_handler import ModelError as ModelError
     from xfer.model_handler import ModelHandler as ModelHandler
     from xfer.persistence import load as load
+    from xfer.ranking import rank_layers as rank_layers
     from xfer.repurposers import BnnRepurposer as BnnRepurposer
     from xfer.repurposers import GpRepurposer as GpRepurposer
     from xfer.repurposers import LrRepurposer as LrRepurposer
@@ -63,6 +65,7 @@ else:
         "model_handler",
         "persistence",
         "plots",
+        "ranking",
         "repurposers",
         "sources",
         "text",
@@ -91,6 +94,7 @@ else:
         "load": "persistence",
         "load_checkpoint": "sources",
         "open_source": "sources",
+        "rank_layers": "ranking",
     }
     __all__ = list(_PUBLIC)
 

@@ -24,10 +24,17 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
     from xfer.meta.posterior import Uncertainty
+    from xfer.ranking import LayerRanking
     from xfer.training import History
 
 __all__ = ["class_probabilities", "confusion_matrix", "features_2d", "layer_comparison"]
-__all__ += ["learning_curve", "reliability", "training_curves", "uncertainty_split"]
+__all__ += [
+    "layer_ranking",
+    "learning_curve",
+    "reliability",
+    "training_curves",
+    "uncertainty_split",
+]
 
 # What colour-blind readers can tell apart: Okabe and Ito (2008), without their faint yellow.
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
@@ -327,6 +334,26 @@ def _join(value: Any) -> str:
     if isinstance(value, Mapping):
         return ", ".join(f"{layer}: {pooling}" for layer, pooling in value.items())
     return value if isinstance(value, str) else " + ".join(map(str, value))
+
+
+def layer_ranking(ranking: "LayerRanking", *, ax: "Axes | None" = None) -> "Axes":
+    """Draw what :func:`xfer.rank_layers` found: the H-score of each layer, the best at the top.
+
+    Examples
+    --------
+    >>> from xfer.ranking import LayerRanking, LayerScore
+    >>> scores = LayerScore("pool2", "mean+max", 64, h_score=2.1, logme=0.3)
+    >>> ax = layer_ranking(LayerRanking([scores]))
+    """
+    ax = _axes(ax, 5, 0.9 + 0.3 * len(ranking))
+    positions = np.arange(len(ranking))
+    bars = ax.barh(positions, [row.h_score for row in ranking], color=_COLOURS[0])
+    ax.bar_label(bars, fmt="%.2f", padding=3, fontsize=_MEDIUM)
+    ax.set_yticks(positions, [f"{_plain(row.layer)} ({row.pooling})" for row in ranking])
+    ax.set(xlabel="H-score", ylabel="layer (pooling)")
+    ax.margins(x=0.12)
+    ax.invert_yaxis()
+    return ax
 
 
 def learning_curve(

@@ -12,6 +12,7 @@ from xfer.checkpoint.network import Network
 from xfer.checkpoint.onnx_builder import BATCH, Dims, follows_batch
 from xfer.checkpoint.operators import Unsupported
 from xfer.sources.base import Layer, SourceModel, check_rows, example_shapes, find_layer, of_words
+from xfer.sources.candidates import Ends, graph_ends
 from xfer.sources.data import check_ids, take
 from xfer.sources.onnx import OnnxSource, one_opens
 from xfer.sources.onnx_model import channels_axis
@@ -176,6 +177,13 @@ class CheckpointSource(OnnxSource):
         if value is None:
             return None
         return channels_axis(builder.nodes, value.name, builder.initializers)
+
+    def _block_ends(self) -> Ends:
+        conversion = self._conversion(self.data_shapes)
+        builder, names = conversion.builder, self.layer_names
+        values = [conversion.values.get(head) for head in self.network.graph.heads]
+        heads = [value.name for value in values if value is not None]
+        return graph_ends(builder.nodes, builder.initializers, self.input_names, heads, names)
 
     def _id_inputs(self) -> set[str]:
         return of_words((name, size) for name, _, size in self._id_limits)

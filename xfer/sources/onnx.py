@@ -13,6 +13,7 @@ import onnx
 
 from xfer.checkpoint.params import check_is_no_pointer
 from xfer.sources.base import Layer, SourceModel, of_words
+from xfer.sources.candidates import Ends, graph_ends
 from xfer.sources.data import Examples
 from xfer.sources.onnx_model import OnnxGraph, channels_axis, parse, take_apart
 from xfer.sources.onnx_session import Runner
@@ -132,6 +133,12 @@ class OnnxSource(SourceModel):
 
     def _channels(self, name: str, shape: tuple) -> str | None:
         return channels_axis(self._graph.model.graph.node, name, self._graph.parameters)
+
+    def _block_ends(self) -> Ends:
+        graph = self._graph.model.graph
+        heads = [value.name for value in graph.output]
+        names = self.layer_names
+        return graph_ends(graph.node, self._graph.parameters, self.input_names, heads, names)
 
     def _read_inputs(self, names: tuple[str, ...]) -> list[str]:
         return self._graph.cut(names).input_names

@@ -10,6 +10,7 @@ import torch
 from sentence_transformers import SentenceTransformer
 
 from xfer.sources.base import Layer
+from xfer.sources.candidates import Ends
 from xfer.sources.data import ExampleData, Examples, open_data
 from xfer.sources.table import Features
 from xfer.sources.torch import TorchSource
@@ -65,6 +66,11 @@ class SentenceTransformerSource(TorchSource):
         if isinstance(data, ExampleData) and not isinstance(data.given, Mapping):
             _check_texts(data.given)
         return super().extract(data, layer_names, **options)
+
+    def _block_ends(self) -> Ends:
+        # Its last modules only combine the tokens, which "sentence" has done.
+        stages = {n: stage for n, stage in super()._block_ends().stages.items() if "." in n}
+        return Ends({**stages, "sentence": len(stages)}, "sentence")
 
     def _describe(self) -> dict[str, Any]:
         tokenizer = {**self.inputs.identity(), "content": _content_of(self.module.tokenizer)}

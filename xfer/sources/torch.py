@@ -14,12 +14,17 @@ import numpy as np
 import torch
 
 from xfer.sources.base import Layer, SourceModel, check_rows, example_shapes, of_words
+from xfer.sources.candidates import Ends
 from xfer.sources.data import check_ids, count
 from xfer.sources.table import pool, with_axis
 from xfer.sources.torch_fingerprint import fingerprint, tensors_of
 
 # Hooks see every pass of a module, so there must be only one at a time.
 _one_pass = threading.RLock()
+_RECURRENT = (torch.nn.LSTM, torch.nn.GRU, torch.nn.RNN)
+_EMBEDDINGS = (torch.nn.Embedding, torch.nn.EmbeddingBag)
+# Modules that give no scores: they repeat them, or make probabilities of them.
+_NO_SCORES = ("Softmax", "LogSoftmax", "Sigmoid", "Dropout", "Flatten", "Unflatten", "Identity")
 # A module, which of its calls, and where in its output: lstm:0[1][0].
 _NAME = re.compile(r"(.+?)(?::(\d+))?((?:\[[^][]*\])*)")
 
@@ -284,6 +289,33 @@ class TorchSource(SourceModel):
     def _id_inputs(self) -> set[str]:
         return of_words(self._seen_ids.items())
 
+    def _block_ends(self) -> Ends:
+        """Find blocks by their class, which occurs several times, and what is between them."""
+        modules = self._modules
+        classes = Counter(type(module) for module in modules.values() if _is_block(module))
+        repeated = {kind for kind, n in classes.items() if n > 1}
+        blocks = [n for n, module in modules.items() if type(module) in repeated]
+        blocks = [n for n in blocks if not any(n.startswith(f"{other}.") for other in blocks)]
+        ends, scores, before = list[str](), None, None
+        for name, module in modules.items():
+            kind = type(module).__name__
+            inside = any(name.startswith(f"{block}.") for block in blocks)
+            if inside or (name not in blocks and next(module.children(), None) is not None):
+                continue
+            if isinstance(module, torch.nn.Linear) and before is not None:
+                ends.append(before)  # what a dense layer reads
+            if isinstance(module, _RECURRENT):
+                name = f"{name}[0]"
+            if name in blocks or "Pool" in kind or name.endswith("[0]"):
+                ends.append(name)
+            if not kind.startswith(_NO_SCORES) and not isinstance(module, _EMBEDDINGS):
+                scores = before = name
+        is_classifier = isinstance(modules.get(scores or ""), torch.nn.Linear)
+        scores = scores if is_classifier else self._whole[0] if self._whole else scores
+        ends = list(dict.fromkeys([*ends, *([scores] if scores else [])]))
+        last = ends[max(len(ends) - 1 - is_classifier, 0)] if ends else ""
+        return Ends({name: stage for stage, name in enumerate(ends)}, last)
+
     def _watch_ids(
         self, capture: "_Capture", hooks: ExitStack, tensors: Mapping[str, torch.Tensor]
     ) -> None:
@@ -469,6 +501,13 @@ def _pool(
     pooled = pool(values.to(torch.float32), pooling, name, mask).cpu()
     shared = pooled.untyped_storage().data_ptr() == tensor.untyped_storage().data_ptr()
     return pooled.clone() if shared and not is_last else pooled
+
+
+def _is_block(module: torch.nn.Module) -> bool:
+    """Return whether a module is a block of layers: of a class of its own, or a transformer's."""
+    is_own = not type(module).__module__.startswith("torch.nn.")
+    is_encoder = isinstance(module, (torch.nn.TransformerEncoderLayer,))
+    return is_encoder or (is_own and next(module.children(), None) is not None)
 
 
 def _uncalled(modules: Mapping[str, torch.nn.Module]) -> set[str]:
