@@ -173,6 +173,18 @@ def assign_folds(X: np.ndarray, y: np.ndarray, random_state: Any) -> np.ndarray:
     return fold[row.ravel()]
 
 
+def distinct_rows(X: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the index of the first of equal rows, and which of these each row equals."""
+    # By hash: np.unique sorts field by field, which takes minutes with tens of thousands of them.
+    first, copies = dict[bytes, int](), np.empty(len(X), dtype=int)
+    rows = list[int]()
+    for index, row in enumerate(np.ascontiguousarray(X) + 0.0):  # -0.0 becomes 0.0
+        copies[index] = first.setdefault(row.tobytes(), len(first))
+        if copies[index] == len(rows):
+            rows.append(index)
+    return np.array(rows, dtype=int), copies
+
+
 def partial_whitening(X: np.ndarray, w: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return mean (d,) and components (d, rank) of a whitening: Z = (X - mean) @ components.
 

@@ -6,6 +6,8 @@ import numpy as np
 from sklearn.cluster import KMeans
 from sklearn.neighbors import NearestNeighbors
 
+from xfer.meta.base import distinct_rows
+
 _NEIGHBOURS = 20
 _ENOUGH = 50  # labels from which on doubt tells more than typicality
 _MOST_CLUSTERS = 200
@@ -46,8 +48,8 @@ def typical_rows(
         return np.empty(0, dtype=int)
     rows = np.concatenate([labelled.reshape(-1, pool.shape[1]), pool])
     n_clusters = min(len(labelled) + n, max(n, _MOST_CLUSTERS))
-    model = KMeans(n_clusters, n_init=1, max_iter=50, random_state=random_state)
-    cluster = model.fit_predict(_unit_rows(rows))
+    model = KMeans(n_clusters, n_init=1, max_iter=20, random_state=random_state)
+    cluster = model.fit_predict(rows)
     labels = np.bincount(cluster[: len(labelled)], minlength=n_clusters)
     cluster = cluster[len(labelled) :]
     sizes = np.bincount(cluster, minlength=n_clusters)
@@ -66,10 +68,6 @@ def typical_rows(
     return np.array(chosen)
 
 
-def _unit_rows(X: np.ndarray) -> np.ndarray:
-    return X
-
-
 def _by_density(X: np.ndarray) -> np.ndarray:
     """Return the order of rows by density, the densest first."""
     if len(X) == 1:
@@ -80,10 +78,5 @@ def _by_density(X: np.ndarray) -> np.ndarray:
 
 def _new_rows(labelled: np.ndarray, pool: np.ndarray) -> np.ndarray:
     """Return indices of the distinct rows of a pool that are not labelled, in order."""
-    known = {row.tobytes() for row in np.ascontiguousarray(labelled)}
-    fresh = []
-    for index, row in enumerate(np.ascontiguousarray(pool)):
-        if (key := row.tobytes()) not in known:
-            known.add(key)
-            fresh.append(index)
-    return np.array(fresh, dtype=int)
+    first, _ = distinct_rows(np.concatenate([labelled.reshape(-1, pool.shape[1]), pool]))
+    return first[first >= len(labelled)] - len(labelled)

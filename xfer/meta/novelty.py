@@ -11,6 +11,8 @@ from sklearn.base import BaseEstimator
 from sklearn.metrics import euclidean_distances
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
 
+from xfer.meta.base import distinct_rows
+
 _LEAST_SHARE = 1e-9  # of the scatter; with less left, no distance can be told
 
 
@@ -44,22 +46,21 @@ class Novelty(BaseEstimator):
     """
 
     def fit(self, X: ArrayLike, y: ArrayLike, sample_weight: ArrayLike | None = None) -> Self:
-        """Fit to features of shape (n, d) and labels of any kind; weights count copies."""
+        """Fit to features of shape (n, d) and labels of any kind; weights count copies, 0 drops."""
         matrix, labels = validate_data(self, X, y, dtype=np.float64)
         w = _check_sample_weight(sample_weight, matrix, dtype=np.float64, ensure_non_negative=True)
-        y = np.unique(labels, return_inverse=True)[1]
-        self.roots_ = bool((matrix >= 0).all())
-        matrix = self._roots(matrix)
+        self.left_out_distances_ = np.full(len(matrix), np.nan)
+        used = np.flatnonzero(w)
+        self.roots_ = bool((matrix[used] >= 0).all())
+        matrix, w = self._roots(matrix[used]), w[used]
         self.center_ = w @ matrix / w.sum()
         matrix = matrix - self.center_
+        classes = np.unique(np.asarray(labels)[used], return_inverse=True)[1]
         # A copy would make its twin look near when that is left out.
-        _, rows, copies = np.unique(
-            np.column_stack([y, matrix]), axis=0, return_index=True, return_inverse=True
-        )
-        copies = copies.ravel()
-        matrix, y, w = matrix[rows], y[rows], np.bincount(copies, w)
-        self._fit_distinct(matrix, y, w)
-        self.left_out_distances_ = self._left_out_distances(matrix, y, w)[copies]
+        rows, copies = distinct_rows(np.column_stack([classes, matrix]))
+        distinct = matrix[rows], classes[rows], np.bincount(copies, w)
+        self._fit_distinct(*distinct)
+        self.left_out_distances_[used] = self._left_out_distances(*distinct)[copies]
         return self
 
     def distance(self, X: ArrayLike) -> np.ndarray:
@@ -67,7 +68,8 @@ class Novelty(BaseEstimator):
         check_is_fitted(self)
         matrix = validate_data(self, X, dtype=np.float64, reset=False)
         matrix = self._roots(matrix) - self.center_
-        squares = self._squares(matrix, np.array([self.total_weight_]), np.array([self.trace_]))
+        whole = np.array([self.total_weight_]), np.array([self.trace_])
+        squares = self._squares(matrix, self._project(matrix), *whole)
         return np.sqrt(squares.min(axis=1))
 
     def _roots(self, X: np.ndarray) -> np.ndarray:
@@ -88,7 +90,14 @@ class Novelty(BaseEstimator):
         eigenvalues, vectors = np.linalg.eigh(rows @ rows.T if wide else rows.T @ rows)
         kept = eigenvalues > 1e-10 * self.trace_
         self.eigenvalues_, vectors = eigenvalues[kept], vectors[:, kept]
-        self.axes_ = rows.T @ (vectors / np.sqrt(self.eigenvalues_)) if wide else vectors
+        # Onto the axes in two steps: their product would take as long again as all the rest.
+        self.projections_ = [rows.T, vectors / np.sqrt(self.eigenvalues_)] if wide else [vectors]
+
+    def _project(self, X: np.ndarray) -> np.ndarray:
+        """Return coordinates along the axes of the scatter, of shape (m, n_axes)."""
+        for matrix in self.projections_:
+            X = X @ matrix
+        return X
 
     def _precisions(self, totals: np.ndarray, traces: np.ndarray) -> tuple[np.ndarray, ...]:
         """Return the inverse variances along the axes and elsewhere, and the share of the scatter.
@@ -102,10 +111,12 @@ class Novelty(BaseEstimator):
         along = share[:, None] * self.eigenvalues_ + elsewhere[:, None]
         return 1 / along, 1 / elsewhere[:, None], share
 
-    def _squares(self, X: np.ndarray, totals: np.ndarray, traces: np.ndarray) -> np.ndarray:
+    def _squares(
+        self, X: np.ndarray, Z: np.ndarray, totals: np.ndarray, traces: np.ndarray
+    ) -> np.ndarray:
         """Return squared distances to all class means, of shape (m, n_classes)."""
         along, elsewhere, _ = self._precisions(totals, traces)
-        Z, means, excess = X @ self.axes_, self.means_ @ self.axes_, along - elsewhere
+        means, excess = self._project(self.means_), along - elsewhere
         squares = elsewhere * euclidean_distances(X, self.means_, squared=True)
         squares += (np.square(Z) * excess).sum(axis=1, keepdims=True)
         squares += excess @ np.square(means).T - 2 * (Z * excess) @ means.T
@@ -124,17 +135,18 @@ class Novelty(BaseEstimator):
         with np.errstate(divide="ignore", invalid="ignore"):
             lost = w * of_class / (of_class - w)
             traces = self.trace_ - lost * np.square(residuals).sum(axis=1)
-        told = (np.bincount(y)[y] > 1) & (w > 0) & (traces > _LEAST_SHARE * self.trace_)
+        told = (np.bincount(y)[y] > 1) & (traces > _LEAST_SHARE * self.trace_)
         if not told.any():
             return distances
         X, y, w, lost, of_class = X[told], y[told], w[told], lost[told], of_class[told]
         totals, traces = self.total_weight_ - w, traces[told]
-        squares = self._squares(X, totals, traces)
+        Z, means = self._project(X), self._project(self.means_)
+        squares = self._squares(X, Z, totals, traces)
         along, _, share = self._precisions(totals, traces)
-        R, means = residuals[told] @ self.axes_, self.means_ @ self.axes_
+        R = Z - means[y]  # of the residuals
         weighted = R * along
         own = (R * weighted).sum(axis=1)
-        cross = (X @ self.axes_ * weighted).sum(axis=1, keepdims=True) - weighted @ means.T
+        cross = (Z * weighted).sum(axis=1, keepdims=True) - weighted @ means.T
         left = 1 - share * lost * own
         squares += (share * lost / left)[:, None] * np.square(cross)
         squares[np.arange(len(y)), y] = np.square(of_class / (of_class - w)) * own / left
