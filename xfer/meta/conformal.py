@@ -32,7 +32,9 @@ def sets(
 
     ``scores`` are those of ``calibrate``, and ``w`` counts the copies of each example. If new rows
     are like the labelled ones, their sets hold the right label with probability ``coverage``, on
-    average over rows and over samples of labels. A set is empty if no label is likely enough, and
+    average over rows and over samples of labels: measured, as the model of new rows has seen more
+    than those of left-out ones (in theory 2 * coverage - 1 is the least, as Barber et al. 2021,
+    Predictive Inference with the Jackknife+, theorem 4, show for a related set). A set is empty if no label is likely enough, and
     holds all labels if there are too few examples to promise the coverage.
     """
     check_share("coverage", coverage)
@@ -44,9 +46,9 @@ def suspicious(left_out_probabilities: np.ndarray, y: np.ndarray) -> tuple[np.nd
 
     Both have shape (n,); the flags, bool, are in the order of the examples. What counts is the
     probability of the label as a share of the largest; a label with less than a twentieth is
-    flagged. With 5% wrong labels, about half of those flagged are wrong: three to five times the
-    precision of the thresholds of confident learning (Northcutt, Jiang and Chuang 2021), which
-    take features of few classes that overlap for wrong labels.
+    flagged. With 5% wrong labels, about half of those flagged are wrong: three to four times the
+    precision of the thresholds of confident learning (Northcutt, Jiang and Chuang 2021, eq. 2),
+    which flag many right labels where classes overlap.
     """
     shares = left_out_probabilities[np.arange(len(y)), y] / left_out_probabilities.max(axis=1)
     return np.argsort(shares, kind="stable"), shares < _SUSPICIOUS  # NaN is last, and not flagged

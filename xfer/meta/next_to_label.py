@@ -22,7 +22,7 @@ def next_to_label(
 ) -> np.ndarray:
     """Return indices of `n` rows of a pool to label next, the most useful first.
 
-    With less than 50 labelled rows these are typical rows, then those whose two likeliest classes
+    With fewer than 50 labelled rows these are typical rows, then those whose two likeliest classes
     have the closest ``probabilities``, of shape (len(pool), n_classes). Of equal rows one is
     chosen, and none that is labelled already, so there may be fewer than `n`.
     """
