@@ -32,10 +32,11 @@ def sets(
 
     ``scores`` are those of ``calibrate``, and ``w`` counts the copies of each example. If new rows
     are like the labelled ones, their sets hold the right label with probability ``coverage``, on
-    average over rows and over samples of labels: measured, as the model of new rows has seen more
-    than those of left-out ones (in theory 2 * coverage - 1 is the least, as Barber et al. 2021,
-    Predictive Inference with the Jackknife+, theorem 4, show for a related set). A set is empty if no label is likely enough, and
-    holds all labels if there are too few examples to promise the coverage.
+    average over rows and over samples of labels. This is measured, not proved: the model of new
+    rows has seen more labels than those of left-out ones (Barber et al. 2021, Predictive Inference
+    with the Jackknife+, prove 2 * coverage - 1 for a related set that needs all these models). A
+    set is empty if no label is likely enough, and holds all labels if there are too few examples to
+    promise the coverage.
     """
     check_share("coverage", coverage)
     return 1 - probabilities <= quantile(scores, coverage, w)
