@@ -380,7 +380,7 @@ def test_what_is_fitted_is_plain(fitted):
 
 def test_a_saved_one_predicts_the_same(digits, fitted):
     name = f"{BayesianNetwork.__module__}.{BayesianNetwork.__qualname__}"
-    loaded = skops.io.loads(skops.io.dumps(fitted), trusted=[name])
+    loaded = skops.io.loads(skops.io.dumps(fitted), trusted=[name, "xfer.meta.novelty.Novelty"])
     expected, found = (model.predict_uncertainty(digits[1]) for model in (fitted, loaded))
     np.testing.assert_array_equal(loaded.predict_proba(digits[1]), fitted.predict_proba(digits[1]))
     np.testing.assert_array_equal(found, expected)

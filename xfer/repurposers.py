@@ -167,6 +167,28 @@ class Repurposer(ClassifierMixin, SharesNetwork):
         """
         return _call(self, "predict_uncertainty", X)
 
+    @_if_meta_model_has_it
+    def novelty(self, X: Any) -> np.ndarray:
+        """Return how unlike the labelled examples of every class each example is, of shape (n,).
+
+        Only for Gaussian processes and Bayesian neural networks. The distance to the nearest class
+        counts, and the doubt which class it is: see :class:`xfer.meta.novelty.Novelty`.
+        """
+        return _call(self, "novelty", X)
+
+    @_if_meta_model_has_it
+    def is_novel(self, X: Any, false_alarms: float = 0.05) -> np.ndarray:
+        """Return which examples belong to no class that was learned: bool, of shape (n,).
+
+        Parameters
+        ----------
+        X : array, dict of str to array, list, or an iterable of batches
+        false_alarms : float, default=0.05
+            The share of examples of known classes that may be called novel. The threshold is that
+            of labelled examples, each left out: 0.05 needs 19 of them, or nothing is called novel.
+        """
+        return _call(self, "is_novel", X, false_alarms=false_alarms)
+
     def score(self, X: Any, y: Any = None, sample_weight: Any = None) -> float:
         """Return the accuracy, from 0 to 1; if examples have several labels, all must be right.
 
@@ -558,7 +580,7 @@ class GpRepurposer(MetaModelRepurposer):
     """Gaussian processes on layers of a frozen network, with a kernel for each layer.
 
     The classifier is :class:`xfer.meta.gaussian_process.DirichletGaussianProcess`. It also has
-    ``predict_uncertainty``.
+    ``predict_uncertainty``, ``novelty`` and ``is_novel``.
 
     Parameters
     ----------
@@ -614,7 +636,7 @@ class BnnRepurposer(MetaModelRepurposer):
     """A Bayesian neural network on layers of a frozen network.
 
     The classifier is :class:`xfer.meta.bayesian_network.BayesianNetwork`, which explains the
-    parameters. It also has ``predict_uncertainty``.
+    parameters. It also has ``predict_uncertainty``, ``novelty`` and ``is_novel``.
 
     Parameters
     ----------
@@ -681,15 +703,15 @@ class BnnRepurposer(MetaModelRepurposer):
     ) -> None: ...
 
 
-def _call(model: Any, method: str, X: Any) -> Any:
+def _call(model: Any, method: str, X: Any, **options: Any) -> Any:
     """Call a method of a fitted model's meta-model with the features of data."""
     check_is_fitted(model)
-    return _apply(model, method, model.features_.transform(X))
+    return _apply(model, method, model.features_.transform(X), **options)
 
 
-def _apply(model: Any, method: str, matrix: np.ndarray) -> Any:
+def _apply(model: Any, method: str, matrix: np.ndarray, **options: Any) -> Any:
     hook = getattr(model, _HOOKS.get(method, ""), None)
-    return (hook or getattr(model.meta_model_, method))(matrix)
+    return (hook or getattr(model.meta_model_, method))(matrix, **options)
 
 
 def _fit(model: Any, X: Any, y: Any, sample_weight: Any) -> tuple[np.ndarray, LayerFeatures, Any]:

@@ -234,6 +234,20 @@ def held_out_parts(fold: np.ndarray, enough: float = np.inf) -> list[np.ndarray]
     return [part for part, before in zip(parts, sizes) if before < enough]
 
 
+def distinct_rows(rows: Any) -> tuple[np.ndarray, np.ndarray]:
+    """Return the index of the first of each set of equal rows, and the set of each row."""
+    if issparse(rows):
+        rows.sum_duplicates()
+        rows.eliminate_zeros()
+        parts = [slice(*ends) for ends in zip(rows.indptr, rows.indptr[1:])]
+        keys = [rows.indices[part].tobytes() + rows.data[part].tobytes() for part in parts]
+    else:
+        keys = [(row + 0.0).tobytes() for row in rows]  # -0.0 becomes 0.0
+    seen: dict[bytes, int] = {}
+    node = np.array([seen.setdefault(key, len(seen)) for key in keys], dtype=int)
+    return np.unique(node, return_index=True)[1], node
+
+
 @cache
 def _threadpools(*loaded: bool) -> ThreadpoolController:
     """Find the BLAS libraries, which takes some 10 ms; again where others may have been loaded."""

@@ -161,7 +161,9 @@ class BayesianNetwork(BayesianClassifier):
             raise ValueError(f"{reason}, got {end}")
         return super().check_parameters()
 
-    def _fit(self, X: np.ndarray, y: np.ndarray, w: np.ndarray) -> None:
+    def _fit_posterior(
+        self, X: np.ndarray, y: np.ndarray, w: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
         """Fit the posterior, then its temperature."""
         if self.sigma > _LARGE:
             warnings.warn(
@@ -179,11 +181,13 @@ class BayesianNetwork(BayesianClassifier):
         inputs, total = self._inputs(X), (1 + len(parts)) * self.num_epochs
         with progress_bar(None, self.progress, total, "network", "epoch") as bar:
             posterior, curves = self._train(inputs, y, w, seed, bar, self.verbose)
-            self.temperature_ = self._choose_temperature(inputs, y, w, parts, seed, bar)
+            rows, scores = self._held_out_scores(inputs, y, w, parts, seed, bar)
+        self.temperature_ = _largest_temperature(scores, y[rows], w[rows]) if len(rows) else 1.0
         self.weights_, self.standard_deviations_ = posterior
         self.log_likelihood_curve_, self.divergence_curve_ = curves
         self.loss_curve_ = self.divergence_curve_ - self.log_likelihood_curve_
         self.n_iter_ = len(self.loss_curve_)
+        return rows, softmax_in_place(_shrink(scores, self.temperature_)).mean(axis=1)
 
     @property
     def _floats_per_row(self) -> int:
@@ -254,7 +258,7 @@ class BayesianNetwork(BayesianClassifier):
         posterior = _layers(means, shapes), _layers(np.exp(log_deviations), shapes)
         return posterior, np.transpose(curves)
 
-    def _choose_temperature(
+    def _held_out_scores(
         self,
         inputs: np.ndarray,
         y: np.ndarray,
@@ -262,15 +266,14 @@ class BayesianNetwork(BayesianClassifier):
         parts: list[np.ndarray],
         seed: int,
         bar: Any,
-    ) -> float:
-        if not parts:
-            return 1.0
-        scores = []
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Return indices of held-out examples, and samples of their scores."""
+        rows, scores = [np.empty(0, dtype=int)], [np.empty((0, len(self.noise_), y.max() + 1))]
         for part in parts:
             posterior, _ = self._train(inputs[~part], y[~part], w[~part], seed, bar)
             scores.append(self._sample(inputs[part], *posterior))
-        rows = np.concatenate([np.flatnonzero(part) for part in parts])
-        return _largest_temperature(np.concatenate(scores), y[rows], w[rows])
+            rows.append(np.flatnonzero(part))
+        return np.concatenate(rows), np.concatenate(scores)
 
 
 def _balanced_noise(n_samples: int, units: int, random: _Random) -> np.ndarray:

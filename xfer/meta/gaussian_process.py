@@ -19,6 +19,7 @@ from xfer.meta.left_out import LeftOut, dirichlet_targets
 from xfer.meta.posterior import (
     BayesianClassifier,
     choose_inverse_temperature,
+    softmax_in_place,
     standard_normal_points,
 )
 from xfer.meta.whitening import PartialWhitening, squash
@@ -130,7 +131,9 @@ class DirichletGaussianProcess(BayesianClassifier):
         check_integer("max_function_evaluations", self.max_function_evaluations)
         return super().check_parameters()
 
-    def _fit(self, X: np.ndarray, y: np.ndarray, w: np.ndarray) -> None:
+    def _fit_posterior(
+        self, X: np.ndarray, y: np.ndarray, w: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
         random = check_random_state(self.random_state)
         self.points_ = standard_normal_points(_SAMPLES, len(self.classes_), random)
         order = np.argsort(y, kind="stable")
@@ -143,7 +146,7 @@ class DirichletGaussianProcess(BayesianClassifier):
         layers = self._whitened(X)
         one_hot = y[:, None] == np.arange(len(self.classes_))
         rows, sums = _rows_to_learn_from(X, y, w, random)
-        self._learn([layer[rows] for layer in layers], one_hot[rows], sums)
+        left_out = self._learn([layer[rows] for layer in layers], one_hot[rows], sums)
         if len(y) <= _EXACT_ROWS:
             self.sign_ = -1.0
             posterior = self._condition(layers, one_hot, w)
@@ -155,6 +158,7 @@ class DirichletGaussianProcess(BayesianClassifier):
         self.weights_ = self.root_ @ np.column_stack(weights)
         self.class_roots_ = np.concatenate(class_roots, axis=1)
         self.class_ends_ = np.cumsum([class_root.shape[1] for class_root in class_roots])
+        return order[rows], left_out
 
     def _layer(self, X: np.ndarray, columns: np.ndarray) -> np.ndarray:
         layer = X[:, columns]
@@ -169,7 +173,8 @@ class DirichletGaussianProcess(BayesianClassifier):
             for columns, whitening in zip(self.columns_, self.whitenings_)
         ]
 
-    def _learn(self, layers: Layers, one_hot: np.ndarray, w: np.ndarray) -> None:
+    def _learn(self, layers: Layers, one_hot: np.ndarray, w: np.ndarray) -> np.ndarray:
+        """Learn the parameters; return the probabilities of each example, left out."""
         distances = [euclidean_distances(layer, squared=True) for layer in layers]
         n_layers = len(layers)
         start = np.repeat([_LENGTH_SCALE, _VARIANCE - np.log(n_layers)], n_layers)
@@ -189,6 +194,7 @@ class DirichletGaussianProcess(BayesianClassifier):
         K = _sum(_kernels(distances, self.length_scales_, self.variances_))
         scores = LeftOut(K, one_hot, w, dirichlet_targets(result.x[-1])).scores(self.points_)
         self.inverse_temperature_ = choose_inverse_temperature(scores, one_hot.argmax(axis=1), w)
+        return softmax_in_place(self.inverse_temperature_ * scores).mean(axis=1)
 
     def _covariance(self, layers: Layers, others: Layers) -> np.ndarray:
         distances = (euclidean_distances(a, b, squared=True) for a, b in zip(layers, others))

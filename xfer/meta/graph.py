@@ -6,7 +6,7 @@ neighbours, and a label is left out together with the labels of its copies.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 from scipy.sparse import csr_array, issparse, vstack
@@ -17,6 +17,7 @@ from sklearn.preprocessing import normalize
 from sklearn.utils import gen_batches
 from sklearn.utils.extmath import row_norms
 
+from xfer.meta.base import distinct_rows
 from xfer.meta.calibrated import fit_inverse_temperature
 from xfer.meta.whitening import PartialWhitening, signed_root
 
@@ -108,20 +109,6 @@ class GraphSpreading(BaseEstimator):
         elif self.mean_ is not None:
             X = (signed_root(X) if self.square_root_ else X) - self.mean_
         return normalize(X).astype(np.float32)
-
-
-def distinct_rows(rows: Any) -> tuple[np.ndarray, np.ndarray]:
-    """Return the index of the first of each set of equal rows, and the set of each row."""
-    if issparse(rows):
-        rows.sum_duplicates()
-        rows.eliminate_zeros()
-        parts = [slice(*ends) for ends in zip(rows.indptr, rows.indptr[1:])]
-        keys = [rows.indices[part].tobytes() + rows.data[part].tobytes() for part in parts]
-    else:
-        keys = [(row + 0.0).tobytes() for row in rows]  # -0.0 becomes 0.0
-    seen: dict[bytes, int] = {}
-    node = np.array([seen.setdefault(key, len(seen)) for key in keys])
-    return np.unique(node, return_index=True)[1], node
 
 
 def _edges(nodes: Features, new: Features | None = None) -> csr_array:

@@ -16,8 +16,14 @@ from sklearn.utils import check_array
 from sklearn.utils.validation import check_is_fitted, column_or_1d, validate_data
 
 from xfer._checks import check_positive
-from xfer.meta.base import ClassWeight, MetaClassifier, example_counts, small_fit_threads
-from xfer.meta.graph import GraphSpreading, distinct_rows
+from xfer.meta.base import (
+    ClassWeight,
+    MetaClassifier,
+    distinct_rows,
+    example_counts,
+    small_fit_threads,
+)
+from xfer.meta.graph import GraphSpreading
 from xfer.meta.heads import FeatureHeads, chosen_rows, has_company
 from xfer.meta.posterior import mean_and_error
 from xfer.meta.whitening import signed_root
