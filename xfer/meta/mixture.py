@@ -15,7 +15,7 @@ from sklearn.preprocessing import normalize
 from sklearn.utils import check_array
 from sklearn.utils.validation import check_is_fitted, column_or_1d, validate_data
 
-from xfer._checks import check_positive
+from xfer._checks import check_integer, check_positive
 from xfer.meta.base import (
     ClassWeight,
     MetaClassifier,
@@ -23,8 +23,11 @@ from xfer.meta.base import (
     example_counts,
     small_fit_threads,
 )
+from xfer.meta.conformal import calibrate, sets, suspicious
 from xfer.meta.graph import GraphSpreading
 from xfer.meta.heads import FeatureHeads, chosen_rows, has_company
+from xfer.meta.next_to_label import next_to_label
+from xfer.meta.novelty import TellsNovelty
 from xfer.meta.posterior import mean_and_error
 from xfer.meta.whitening import signed_root
 
@@ -55,7 +58,20 @@ class Score(NamedTuple):
     n_examples: int
 
 
-class MixtureClassifier(MetaClassifier):
+class SuspiciousLabel(NamedTuple):
+    """A labelled example whose label may be wrong.
+
+    Its index, its label, the probability of that when left out, and the likeliest label with its.
+    """
+
+    index: int
+    label: Any
+    probability: float
+    likeliest: Any
+    likeliest_probability: float
+
+
+class MixtureClassifier(TellsNovelty, MetaClassifier):
     r"""A mixture of classifiers in closed form, for one or several feature matrices.
 
     Each matrix has three: ridge regression with a Gaussian kernel, linear ridge regression on
@@ -143,10 +159,59 @@ class MixtureClassifier(MetaClassifier):
         given = {name: block[kept] for name, block in blocks.items()}
         with small_fit_threads(len(labels), sum(block.shape[1] for block in given.values())):
             left_out = self._fit(given, indices[kept], weights[kept], pool)
+            self.joined_ = self.space_.transform(given).astype(np.float32)
+            self._fit_novelty(self.joined_, indices[kept], weights[kept], slice(None), left_out)
         self.left_out_ = np.full((len(kept), len(self.classes_)), np.nan)
         self.left_out_[kept] = left_out
+        self.labels_, self.label_weights_ = indices, weights
         self.score_estimate_ = self._score(self.left_out_, indices, weights)
         return self
+
+    def predict_set(self, X: Matrix | Mapping[str, Matrix], coverage: float = 0.9) -> np.ndarray:
+        """Return which labels are in the set of each row: bool, of shape (m, n_classes).
+
+        Sets hold the right label of a new example with probability ``coverage``, as left-out
+        examples tell: see :func:`xfer.meta.conformal.sets`. A set may be empty, where no label is
+        likely enough, and holds all labels if there are too few examples to promise the coverage.
+        """
+        scores = calibrate(self._left_out_probabilities(), self.labels_)
+        return sets(self.predict_proba(X), scores, coverage, self.label_weights_)
+
+    def suspicious_labels(self) -> list[SuspiciousLabel]:
+        """Return the labelled examples whose label is unlikely when left out, the worst first.
+
+        Listed are those whose label has less than a twentieth of the likeliest label's probability:
+        see :func:`xfer.meta.conformal.suspicious`.
+        """
+        left_out = self._left_out_probabilities()
+        order, flagged = suspicious(left_out, self.labels_)
+        classes = self.classes_.tolist()
+        return [
+            SuspiciousLabel(int(row), classes[own], float(p[own]), classes[best], float(p[best]))
+            for row in order
+            if flagged[row]
+            for own, p, best in [(self.labels_[row], left_out[row], left_out[row].argmax())]
+        ]
+
+    def next_to_label(
+        self, pool: Matrix | Mapping[str, Matrix], n: int, random_state: int = 0
+    ) -> np.ndarray:
+        """Return indices of ``n`` examples of a pool to label next, the most useful first.
+
+        See :func:`xfer.meta.next_to_label.next_to_label`. Copies and labelled examples are never
+        chosen, so there may be fewer than ``n``.
+        """
+        check_integer("n", n)
+        probabilities = self.predict_proba(pool)
+        rows = self._compute(self.space_.transform, pool).astype(np.float32)
+        return next_to_label(self.joined_, rows, n, probabilities, random_state)
+
+    def _left_out_probabilities(self) -> np.ndarray:
+        check_is_fitted(self)
+        return self.left_out_
+
+    def _distance(self, X: Blocks) -> np.ndarray:
+        return self._novelty.distance(self.space_.transform(X))
 
     def _fit(
         self, X: Blocks, y: np.ndarray, w: np.ndarray, pool: Blocks | None = None

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Self
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -12,6 +13,10 @@ from sklearn.metrics import euclidean_distances
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
 
 from xfer.meta.base import distinct_rows
+from xfer.meta.conformal import check_share, quantile
+
+if TYPE_CHECKING:
+    from xfer.meta.base import Matrix
 
 _LEAST_SHARE = 1e-9  # of the scatter; with less left, no distance can be told
 
@@ -152,6 +157,45 @@ class Novelty(BaseEstimator):
         squares[np.arange(len(y)), y] = np.square(of_class / (of_class - w)) * own / left
         distances[told] = np.sqrt(squares.min(axis=1))
         return distances
+
+
+class TellsNovelty:
+    """A classifier that fits a :class:`Novelty` beside itself."""
+
+    predict_proba: Callable[[Any], np.ndarray]
+    _compute: Callable[..., Any]
+
+    def novelty(self, X: Matrix) -> np.ndarray:
+        r"""Return how unlike the examples of every class each row is: log D + H / log K.
+
+        :math:`D` is the Mahalanobis distance to the nearest of :math:`K` class means and :math:`H`
+        the entropy of the predicted probabilities: see :class:`xfer.meta.novelty.Novelty`. Of shape
+        (m,).
+        """
+        return novelty_scores(self._compute(self._distance, X), self.predict_proba(X))
+
+    def is_novel(self, X: Matrix, false_alarms: float = 0.05) -> np.ndarray:
+        """Return which rows belong to no known class: bool, of shape (m,).
+
+        ``false_alarms`` is the share of new examples of known classes that are called novel, as
+        left-out labelled examples tell. With n of them it must be at least 1 / (n + 1): below that,
+        no row is called novel.
+        """
+        check_share("false_alarms", false_alarms)
+        threshold = quantile(self.left_out_novelty_, 1 - false_alarms, self._left_out_weights)
+        return self.novelty(X) > threshold
+
+    def _fit_novelty(
+        self, X: np.ndarray, y: np.ndarray, w: np.ndarray, rows: Any, probabilities: np.ndarray
+    ) -> None:
+        """Fit to examples, some of which have left-out probabilities."""
+        self._novelty = Novelty().fit(X, y, w)
+        distances = self._novelty.left_out_distances_[rows]
+        self.left_out_novelty_ = novelty_scores(distances, probabilities)
+        self._left_out_weights = w[rows]
+
+    def _distance(self, X: Any) -> np.ndarray:
+        return self._novelty.distance(X)
 
 
 def novelty_scores(distances: np.ndarray, probabilities: np.ndarray) -> np.ndarray:

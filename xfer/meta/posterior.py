@@ -11,8 +11,7 @@ from scipy.stats import norm, qmc
 from sklearn.utils import gen_batches
 
 from xfer.meta.base import MetaClassifier
-from xfer.meta.conformal import check_share, quantile
-from xfer.meta.novelty import Novelty, novelty_scores
+from xfer.meta.novelty import TellsNovelty
 
 if TYPE_CHECKING:
     from xfer.meta.base import Matrix
@@ -32,7 +31,7 @@ class Uncertainty(NamedTuple):
     epistemic: np.ndarray
 
 
-class BayesianClassifier(MetaClassifier):
+class BayesianClassifier(TellsNovelty, MetaClassifier):
     """A classifier with a posterior over its class scores f.
 
     Probabilities are the softmax of f, averaged over the posterior. Their entropy is split in two:
@@ -63,31 +62,9 @@ class BayesianClassifier(MetaClassifier):
         aleatoric = np.minimum(aleatoric, total)
         return Uncertainty(total, aleatoric, total - aleatoric)
 
-    def novelty(self, X: Matrix) -> np.ndarray:
-        r"""Return how unlike the examples of every class each row is: log D + H / log K.
-
-        :math:`D` is the Mahalanobis distance to the nearest of :math:`K` class means and :math:`H`
-        the total uncertainty: see :class:`xfer.meta.novelty.Novelty`. Of shape (m,).
-        """
-        return novelty_scores(self._compute(self._novelty.distance, X), self.predict_proba(X))
-
-    def is_novel(self, X: Matrix, false_alarms: float = 0.05) -> np.ndarray:
-        """Return which rows belong to no known class: bool, of shape (m,).
-
-        ``false_alarms`` is the share of new examples of known classes that are called novel, as
-        left-out labelled examples tell. With n of them it must be at least 1 / (n + 1): below that,
-        no row is called novel.
-        """
-        check_share("false_alarms", false_alarms)
-        threshold = quantile(self.left_out_novelty_, 1 - false_alarms, self._left_out_weights)
-        return self.novelty(X) > threshold
-
     def _fit(self, X: np.ndarray, y: np.ndarray, w: np.ndarray) -> None:
         rows, probabilities = self._fit_posterior(X, y, w)
-        self._novelty = Novelty().fit(X, y, w)
-        distances = self._novelty.left_out_distances_[rows]
-        self.left_out_novelty_ = novelty_scores(distances, probabilities)
-        self._left_out_weights = w[rows]
+        self._fit_novelty(X, y, w, rows, probabilities)
 
     def _probabilities(self, X: np.ndarray) -> np.ndarray:
         return self._average(X)[0]
