@@ -13,6 +13,7 @@ __version__ = "0.1.0"
 # few milliseconds. Editors and type checkers read the first list, `xfer` itself the second;
 # tests/test_typing.py compares them.
 if TYPE_CHECKING:
+    from xfer import auto as auto
     from xfer import cache as cache
     from xfer import checkpoint as checkpoint
     from xfer import example as example
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from xfer import sources as sources
     from xfer import text as text
     from xfer import training as training
+    from xfer.auto import AutoRepurposer as AutoRepurposer
     from xfer.cache import FeatureCache as FeatureCache
     from xfer.features import LayerFeatures as LayerFeatures
     from xfer.inputs import ImageInputs as ImageInputs
@@ -56,6 +58,7 @@ if TYPE_CHECKING:
     from xfer.training.repurposers import NeuralNetworkRepurposer as NeuralNetworkRepurposer
 else:
     _MODULES = (
+        "auto",
         "cache",
         "checkpoint",
         "example",
@@ -72,6 +75,7 @@ else:
         "training",
     )
     _PUBLIC = {
+        "AutoRepurposer": "auto",
         "BnnRepurposer": "repurposers",
         "Corpus": "text",
         "FeatureCache": "cache",

@@ -3,9 +3,32 @@
 import os
 from collections.abc import Iterable, Mapping
 from html import escape
-from typing import Any
+from typing import Any, ClassVar, TypeVar
 
 from sklearn.pipeline import Pipeline
+
+_Row = TypeVar("_Row", bound=Any)
+_FORMATS = {int: ",", float: ".3f"}
+
+
+class Rows(list[_Row]):
+    """Named tuples of one kind, shown as a table."""
+
+    _title: ClassVar[str]
+
+    def __str__(self) -> str:
+        rows = [self._head(), *self._cells()]
+        widths = [max(map(len, column)) for column in zip(*rows)]
+        return "\n".join("  ".join(map(str.ljust, row, widths)).rstrip() for row in rows)
+
+    def _repr_html_(self) -> str:
+        return table(f"{len(self)} {self._title}", self._head(), self._cells())
+
+    def _head(self) -> tuple[str, ...]:
+        return self[0]._fields if self else ()
+
+    def _cells(self) -> list[tuple[str, ...]]:
+        return [tuple(f"{cell:{_FORMATS.get(type(cell), '')}}" for cell in row) for row in self]
 
 
 def visual_block(estimator: Any) -> Any:

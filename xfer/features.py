@@ -213,7 +213,7 @@ class LayerFeatures(TransformerMixin, SharesNetwork):
             If the network cannot be opened or has no such layer, or the data are not numbers.
         """
         source = self._open_source()
-        layers = _look_up(source, self.feature_layer_names)
+        layers = look_up(source, self.feature_layer_names)
         poolings = check_poolings(self.pooling, [layer.name for layer in layers])
         cache = _open_cache(self.cache)
         given = None if X is None else open_data(X).given
@@ -229,8 +229,11 @@ class LayerFeatures(TransformerMixin, SharesNetwork):
         self.fit_data_: dict[str, dict[str, list]] | None = None
         return self
 
-    def extract(self, X: Any) -> Features:
-        """Compute the features as :class:`xfer.sources.Features`: by layer, and with the labels."""
+    def extract(self, X: Any, watch: Callable[[Any], None] | None = None) -> Features:
+        """Compute the features as :class:`xfer.sources.Features`: by layer, and with the labels.
+
+        ``watch`` is called with the examples of each batch: see ``SourceModel.extract``.
+        """
         check_is_fitted(self)
         data = open_data(X)
         self._check_like_fitted(data.given)
@@ -242,7 +245,7 @@ class LayerFeatures(TransformerMixin, SharesNetwork):
         options: dict[str, Any] = {} if self.cache_ is None else {"cache": self.cache_}
         options.update(pooling=pooling, progress=self.progress)
         if isinstance(self.source_, SourceModel):
-            features = self.source_.extract(data, names, **options)
+            features = self.source_.extract(data, names, watch=watch, **options)
         else:
             found = self.source_.extract(data.given, names, **options)
             labels = data.join_labels([found.labels])
@@ -336,7 +339,8 @@ def _check_like_those_of_the_fit(
             fit_data["ranges"].pop(name, None)  # once is enough
 
 
-def _look_up(source: Any, names: str | Sequence[str]) -> tuple[Layer, ...]:
+def look_up(source: Any, names: str | Sequence[str]) -> tuple[Layer, ...]:
+    """Look layers of any source up by name."""
     if isinstance(source, SourceModel):
         return source._look_up(names)
     return find_layers(names, lambda name: find_layer(name, source.layers))

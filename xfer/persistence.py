@@ -32,7 +32,7 @@ _CHECKSUM_LENGTH = 64
 # Stands in a file for inputs that have to be given again.
 _GIVEN = "given"
 # The modules whose classes can be loaded without having been imported before.
-_OWN_MODULES = ("xfer.repurposers", "xfer.training.repurposers")
+_OWN_MODULES = ("xfer.auto", "xfer.repurposers", "xfer.training.repurposers")
 # What skops may build a file's content with. Its loaders of bound methods, operators and partial
 # functions are not here: before skops 0.12, and 0.11 is the newest beside NumPy 1.23, a file could
 # use them to reach code that the list of trusted types does not name.

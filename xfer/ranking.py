@@ -6,10 +6,11 @@ from typing import Any, NamedTuple
 from numpy.typing import ArrayLike
 from sklearn.utils import check_consistent_length
 
-from xfer._html import table
+from xfer._html import Rows
 from xfer.meta.transferability import h_score, logme
 from xfer.sources import open_source
 from xfer.sources.candidates import candidate_layers
+from xfer.sources.data import take_first
 
 __all__ = ["LayerRanking", "LayerScore", "rank_layers"]
 
@@ -41,32 +42,14 @@ class LayerScore(NamedTuple):
     logme: float
 
 
-class LayerRanking(list[LayerScore]):
+class LayerRanking(Rows[LayerScore]):
     """Layers by falling H-score: a list of :class:`LayerScore`.
 
     ``print`` shows it as a table, ``pandas.DataFrame(ranking)`` makes a data frame of it, and
     :func:`xfer.plots.layer_ranking` draws it.
     """
 
-    def __str__(self) -> str:
-        rows = [LayerScore._fields, *self._cells()]
-        widths = [max(map(len, column)) for column in zip(*rows)]
-        return "\n".join("  ".join(map(str.ljust, row, widths)).rstrip() for row in rows)
-
-    def _repr_html_(self) -> str:
-        return table(f"{len(self)} layers by H-score", LayerScore._fields, self._cells())
-
-    def _cells(self) -> list[tuple[str, ...]]:
-        return [
-            (
-                row.layer,
-                row.pooling,
-                f"{row.n_features:,}",
-                f"{row.h_score:.3f}",
-                f"{row.logme:.3f}",
-            )
-            for row in self
-        ]
+    _title = "layers by H-score"
 
 
 def rank_layers(
@@ -114,7 +97,9 @@ def rank_layers(
     ['relu3', 'pool2', 'pool3', 'pool1', 'fc1']
     """
     source = open_source(source)
-    pooling = candidate_layers(source, _first(X)).pooling if layers is None else dict(layers)
+    pooling = (
+        candidate_layers(source, take_first(X, _FEW)).pooling if layers is None else dict(layers)
+    )
     features = source.extract(X, list(pooling), pooling=pooling)
     check_consistent_length(features.matrix, y)
     rows = []
@@ -123,10 +108,3 @@ def rank_layers(
         scores = h_score(matrix, y), logme(matrix, y)
         rows.append(LayerScore(name, pooling[name], matrix.shape[1], *scores))
     return LayerRanking(sorted(rows, key=lambda row: -row.h_score))
-
-
-def _first(X: Any) -> Any:
-    """Return the first examples of an array, a dict of arrays or a list."""
-    if isinstance(X, Mapping):
-        return {name: array[:_FEW] for name, array in X.items()}
-    return X[:_FEW]

@@ -129,7 +129,7 @@ class Repurposer(ClassifierMixin, SharesNetwork):
         ndarray of shape (n,) or (n, k)
             Labels, members of ``classes_``; (n, k) if the fit had k labels per example.
         """
-        return _call(self, "predict", X)
+        return call_meta_model(self, "predict", X)
 
     @_if_meta_model_has_it
     def predict_proba(self, X: Any) -> np.ndarray:
@@ -145,7 +145,7 @@ class Repurposer(ClassifierMixin, SharesNetwork):
             Columns follow ``classes_``; rows sum to 1. Where examples have several labels, shape
             (n, k): the probability that each label applies.
         """
-        found = _call(self, "predict_proba", X)
+        found = call_meta_model(self, "predict_proba", X)
         if not isinstance(found, list):
             return found
         # An array for each label; the fit may have seen one value of it only.
@@ -155,7 +155,7 @@ class Repurposer(ClassifierMixin, SharesNetwork):
     @_if_meta_model_has_it
     def decision_function(self, X: Any) -> np.ndarray:
         """Return the meta-model's own scores, of shape (n,) or (n, n_classes)."""
-        return _call(self, "decision_function", X)
+        return call_meta_model(self, "decision_function", X)
 
     @_if_meta_model_has_it
     def predict_uncertainty(self, X: Any) -> Any:
@@ -165,7 +165,7 @@ class Repurposer(ClassifierMixin, SharesNetwork):
         :class:`xfer.meta.posterior.Uncertainty`, has ``total``, ``aleatoric`` and ``epistemic``,
         each of shape (n,), in nats.
         """
-        return _call(self, "predict_uncertainty", X)
+        return call_meta_model(self, "predict_uncertainty", X)
 
     @_if_meta_model_has_it
     def novelty(self, X: Any) -> np.ndarray:
@@ -174,7 +174,7 @@ class Repurposer(ClassifierMixin, SharesNetwork):
         Only for Gaussian processes and Bayesian neural networks. The distance to the nearest class
         counts, and the doubt which class it is: see :class:`xfer.meta.novelty.Novelty`.
         """
-        return _call(self, "novelty", X)
+        return call_meta_model(self, "novelty", X)
 
     @_if_meta_model_has_it
     def is_novel(self, X: Any, false_alarms: float = 0.05) -> np.ndarray:
@@ -187,7 +187,7 @@ class Repurposer(ClassifierMixin, SharesNetwork):
             The share of examples of known classes that may be called novel. The threshold is that
             of labelled examples, each left out: 0.05 needs 19 of them, or nothing is called novel.
         """
-        return _call(self, "is_novel", X, false_alarms=false_alarms)
+        return call_meta_model(self, "is_novel", X, false_alarms=false_alarms)
 
     def score(self, X: Any, y: Any = None, sample_weight: Any = None) -> float:
         """Return the accuracy, from 0 to 1; if examples have several labels, all must be right.
@@ -231,6 +231,11 @@ class Repurposer(ClassifierMixin, SharesNetwork):
     def feature_names_in_(self) -> np.ndarray:
         """Names of these columns, where the data are a table."""
         return _fitted_features(self).feature_names_in_
+
+    def _read(self, X: Any) -> tuple[Any, np.ndarray | None]:
+        """Return what the meta-model takes of data, and their labels."""
+        table = self.features_.extract(X)
+        return table.matrix, table.labels
 
     def _set_fitted(
         self, features: LayerFeatures, meta_model: Any, classes: np.ndarray | None = None
@@ -416,6 +421,8 @@ class MetaModelRegressor(RegressorMixin, SharesNetwork):
         **options: Unpack[LayerOptions],
     ) -> None: ...
 
+    _read = Repurposer._read
+
     def fit(self, X: Any, y: Any = None, sample_weight: Any = None) -> Self:
         """Learn one or several numbers per example; see :meth:`xfer.MetaModelRepurposer.fit`."""
         _, self.features_, self.meta_model_ = _fit(self, X, y, sample_weight)
@@ -427,7 +434,7 @@ class MetaModelRegressor(RegressorMixin, SharesNetwork):
 
     def predict(self, X: Any) -> np.ndarray:
         """Predict numbers, of shape (n,) or (n, k), as :meth:`xfer.Repurposer.predict` does."""
-        return _call(self, "predict", X)
+        return call_meta_model(self, "predict", X)
 
     def score(self, X: Any, y: Any = None, sample_weight: Any = None) -> float:
         """Return the coefficient of determination, averaged over several numbers per example."""
@@ -703,10 +710,10 @@ class BnnRepurposer(MetaModelRepurposer):
     ) -> None: ...
 
 
-def _call(model: Any, method: str, X: Any, **options: Any) -> Any:
+def call_meta_model(model: Any, method: str, X: Any, **options: Any) -> Any:
     """Call a method of a fitted model's meta-model with the features of data."""
     check_is_fitted(model)
-    return _apply(model, method, model.features_.transform(X), **options)
+    return _apply(model, method, model._read(X)[0], **options)
 
 
 def _apply(model: Any, method: str, matrix: np.ndarray, **options: Any) -> Any:
@@ -787,9 +794,8 @@ def _score(model: Any, metric: Callable[..., float], X: Any, y: Any, sample_weig
     if data.labels is not None:
         return metric(data.labels, model.predict(data.given), sample_weight=sample_weight)
     # An iterator is read once, so that labels and features stay together.
-    table = model.features_.extract(data)
-    predicted = _apply(model, "predict", table.matrix)
-    return metric(table.labels, predicted, sample_weight=sample_weight)
+    features, labels = model._read(data)
+    return metric(labels, _apply(model, "predict", features), sample_weight=sample_weight)
 
 
 def _fitted_features(model: Any) -> LayerFeatures:

@@ -16,6 +16,7 @@ from sklearn.utils import check_array
 from sklearn.utils.validation import check_is_fitted, column_or_1d, validate_data
 
 from xfer._checks import check_integer, check_positive
+from xfer._html import Rows
 from xfer.meta.base import (
     ClassWeight,
     MetaClassifier,
@@ -48,7 +49,7 @@ _ALL, _ONLY = "all layers", "features"
 class Score(NamedTuple):
     """Accuracy and log loss (nats) to expect on new examples, estimated from left-out predictions.
 
-    With the standard errors of both, and the number of left-out examples.
+    With the standard errors of both, and how many examples were left out.
     """
 
     accuracy: float
@@ -69,6 +70,29 @@ class SuspiciousLabel(NamedTuple):
     probability: float
     likeliest: Any
     likeliest_probability: float
+
+
+class HeadReport(NamedTuple):
+    """One classifier of a mixture: its layer, its kind and its weight.
+
+    And its accuracy and log loss (nats) alone, on left-out examples.
+    """
+
+    layer: str
+    classifier: str
+    weight: float
+    accuracy: float
+    log_loss: float
+
+
+class Explanation(Rows[HeadReport]):
+    """The classifiers of a mixture by falling weight: a list of :class:`HeadReport`.
+
+    ``print`` shows it as a table, ``pandas.DataFrame(explanation)`` makes a data frame of it, and
+    :func:`xfer.plots.explanation` draws it.
+    """
+
+    _title = "classifiers by weight"
 
 
 class MixtureClassifier(TellsNovelty, MetaClassifier):
@@ -166,6 +190,14 @@ class MixtureClassifier(TellsNovelty, MetaClassifier):
         self.labels_, self.label_weights_ = indices, weights
         self.score_estimate_ = self._score(self.left_out_, indices, weights)
         return self
+
+    def explain(self) -> Explanation:
+        """Return the weight and the left-out scores of each classifier."""
+        check_is_fitted(self)
+        return Explanation(
+            HeadReport(*head, float(self.weights_[head]), *self.head_scores_[head][:2])
+            for head in sorted(self.weights_, key=lambda head: -self.weights_[head])
+        )
 
     def predict_set(self, X: Matrix | Mapping[str, Matrix], coverage: float = 0.9) -> np.ndarray:
         """Return which labels are in the set of each row: bool, of shape (m, n_classes).

@@ -2,7 +2,7 @@
 
 import difflib
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
@@ -131,6 +131,7 @@ class SourceModel(ABC):
         batch_size: int | None = None,
         progress: bool | None = None,
         cache: Any = None,
+        watch: Callable[[Examples], None] | None = None,
     ) -> Features:
         """Run data through the network and collect the outputs of named layers.
 
@@ -157,6 +158,8 @@ class SourceModel(ABC):
             Whether to show a bar; by default only in an interactive session.
         cache : xfer.FeatureCache, optional
             Keeps features by example, so that each is computed once.
+        watch : callable, optional
+            Called with the examples of each batch: a dict of arrays, or a list of raw examples.
 
         Returns
         -------
@@ -188,6 +191,8 @@ class SourceModel(ABC):
             labels.append(batch.labels)
             if isinstance(batch.examples, dict):
                 table.see(batch.examples)
+            if watch is not None:
+                watch(take(batch.examples, slice(batch.n_examples)))
             if keys is None:
                 outputs = self._compute(batch.examples, layers, poolings)
             else:

@@ -50,7 +50,9 @@ class Candidates(NamedTuple):
     last: str
 
 
-def candidate_layers(source: Any, data: Any = None) -> Candidates:
+def candidate_layers(
+    source: Any, data: Any = None, names: Sequence[str] | None = None
+) -> Candidates:
     """Find the layers of a source that are worth trying as features.
 
     These are the ends of blocks, what pooling leaves, the inputs of dense layers, and the class
@@ -65,6 +67,8 @@ def candidate_layers(source: Any, data: Any = None) -> Candidates:
     data : array, dict or list, optional
         A few examples, for layers whose shape is not known. Layers that give no features of them,
         the same features as another layer, or more than 50,000 features are left out.
+    names : list of str, optional
+        Layers to take instead, all of them: then only their poolings are found.
 
     Returns
     -------
@@ -78,6 +82,9 @@ def candidate_layers(source: Any, data: Any = None) -> Candidates:
     if data is not None:
         # After a first pass, more shapes are known, and with them more of the graph.
         _extract(source, source.layers[0].name, "flatten", data)
+    if names is not None:
+        shapes = {name: _shape_of(source, name) for name in names}
+        return Candidates({n: _pooling_of(source, n, shapes[n]) for n in names}, names[-1])
     find_ends = getattr(source, "_block_ends", None)
     ends = find_ends() if find_ends else None
     layers = [layer for layer in source.layers if layer.shape != ()]

@@ -605,6 +605,13 @@ def take(examples: Examples, index: slice | np.ndarray) -> Examples:
     return examples[index] if isinstance(index, slice) else [examples[i] for i in index]
 
 
+def take_first(data: Any, n: int) -> Any:
+    """Return the first examples of an array, a table, a dict of arrays or a list."""
+    if isinstance(data, Mapping):
+        return {name: values[:n] for name, values in data.items()}
+    return data[:n]
+
+
 def count(examples: Examples) -> int:
     """Return how many examples a batch holds, padding included."""
     return len(next(iter(examples.values())) if isinstance(examples, dict) else examples)
