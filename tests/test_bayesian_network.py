@@ -261,6 +261,40 @@ def test_the_temperature_acts_on_what_is_sampled(digits, fitted):
     np.testing.assert_allclose(narrow.std(axis=1), 0.25 * wide.std(axis=1), rtol=1e-3)
 
 
+def test_few_labels_sharpen(digits):
+    """A mean-field posterior of a few labels is too cautious."""
+    X, y = load_digits(return_X_y=True)
+    gains = []
+    for seed in range(3):
+        train, test, labels, truth = train_test_split(
+            X, y, train_size=20, stratify=y, random_state=seed
+        )
+        model = BayesianNetwork().fit(train, labels)
+        assert model.inverse_temperature_ == pytest.approx(np.exp(1.5 / 2))
+        sharp = log_loss(truth, model.predict_proba(test))
+        model.inverse_temperature_ = 1.0
+        gains.append(log_loss(truth, model.predict_proba(test)) - sharp)
+    assert min(gains) > 0.05
+    weights = np.full(20, 0.01)
+    assert model.fit(train, labels, weights).inverse_temperature_ == pytest.approx(np.exp(1.5))
+
+
+def test_the_linear_path_is_freer_with_many_classes():
+    for n_classes, factor in ((2, 1), (10, 1), (100, 2)):
+        shapes = bayesian_network._shapes(3, [4], n_classes)
+        prior = bayesian_network._layers(bayesian_network._prior_deviations(shapes, 2.0), shapes)
+        np.testing.assert_allclose(prior[1], 2 / np.sqrt(4), rtol=1e-6)
+        np.testing.assert_allclose(prior[2], factor * 0.5 * 2 / np.sqrt(3), rtol=1e-6)
+
+
+def test_more_classes_than_hidden_units():
+    random = np.random.RandomState(0)
+    y, truth = np.repeat(np.arange(100), 3), np.repeat(np.arange(100), 3)
+    centres = random.normal(size=(100, 30))
+    X, test = (centres[c] + 0.7 * random.normal(size=(len(c), 30)) for c in (y, truth))
+    assert BayesianNetwork(n_hidden=10, num_epochs=60).fit(X, y).score(test, truth) > 0.9
+
+
 def test_held_out_examples_are_300_or_all():
     parts = held_out_parts(np.repeat([0, 1, 2, 3, 4], 30), 300)
     assert np.sum(parts, axis=0).tolist() == [1] * 150
