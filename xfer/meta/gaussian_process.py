@@ -284,6 +284,8 @@ class DirichletGaussianProcess(BayesianClassifier):
         probabilities = np.empty((len(X), len(self.classes_)))
         for rows in row_batches(len(X), self._floats_per_row):
             probabilities[rows] = expected_softmax(*self._moments(X[rows]))
+        probabilities *= self.prior_ratio_
+        probabilities /= probabilities.sum(axis=1, keepdims=True)
         return probabilities, mean_entropies
 
     def _score_samples(self, X: np.ndarray) -> np.ndarray:
