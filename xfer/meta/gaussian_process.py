@@ -19,14 +19,16 @@ from xfer.meta.left_out import LeftOut, dirichlet_targets
 from xfer.meta.posterior import (
     BayesianClassifier,
     choose_inverse_temperature,
-    softmax_in_place,
+    expected_softmax,
+    row_batches,
     standard_normal_points,
 )
 from xfer.meta.whitening import PartialWhitening, squash
 
-_LEARNED_ROWS = 1000  # kernels are learned from at most this many examples
+# Kernels are learned from at most this many examples, classes, and products of both.
+_LEARNED_ROWS, _LEARNED_CLASSES, _LEARNED_SCORES = 1000, 50, 20_000
 _EXACT_ROWS = 3000  # with more examples, inducing points stand for them
-_INDUCING_POINTS, _CANDIDATES = 800, 10_000
+_INDUCING_POINTS, _MOST_INDUCING_POINTS, _CANDIDATES = 800, 3000, 10_000
 _BATCH_SIZE = 4096
 _SAMPLES = 128
 # Priors on the logarithms of the parameters: normal distributions, and a Laplace distribution for
@@ -53,9 +55,10 @@ class DirichletGaussianProcess(BayesianClassifier):
     :math:`z / \sqrt{(1 + |z|^2) / 2}`. Variances :math:`v_l`, length scales :math:`\lambda_l` and
     :math:`\epsilon` are learned from the probability of each label given all others [2]_, times
     weak priors; the marginal likelihood, which is not a probability of labels, predicted worse.
-    An inverse temperature of at least 1 is chosen on the same left-out predictions. With more than
-    3,000 examples, 800 inducing points are used [3]_, chosen greedily by the largest remaining
-    variance [4]_, and kernels are learned from 1,000 examples.
+    An inverse temperature is chosen on the same left-out predictions. An example whose class has no
+    other is not among them. Kernels are learned from at most 1,000 examples, or 400 of 50 classes.
+    With more than 3,000 examples, 800 inducing points are used [3]_, or as many as there are
+    classes, chosen greedily by the largest remaining variance [4]_.
 
     Parameters
     ----------
@@ -104,7 +107,7 @@ class DirichletGaussianProcess(BayesianClassifier):
     >>> model.predict_proba(X[[142]]).round(1)
     array([[0. , 0.1, 0.9]])
     >>> model.predict_uncertainty(X[[1, 142]]).total.round(1)
-    array([0. , 0.2])
+    array([0. , 0.3])
     """
 
     def __init__(
@@ -146,19 +149,19 @@ class DirichletGaussianProcess(BayesianClassifier):
         layers = self._whitened(X)
         one_hot = y[:, None] == np.arange(len(self.classes_))
         rows, sums = _rows_to_learn_from(X, y, w, random)
-        left_out = self._learn([layer[rows] for layer in layers], one_hot[rows], sums)
+        known = np.unique(y[rows])
+        learned = np.ix_(rows, known)
+        left_out, p = self._learn([layer[rows] for layer in layers], one_hot[learned], sums)
         if len(y) <= _EXACT_ROWS:
-            self.sign_ = -1.0
             posterior = self._condition(layers, one_hot, w)
         else:
-            self.sign_ = 1.0
             candidates = random.permutation(len(y))[:_CANDIDATES]
             posterior = self._condition_on_inducing_points(layers, one_hot, w, candidates)
-        self.basis_, self.root_, weights, class_roots = posterior
-        self.weights_ = self.root_ @ np.column_stack(weights)
+        self.basis_, self.roots_, weights, class_roots = posterior
+        self.weights_ = self.roots_[-1] @ np.column_stack(weights)
         self.class_roots_ = np.concatenate(class_roots, axis=1)
         self.class_ends_ = np.cumsum([class_root.shape[1] for class_root in class_roots])
-        return order[rows], left_out
+        return order[rows[left_out]], p * self.prior_ratio_[known]
 
     def _layer(self, X: np.ndarray, columns: np.ndarray) -> np.ndarray:
         layer = X[:, columns]
@@ -173,17 +176,17 @@ class DirichletGaussianProcess(BayesianClassifier):
             for columns, whitening in zip(self.columns_, self.whitenings_)
         ]
 
-    def _learn(self, layers: Layers, one_hot: np.ndarray, w: np.ndarray) -> np.ndarray:
-        """Learn the parameters; return the probabilities of each example, left out."""
+    def _learn(self, layers: Layers, one_hot: np.ndarray, w: np.ndarray) -> tuple:
+        """Learn the parameters; return which rows were left out, and their probabilities."""
         distances = [euclidean_distances(layer, squared=True) for layer in layers]
-        n_layers = len(layers)
+        n_layers, points = len(layers), self.points_[:, : one_hot.shape[1]]
         start = np.repeat([_LENGTH_SCALE, _VARIANCE - np.log(n_layers)], n_layers)
         start = np.append(start, _CONCENTRATION)
         with progress_bar(None, self.progress, None, "kernels", "evaluation") as bar:
 
             def objective(parameters: np.ndarray) -> tuple[float, np.ndarray]:
                 bar.update()
-                return _negative_objective(parameters, distances, one_hot, w, self.points_, start)
+                return _negative_objective(parameters, distances, one_hot, w, points, start)
 
             options = {"maxfun": self.max_function_evaluations, "ftol": 1e-4, "gtol": 1e-2}
             result = minimize(objective, start, jac=True, method="L-BFGS-B", options=options)
@@ -192,16 +195,21 @@ class DirichletGaussianProcess(BayesianClassifier):
         self.concentration_ = float(np.exp(result.x[-1]))
         self.objective_, self.n_evaluations_ = float(-result.fun), int(result.nfev)
         K = _sum(_kernels(distances, self.length_scales_, self.variances_))
-        scores = LeftOut(K, one_hot, w, dirichlet_targets(result.x[-1])).scores(self.points_)
-        self.inverse_temperature_ = choose_inverse_temperature(scores, one_hot.argmax(axis=1), w)
-        return softmax_in_place(self.inverse_temperature_ * scores).mean(axis=1)
+        left_out = LeftOut(K, one_hot, w, dirichlet_targets(result.x[-1]))
+        rows = left_out.rows
+        scores = left_out.scores(rows, points)
+        self.inverse_temperature_ = factor = choose_inverse_temperature(
+            scores, left_out.labels[rows], w[rows]
+        )
+        means, variances = left_out.means[rows], left_out.variances[rows]
+        return rows, expected_softmax(factor * means, factor**2 * variances)
 
     def _covariance(self, layers: Layers, others: Layers) -> np.ndarray:
         distances = (euclidean_distances(a, b, squared=True) for a, b in zip(layers, others))
         return _sum(_kernels(distances, self.length_scales_, self.variances_))
 
     def _condition(self, layers: Layers, one_hot: np.ndarray, w: np.ndarray) -> tuple:
-        """Return basis, root, weights and roots of each class of the exact posterior."""
+        """Return basis, roots, weights and roots of each class of the exact posterior."""
         targets = dirichlet_targets(np.log(self.concentration_))
         K = self._covariance(layers, layers)
         K[np.diag_indices(len(K))] += targets.noise[1] / w
@@ -213,45 +221,55 @@ class DirichletGaussianProcess(BayesianClassifier):
             S = np.diag(w[one_hot[:, c]]) / (targets.noise[1] - targets.noise[0]) - rows @ rows.T
             class_roots.append(rows.T @ _inverse_root(S))
             weights.append(y[:, c] + class_roots[-1] @ (class_roots[-1].T @ y[:, c]))
-        return layers, root, weights, class_roots
+        return layers, [root], weights, class_roots
 
     def _condition_on_inducing_points(
         self, layers: Layers, one_hot: np.ndarray, w: np.ndarray, candidates: np.ndarray
     ) -> tuple:
-        """Return the same of the best posterior given some points (Titsias 2009, eq. 10)."""
-        targets = dirichlet_targets(np.log(self.concentration_))
+        """Return the same of the best posterior given some points (Titsias 2009, eq. 10).
+
+        There are two roots: the first belongs to the prior at the points, the second to a posterior
+        in which each example has the noise of other classes.
+        """
+        own_noise, other_noise = (targets := dirichlet_targets(np.log(self.concentration_))).noise
         chosen = self._choose_inducing_points([layer[candidates] for layer in layers])
         inducing = [layer[candidates[chosen]] for layer in layers]
         K = self._covariance(inducing, inducing)
         K[np.diag_indices(len(K))] += 1e-8 * self.variances_.sum()
         root = _inverse_root(K)
-        products = np.zeros((one_hot.shape[1], len(K), len(K)))
-        sums = np.zeros((one_hot.shape[1], len(K)))
-        for c in range(one_hot.shape[1]):
-            rows = np.flatnonzero(one_hot[:, c])
-            for batch in gen_batches(len(rows), _BATCH_SIZE):
-                part = [layer[rows[batch]] for layer in layers]
-                features = self._covariance(part, inducing) @ root
-                weighted = features * w[rows[batch], None]
-                products[c] += features.T @ weighted
-                sums[c] += weighted.sum(axis=0)
-        own_noise, other_noise = targets.noise
-        shared, total, n_classes = products.sum(axis=0) / other_noise, sums.sum(axis=0), len(sums)
+        shared, halves, sums = np.eye(len(K)), Layers(), Layers()
+        for of_class in one_hot.T:
+            half, total = np.empty((0, len(K))), np.zeros(len(K))
+            for batch in gen_batches(np.count_nonzero(of_class), _BATCH_SIZE):
+                rows = np.flatnonzero(of_class)[batch]
+                features = self._covariance([layer[rows] for layer in layers], inducing) @ root
+                half = np.vstack([half, np.sqrt(w[rows, None]) * features])
+                total += w[rows] @ features
+                if len(half) > len(K):  # fewer rows with the same products of columns
+                    half = np.asarray(np.linalg.qr(half, mode="r"))
+            shared += half.T @ half / other_noise
+            halves.append(half)
+            sums.append(total)
+        posterior_root = _inverse_root(shared)
+        everything, n_classes = np.sum(sums, axis=0), len(sums)
         class_roots, weights = [], []
-        for product, of_class in zip(products, sums):
-            precision = shared + (1 / own_noise - 1 / other_noise) * product
-            precision[np.diag_indices(len(K))] += 1
-            class_roots.append(_inverse_root(precision))
-            pull = (1 - 1 / n_classes) / own_noise * of_class
-            pull -= (total - of_class) / (n_classes * other_noise)
-            weights.append(class_roots[-1] @ (class_roots[-1].T @ (targets.gap * pull)))
-        return inducing, root, weights, class_roots
+        for half, total in zip(halves, sums):
+            part = posterior_root.T @ half.T
+            S = part.T @ part
+            S[np.diag_indices(len(S))] += 1 / (1 / own_noise - 1 / other_noise)
+            class_roots.append(part @ _inverse_root(S))
+            pull = (1 - 1 / n_classes) / own_noise * total
+            pull -= (everything - total) / (n_classes * other_noise)
+            y = posterior_root.T @ (targets.gap * pull)
+            weights.append(y - class_roots[-1] @ (class_roots[-1].T @ y))
+        return inducing, [root, root @ posterior_root], weights, class_roots
 
     def _choose_inducing_points(self, layers: Layers) -> np.ndarray:
         """Return row indices, each chosen where those before leave the most variance."""
         n = len(layers[0])
         left = np.full(n, self.variances_.sum())
-        factor = np.empty((n, min(n, _INDUCING_POINTS)))
+        count = min(n, max(_INDUCING_POINTS, min(len(self.classes_), _MOST_INDUCING_POINTS)))
+        factor = np.empty((n, count))
         chosen: list[int] = []
         while len(chosen) < factor.shape[1] and left.max() > 1e-6 * self.variances_.sum():
             rank, point = len(chosen), int(left.argmax())
@@ -265,20 +283,34 @@ class DirichletGaussianProcess(BayesianClassifier):
 
     @property
     def _floats_per_row(self) -> int:
-        return len(self.points_) * len(self.classes_) + 2 * len(self.root_)
+        return self.points_.size + 2 * len(self.weights_) + self.class_roots_.shape[1]
+
+    def _average(self, X: np.ndarray, entropies: bool = False) -> tuple[np.ndarray, np.ndarray]:
+        """Return mean probabilities as integrals, and mean entropies from samples."""
+        mean_entropies = super()._average(X, entropies)[1] if entropies else np.empty(len(X))
+        probabilities = np.empty((len(X), len(self.classes_)))
+        for rows in row_batches(len(X), self._floats_per_row):
+            probabilities[rows] = expected_softmax(*self._moments(X[rows]))
+        probabilities *= self.prior_ratio_
+        probabilities /= probabilities.sum(axis=1, keepdims=True)
+        return probabilities, mean_entropies
 
     def _score_samples(self, X: np.ndarray) -> np.ndarray:
+        means, variances = self._moments(X)
+        return means[:, None] + np.sqrt(variances)[:, None] * self.points_
+
+    def _moments(self, X: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return means and variances of the scores, of shape (m, n_classes)."""
         K = self._covariance(self._whitened(X), self.basis_)
-        means = K @ self.weights_
-        h = K @ self.root_
-        squares = np.square(h @ self.class_roots_)
+        h = [K @ root for root in self.roots_]
+        variances = self.variances_.sum() - np.square(h[0]).sum(axis=1)[:, None]
+        if len(h) > 1:
+            variances += np.square(h[1]).sum(axis=1)[:, None]
         starts = np.append(0, self.class_ends_[:-1])
-        explained = np.square(h).sum(axis=1)[:, None]
-        variances = self.variances_.sum() - explained
-        variances = variances + self.sign_ * np.add.reduceat(squares, starts, axis=1)
-        deviations = np.sqrt(np.maximum(variances, 0))
-        scores = means[:, None] + deviations[:, None] * self.points_
-        return self.inverse_temperature_ * scores
+        squares = np.square(h[-1] @ self.class_roots_)
+        variances = np.maximum(variances - np.add.reduceat(squares, starts, axis=1), 0)
+        factor = self.inverse_temperature_
+        return factor * (K @ self.weights_), factor**2 * variances
 
 
 def _negative_objective(
@@ -337,9 +369,10 @@ def _columns(columns: Sequence[ArrayLike] | None, n_columns: int) -> Layers:
 def _rows_to_learn_from(
     X: np.ndarray, y: np.ndarray, w: np.ndarray, random: np.random.RandomState
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Choose distinct examples of every class, and sum the weights of the copies of each.
+    """Choose distinct examples of many classes, and sum the weights of the copies of each.
 
-    A copy would make the original look easy to predict.
+    A copy would make the original look easy to predict. Of each class two are chosen before others,
+    because one alone cannot be predicted from the others.
     """
     _, rows, copies = np.unique(
         np.column_stack([y, X]), axis=0, return_index=True, return_inverse=True
@@ -347,9 +380,16 @@ def _rows_to_learn_from(
     sums = np.zeros(len(y))
     sums[rows] = np.bincount(copies.ravel(), w)
     rows = random.permutation(np.sort(rows))
+    if (n_classes := y.max() + 1) > _LEARNED_CLASSES:
+        known = np.bincount(y[rows], minlength=n_classes) > 1
+        order = random.permutation(n_classes)
+        order = order[np.argsort(~known[order], kind="stable")]
+        rows = rows[np.isin(y[rows], order[:_LEARNED_CLASSES])]
     first = np.unique(y[rows], return_index=True)[1]
     others = np.delete(rows, first)
-    rows = np.sort(np.concatenate([rows[first], others])[: max(_LEARNED_ROWS, len(first))])
+    second = np.unique(y[others], return_index=True)[1]
+    rows = np.concatenate([rows[first], others[second], np.delete(others, second)])
+    rows = np.sort(rows[: min(_LEARNED_ROWS, _LEARNED_SCORES // len(first))])
     return rows, sums[rows]
 
 

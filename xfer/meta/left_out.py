@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from xfer.meta.posterior import softmax_in_place
+from xfer.meta.posterior import row_batches, softmax_in_place
 
 
 class Targets(NamedTuple):
@@ -44,12 +44,16 @@ class LeftOut:
     `K` is the covariance of the scores; `one_hot` is bool, its rows sorted by class; `w`, of shape
     (n,), are the weights of the examples. `means` and `variances`, of shape (n, n_classes), are
     those of the scores of each example given all others: Rasmussen and Williams (2006), eq. 5.12.
+    `rows` are the examples whose class has other members. Without its only member a class is
+    unknown, so what is predicted for it then says nothing of how well it will be known.
     """
 
     def __init__(self, K: np.ndarray, one_hot: np.ndarray, w: np.ndarray, targets: Targets) -> None:
         self.one_hot, self.w, self.targets = one_hot, w[:, None], targets
         counts = one_hot.sum(axis=0)
         ends = counts.cumsum()
+        self.labels = one_hot.argmax(axis=1)
+        self.rows = np.flatnonzero(counts[self.labels] > 1)
         self.slices = [slice(end - count, end) for end, count in zip(ends, counts)]
         self.G = _inverse(K, targets.noise[1] / w)
         noise_gap = targets.noise[1] - targets.noise[0]
@@ -66,25 +70,28 @@ class LeftOut:
         noise = np.where(one_hot, *targets.noise) / self.w
         self.variances = np.maximum(1 / self.precisions - noise, 1e-12)
 
-    def scores(self, points: np.ndarray) -> np.ndarray:
-        """Return samples of the scores, of shape (n, n_points, n_classes)."""
-        return self.means[:, None] + np.sqrt(self.variances)[:, None] * points
+    def scores(self, rows: np.ndarray, points: np.ndarray) -> np.ndarray:
+        """Return samples of the scores of some examples, of shape (m, n_points, n_classes)."""
+        return self.means[rows, None] + np.sqrt(self.variances[rows, None]) * points
 
     def loss(self, points: np.ndarray) -> tuple[float, np.ndarray, float]:
-        """Return the weighted negative log likelihood (nats), and its gradients.
+        """Return the weighted negative log likelihood of `rows` (nats), and its gradients.
 
         They are by K and by log concentration. `points`, of shape (n_points, n_classes), are
         standard normal.
         """
-        p = softmax_in_place(self.scores(points))
-        rows, columns = self.one_hot.nonzero()
-        of_label = p[rows, :, columns]
-        loss = -np.log(of_label.mean(axis=1)) @ self.w[:, 0]
-        share = self.w * of_label / of_label.sum(axis=1, keepdims=True)
-        p *= share[:, :, None]
-        by_mean = p.sum(axis=1) - self.w * self.one_hot
-        by_deviation = np.einsum("nsc,sc->nc", p, points) - self.one_hot * (share @ points)
-        by_variance = by_deviation / (2 * np.sqrt(self.variances))
+        loss, by_mean, by_variance = 0.0, np.zeros_like(self.means), np.zeros_like(self.means)
+        for batch in row_batches(len(self.rows), points.size):
+            rows = self.rows[batch]
+            p = softmax_in_place(self.scores(rows, points))
+            w, one_hot = self.w[rows], self.one_hot[rows]
+            of_label = p[np.arange(len(rows)), :, self.labels[rows]]
+            loss -= np.log(of_label.mean(axis=1)) @ w[:, 0]
+            share = w * of_label / of_label.sum(axis=1, keepdims=True)
+            p *= share[:, :, None]
+            by_mean[rows] = p.sum(axis=1) - w * one_hot
+            by_deviation = np.einsum("nsc,sc->nc", p, points) - one_hot * (share @ points)
+            by_variance[rows] = by_deviation / (2 * np.sqrt(self.variances[rows]))
         return loss, *self._chain(by_mean, by_variance)
 
     def _chain(self, by_mean: np.ndarray, by_variance: np.ndarray) -> tuple[np.ndarray, float]:

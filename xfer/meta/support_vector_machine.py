@@ -68,7 +68,7 @@ class CalibratedSvm(CalibratedClassifier):
     >>> X, y = load_iris(return_X_y=True)
     >>> model = CalibratedSvm().fit(X[:, :2], y)
     >>> model.predict_proba(X[[60], :2]).round(2)
-    array([[0.04, 0.79, 0.17]])
+    array([[0.07, 0.76, 0.17]])
     """
 
     _expected_log_scale = 1.0

@@ -47,7 +47,7 @@ class PartialWhitening(TransformerMixin, BaseEstimator):
     >>> from sklearn.datasets import load_iris
     >>> X, _ = load_iris(return_X_y=True)
     >>> PartialWhitening().fit_transform(X).std(axis=0).round(1)
-    array([0.9, 0.4, 0.1, 0.1])
+    array([0.8, 0.5, 0.2, 0.1])
     """
 
     def __init__(self, *, square_root: bool = True) -> None:
