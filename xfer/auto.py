@@ -8,7 +8,7 @@ import numpy as np
 from scipy.sparse import csr_matrix, vstack
 from sklearn.utils.validation import check_is_fitted
 
-from xfer.features import LayerFeatures, LayerOptions, look_up, stores_parameters
+from xfer.features import LayerFeatures, NetworkOptions, look_up, stores_parameters
 from xfer.meta.base import ClassPrior, ClassWeight
 from xfer.meta.mixture import Explanation, MixtureClassifier, Score, SuspiciousLabel
 from xfer.meta.words import WordWeights, count_words
@@ -95,7 +95,7 @@ class AutoRepurposer(Repurposer):
         pooling: str | Mapping[str, str] | None = None,
         class_weight: ClassWeight = None,
         class_prior: ClassPrior = None,
-        **options: Unpack[LayerOptions],
+        **options: Unpack[NetworkOptions],
     ) -> None: ...
 
     def fit(self, X: Any, y: Any = None, sample_weight: Any = None, unlabelled: Any = None) -> Self:
@@ -124,6 +124,7 @@ class AutoRepurposer(Repurposer):
         found = self._candidates(source, data)
         features = self._layer_features(source, found.pooling).fit(data)
         table, counts = _extract(features, data)
+        assert table.labels is not None
         features.note_fit_data(table.shapes, table.ranges)
         pool, pool_counts, words = None, None, None
         if unlabelled is not None and not _is_empty(unlabelled):
@@ -241,7 +242,7 @@ class AutoRepurposer(Repurposer):
 def _extract(features: LayerFeatures, X: Any) -> tuple[Features, csr_matrix | None]:
     """Return the features of data, and the counts of their words, if there are words."""
     counts: list[csr_matrix | None] = []
-    of_ids = getattr(features.source_, "_id_inputs", list)()
+    of_ids = getattr(features.source_, "_id_inputs", frozenset[str])()
 
     def count(examples: Examples) -> None:
         documents = _documents(examples, of_ids)

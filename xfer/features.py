@@ -142,14 +142,19 @@ class SharesNetwork(BaseEstimator):
         )
 
 
-class LayerOptions(TypedDict, total=False):
-    """Parameters of LayerFeatures that every repurposer has too."""
+class NetworkOptions(TypedDict, total=False):
+    """Parameters of LayerFeatures that every repurposer has too, with the same default."""
 
-    pooling: str | Mapping[str, str]
     cache: Any
     context_function: Callable[[int], Any] | None
     num_devices: int
     progress: bool | None
+
+
+class LayerOptions(NetworkOptions, total=False):
+    """Parameters of LayerFeatures that a repurposer with given layers has too."""
+
+    pooling: str | Mapping[str, str]
 
 
 class LayerFeatures(TransformerMixin, SharesNetwork):

@@ -52,10 +52,19 @@ _TRUSTED = [
     "sklearn.utils._bunch.Bunch",
     "xfer.meta.bayesian_network.BayesianNetwork",
     "xfer.meta.gaussian_process.DirichletGaussianProcess",
+    "xfer.meta.graph.GraphSpreading",
+    "xfer.meta.heads.FeatureHeads",
+    "xfer.meta.heads.GaussianHead",
+    "xfer.meta.heads.RidgeHead",
     "xfer.meta.logistic_regression.CalibratedLogisticRegression",
+    "xfer.meta.mixture.JoinedSpace",
+    "xfer.meta.mixture.MixtureClassifier",
+    "xfer.meta.mixture.Score",
+    "xfer.meta.novelty.Novelty",
     "xfer.meta.calibrated.ScaledScores",
     "xfer.meta.support_vector_machine.CalibratedSvm",
     "xfer.meta.whitening.PartialWhitening",
+    "xfer.meta.words.WordWeights",
 ]
 
 

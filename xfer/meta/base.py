@@ -44,7 +44,7 @@ class MetaClassifier(ClassifierMixin, BaseEstimator, ABC):
     class_weight: ClassWeight
     # Files of earlier versions hold neither of the two.
     class_prior: ClassPrior = None
-    prior_ratio_: np.ndarray | float = 1.0
+    prior_ratio_: Any = 1.0  # an array of shape (n_classes,)
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
@@ -171,7 +171,7 @@ class MetaClassifier(ClassifierMixin, BaseEstimator, ABC):
         return self._compute(self._probabilities, X)
 
     @abstractmethod
-    def _fit(self, X: np.ndarray, y: np.ndarray, w: np.ndarray) -> None:
+    def _fit(self, X: Any, y: np.ndarray, w: np.ndarray) -> Any:
         """Fit on checked features, class indices and positive weights of examples."""
 
     @abstractmethod

@@ -128,8 +128,7 @@ class RidgeHead(BaseEstimator):
             basis, features = None, Z
             few = n <= Z.shape[1]
             if few:
-                gram = Z @ Z.T
-                gram = gram.toarray() if issparse(gram) else gram
+                gram = (Z @ Z.T).toarray() if issparse(Z) else Z @ Z.T
         if few:
             squares, Q = _eigen((gram + 1) * np.outer(roots, roots))
 

