@@ -56,6 +56,7 @@ _TRUSTED = [
     "xfer.meta.heads.FeatureHeads",
     "xfer.meta.heads.GaussianHead",
     "xfer.meta.heads.RidgeHead",
+    "xfer.meta.heads.WordsHead",
     "xfer.meta.logistic_regression.CalibratedLogisticRegression",
     "xfer.meta.mixture.JoinedSpace",
     "xfer.meta.mixture.MixtureClassifier",

@@ -8,34 +8,31 @@ from typing import Any, Self
 import numpy as np
 from scipy.sparse import csr_matrix
 from sklearn.base import BaseEstimator, TransformerMixin
-from sklearn.feature_extraction.text import HashingVectorizer, TfidfTransformer
+from sklearn.feature_extraction.text import HashingVectorizer
+from sklearn.preprocessing import normalize
 
 _COUNTS = HashingVectorizer(n_features=1 << 20, norm=None, alternate_sign=False)
-# A word of more documents says little, and where short texts are padded the padding is one.
-_MOST = 0.9
-_MANY = 10  # documents that are enough to tell
 
 
 class WordWeights(TransformerMixin, BaseEstimator):
     """Weights words by how rare they are (TF-IDF), on counts of :func:`count_words`.
 
-    Words that occur in more than nine tenths of the documents are left out, and those of new
-    documents only.
+    A word that occurs t times in a document, and in m of all n, has the weight (1 + log t) log((n +
+    1) / (m + 1)). What is in all documents, such as padding, so has none.
     """
 
     def fit(self, X: csr_matrix, y: Any = None) -> Self:
         """Learn from counts of shape (n, n_words) how rare each word is."""
         documents = np.bincount(X.indices, minlength=X.shape[1])
-        most = _MOST * X.shape[0] if X.shape[0] >= _MANY else np.inf
-        self.columns_ = np.flatnonzero((documents > 0) & (documents <= most))
-        if not len(self.columns_):
-            self.columns_ = np.flatnonzero(documents)
-        self.tfidf_ = TfidfTransformer(sublinear_tf=True).fit(X[:, self.columns_])
+        self.columns_ = np.flatnonzero(documents)
+        self.rarity_ = np.log((X.shape[0] + 1) / (documents[self.columns_] + 1))
         return self
 
     def transform(self, X: csr_matrix) -> csr_matrix:
-        """Return weights of shape (m, n_kept_words), of which each row has length 1."""
-        return self.tfidf_.transform(X[:, self.columns_])
+        """Return weights of shape (m, n_known_words), of which each row has length 1."""
+        weights = X[:, self.columns_]
+        weights.data = (1 + np.log(weights.data)) * self.rarity_[weights.indices]
+        return normalize(weights)
 
 
 def count_words(documents: Sequence[str] | np.ndarray) -> csr_matrix:
