@@ -15,7 +15,7 @@ from sklearn.svm import SVC
 from sklearn.utils.estimator_checks import estimator_checks_generator
 from threadpoolctl import threadpool_info, threadpool_limits
 
-import xfer.meta
+import xfer
 from xfer.meta import calibrated
 from xfer.meta.base import assign_folds, small_fit_threads
 from xfer.meta.bayesian_network import BayesianNetwork
@@ -79,23 +79,25 @@ def test_a_sparse_matrix_is_a_matrix(digits, kind):
 
 @pytest.mark.filterwarnings("ignore:.*`probability`:FutureWarning")
 @pytest.mark.parametrize(
-    ("kind", "plain", "least"),
+    ("kind", "plain"),
     [
-        # Square roots help with features of networks; with pixels they cost the rest of the gain.
-        (CalibratedLogisticRegression, LogisticRegression(max_iter=5000), 0),
-        (CalibratedSvm, SVC(probability=True, random_state=0), 0.02),
+        (CalibratedLogisticRegression, LogisticRegression(max_iter=5000)),
+        (CalibratedSvm, SVC(probability=True, random_state=0)),
     ],
 )
-def test_probabilities_are_worth_more_than_scikit_learns_on_raw_features(kind, plain, least):
-    X, y = load_digits(return_X_y=True)
+def test_probabilities_are_worth_more_than_scikit_learns_on_raw_features(kind, plain):
+    """On features of a network, for which the scaling was chosen; pixels gain nothing from it."""
+    images, digits = xfer.example.digits()
+    source, new = xfer.load_checkpoint(xfer.example.checkpoint()), digits >= 5
+    X, y = xfer.LayerFeatures(source, "relu3").fit_transform(images[new]), digits[new]
     gains = []
     for seed in range(5):
         train, test, labels, truth = train_test_split(
-            X, y, train_size=100, stratify=y, random_state=seed
+            X, y, train_size=50, stratify=y, random_state=seed
         )
         expected = log_loss(truth, plain.fit(train, labels).predict_proba(test))
         gains.append(expected - log_loss(truth, kind().fit(train, labels).predict_proba(test)))
-    assert np.mean(gains) > least
+    assert np.mean(gains) > 0.05
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -112,8 +114,8 @@ def test_probabilities_are_calibrated(kind):
 
 
 def tolerance(kind):
-    # Gradients in single precision enlarge a difference in the last digit.
-    return 1e-4 if kind is DirichletGaussianProcess else 1e-9
+    # Gradients in single precision enlarge a difference in the last digit to some 1e-6.
+    return 1e-5 if kind is DirichletGaussianProcess else 1e-9
 
 
 @pytest.mark.parametrize("kind", KINDS)

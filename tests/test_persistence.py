@@ -380,7 +380,7 @@ def test_every_byte_under_a_right_checksum_is_refused_or_harmless(saved, data):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"format": 3}, "it has format 3, written by .*; xfer .* reads format 2"),
+        ({"format": 2}, "it has format 2, written by .*; xfer .* reads format 3: fit it again"),
         ({"class": "os.system"}, "import the module that defines os.system first"),
         ({"class": "xfer.repurposers.SvmRepurposer"}, "unexpected keyword argument"),
         ({"layers": ["fc1"]}, "source_model is not the network"),

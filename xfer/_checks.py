@@ -25,3 +25,9 @@ def check_positive(name: str, value: Any, finite: bool = True) -> None:
         raise ValueError(f"{name} must be a positive number, got {value!r}")
     if finite and value == math.inf:
         raise ValueError(f"{name} must be a finite number, got {value!r}")
+
+
+def check_share(name: str, value: Any) -> None:
+    """Refuse what is not a number between 0 and 1."""
+    if isinstance(value, bool) or not isinstance(value, Real) or not 0 < float(value) < 1:
+        raise ValueError(f"{name} must be a number > 0 and < 1, got {value!r}")

@@ -230,7 +230,7 @@ class AutoRepurposer(Repurposer):
 
     def _restore(self, source: Any, layer_names: list[str], learned: dict) -> Self:
         features = self._layer_features(source, learned["pooling"]).fit()
-        features.fit_data_ = learned.get("fit_data")
+        features.fit_data_ = learned["fit_data"]
         self.source_model, self.words_ = source, learned["words"]
         return self._set_fitted(features, learned["meta_model"])
 

@@ -26,7 +26,7 @@ from xfer.sources import open_source, source_from_state
 
 __all__ = ["load"]
 
-_FORMAT = 2
+_FORMAT = 3
 _SUFFIX = ".xfer"
 _CHECKSUM_LENGTH = 64
 # Stands in a file for inputs that have to be given again.
@@ -212,7 +212,7 @@ def _read(archive: bytes, source_model: Any, given: Mapping[str, Any]) -> Any:
     if manifest["format"] != _FORMAT:
         raise ValueError(
             f"it has format {manifest['format']!r}, written by xfer {manifest.get('version')}; "
-            f"xfer {xfer.__version__} reads format {_FORMAT}"
+            f"xfer {xfer.__version__} reads format {_FORMAT}: fit it again"
         )
     kind = _find_class(manifest["class"])
     if forbidden := sorted(content["parameters"].keys() & set(kind._not_saved)):

@@ -42,9 +42,8 @@ class MetaClassifier(ClassifierMixin, BaseEstimator, ABC):
 
     classes_: np.ndarray
     class_weight: ClassWeight
-    # Files of earlier versions hold neither of the two.
-    class_prior: ClassPrior = None
-    prior_ratio_: Any = 1.0  # an array of shape (n_classes,)
+    class_prior: ClassPrior
+    prior_ratio_: np.ndarray  # of shape (n_classes,)
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()

@@ -123,8 +123,6 @@ class BayesianNetwork(BayesianClassifier):
     array([[0. , 0.8, 0.2]])
     """
 
-    inverse_temperature_ = 1.0  # in files of earlier versions
-
     def __init__(
         self,
         sigma: float = 3.0,

@@ -7,10 +7,9 @@ never left out: it is not used.
 
 from __future__ import annotations
 
-from numbers import Real
-from typing import Any
-
 import numpy as np
+
+from xfer._checks import check_share
 
 _SUSPICIOUS = 1 / 20  # chosen on newsgroups and CIFAR-100, 20 and 50 labels per class
 
@@ -67,9 +66,3 @@ def quantile(scores: np.ndarray, level: float, w: np.ndarray | None = None) -> f
     reached = weights[order].cumsum()
     index = np.searchsorted(reached, level * (weights.sum() + 1) * (1 - 1e-12))
     return float(values[order[index]]) if index < len(values) else np.inf
-
-
-def check_share(name: str, value: Any) -> None:
-    """Refuse what is not a number between 0 and 1."""
-    if isinstance(value, bool) or not isinstance(value, Real) or not 0 < float(value) < 1:
-        raise ValueError(f"{name} must be a number > 0 and < 1, got {value!r}")

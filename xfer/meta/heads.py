@@ -17,6 +17,7 @@ from scipy.special import log_softmax
 from sklearn.base import BaseEstimator
 from sklearn.metrics.pairwise import euclidean_distances
 from sklearn.preprocessing import normalize
+from sklearn.utils.extmath import safe_sparse_dot
 
 from xfer.meta.whitening import PartialWhitening
 
@@ -129,10 +130,11 @@ class RidgeHead(BaseEstimator):
                 basis = vectors / np.sqrt(squares)
                 features = gram @ basis
         else:
-            basis, features = None, Z
-            few = n <= Z.shape[1]
+            basis, few = None, n <= Z.shape[1]
             if few:
-                gram = (Z @ Z.T).toarray() if issparse(Z) else Z @ Z.T
+                gram = safe_sparse_dot(Z, Z.T, dense_output=True)
+            else:
+                features = Z.toarray() if issparse(Z) else Z
         if few:
             squares, Q = _eigen((gram + 1) * np.outer(roots, roots))
 
@@ -142,10 +144,7 @@ class RidgeHead(BaseEstimator):
                 return np.vstack([first, dual.sum(axis=0)])
 
             return Q, squares, of_features
-        columns = np.column_stack(
-            [features.toarray() if issparse(features) else features, np.ones(n)]
-        )
-        columns *= roots[:, None]
+        columns = np.column_stack([features, np.ones(n)]) * roots[:, None]
         squares, vectors = _eigen(columns.T @ columns)
 
         def back(weights: np.ndarray) -> np.ndarray:

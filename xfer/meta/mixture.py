@@ -320,7 +320,7 @@ class MixtureClassifier(TellsNovelty, MetaClassifier):
         if not len(known):
             return Score(np.nan, np.nan, np.nan, np.nan, 0)
         p, y = left_out[known], y[known]
-        w = w[known] * np.broadcast_to(self.prior_ratio_, len(self.classes_))[y]
+        w = w[known] * self.prior_ratio_[y]
         losses = -np.log(np.maximum(p[np.arange(len(y)), y], 1e-12))
         values = np.stack([p.argmax(axis=1) == y, losses])
         means, errors = mean_and_error(values, w)

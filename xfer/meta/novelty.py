@@ -12,8 +12,9 @@ from sklearn.base import BaseEstimator
 from sklearn.metrics import euclidean_distances
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
 
+from xfer._checks import check_share
 from xfer.meta.base import distinct_rows
-from xfer.meta.conformal import check_share, quantile
+from xfer.meta.conformal import quantile
 
 if TYPE_CHECKING:
     from xfer.meta.base import Matrix
