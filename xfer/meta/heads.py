@@ -246,7 +246,8 @@ class WordsHead(BaseEstimator):
                 of_all = totals - others[i] * x.sum()
                 scores[i] = -np.log(left / np.maximum(of_all, _TINY)[:, None] + smoothing) @ x
             unit = scores.std(axis=1).mean() or 1.0
-            factor, loss = _temperature(scores / unit, y, w * known, 1.0, rows)
+            expected = 1.0 if known.any() else -0.75
+            factor, loss = _temperature(scores / unit, y, w * known, expected, rows)
             if loss < best:
                 best, left_out, chosen = loss, factor / unit * scores, smoothing
                 self.inverse_temperature_ = factor / unit
