@@ -4,8 +4,7 @@ A small network reads the handwritten digits 0 to 4, each at a random place on a
 repurposed to 5 to 9 with ten labels per digit, and compared with the unchanged network, the same
 network trained from scratch on these labels, and no network at all. The network comes with xfer,
 the digits with scikit-learn; nothing is downloaded. AutoRepurposer finds its layers by itself; the
-others have the layer relu2. Training from scratch needs MXNet and is
-skipped without it.
+other repurposers have the layer relu2. Training from scratch needs MXNet and is skipped without it.
 
 Run with ``make demo`` or ``python examples/demo.py [PICTURE.png]``.
 """
@@ -144,7 +143,7 @@ def draw_picture(path, results, collected, images):
     for name in [name for name in collected if name.endswith("Repurposer")]:
         probabilities, truth = map(np.concatenate, zip(*collected[name]))
         plots.reliability(probabilities, truth, TARGET_DIGITS, bins=5, name=name, ax=right)
-    draw_digits(below, images, *collected["GpRepurposer"][-1])
+    draw_digits(below, images, *collected["AutoRepurposer"][-1])
     figure.savefig(path, dpi=130)
 
 
@@ -168,7 +167,7 @@ def draw_digits(figure, images, probabilities, truth):
     order = np.argsort(probabilities.max(axis=1))
     shown = [*order[::-1][:5], *order[:5]]
     figure.suptitle(
-        "GpRepurposer: the probability of each digit, the right one in blue;\n"
+        "AutoRepurposer: the probability of each digit, the right one in blue;\n"
         "on the left where it is most sure, on the right where least",
         fontsize=10,
     )
