@@ -95,8 +95,8 @@ scores = {
 # ------
 #
 # Typical examples help from the first round on: 20 of them are as good as 35 random ones.
-# Uncertainty helps from 25 labels on, and with 35 to 40 labels all three ways are about level. Margin
-# sampling, which works with any classifier, is as good as the epistemic uncertainty here.
+# Uncertainty helps from 25 labels on, and with 35 to 40 labels all three ways are about level.
+# Margin sampling, which works with any classifier, is as good as the epistemic uncertainty here.
 
 labels = 10 + LABELS_A_ROUND * np.arange(ROUNDS)
 figure, ax = plt.subplots(figsize=(7, 4.9), layout="constrained")

@@ -112,11 +112,11 @@ print(f"accuracy after repurposing: {after:.3f}")
 # %%
 # Nothing to choose
 # -----------------
-# ``AutoRepurposer`` finds layers by itself and fits several classifiers on each of them. As the data
-# are ids of words, the words join in as one more layer. All other posts, without their labels, tell
-# which posts are alike. How much each classifier counts follows from predictions of labelled posts
-# by models that have not seen their label. With ``cache``, each post passes through the network
-# once, and not at all when you run this again.
+# ``AutoRepurposer`` finds layers by itself and fits several classifiers on each of them. As the
+# data are ids of words, the words join in as one more layer. All other posts, without their labels,
+# tell which posts are alike. How much each classifier counts follows from predictions of labelled
+# posts by models that have not seen their label. With ``cache``, each post passes through the
+# network once, and not at all when you run this again.
 
 auto = xfer.AutoRepurposer(source, cache=CACHE)
 auto.repurpose(train_iter, unlabelled=mx.io.NDArrayIter(x_others, batch_size=100))
@@ -129,8 +129,8 @@ print(f"accuracy of the mixture: {best:.2f}")
 print(f"expected from the 100 labels: {expected.accuracy:.2f} ± {expected.accuracy_error:.2f}")
 
 # %%
-# Most of the weight is on the words, and half of all weight on graphs of posts, in which each post is
-# linked to the ten most similar ones.
+# Most of the weight is on the words, and half of all weight on graphs of posts, in which each post
+# is linked to the ten most similar ones.
 
 ax = plots.explanation(auto.explain())
 ax.set_title("What the mixture listens to")
@@ -180,8 +180,8 @@ display(DataFrame({"accuracy": accuracies, "log loss": losses}))
 # Calibration
 # -----------
 # Of all predictions with a probability of 0.7, seven in ten should be right: the closer to the
-# diagonal, the better. With so few labels the four on one layer are overconfident, and the mixture is
-# a little too cautious; the calibration error says by how much.
+# diagonal, the better. With so few labels the four on one layer are overconfident, and the mixture
+# is a little too cautious; the calibration error says by how much.
 
 figure, ax = plt.subplots(figsize=(6, 6), layout="constrained")
 for name, found in probabilities.items():
@@ -225,8 +225,8 @@ plt.show()
 
 # %%
 # How well does each value separate posts of unseen groups from the others? 0.5 is chance, 1 is
-# perfect. The largest probability of logistic regression does not separate them. ``novelty`` is made
-# for this: it combines the distance to the nearest group with the uncertainty.
+# perfect. The largest probability of logistic regression does not separate them. ``novelty`` is
+# made for this: it combines the distance to the nearest group with the uncertainty.
 
 x_all = np.concatenate([x_test, x_unseen])
 is_unseen = np.arange(len(of_whom)) >= len(y_test)
