@@ -120,9 +120,6 @@ print(f"accuracy after repurposing: {after:.3f}")
 
 auto = xfer.AutoRepurposer(source, cache=CACHE)
 auto.repurpose(train_iter, unlabelled=mx.io.NDArrayIter(x_others, batch_size=100))
-
-# %%
-
 best = (auto.predict_label(test_iter) == y_test).mean()
 expected = auto.score_estimate_
 print(f"accuracy of the mixture: {best:.2f}")
