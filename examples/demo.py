@@ -3,8 +3,8 @@
 A small network reads the handwritten digits 0 to 4, each at a random place on a canvas. It is
 repurposed to 5 to 9 with ten labels per digit, and compared with the unchanged network, the same
 network trained from scratch on these labels, and no network at all. The network comes with xfer,
-the digits with scikit-learn; nothing is downloaded. Training from scratch needs MXNet and is
-skipped without it.
+the digits with scikit-learn; nothing is downloaded. AutoRepurposer finds its layers by itself; the
+other repurposers have the layer relu2. Training from scratch needs MXNet and is skipped without it.
 
 Run with ``make demo`` or ``python examples/demo.py [PICTURE.png]``.
 """
@@ -31,7 +31,7 @@ except ImportError:
 TARGET_DIGITS = range(5, 10)
 LABELS_PER_CLASS = 10
 DRAWS = 5
-REPURPOSERS = [xfer.LrRepurposer, xfer.SvmRepurposer, xfer.GpRepurposer, xfer.BnnRepurposer]
+ON_ONE_LAYER = [xfer.LrRepurposer, xfer.SvmRepurposer, xfer.GpRepurposer, xfer.BnnRepurposer]
 
 
 def main(picture="demo.png"):
@@ -65,8 +65,9 @@ def main(picture="demo.png"):
         }
         if mx is not None:
             classifiers["trained from scratch"] = FromScratch()
-        for kind in REPURPOSERS:
+        for kind in ON_ONE_LAYER:
             classifiers[kind.__name__] = kind(source_network, ["relu2"], pooling="max")
+        classifiers["AutoRepurposer"] = xfer.AutoRepurposer(source_network)
         for name, classifier in classifiers.items():
             begin = time.perf_counter()
             probabilities = classifier.fit(*given).predict_proba(asked)
@@ -139,10 +140,10 @@ def draw_picture(path, results, collected, images):
     above, below = figure.subfigures(2, 1, height_ratios=[5, 3])
     left, right = above.subplots(1, 2, width_ratios=[6, 5])
     draw_accuracies(left, results)
-    for name in [kind.__name__ for kind in REPURPOSERS]:
+    for name in [name for name in collected if name.endswith("Repurposer")]:
         probabilities, truth = map(np.concatenate, zip(*collected[name]))
         plots.reliability(probabilities, truth, TARGET_DIGITS, bins=5, name=name, ax=right)
-    draw_digits(below, images, *collected["GpRepurposer"][-1])
+    draw_digits(below, images, *collected["AutoRepurposer"][-1])
     figure.savefig(path, dpi=130)
 
 
@@ -166,7 +167,7 @@ def draw_digits(figure, images, probabilities, truth):
     order = np.argsort(probabilities.max(axis=1))
     shown = [*order[::-1][:5], *order[:5]]
     figure.suptitle(
-        "GpRepurposer: the probability of each digit, the right one in blue;\n"
+        "AutoRepurposer: the probability of each digit, the right one in blue;\n"
         "on the left where it is most sure, on the right where least",
         fontsize=10,
     )

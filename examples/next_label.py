@@ -4,7 +4,8 @@ Which example to label next
 
 If you label a few examples at a time, which should be next? The epistemic uncertainty of a Gaussian
 process is the part that more labels would reduce. Does it help to label the examples with the most
-epistemic uncertainty first?
+epistemic uncertainty first? Or is it better to label typical examples, as ``next_to_label`` of
+``AutoRepurposer`` and ``MixtureClassifier`` does while labels are few?
 """
 
 import matplotlib.pyplot as plt
@@ -12,9 +13,9 @@ import numpy as np
 
 import xfer
 from xfer import plots
-from xfer.meta import DirichletGaussianProcess
+from xfer.meta import DirichletGaussianProcess, MixtureClassifier
 
-DRAWS = 10
+DRAWS = 8
 ROUNDS = 7
 LABELS_A_ROUND = 5
 
@@ -28,28 +29,35 @@ images, digits = images[digits >= 5], digits[digits >= 5]
 features = source.extract(images, "relu2", pooling="max").matrix
 
 # %%
-# Three ways to choose
-# --------------------
+# Four ways to choose
+# -------------------
 #
 # Each way scores the unlabelled examples; the five with the highest scores are labelled next. The
 # score is the epistemic uncertainty, a random number, or (margin sampling) the negative difference
-# between the two largest probabilities.
+# between the two largest probabilities. The fourth way is ``next_to_label``: typical examples of
+# groups without a label.
 
 
-def epistemic(classifier, rows, random):
+def epistemic(classifier, few, rows, random):
     """Score by the uncertainty that labels would reduce."""
     return classifier.predict_uncertainty(features[rows]).epistemic
 
 
-def close_call(classifier, rows, random):
+def close_call(classifier, few, rows, random):
     """Score by the negative margin between the two largest probabilities."""
     second, first = np.sort(classifier.predict_proba(features[rows]))[:, -2:].T
     return second - first
 
 
-def chance(classifier, rows, random):
+def chance(classifier, few, rows, random):
     """Score at random."""
     return random.uniform(size=len(rows))
+
+
+def typical(classifier, few, rows, random):
+    """Score the examples that the mixture asks for by 1, the others by 0."""
+    mixture = MixtureClassifier().fit(features[few], digits[few])
+    return np.isin(np.arange(len(rows)), mixture.next_to_label(features[rows], LABELS_A_ROUND))
 
 
 # %%
@@ -70,12 +78,13 @@ def label_in_rounds(choose, seed):
         classifier = DirichletGaussianProcess().fit(features[few], digits[few])
         accuracies.append(classifier.score(features[tested], digits[tested]))
         rows = np.setdiff1d(rest, few)
-        order = np.argsort(choose(classifier, rows, random))
+        order = np.argsort(choose(classifier, few, rows, random))
         few = np.concatenate([few, rows[order[-LABELS_A_ROUND:]]])
     return accuracies
 
 
-ways = {"epistemic uncertainty": epistemic, "close calls": close_call, "at random": chance}
+ways = {"epistemic uncertainty": epistemic, "close calls": close_call}
+ways |= {"typical examples": typical, "at random": chance}
 scores = {
     name: np.array([label_in_rounds(choose, seed) for seed in range(DRAWS)]).T
     for name, choose in ways.items()
@@ -85,8 +94,9 @@ scores = {
 # Result
 # ------
 #
-# Choosing helps from the fourth round on: 25 chosen labels are as good as 35 random ones. But
-# margin sampling, which works with any classifier, is as good as the epistemic uncertainty here.
+# Typical examples help from the first round on: 20 of them are as good as 35 random ones.
+# Uncertainty helps from 25 labels on, and with 35 to 40 labels all three ways are about level.
+# Margin sampling, which works with any classifier, is as good as the epistemic uncertainty here.
 
 labels = 10 + LABELS_A_ROUND * np.arange(ROUNDS)
 figure, ax = plt.subplots(figsize=(7, 4.9), layout="constrained")

@@ -155,3 +155,5 @@ def test_next_label(run):
     assert np.ptp(start) == 0  # of all ways the same
     for name in ("epistemic uncertainty", "close calls"):
         assert np.mean(scores[name][3:] - scores["at random"][3:]) > 0.02
+    assert np.mean(scores["typical examples"][1:] - scores["at random"][1:]) > 0.04
+    assert scores["typical examples"][1] > scores["epistemic uncertainty"][1]
