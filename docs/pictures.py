@@ -24,7 +24,7 @@ from matplotlib.patches import FancyArrowPatch
 import xfer
 
 FOLDER = Path(__file__).parent
-PAGES = ("tutorial.md", "choosing_a_layer.md", "trusting_a_probability.md")
+PAGES = ("tutorial.md", "auto.md", "choosing_a_layer.md", "trusting_a_probability.md")
 BLUE, GREY = "#0072B2", "#666666"
 
 

@@ -13,6 +13,7 @@ from sklearn.pipeline import make_pipeline
 
 import xfer
 from xfer import plots
+from xfer.meta.mixture import Explanation, HeadReport
 from xfer.meta.posterior import Uncertainty
 from xfer.ranking import LayerRanking, LayerScore
 from xfer.training import History
@@ -77,9 +78,18 @@ def draw_learning_curves(task, ax):
 RANKING = LayerRanking(
     [LayerScore("stage$1", "mean+max", 64, 2.1, 0.3), LayerScore("fc1", "flatten", 5, 1.0, 0.1)]
 )
+EXPLANATION = Explanation(
+    [
+        HeadReport("pool3", "graph", 0.4, 0.8, 0.5),
+        HeadReport("_stage$1", "linear", 0.3, 0.9, 0.4),
+        HeadReport("_stage$1", "graph", 0.2, 0.7, 0.6),
+        HeadReport("pool3", "linear", 0.0, 0.5, 1.2),
+    ]
+)
 DRAW = {
     "class_probabilities": lambda t, ax: plots.class_probabilities(t.probabilities[0], NEW, ax=ax),
     "confusion_matrix": lambda t, ax: plots.confusion_matrix(t.labels, t.predicted, NEW, ax=ax),
+    "explanation": lambda t, ax: plots.explanation(EXPLANATION, ax=ax),
     "features_2d": lambda t, ax: plots.features_2d(t.features, t.labels, ax=ax),
     "layer_comparison": lambda t, ax: plots.layer_comparison(t.search, ax=ax),
     "layer_ranking": lambda t, ax: plots.layer_ranking(RANKING, ax=ax),
@@ -441,6 +451,17 @@ def test_a_layer_comparison_of_a_pipeline(task):
     names = ["relu3", "relu2 + pool3", "pool3"]
     assert [label.get_text() for label in ax.get_yticklabels()] == names
     assert ax.get_xlabel().startswith("negative log loss ±") and ax.get_legend() is None
+
+
+def test_an_explanation_adds_up_the_weights_of_a_layer():
+    ax = plots.explanation(EXPLANATION)
+    names = [label.get_text().lstrip("\u200b") for label in ax.get_yticklabels()]
+    assert names == [r"_stage\$1", "pool3"]  # in the order of 0.5 and 0.4
+    assert [bars.get_label() for bars in ax.containers] == ["graph", "linear"]
+    graph, linear = ([bar.get_width() for bar in bars] for bars in ax.containers)
+    assert graph == [0.2, 0.4] and linear == [0.3, 0.0]
+    assert [bar.get_x() for bar in ax.containers[1]] == [0.2, 0.4]
+    assert [text.get_text() for text in ax.texts] == ["0.50", "0.40"]
 
 
 def test_training_curves_show_what_was_held_out():

@@ -23,12 +23,14 @@ from xfer._checks import check_integer
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
+    from xfer.meta.mixture import Explanation
     from xfer.meta.posterior import Uncertainty
     from xfer.ranking import LayerRanking
     from xfer.training import History
 
-__all__ = ["class_probabilities", "confusion_matrix", "features_2d", "layer_comparison"]
+__all__ = ["class_probabilities", "confusion_matrix", "explanation", "features_2d"]
 __all__ += [
+    "layer_comparison",
     "layer_ranking",
     "learning_curve",
     "reliability",
@@ -226,6 +228,41 @@ def uncertainty_split(
     ax.set_xlim(left=0)
     ax.invert_yaxis()
     _legend_beside(ax)
+    return ax
+
+
+def explanation(explanation: "Explanation", *, ax: "Axes | None" = None) -> "Axes":
+    """Draw what ``explain`` returned: the weight of each layer, split by classifier.
+
+    The layer of the largest weight is at the top. The number behind a bar is its total.
+
+    Examples
+    --------
+    >>> from xfer.meta.mixture import Explanation, HeadReport
+    >>> linear = HeadReport("pool2", "linear", 0.5, accuracy=0.8, log_loss=0.5)
+    >>> graph = HeadReport("pool2", "graph", 0.25, accuracy=0.9, log_loss=0.4)
+    >>> ax = explanation(Explanation([linear, graph]))
+    >>> [text.get_text() for text in ax.texts]
+    ['0.75']
+    """
+    layers, kinds = (list(dict.fromkeys(names)) for names in list(zip(*explanation))[:2])
+    weights = np.zeros((len(kinds), len(layers)))
+    for row in explanation:
+        weights[kinds.index(row.classifier), layers.index(row.layer)] += row.weight
+    order = np.argsort(-weights.sum(axis=0), kind="stable")
+    ax = _axes(ax, 6, 1.1 + 0.38 * len(layers))
+    positions, total = np.arange(len(layers)), np.zeros(len(layers))
+    for index, (kind, part) in enumerate(zip(kinds, weights[:, order])):
+        colour = _COLOURS[index % len(_COLOURS)]
+        bars = ax.barh(positions, part, left=total, label=_plain(kind), color=colour)
+        total = total + part
+    ax.bar_label(bars, [f"{value:.2f}" for value in total], padding=4, fontsize=_MEDIUM)
+    ax.set_yticks(positions, [_plain(layers[k]) for k in order])
+    ax.set(xlabel="weight in the mixture", ylabel="layer")
+    ax.margins(x=0.12)
+    ax.set_xlim(left=0)
+    ax.invert_yaxis()
+    _legend_beside(ax, title="classifier", title_fontsize=_MEDIUM)
     return ax
 
 

@@ -25,7 +25,8 @@ _GAMMA = 0.3
 _LANDMARKS = 1500  # with more examples, these stand for them in the kernel
 _STRENGTHS = 10.0 ** np.arange(-3, 2, 0.5)
 _SHRINKAGES = (0.02, 0.1, 0.3, 0.6, 0.9, 0.99)
-_SMOOTHINGS = (0.003, 0.01, 0.03, 0.1, 0.3)
+_SMOOTHINGS = 10.0 ** np.arange(-5.5, -2, 0.5)
+_TINY = 1e-12
 _CHOSEN_ON = 200_000  # numbers of the score matrix that strength and temperature are chosen on
 
 
@@ -224,8 +225,9 @@ class WordsHead(BaseEstimator):
 
     The score of class c is :math:`-\sum_t x_t \log p_t`, where :math:`p_t` is the share of word t
     in all examples that are not of class c (Rennie et al. 2003, Tackling the Poor Assumptions of
-    Naive Bayes Text Classifiers, section 3). Smoothing and temperature have the least log loss on
-    examples that are left out of the sums.
+    Naive Bayes Text Classifiers, section 3). A number is added to the shares, not to the counts:
+    else leaving an example out would favour its class, of which there are then the fewest. This
+    number and the temperature have the least log loss on left-out examples.
     """
 
     def fit_left_out(
@@ -236,21 +238,19 @@ class WordsHead(BaseEstimator):
         sums = (X.T @ others).T + 0.0  # (n_classes, n_words)
         totals = sums.sum(axis=1)
         known, rows, best = has_company(y), chosen_rows(len(y), n_classes), np.inf
-        n_words = X.shape[1]
         for smoothing in _SMOOTHINGS:
             scores = np.empty((len(y), n_classes))
             for i, ends in enumerate(zip(X.indptr, X.indptr[1:])):
-                part = slice(*ends)
-                x, words = X.data[part], X.indices[part]
-                left = sums[:, words] - others[i][:, None] * x + smoothing
-                of_all = totals - others[i] * x.sum() + smoothing * n_words
-                scores[i] = np.log(of_all) * x.sum() - np.log(np.maximum(left, 1e-9)) @ x
+                x, words = X.data[slice(*ends)], X.indices[slice(*ends)]
+                left = np.maximum(sums[:, words] - others[i][:, None] * x, 0)
+                of_all = totals - others[i] * x.sum()
+                scores[i] = -np.log(left / np.maximum(of_all, _TINY)[:, None] + smoothing) @ x
             unit = scores.std(axis=1).mean() or 1.0
             factor, loss = _temperature(scores / unit, y, w * known, 1.0, rows)
             if loss < best:
                 best, left_out, chosen = loss, factor / unit * scores, smoothing
                 self.inverse_temperature_ = factor / unit
-        self.coefficients_ = -np.log((sums + chosen) / (totals + chosen * n_words)[:, None]).T
+        self.coefficients_ = -np.log(sums / np.maximum(totals, _TINY)[:, None] + chosen).T
         return log_softmax(left_out, axis=1)
 
     def log_proba(self, X: csr_matrix) -> np.ndarray:

@@ -42,6 +42,7 @@ _RIDGE = 3.0  # how strongly the weights are drawn to their prior
 _TOTAL = 1.3  # sum of the prior weights: the classifiers do not all make the same mistakes
 _FLOOR = -30.0  # of log probabilities: no classifier alone rules a class out
 _GRAPHS = 0.6  # of the prior weight, where there are many more unlabelled examples than labelled
+_FOLDS = 5
 _WIDEST = 5000  # wider matrices are left out of the joined space
 _ALL, _ONLY = "all layers", "features"
 
@@ -272,9 +273,17 @@ class MixtureClassifier(TellsNovelty, MetaClassifier):
                 found[name, "graph"] = graph.fit_left_out(nodes, y, w, n_classes, rest)
                 prior[name, "graph"], self.graphs_[name] = of_graphs * share, graph
         log_p = np.array([part.astype(np.float32) for part in found.values()])
-        self.weights_ = pool_weights(log_p, y, w, np.array([*prior.values()]))
+        shares_of_heads = np.array([*prior.values()])
+        left_out = np.empty(log_p.shape[1:])
+        fold = np.random.RandomState(0).permutation(len(y)) % _FOLDS
+        for index in range(_FOLDS):
+            # An example must not have a say in the weights that predict it.
+            rows = fold == index
+            self.weights_ = pool_weights(log_p, y, w * ~rows, shares_of_heads)
+            left_out[rows] = self._mixed(log_p[:, rows])
+        self.weights_ = pool_weights(log_p, y, w, shares_of_heads)
         self.head_names_ = list(found)
-        left_out, alone = self._mixed(log_p), ~has_company(y)
+        alone = ~has_company(y)
         left_out[alone] = log_p[:, alone] = np.nan
         self.head_scores_ = [self._score(np.exp(part, dtype=np.float64), y, w) for part in log_p]
         return left_out[copies]
@@ -402,7 +411,7 @@ def pool_weights(
     """
     prior = _TOTAL * prior
     rows = chosen_rows(len(y), left_out.shape[2])
-    rows = rows[has_company(y)[rows]]
+    rows = rows[(has_company(y) & (w > 0))[rows]]
     if not len(rows):
         return prior
     given = np.maximum(left_out[:, rows], _FLOOR).astype(np.float64)
