@@ -60,7 +60,7 @@ class FeatureHeads(BaseEstimator):
     def _scaled(self, X: Any) -> list[Any]:
         """Return the features that each head takes."""
         if self.mean_ is None:
-            return [normalize(X)] * len(self.heads_)
+            return [normalize(X), X]
         Z = self.whitening_.transform(X)
         return [normalize(X - self.mean_), Z, Z]
 

@@ -173,7 +173,7 @@ class MixtureClassifier(TellsNovelty, MetaClassifier):
         """Fit to features of shape (n, d), or a dict of such matrices by name, and labels.
 
         ``unlabelled`` are features of m examples without labels, of the same form. A sparse matrix,
-        such as word counts, has the linear classifier only. ``sample_weight``, of shape (n,), says
+        such as word counts, has a linear classifier and naive Bayes. ``sample_weight``, (n,), says
         how many copies an example counts as; 0 drops it. A parameter or a weight out of range,
         features that are not finite and labels of one class raise ValueError.
         """

@@ -17,22 +17,27 @@ _COUNTS = HashingVectorizer(n_features=1 << 20, norm=None, alternate_sign=False)
 class WordWeights(TransformerMixin, BaseEstimator):
     """Weights words by how rare they are (TF-IDF), on counts of :func:`count_words`.
 
-    A word that occurs t times in a document, and in m of all n, has the weight (1 + log t) log((n +
-    1) / (m + 1)). What is in all documents, such as padding, so has none.
+    A word that occurs t times in a document, and in m of the n documents of the fit, has the weight
+    (1 + log t) log((n + 1) / (m + 1)). What is in all documents, such as padding, so has none. With
+    words that the fit has not seen, which are left out, each document has length 1.
     """
 
     def fit(self, X: csr_matrix, y: Any = None) -> Self:
         """Learn from counts of shape (n, n_words) how rare each word is."""
         documents = np.bincount(X.indices, minlength=X.shape[1])
         self.columns_ = np.flatnonzero(documents)
-        self.rarity_ = np.log((X.shape[0] + 1) / (documents[self.columns_] + 1))
+        # The last one is that of unseen words.
+        self.rarity_ = np.log((X.shape[0] + 1) / (np.append(documents[self.columns_], 0) + 1))
         return self
 
     def transform(self, X: csr_matrix) -> csr_matrix:
-        """Return weights of shape (m, n_known_words), of which each row has length 1."""
-        weights = X[:, self.columns_]
-        weights.data = (1 + np.log(weights.data)) * self.rarity_[weights.indices]
-        return normalize(weights)
+        """Return weights of shape (m, n_known_words)."""
+        # Unseen words count in the lengths: left-out documents, too, have words of their own.
+        index = np.full(X.shape[1], len(self.columns_))
+        index[self.columns_] = np.arange(len(self.columns_))
+        weights = X.astype(np.float64)
+        weights.data = (1 + np.log(weights.data)) * self.rarity_[index[weights.indices]]
+        return normalize(weights)[:, self.columns_]
 
 
 def count_words(documents: Sequence[str] | np.ndarray) -> csr_matrix:
