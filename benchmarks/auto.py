@@ -153,7 +153,8 @@ def cells(draws):
 def score(rows):
     """Format accuracy, log loss and ECE."""
     accuracy, loss, ece = rows.mean(axis=0)
-    return f"{accuracy:.3f} ± {rows[:, 0].std(ddof=1 if len(rows) > 1 else 0):.3f}, {loss:.3f}, {ece:.3f}"
+    deviation = rows[:, 0].std(ddof=1 if len(rows) > 1 else 0)
+    return f"{accuracy:.3f} ± {deviation:.3f}, {loss:.3f}, {ece:.3f}"
 
 
 if __name__ == "__main__":

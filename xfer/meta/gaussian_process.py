@@ -14,7 +14,7 @@ from sklearn.utils import check_random_state, gen_batches
 
 from xfer._checks import check_integer
 from xfer._io import progress_bar
-from xfer.meta.base import ClassPrior, ClassWeight
+from xfer.meta.base import ClassPrior, ClassWeight, distinct_rows
 from xfer.meta.left_out import LeftOut, dirichlet_targets
 from xfer.meta.posterior import (
     BayesianClassifier,
@@ -374,12 +374,10 @@ def _rows_to_learn_from(
     A copy would make the original look easy to predict. Of each class two are chosen before others,
     because one alone cannot be predicted from the others.
     """
-    _, rows, copies = np.unique(
-        np.column_stack([y, X]), axis=0, return_index=True, return_inverse=True
-    )
+    rows, copies = distinct_rows(np.column_stack([y, X]))
     sums = np.zeros(len(y))
-    sums[rows] = np.bincount(copies.ravel(), w)
-    rows = random.permutation(np.sort(rows))
+    sums[rows] = np.bincount(copies, w)
+    rows = random.permutation(rows)
     if (n_classes := y.max() + 1) > _LEARNED_CLASSES:
         known = np.bincount(y[rows], minlength=n_classes) > 1
         order = random.permutation(n_classes)

@@ -15,6 +15,7 @@ from sklearn.utils.validation import _check_sample_weight, check_is_fitted, vali
 from xfer._checks import check_share
 from xfer.meta.base import distinct_rows
 from xfer.meta.conformal import quantile
+from xfer.meta.whitening import signed_root
 
 if TYPE_CHECKING:
     from xfer.meta.base import Matrix
@@ -79,7 +80,7 @@ class Novelty(BaseEstimator):
         return np.sqrt(squares.min(axis=1))
 
     def _roots(self, X: np.ndarray) -> np.ndarray:
-        return np.sqrt(np.maximum(X, 0)) if self.roots_ else X
+        return signed_root(X) if self.roots_ else X
 
     def _fit_distinct(self, X: np.ndarray, y: np.ndarray, w: np.ndarray) -> None:
         totals = np.bincount(y, w)
