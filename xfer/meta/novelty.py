@@ -166,6 +166,7 @@ class TellsNovelty:
 
     predict_proba: Callable[[Any], np.ndarray]
     _compute: Callable[..., Any]
+    _novelty: Any
 
     def novelty(self, X: Matrix) -> np.ndarray:
         r"""Return how unlike the examples of every class each row is: log D + H / log K.
