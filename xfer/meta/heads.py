@@ -22,7 +22,7 @@ from sklearn.utils.extmath import safe_sparse_dot
 from xfer.meta.whitening import PartialWhitening
 
 _GAMMA = 0.3
-_LANDMARKS = 1500  # with more examples, these stand for them in the kernel
+LANDMARKS = 1500  # with more examples, these stand for them in the kernel
 _STRENGTHS = 10.0 ** np.arange(-3, 2, 0.5)
 _SHRINKAGES = (0.02, 0.1, 0.3, 0.6, 0.9, 0.99)
 _SMOOTHINGS = 10.0 ** np.arange(-5.5, -2, 0.5)
@@ -121,8 +121,8 @@ class RidgeHead(BaseEstimator):
         """
         n = len(roots)
         if self.kernel == "rbf":
-            few = n <= _LANDMARKS
-            self.landmarks_ = Z if few else Z[np.random.RandomState(0).permutation(n)[:_LANDMARKS]]
+            few = n <= LANDMARKS
+            self.landmarks_ = Z if few else Z[np.random.RandomState(0).permutation(n)[:LANDMARKS]]
             gram = features = self._kernel(Z)
             basis = None
             if not few:

@@ -12,7 +12,7 @@ from scipy.sparse import issparse
 from scipy.special import log_softmax, softmax
 from sklearn.base import BaseEstimator
 from sklearn.preprocessing import normalize
-from sklearn.utils import check_array
+from sklearn.utils import check_array, gen_batches
 from sklearn.utils.validation import check_is_fitted, column_or_1d, validate_data
 
 from xfer._checks import check_integer, check_positive
@@ -26,9 +26,9 @@ from xfer.meta.base import (
 )
 from xfer.meta.conformal import calibrate, sets, suspicious
 from xfer.meta.graph import GraphSpreading
-from xfer.meta.heads import FeatureHeads, chosen_rows, has_company
+from xfer.meta.heads import LANDMARKS, FeatureHeads, chosen_rows, has_company
 from xfer.meta.next_to_label import next_to_label
-from xfer.meta.novelty import Novelty, TellsNovelty, novelty_scores
+from xfer.meta.novelty import Novelty, TellsNovelty
 from xfer.meta.posterior import mean_and_error
 from xfer.meta.whitening import signed_root
 
@@ -43,6 +43,7 @@ _TOTAL = 1.3  # sum of the prior weights: the classifiers do not all make the sa
 _FLOOR = -30.0  # of log probabilities: no classifier alone rules a class out
 _GRAPHS = 0.6  # of the prior weight, where there are many more unlabelled examples than labelled
 _FOLDS = 5
+_FLOATS_PER_BATCH = 20_000_000
 _WIDEST = 5000  # wider matrices are left out of the joined space
 _ALL, _ONLY = "all layers", "features"
 
@@ -187,14 +188,7 @@ class MixtureClassifier(TellsNovelty, MetaClassifier):
         with small_fit_threads(len(labels), sum(block.shape[1] for block in given.values())):
             left_out = self._fit(given, indices[kept], weights[kept], pool)
             self.joined_ = self.space_.transform(given).astype(np.float32)
-            spaces = self.space_.parts(given)
-            self._novelty = {
-                name: Novelty().fit(part, indices[kept], weights[kept])
-                for name, part in spaces.items()
-            }
-            distances = {name: one.left_out_distances_ for name, one in self._novelty.items()}
-            self.left_out_novelty_ = novelty_scores(self._mean_distance(distances), left_out)
-            self._left_out_weights = weights[kept]
+            self._fit_novelty(given, indices[kept], weights[kept], slice(None), left_out)
         self.left_out_ = np.full((len(kept), len(self.classes_)), np.nan)
         self.left_out_[kept] = left_out
         self.labels_, self.label_weights_ = indices, weights
@@ -251,11 +245,17 @@ class MixtureClassifier(TellsNovelty, MetaClassifier):
         check_is_fitted(self)
         return self.left_out_
 
+    def _new_novelty(self, X: Blocks, y: np.ndarray, w: np.ndarray) -> dict[str, Novelty]:
+        return {name: Novelty().fit(part, y, w) for name, part in self.space_.parts(X).items()}
+
+    def _left_out_distances(self) -> np.ndarray:
+        return self._mean({name: one.left_out_distances_ for name, one in self._novelty.items()})
+
     def _distance(self, X: Blocks) -> np.ndarray:
         parts = self.space_.parts(X)
-        return self._mean_distance({n: one.distance(parts[n]) for n, one in self._novelty.items()})
+        return self._mean({name: one.distance(parts[name]) for name, one in self._novelty.items()})
 
-    def _mean_distance(self, distances: Mapping[str, np.ndarray]) -> np.ndarray:
+    def _mean(self, distances: Mapping[str, np.ndarray]) -> np.ndarray:
         """Return the geometric mean of distances, with the matrices' shares as weights."""
         shares = np.array([self.space_.shares[name] for name in distances])
         logarithms = np.log(np.maximum([*distances.values()], np.finfo(float).tiny))
@@ -325,6 +325,15 @@ class MixtureClassifier(TellsNovelty, MetaClassifier):
         return softmax(scores + np.log(self.prior_ratio_), axis=1)
 
     def _probabilities(self, X: Any) -> np.ndarray:
+        p, size = (
+            np.empty((_length(X), len(self.classes_))),
+            len(self.head_names_) * len(self.classes_),
+        )
+        for rows in gen_batches(len(p), max(1, _FLOATS_PER_BATCH // (size + LANDMARKS))):
+            p[rows] = self._batch_probabilities({name: block[rows] for name, block in X.items()})
+        return p
+
+    def _batch_probabilities(self, X: Blocks) -> np.ndarray:
         found = [part for name, heads in self.heads_.items() for part in heads.log_proba(X[name])]
         found += [graph.log_proba(self._nodes(of, X)) for of, graph in self.graphs_.items()]
         return self._mixed(np.array(found))

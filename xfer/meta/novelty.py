@@ -189,13 +189,19 @@ class TellsNovelty:
         return self.novelty(X) > threshold
 
     def _fit_novelty(
-        self, X: np.ndarray, y: np.ndarray, w: np.ndarray, rows: Any, probabilities: np.ndarray
+        self, X: Any, y: np.ndarray, w: np.ndarray, rows: Any, probabilities: np.ndarray
     ) -> None:
         """Fit to examples, some of which have left-out probabilities."""
-        self._novelty = Novelty().fit(X, y, w)
-        distances = self._novelty.left_out_distances_[rows]
+        self._novelty = self._new_novelty(X, y, w)
+        distances = self._left_out_distances()[rows]
         self.left_out_novelty_ = novelty_scores(distances, probabilities)
         self._left_out_weights = w[rows]
+
+    def _new_novelty(self, X: Any, y: np.ndarray, w: np.ndarray) -> Any:
+        return Novelty().fit(X, y, w)
+
+    def _left_out_distances(self) -> np.ndarray:
+        return self._novelty.left_out_distances_
 
     def _distance(self, X: Any) -> np.ndarray:
         return self._novelty.distance(X)
