@@ -19,7 +19,7 @@ _FEW = 8
 
 
 class LayerScore(NamedTuple):
-    """One row of a :class:`LayerRanking`.
+    """One row of a :class:`xfer.ranking.LayerRanking`.
 
     Parameters
     ----------
@@ -43,7 +43,7 @@ class LayerScore(NamedTuple):
 
 
 class LayerRanking(Rows[LayerScore]):
-    """Layers by falling H-score: a list of :class:`LayerScore`.
+    """Layers by falling H-score: a list of :class:`xfer.ranking.LayerScore`.
 
     ``print`` shows it as a table, ``pandas.DataFrame(ranking)`` makes a data frame of it, and
     :func:`xfer.plots.layer_ranking` draws it.

@@ -88,7 +88,7 @@ class HeadReport(NamedTuple):
 
 
 class Explanation(Rows[HeadReport]):
-    """The classifiers of a mixture by falling weight: a list of :class:`HeadReport`.
+    """Classifiers of a mixture by falling weight: :class:`xfer.meta.mixture.HeadReport` in a list.
 
     ``print`` shows it as a table, ``pandas.DataFrame(explanation)`` makes a data frame of it, and
     :func:`xfer.plots.explanation` draws it.
@@ -206,7 +206,7 @@ class MixtureClassifier(TellsNovelty, MetaClassifier):
         """Return which labels are in the set of each row: bool, of shape (m, n_classes).
 
         Sets hold the right label of a new example with probability ``coverage``, as left-out
-        examples tell: see :func:`xfer.meta.conformal.sets`. A set may be empty, where no label is
+        examples tell: see ``xfer.meta.conformal.sets``. A set may be empty, where no label is
         likely enough, and holds all labels if there are too few examples to promise the coverage.
         """
         scores = calibrate(self._left_out_probabilities(), self.labels_)
@@ -216,7 +216,7 @@ class MixtureClassifier(TellsNovelty, MetaClassifier):
         """Return the labelled examples whose label is unlikely when left out, the worst first.
 
         Listed are those whose label has less than a twentieth of the likeliest label's probability:
-        see :func:`xfer.meta.conformal.suspicious`.
+        see ``xfer.meta.conformal.suspicious``.
         """
         left_out = self._left_out_probabilities()
         order, flagged = suspicious(left_out, self.labels_)
@@ -233,7 +233,7 @@ class MixtureClassifier(TellsNovelty, MetaClassifier):
     ) -> np.ndarray:
         """Return indices of ``n`` examples of a pool to label next, the most useful first.
 
-        See :func:`xfer.meta.next_to_label.next_to_label`. Copies and labelled examples are never
+        See ``xfer.meta.next_to_label.next_to_label``. Copies and labelled examples are never
         chosen, so there may be fewer than ``n``.
         """
         check_integer("n", n)
