@@ -82,7 +82,9 @@ class Task:
         """Return probabilities, sets and the estimated score, and the seconds of the fit."""
         seconds = -time.perf_counter()
         seen = train if pool is None else np.concatenate([train, pool])
-        words = None if self.counts is None else WordWeights().fit(self.counts[seen])
+        words = None if self.counts is None else WordWeights().fit(self.counts.matrix[seen])
+        if words is not None:
+            words.of_ = self.counts.of
         blocks = _blocks(self.table, words, self.counts)
         model = self.auto._meta_model().set_params(shares=self.auto._shares(self.found, words))
         few, rest = ({k: block[rows] for k, block in blocks.items()} for rows in (train, test))

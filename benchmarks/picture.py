@@ -30,19 +30,22 @@ PANELS = {
     "newsgroups": (
         "7 newsgroups",
         {
-            "sentence and words": ("sentence transformer + words", PRETRAINED),
+            "AutoRepurposer, unlabelled": ("text CNN, and unlabelled posts", PRETRAINED),
+            "AutoRepurposer": ("text CNN", PRETRAINED),
             "from scratch": ("text CNN, from scratch", WITHOUT),
-            "GpRepurposer": ("text CNN, repurposed", PRETRAINED),
             "words": ("words (TF-IDF), no network", WITHOUT),
-            "sentence transformer": ("sentence transformer, repurposed", PRETRAINED),
+            "AutoRepurposer on sentences, unlabelled": (
+                "sentence transformer, and unlabelled",
+                PRETRAINED,
+            ),
         },
     ),
     "resnet20_v2": (
         "10 classes of CIFAR-100",
         {
-            "fine-tuned": ("ResNet-20, fine-tuned", PRETRAINED),
+            "AutoRepurposer, unlabelled": ("ResNet-20, and unlabelled images", PRETRAINED),
+            "AutoRepurposer": ("ResNet-20", PRETRAINED),
             "from scratch": ("ResNet-20, from scratch", WITHOUT),
-            "GpRepurposer": ("ResNet-20, repurposed", PRETRAINED),
             "pixels": ("pixels, no network", WITHOUT),
         },
     ),

@@ -110,8 +110,8 @@ after = (repurposer.predict_label(test_iter) == y_test).mean()
 print(f"accuracy after repurposing: {after:.3f}")
 
 # %%
-# Nothing to choose
-# -----------------
+# AutoRepurposer
+# --------------
 # ``AutoRepurposer`` finds layers by itself and fits several classifiers on each of them. As the
 # data are ids of words, the words join in as one more layer. All other posts, without their labels,
 # tell which posts are alike. How much each classifier counts follows from predictions of labelled

@@ -457,10 +457,10 @@ def test_an_explanation_adds_up_the_weights_of_a_layer():
     ax = plots.explanation(EXPLANATION)
     names = [label.get_text().lstrip("\u200b") for label in ax.get_yticklabels()]
     assert names == [r"_stage\$1", "pool3"]  # in the order of 0.5 and 0.4
-    assert [bars.get_label() for bars in ax.containers] == ["graph", "linear"]
-    graph, linear = ([bar.get_width() for bar in bars] for bars in ax.containers)
+    assert [bars.get_label() for bars in ax.containers] == ["linear", "graph"]
+    linear, graph = ([round(bar.get_width(), 6) for bar in bars] for bars in ax.containers)
     assert graph == [0.2, 0.4] and linear == [0.3, 0.0]
-    assert [bar.get_x() for bar in ax.containers[1]] == [0.2, 0.4]
+    assert [bar.get_x() for bar in ax.containers[1]] == [0.3, 0.0]
     assert [text.get_text() for text in ax.texts] == ["0.50", "0.40"]
 
 

@@ -1,8 +1,8 @@
-"""AutoRepurposer: layers found, classifiers mixed, weighted by left-out predictions."""
+"""AutoRepurposer: a weighted mixture of classifiers on layers that are found automatically."""
 
 from collections.abc import Collection, Mapping, Sequence
 from inspect import signature
-from typing import Any, Self, Unpack
+from typing import Any, NamedTuple, Self, Unpack
 
 import numpy as np
 from scipy.sparse import csr_matrix, vstack
@@ -41,18 +41,17 @@ _SHORTEST = 5  # words of a text; shorter rows of ids are something else
 
 
 class AutoRepurposer(Repurposer):
-    """A mixture of classifiers on all layers worth trying; nothing has to be chosen.
+    """A mixture of classifiers on all layers worth trying; you choose neither.
 
-    Layers are found from the structure of the network. Where examples are texts, or ids of words,
-    their words are one more layer. Each layer has several classifiers in closed form, of which
-    left-out predictions of the labelled examples decide the weights: see
-    :class:`xfer.meta.mixture.MixtureClassifier`. Unlabelled examples help most where labels are
-    few.
+    Layers are found from the structure of the network. If examples are texts or word ids, word
+    counts are one more layer. Each layer gets several classifiers, weighted by their left-out
+    predictions of the labelled examples: see :class:`xfer.meta.mixture.MixtureClassifier`.
+    Unlabelled examples help most if labels are few.
 
     Parameters
     ----------
     feature_layer_names : str or list of str, optional
-        The layers to use; by default, those that xfer finds.
+        The layers to use; by default, those that xfer finds: ``features_.feature_layer_names``.
     pooling : str or dict of str to str, optional
         How to reduce a layer's output, for all layers or by name. By default, maps are reduced by
         ``"mean+max"`` and tokens by ``"masked_mean"``.
@@ -67,8 +66,8 @@ class AutoRepurposer(Repurposer):
     ----------
     classes_ : ndarray of shape (n_classes,)
     score_estimate_ : xfer.meta.mixture.Score
-        Accuracy and log loss to expect on new examples, from left-out predictions of the labelled
-        ones.
+        Estimated accuracy and log loss on new examples, from left-out predictions. It holds if the
+        labelled examples are a random sample of those to come, and is NaN if every class has one.
     features_, meta_model_
         See :class:`xfer.Repurposer`.
 
@@ -78,9 +77,10 @@ class AutoRepurposer(Repurposer):
     >>> images, digits = xfer.example.digits()
     >>> images, digits = images[digits >= 5], digits[digits >= 5]
     >>> source = xfer.load_checkpoint(xfer.example.checkpoint())
-    >>> auto = xfer.AutoRepurposer(source).fit(images[:50], digits[:50], unlabelled=images[50:])
-    >>> auto.predict(images[50:55])
-    array([6, 7, 5, 7, 8])
+    >>> few, others = slice(None, None, 18), slice(1, None, 18)
+    >>> auto = xfer.AutoRepurposer(source).fit(images[few], digits[few], unlabelled=images)
+    >>> bool(auto.score(images[others], digits[others]) > 0.8)
+    True
     """
 
     features_: LayerFeatures
@@ -98,7 +98,9 @@ class AutoRepurposer(Repurposer):
         **options: Unpack[NetworkOptions],
     ) -> None: ...
 
-    def fit(self, X: Any, y: Any = None, sample_weight: Any = None, unlabelled: Any = None) -> Self:
+    def fit(
+        self, X: Any, y: Any = None, sample_weight: Any = None, *, unlabelled: Any = None
+    ) -> Self:
         """Learn the new task.
 
         Parameters
@@ -130,7 +132,9 @@ class AutoRepurposer(Repurposer):
         if unlabelled is not None and not _is_empty(unlabelled):
             pool, pool_counts = _extract(features, open_data(unlabelled))
         if counts is not None:
-            words = WordWeights().fit(counts if pool is None else vstack([counts, pool_counts]))
+            seen = [one.matrix for one in (counts, pool_counts) if one is not None]
+            words = WordWeights().fit(vstack(seen, format="csr"))
+            words.of_ = counts.of
         model.shares = self._shares(found, words)
         given = None if pool is None else _blocks(pool, words, pool_counts)
         model.fit(_blocks(table, words, counts), table.labels, weights, unlabelled=given)
@@ -140,13 +144,13 @@ class AutoRepurposer(Repurposer):
     def repurpose(self, train_iterator: Any, unlabelled: Any = None) -> Self:
         """Learn the new task from an iterable of batches with labels; see :meth:`fit`.
 
-        Labels that ``unlabelled`` brings are not looked at.
+        Labels in ``unlabelled`` are ignored.
         """
         return self.fit(train_iterator, unlabelled=unlabelled)
 
     @property
     def score_estimate_(self) -> Score:
-        """Accuracy and log loss to expect on new examples."""
+        """Estimated accuracy and log loss on new examples."""
         check_is_fitted(self)
         return self.meta_model_.score_estimate_
 
@@ -167,30 +171,59 @@ class AutoRepurposer(Repurposer):
         return self.meta_model_.suspicious_labels()
 
     def predict_set(self, X: Any, coverage: float = 0.9) -> np.ndarray:
-        """Return which labels may be right: bool, of shape (n, n_classes), like ``classes_``.
+        """Return a set of plausible labels for each example.
 
-        The right label of a new example is in its set with probability ``coverage``, as left-out
-        examples tell. A set may be empty, where no label is likely enough, and holds all labels if
-        there are too few examples to promise the coverage.
+        Parameters
+        ----------
+        X : array, dict of str to array, list, or an iterable of batches
+        coverage : float, default=0.9
+            Probability with which the set of a new example holds the right label, estimated from
+            left-out predictions. With n labels, it can be at most n / (n + 1): above that, sets
+            hold all labels.
+
+        Returns
+        -------
+        ndarray of bool, of shape (n, n_classes)
+            Columns follow ``classes_``. A set is empty if no label is likely enough.
         """
         return call_meta_model(self, "predict_set", X, coverage=coverage)
 
     def novelty(self, X: Any) -> np.ndarray:
-        """Return how unlike the labelled examples of every class each example is, of shape (n,)."""
+        """Return how far each example is from all labelled classes; higher means farther.
+
+        Of shape (n,). See :meth:`xfer.meta.mixture.MixtureClassifier.novelty`.
+        """
         return call_meta_model(self, "novelty", X)
 
     def is_novel(self, X: Any, false_alarms: float = 0.05) -> np.ndarray:
-        """Return which examples belong to no known class: bool, of shape (n,).
+        """Return which examples belong to no known class.
 
-        ``false_alarms`` is the share of new examples of known classes that are called novel. With n
-        labelled examples it must be at least 1 / (n + 1): below that, none is called novel.
+        Parameters
+        ----------
+        X : array, dict of str to array, list, or an iterable of batches
+        false_alarms : float, default=0.05
+            The expected share of new examples of known classes that are called novel. With n labels
+            it must be at least 1 / (n + 1): below that, none is called novel.
+
+        Returns
+        -------
+        ndarray of bool, of shape (n,)
         """
         return call_meta_model(self, "is_novel", X, false_alarms=false_alarms)
 
     def next_to_label(self, pool: Any, n: int) -> np.ndarray:
-        """Return indices of ``n`` examples of a pool to label next, the most useful first.
+        """Choose which examples of a pool to label next.
 
-        Copies and labelled examples are never chosen, so there may be fewer than ``n``.
+        Parameters
+        ----------
+        pool : array, dict of str to array, list, or an iterable of batches
+        n : int
+
+        Returns
+        -------
+        ndarray of int
+            Indices of up to ``n`` examples, the most useful first. Copies and labelled examples are
+            skipped.
         """
         return call_meta_model(self, "next_to_label", pool, n=n)
 
@@ -239,37 +272,47 @@ class AutoRepurposer(Repurposer):
         return _blocks(table, self.words_, counts), table.labels
 
 
-def _extract(features: LayerFeatures, X: Any) -> tuple[Features, csr_matrix | None]:
+class _Counts(NamedTuple):
+    """Counts of words, (n, n_words), and whether they were counted in texts or in ids of words."""
+
+    matrix: csr_matrix
+    of: str
+
+
+def _extract(features: LayerFeatures, X: Any) -> tuple[Features, _Counts | None]:
     """Return the features of data, and the counts of their words, if there are words."""
-    counts: list[csr_matrix | None] = []
+    found: list[_Counts | None] = []
     of_ids = getattr(features.source_, "_id_inputs", frozenset[str])()
 
     def count(examples: Examples) -> None:
-        documents = _documents(examples, of_ids)
-        counts.append(None if documents is None else count_words(documents))
+        documents, of = _documents(examples, of_ids)
+        found.append(None if documents is None else _Counts(count_words(documents), of))
 
     # Your own source need not know how to be watched.
     watch = count if isinstance(features.source_, SourceModel) else None
     table = features.extract(X, watch)
-    found = [one for one in counts if one is not None]
-    return table, vstack(found, format="csr") if found and len(found) == len(counts) else None
+    counted = [one for one in found if one is not None]
+    if not counted or len(counted) < len(found):
+        return table, None
+    return table, _Counts(vstack([one.matrix for one in counted], format="csr"), counted[0].of)
 
 
-def _documents(examples: Examples, of_ids: Collection[str]) -> Any:
+def _documents(examples: Examples, of_ids: Collection[str]) -> tuple[Any, str]:
     """Return the texts of a batch, or its ids of words; None if there are none."""
     if isinstance(examples, list):
-        return examples if all(isinstance(one, str) for one in examples) else None
+        return (examples if all(isinstance(one, str) for one in examples) else None), "texts"
     found = [examples[name] for name in of_ids if name in examples]
     is_text = len(found) == 1 and found[0].ndim == 2 and found[0].shape[1] >= _SHORTEST
-    return found[0] if is_text else None
+    return (found[0] if is_text else None), "ids of words"
 
 
-def _blocks(table: Features, words: WordWeights | None, counts: csr_matrix | None) -> dict:
+def _blocks(table: Features, words: WordWeights | None, counts: _Counts | None) -> dict:
     blocks: dict[str, Any] = {name: table.matrix[:, part] for name, part in table.columns.items()}
     if words is not None:
-        if counts is None:
-            raise ValueError("the fit had texts, or ids of words, and these data have none")
-        blocks[_WORDS] = words.transform(counts)
+        given = "no words" if counts is None else counts.of
+        if counts is None or given != words.of_:
+            raise ValueError(f"the fit had {words.of_}, and these data have {given}")
+        blocks[_WORDS] = words.transform(counts.matrix)
     return blocks
 
 

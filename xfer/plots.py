@@ -44,6 +44,7 @@ _MARKERS = "os^Dv"
 _GREY = "#999999"
 _SMALL, _MEDIUM = 8, 9  # points; smaller text is hard to read in a notebook
 _LETTERS_PER_INCH = 13
+_CLASSIFIERS = ("linear", "graph", "gaussian", "kernel", "naive Bayes")
 
 
 def class_probabilities(
@@ -245,7 +246,10 @@ def explanation(explanation: "Explanation", *, ax: "Axes | None" = None) -> "Axe
     >>> [text.get_text() for text in ax.texts]
     ['0.75']
     """
-    layers, kinds = (list(dict.fromkeys(names)) for names in list(zip(*explanation))[:2])
+    layers = list(dict.fromkeys(row.layer for row in explanation))
+    # The same colour in all pictures; and nothing in the legend that is not to be seen.
+    kinds = [*_CLASSIFIERS, *(row.classifier for row in explanation)]
+    kinds = list(dict.fromkeys(kinds))
     weights = np.zeros((len(kinds), len(layers)))
     for row in explanation:
         weights[kinds.index(row.classifier), layers.index(row.layer)] += row.weight
@@ -253,9 +257,10 @@ def explanation(explanation: "Explanation", *, ax: "Axes | None" = None) -> "Axe
     ax = _axes(ax, 6, 1.1 + 0.38 * len(layers))
     positions, total = np.arange(len(layers)), np.zeros(len(layers))
     for index, (kind, part) in enumerate(zip(kinds, weights[:, order])):
-        colour = _COLOURS[index % len(_COLOURS)]
-        bars = ax.barh(positions, part, left=total, label=_plain(kind), color=colour)
-        total = total + part
+        if part.any():
+            colour = _COLOURS[index % len(_COLOURS)]
+            bars = ax.barh(positions, part, left=total, label=_plain(kind), color=colour)
+            total = total + part
     ax.bar_label(bars, [f"{value:.2f}" for value in total], padding=4, fontsize=_MEDIUM)
     ax.set_yticks(positions, [_plain(layers[k]) for k in order])
     ax.set(xlabel="weight in the mixture", ylabel="layer")
@@ -374,7 +379,7 @@ def _join(value: Any) -> str:
 
 
 def layer_ranking(ranking: "LayerRanking", *, ax: "Axes | None" = None) -> "Axes":
-    """Draw what :func:`xfer.rank_layers` found: the H-score of each layer, the best at the top.
+    """Draw what :func:`xfer.rank_layers` found: LogME of each layer, the best at the top.
 
     Examples
     --------
@@ -384,10 +389,10 @@ def layer_ranking(ranking: "LayerRanking", *, ax: "Axes | None" = None) -> "Axes
     """
     ax = _axes(ax, 5, 0.9 + 0.3 * len(ranking))
     positions = np.arange(len(ranking))
-    bars = ax.barh(positions, [row.h_score for row in ranking], color=_COLOURS[0])
-    ax.bar_label(bars, fmt="%.2f", padding=3, fontsize=_MEDIUM)
+    ax.plot([row.logme for row in ranking], positions, "o", color=_COLOURS[0])
     ax.set_yticks(positions, [f"{_plain(row.layer)} ({row.pooling})" for row in ranking])
-    ax.set(xlabel="H-score", ylabel="layer (pooling)")
+    ax.set(xlabel="LogME (nats per example)", ylabel="layer (pooling)")
+    ax.grid(axis="y", color="#dddddd")
     ax.margins(x=0.12)
     ax.invert_yaxis()
     return ax

@@ -6,7 +6,7 @@ neighbours, and a label is left out together with the labels of its copies.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 from scipy.sparse import csr_array, issparse, vstack
@@ -62,11 +62,12 @@ class GraphSpreading(BaseEstimator):
         first, node = distinct_rows(rows)
         node = node[: len(y)]
         self._fit_scaling(rows[first])
-        self.nodes_ = self._unit_vectors(rows[first])
+        nodes = self._unit_vectors(rows[first])
+        self.nodes_ = pack(nodes)
         # Nodes are in the order of their first rows: the labelled ones come before the others.
         labels = np.zeros((node.max() + 1, n_classes))
         np.add.at(labels, (node, y), w)
-        edges = _edges(self.nodes_)
+        edges = _edges(nodes)
         edges = csr_array(edges + edges.T)
         self.degrees_ = edges.sum(axis=1)
         scores, left_out = _spread(_normalized(edges, self.degrees_, self.degrees_), labels)
@@ -86,7 +87,7 @@ class GraphSpreading(BaseEstimator):
 
     def log_proba(self, X: Features) -> np.ndarray:
         """Return log probabilities (m, n_classes) of new examples: unlabelled nodes, one by one."""
-        edges = _edges(self.nodes_, self._unit_vectors(X))
+        edges = _edges(unpack(self.nodes_), self._unit_vectors(X))
         scores = _ALPHA * _normalized(edges, edges.sum(axis=1), self.degrees_) @ self.scores_
         return log_softmax(self.inverse_temperature_ * np.log(scores + self.floor_), axis=1)
 
@@ -109,6 +110,20 @@ class GraphSpreading(BaseEstimator):
         elif self.mean_ is not None:
             X = (signed_root(X) if self.square_root_ else X) - self.mean_
         return normalize(X).astype(np.float32)
+
+
+def pack(rows: Any) -> Any:
+    """Turn a sparse matrix into plain arrays, which a file can hold; others stay as they are."""
+    return [rows.data, rows.indices, rows.indptr, rows.shape] if issparse(rows) else rows
+
+
+def unpack(rows: np.ndarray | list) -> Features:
+    """Undo :func:`pack`; indices out of range, as in a forged file, are an error."""
+    if not isinstance(rows, list):
+        return rows
+    matrix = csr_array(tuple(rows[:3]), shape=tuple(rows[3]))
+    matrix.check_format(full_check=True)
+    return matrix
 
 
 def _edges(nodes: Features, new: Features | None = None) -> csr_array:

@@ -162,8 +162,8 @@ class GaussianHead(BaseEstimator):
     """A Gaussian for each class, with one covariance, shrunk towards a multiple of the identity.
 
     Leaving an example out moves the mean of its class and takes a matrix of rank one from the
-    covariance, so the Sherman-Morrison formula gives its distances. Shrinkage and temperature have
-    the least log loss on these.
+    covariance, so the Sherman-Morrison formula gives its distances; what the covariance is shrunk
+    to stays the same. Shrinkage and temperature have the least log loss on these.
     """
 
     def fit_left_out(

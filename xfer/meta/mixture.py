@@ -1,4 +1,4 @@
-"""A classifier made of several classifiers of several layers, weighted by left-out predictions."""
+"""A mixture of classifiers on several feature matrices, weighted by left-out predictions."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from xfer.meta.base import (
     small_fit_threads,
 )
 from xfer.meta.conformal import calibrate, sets, suspicious
-from xfer.meta.graph import GraphSpreading
+from xfer.meta.graph import GraphSpreading, pack, unpack
 from xfer.meta.heads import LANDMARKS, FeatureHeads, chosen_rows, has_company
 from xfer.meta.next_to_label import next_to_label
 from xfer.meta.novelty import Novelty, TellsNovelty
@@ -49,9 +49,9 @@ _ALL, _ONLY = "all layers", "features"
 
 
 class Score(NamedTuple):
-    """Accuracy and log loss (nats) to expect on new examples, estimated from left-out predictions.
+    """Estimated accuracy and log loss (nats) on new examples, from left-out predictions.
 
-    With the standard errors of both, and how many examples were left out.
+    The fields are the two, their standard errors, and the number of left-out examples.
     """
 
     accuracy: float
@@ -64,7 +64,8 @@ class Score(NamedTuple):
 class SuspiciousLabel(NamedTuple):
     """A labelled example whose label may be wrong.
 
-    Its row, its label, the probability of that when left out, and the likeliest label with its.
+    Its row, its label and the left-out probability of that, and the likeliest label with its
+    left-out probability.
     """
 
     row: int
@@ -75,9 +76,9 @@ class SuspiciousLabel(NamedTuple):
 
 
 class HeadReport(NamedTuple):
-    """One classifier of a mixture: its layer, its kind and its weight.
+    """One classifier of a mixture: its layer, its kind, and its weight.
 
-    And its accuracy and log loss (nats) alone, on left-out examples.
+    ``accuracy`` and ``log_loss`` (nats) are those of the classifier alone, on left-out examples.
     """
 
     layer: str
@@ -88,7 +89,7 @@ class HeadReport(NamedTuple):
 
 
 class Explanation(Rows[HeadReport]):
-    """Classifiers of a mixture by falling weight: :class:`xfer.meta.mixture.HeadReport` in a list.
+    """Classifiers of a mixture, the largest weight first: a list of :class:`HeadReport`.
 
     ``print`` shows it as a table, ``pandas.DataFrame(explanation)`` makes a data frame of it, and
     :func:`xfer.plots.explanation` draws it.
@@ -100,9 +101,9 @@ class Explanation(Rows[HeadReport]):
 class MixtureClassifier(TellsNovelty, MetaClassifier):
     r"""A mixture of classifiers in closed form, for one or several feature matrices.
 
-    Each matrix has three: ridge regression with a Gaussian kernel, linear ridge regression on
-    centred unit vectors, and Gaussians with one shrunk covariance. With unlabelled examples, label
-    spreading on graphs of neighbours joins them. Every classifier predicts each labelled example
+    Each dense matrix gets three: ridge regression with a Gaussian kernel, linear ridge regression
+    on centred unit vectors, and Gaussians with one shrunk covariance. With unlabelled examples,
+    label spreading on graphs of neighbours joins them. Every classifier predicts each labelled example
     without having seen its label. The weights :math:`a_h \ge 0` of the mixture
     :math:`p(y) \propto \prod_h p_h(y)^{a_h}`, a logarithmic opinion pool [1]_, have the least log
     loss on these predictions [2]_, with a prior that gives each matrix its share.
@@ -110,7 +111,7 @@ class MixtureClassifier(TellsNovelty, MetaClassifier):
     Parameters
     ----------
     shares : dict of str to float, optional
-        Prior weights of the matrices, by name; only ratios matter. By default all are equal.
+        Prior weights of all matrices, by name; only ratios matter. By default they are equal.
     class_weight : "balanced" or dict, optional
         The weight of each class's examples; "balanced" gives all classes the same total weight.
     class_prior : "balanced" or dict, optional
@@ -120,16 +121,17 @@ class MixtureClassifier(TellsNovelty, MetaClassifier):
     ----------
     classes_ : ndarray of shape (n_classes,)
     head_names_ : list of (str, str)
-        The classifiers: names of a matrix and of a kind.
+        The classifiers: the name of the matrix, and the kind of classifier.
     weights_ : ndarray of shape (n_heads,)
         The weight of each of them.
     left_out_ : ndarray of shape (n, n_classes)
         Probabilities of each labelled example by models that have not seen its label. Rows are NaN
         where an example is the only one of its class, or has weight 0.
     score_estimate_ : Score
-        What to expect of predictions of new examples.
+        Estimated accuracy and log loss on new examples. It holds if the labelled examples are a
+        random sample of those to come, and is NaN if every class has one example.
     head_scores_ : list of Score
-        What to expect of each classifier alone.
+        The same for each classifier alone.
 
     References
     ----------
@@ -169,6 +171,7 @@ class MixtureClassifier(TellsNovelty, MetaClassifier):
         X: Matrix | Mapping[str, Matrix],
         y: ArrayLike,
         sample_weight: ArrayLike | None = None,
+        *,
         unlabelled: Matrix | Mapping[str, Matrix] | None = None,
     ) -> Self:
         """Fit to features of shape (n, d), or a dict of such matrices by name, and labels.
@@ -180,7 +183,7 @@ class MixtureClassifier(TellsNovelty, MetaClassifier):
         """
         self.check_parameters()
         counts = example_counts(sample_weight, y)
-        blocks, labels = self._check_blocks(X, y)
+        blocks, labels = self._check_blocks(X, y, is_fit=True)
         pool = None if unlabelled is None else self._check_blocks(unlabelled, least=0)[0]
         indices, weights = self._learn_classes(labels, counts)
         kept = weights > 0
@@ -205,9 +208,10 @@ class MixtureClassifier(TellsNovelty, MetaClassifier):
     def predict_set(self, X: Matrix | Mapping[str, Matrix], coverage: float = 0.9) -> np.ndarray:
         """Return which labels are in the set of each row: bool, of shape (m, n_classes).
 
-        Sets hold the right label of a new example with probability ``coverage``, as left-out
-        examples tell: see ``xfer.meta.conformal.sets``. A set may be empty, where no label is
-        likely enough, and holds all labels if there are too few examples to promise the coverage.
+        Sets hold the right label of a new example with probability ``coverage``, estimated from
+        left-out predictions: see ``xfer.meta.conformal.sets``. A set may be empty, where no label
+        is likely enough, and holds all labels if there are too few examples to promise the
+        coverage.
         """
         scores = calibrate(self._left_out_probabilities(), self.labels_)
         return sets(self.predict_proba(X), scores, coverage, self.label_weights_)
@@ -244,6 +248,15 @@ class MixtureClassifier(TellsNovelty, MetaClassifier):
     def _left_out_probabilities(self) -> np.ndarray:
         check_is_fitted(self)
         return self.left_out_
+
+    def novelty(self, X: Matrix | Mapping[str, Matrix]) -> np.ndarray:
+        """Return how unlike the examples of every class each row is: log D + H / log K.
+
+        With several matrices, D is the geometric mean of the distances in each, weighted by shares:
+        see :class:`xfer.meta.novelty.Novelty`. H is the entropy of the predicted probabilities of K
+        classes. Of shape (m,).
+        """
+        return super().novelty(X)
 
     def _new_novelty(self, X: Blocks, y: np.ndarray, w: np.ndarray) -> dict[str, Novelty]:
         return {name: Novelty().fit(part, y, w) for name, part in self.space_.parts(X).items()}
@@ -350,14 +363,17 @@ class MixtureClassifier(TellsNovelty, MetaClassifier):
         (accuracy, loss), (of_accuracy, of_loss) = means.tolist(), errors.tolist()
         return Score(accuracy, loss, of_accuracy, of_loss, len(known))
 
-    def _check_blocks(self, X: Any, y: Any = None, least: int = 1) -> tuple[Blocks, Any]:
-        """Return checked matrices by name; with labels, which are for a fit, also these."""
-        is_fit = y is not None
+    def _check_blocks(
+        self, X: Any, y: Any = None, is_fit: bool = False, least: int = 1
+    ) -> tuple[Blocks, Any]:
+        """Return checked matrices by name, and in a fit also labels."""
         options: dict[str, Any] = {"accept_sparse": "csr", "dtype": np.float64}
         options["ensure_min_samples"] = least
-        if isinstance(X, Mapping):
+        if isinstance(X, Mapping) and not issparse(X):  # one kind of sparse matrix is a dict
             blocks = {name: check_array(X[name], **options) for name in X}
             y = column_or_1d(y) if is_fit else None
+            if is_fit:
+                self.__dict__.pop("n_features_in_", None)
         elif is_fit:
             matrix, y = validate_data(self, X, y, **options)
             blocks = {_ONLY: matrix}
@@ -390,10 +406,10 @@ class MixtureClassifier(TellsNovelty, MetaClassifier):
 
 
 class JoinedSpace(BaseEstimator):
-    """One matrix of several: their centred unit vectors side by side, each times its root share.
+    """Joins matrices: centred unit vectors, scaled by the square roots of the shares.
 
-    Square roots of features that are not negative are taken first. Sparse matrices, and very wide
-    ones, are left out; if there are no others, cosines with the labelled examples stand for them.
+    Square roots of features that are not negative are taken first. Sparse and very wide matrices
+    are left out; if there are no others, cosines with the labelled examples are used instead.
     """
 
     def __init__(self, shares: Mapping[str, float]) -> None:
@@ -403,7 +419,9 @@ class JoinedSpace(BaseEstimator):
         """Fit to dense or sparse matrices by name, and weights of examples (n,)."""
         narrow = [name for name, block in blocks.items() if block.shape[1] <= _WIDEST]
         names = [name for name in narrow if not issparse(blocks[name])]
-        self.rows_ = {} if names else {name: normalize(block) for name, block in blocks.items()}
+        self.rows_ = (
+            {} if names else {name: pack(normalize(block)) for name, block in blocks.items()}
+        )
         self.roots_ = {name: bool((blocks[name] >= 0).all()) for name in names}
         self.means_ = {name: w @ self._root(name, blocks[name]) / w.sum() for name in names}
         return self
@@ -420,7 +438,7 @@ class JoinedSpace(BaseEstimator):
         """Return the matrices that are joined, before they are centred."""
         if self.means_:
             return {name: self._root(name, blocks[name]) for name in self.means_}
-        cosines = {name: normalize(blocks[name]) @ rows.T for name, rows in self.rows_.items()}
+        cosines = {n: normalize(blocks[n]) @ unpack(rows).T for n, rows in self.rows_.items()}
         return {name: c.toarray() if issparse(c) else c for name, c in cosines.items()}
 
     def _root(self, name: str, block: np.ndarray) -> np.ndarray:
@@ -463,7 +481,7 @@ def _length(blocks: Blocks) -> int:
 def _distinct(blocks: Blocks, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return the rows of distinct examples, and for every example which of them it is.
 
-    A copy would make its twin look too easy when that is left out.
+    Otherwise a copy of a left-out example would stay in training.
     """
     copies = np.unique(y, return_inverse=True)[1]
     for block in blocks.values():

@@ -22,6 +22,8 @@ class WordWeights(TransformerMixin, BaseEstimator):
     words that the fit has not seen, which are left out, each document has length 1.
     """
 
+    of_: str  # what the words are counted in
+
     def fit(self, X: csr_matrix, y: Any = None) -> Self:
         """Learn from counts of shape (n, n_words) how rare each word is."""
         documents = np.bincount(X.indices, minlength=X.shape[1])

@@ -100,6 +100,9 @@ def candidate_layers(
     else:
         pooling = _that_give_features(source, names, data)
     if not pooling:
+        if data is not None and names:
+            # Most often the data do not fit the network, and the first layer says how.
+            source.extract(data, [names[0]], progress=False)
         raise ValueError(f"no layer of {source!r} gives features; name the layers yourself")
     before = names[: names.index(ends.last) + 1]
     last = [name for name in pooling if name in before][-1:] or [*pooling][-1:]
