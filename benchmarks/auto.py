@@ -104,9 +104,7 @@ def main(arguments=None):
     parser.add_argument("--cache", help="folder that keeps features (default: they are dropped)")
     options = parser.parse_args(arguments)
     n = options.draws
-    print(
-        f"{n} draws ({2 * n} of 100 labels at random); accuracy ± standard deviation, log loss, ECE;"
-    )
+    print(f"{n} draws, or {2 * n} of 100 labels; accuracy ± standard deviation, log loss, ECE;")
     print("the gain over the best single head is paired, with its standard error\n")
     for name in options.tasks:
         cache = options.cache and xfer.FeatureCache(os.path.join(options.cache, name))

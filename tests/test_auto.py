@@ -71,6 +71,18 @@ def test_data_in_batches(task, fitted):
     assert once.score(batches(images[300:], known[300:])) > 0.7
 
 
+def test_data_loaders(task):
+    torch = pytest.importorskip("torch")
+    source, images, names = task
+    known = torch.as_tensor(np.unique(names, return_inverse=True)[1])
+    data = torch.utils.data.TensorDataset(torch.as_tensor(images), known)
+    few = torch.utils.data.Subset(data, range(50))
+    auto = xfer.AutoRepurposer(source).repurpose(torch.utils.data.DataLoader(few, batch_size=16))
+    assert {row.layer for row in auto.explain()} == {"pool1", "pool2", "relu3", "pool3", "fc1"}
+    loader = torch.utils.data.DataLoader(data, batch_size=100)
+    assert (auto.predict_label(loader) == known.numpy()).mean() > 0.75
+
+
 def test_mxnet_iterators(mx, task):
     _, images, names = task
     known = np.unique(names, return_inverse=True)[1]

@@ -116,6 +116,8 @@ def test_copies_are_weights(digits):
         copied.predict_proba(X[100:200]), weighted.predict_proba(X[100:200]), atol=1e-6
     )
     np.testing.assert_allclose(copied.left_out_[60:80], copied.left_out_[:20])
+    assert copied.score_estimate_ == pytest.approx(weighted.score_estimate_)
+    assert copied.score_estimate_.n_examples <= 60
 
 
 def test_several_matrices(digits):
@@ -135,6 +137,8 @@ def test_several_matrices(digits):
     }.values():
         with pytest.raises(ValueError, match=message):
             model.predict(wrong)
+    with pytest.raises(ValueError, match="X is an empty dict"):
+        model.fit({}, y[:100])
     with pytest.raises(ValueError, match="shares names"):
         MixtureClassifier({"top": 1}).fit(few, y[:100])
     model.set_params(shares=None).fit(X[:100], y[:100])  # nothing is left of the dict

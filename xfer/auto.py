@@ -322,7 +322,8 @@ def _few(data: Data) -> Any:
         return take_first(data.given, _FEW)
     if is_mxnet_iterator(data.given) or iter(data.given) is data.given:
         return None
-    return [next(iter(data.given))]
+    batch = next(iter(data.given))
+    return [tuple(batch) if isinstance(batch, list) else batch]  # a list would be of examples
 
 
 def _is_empty(data: Any) -> bool:

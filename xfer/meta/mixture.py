@@ -44,6 +44,7 @@ _FLOOR = -30.0  # of log probabilities: no classifier alone rules a class out
 _GRAPHS = 0.6  # of the prior weight, where there are many more unlabelled examples than labelled
 _FOLDS = 5
 _FLOATS_PER_BATCH = 20_000_000
+_LEAST = 0.05  # of the largest share; what has less changes little and costs as much
 _WIDEST = 5000  # wider matrices are left out of the joined space
 _ALL, _ONLY = "all layers", "features"
 
@@ -51,7 +52,9 @@ _ALL, _ONLY = "all layers", "features"
 class Score(NamedTuple):
     """Estimated accuracy and log loss (nats) on new examples, from left-out predictions.
 
-    The fields are the two, their standard errors, and the number of left-out examples.
+    The fields are the two, their standard errors, and the number of distinct left-out examples.
+    With two labels per class it is pessimistic: a left-out prediction then has half the labels.
+    Examples that are the only ones of their class do not count.
     """
 
     accuracy: float
@@ -184,6 +187,8 @@ class MixtureClassifier(TellsNovelty, MetaClassifier):
         self.check_parameters()
         counts = example_counts(sample_weight, y)
         blocks, labels = self._check_blocks(X, y, is_fit=True)
+        if isinstance(unlabelled, list) and not unlabelled:
+            unlabelled = None
         pool = None if unlabelled is None else self._check_blocks(unlabelled, least=0)[0]
         indices, weights = self._learn_classes(labels, counts)
         kept = weights > 0
@@ -195,7 +200,6 @@ class MixtureClassifier(TellsNovelty, MetaClassifier):
         self.left_out_ = np.full((len(kept), len(self.classes_)), np.nan)
         self.left_out_[kept] = left_out
         self.labels_, self.label_weights_ = indices, weights
-        self.score_estimate_ = self._score(self.left_out_, indices, weights)
         return self
 
     def explain(self) -> Explanation:
@@ -312,6 +316,7 @@ class MixtureClassifier(TellsNovelty, MetaClassifier):
         self.head_names_ = list(found)
         alone = ~has_company(y)
         left_out[alone] = log_p[:, alone] = np.nan
+        self.score_estimate_ = self._score(left_out, y, w)
         self.head_scores_ = [self._score(np.exp(part, dtype=np.float64), y, w) for part in log_p]
         return left_out[copies]
 
@@ -360,6 +365,10 @@ class MixtureClassifier(TellsNovelty, MetaClassifier):
         losses = -np.log(np.maximum(p[np.arange(len(y)), y], 1e-12))
         values = np.stack([p.argmax(axis=1) == y, losses])
         means, errors = mean_and_error(values, w)
+        # Even if all are right, or all are wrong, the next one may not be (Agresti and Coull 1998).
+        n = w.sum() ** 2 / (w @ w)
+        share = (n * means[0] + 2) / (n + 4)
+        errors[0] = np.sqrt(share * (1 - share) / (n + 4))
         (accuracy, loss), (of_accuracy, of_loss) = means.tolist(), errors.tolist()
         return Score(accuracy, loss, of_accuracy, of_loss, len(known))
 
@@ -380,6 +389,8 @@ class MixtureClassifier(TellsNovelty, MetaClassifier):
         else:
             blocks = {_ONLY: validate_data(self, X, reset=False, **options)}
         widths = {name: block.shape[1] for name, block in blocks.items()}
+        if not blocks:
+            raise ValueError("X is an empty dict: it must hold a matrix or more")
         if is_fit:
             self.widths_ = widths
         elif widths != self.widths_:
@@ -387,7 +398,8 @@ class MixtureClassifier(TellsNovelty, MetaClassifier):
         lengths = {len(y)} if is_fit else set()
         lengths.update(block.shape[0] for block in blocks.values())
         if len(lengths) != 1:
-            raise ValueError(f"X and y must have the same number of rows, got {sorted(lengths)}")
+            what = "the matrices and y" if is_fit else "the matrices"
+            raise ValueError(f"{what} must have the same number of rows, got {sorted(lengths)}")
         return blocks, y
 
     def _shares(self, blocks: Blocks) -> dict[str, float]:
@@ -409,7 +421,8 @@ class JoinedSpace(BaseEstimator):
     """Joins matrices: centred unit vectors, scaled by the square roots of the shares.
 
     Square roots of features that are not negative are taken first. Sparse and very wide matrices
-    are left out; if there are no others, cosines with the labelled examples are used instead.
+    are left out, and those with a very small share; if there are no others, cosines with the
+    labelled examples are used instead.
     """
 
     def __init__(self, shares: Mapping[str, float]) -> None:
@@ -417,7 +430,9 @@ class JoinedSpace(BaseEstimator):
 
     def fit(self, blocks: Blocks, w: np.ndarray) -> Self:
         """Fit to dense or sparse matrices by name, and weights of examples (n,)."""
-        narrow = [name for name, block in blocks.items() if block.shape[1] <= _WIDEST]
+        least = _LEAST * max(self.shares[name] for name in blocks)
+        kept = [name for name in blocks if self.shares[name] >= least]
+        narrow = [name for name in kept if blocks[name].shape[1] <= _WIDEST]
         names = [name for name in narrow if not issparse(blocks[name])]
         self.rows_ = (
             {} if names else {name: pack(normalize(block)) for name, block in blocks.items()}

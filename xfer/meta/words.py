@@ -11,7 +11,9 @@ from sklearn.base import BaseEstimator, TransformerMixin
 from sklearn.feature_extraction.text import HashingVectorizer
 from sklearn.preprocessing import normalize
 
-_COUNTS = HashingVectorizer(n_features=1 << 20, norm=None, alternate_sign=False)
+# With few texts, how rare a word is does not tell which words say nothing.
+_OPTIONS = {"stop_words": "english", "norm": None, "alternate_sign": False}
+_COUNTS = HashingVectorizer(n_features=1 << 20, **_OPTIONS)
 
 
 class WordWeights(TransformerMixin, BaseEstimator):
@@ -46,6 +48,7 @@ def count_words(documents: Sequence[str] | np.ndarray) -> csr_matrix:
     """Count the words of texts, or those of word ids of shape (n, length), by columns up to 2**20.
 
     Words of texts are hashed, so that nothing has to be learned of texts that are read later.
+    Common English words are left out.
     """
     if not isinstance(documents, np.ndarray):
         return _COUNTS.transform(documents)
