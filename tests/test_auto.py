@@ -5,6 +5,7 @@ import pytest
 from sklearn.base import clone
 from sklearn.exceptions import NotFittedError
 from sklearn.model_selection import GridSearchCV
+from source_cases import CASES, IMAGES
 
 import xfer
 from xfer.meta.mixture import _ALL
@@ -217,3 +218,30 @@ def test_data_that_do_not_fit_the_network(task):
     source, images, names = task
     with pytest.raises(ValueError, match="do not fit the network"):
         xfer.AutoRepurposer(source).fit(images[:50].reshape(50, -1), names[:50])
+
+
+@pytest.mark.parametrize("make", CASES, ids=lambda make: make.__name__)
+def test_every_source(make, tmp_path):
+    auto = xfer.AutoRepurposer(make(tmp_path).model)
+    y = np.arange(21) % 3
+    p = auto.fit(IMAGES, y, unlabelled=IMAGES).predict_proba(IMAGES)
+    np.testing.assert_allclose(p.sum(axis=1), 1)
+    assert (p.argmax(axis=1) == y).mean() > 0.5
+
+
+def test_image_files(shared, tmp_path):
+    Image = pytest.importorskip("PIL.Image")
+    data = np.load(shared / "data/cifar100_10class.npz")
+    rows = np.random.RandomState(0).permutation(1000)[:60]
+    images, y = data["x_train"][rows], data["y_train"][rows]
+    paths = [tmp_path / f"{index}.png" for index in range(60)]
+    for image, path in zip(images, paths):
+        Image.fromarray(image).save(path)
+    inputs = xfer.ImageInputs(
+        size=32, scale=1 / 255, mean=[0.4914, 0.4822, 0.4465], std=[0.2023, 0.1994, 0.2010]
+    )
+    path = shared / "models/cifar_resnet20_v2"
+    source = xfer.load_checkpoint(str(path), 0, inputs=inputs)
+    auto = xfer.AutoRepurposer(source).fit(paths[:50], y[:50], unlabelled=paths[50:])
+    assert auto.predict(paths[50:]).shape == (10,)
+    assert "words" not in auto.meta_model_.widths_

@@ -131,8 +131,8 @@ def test_several_matrices(digits):
     assert {row.layer for row in model.explain()} == {*halves, "all layers"}
     assert [row.weight for row in model.explain()] == sorted(model.weights_, reverse=True)
     for wrong, message in {
-        "columns": ({**new, "left": X[1000:]}, "but .* in the fit"),
-        "a name": ({"left": X[1000:]}, "but .* in the fit"),
+        "columns": ({**new, "left": X[1000:]}, "is expecting 32 features"),
+        "a name": ({"left": X[1000:]}, "but those of the fit are"),
         "rows": ({**new, "left": X[:5, :32]}, "the same number of rows"),
     }.values():
         with pytest.raises(ValueError, match=message):
@@ -268,3 +268,39 @@ def test_nothing_before_a_fit(call):
 def test_a_coverage_that_is_none(digits, fitted):
     with pytest.raises(ValueError, match="coverage must be a number > 0 and < 1, got 90"):
         fitted.predict_set(digits[0][:2], 90)
+
+
+def test_what_is_refused_changes_nothing(digits):
+    X, y = digits
+    model = MixtureClassifier().fit(X[:60], y[:60])
+    expected = model.predict_proba(X[100:120])
+    for wrong in (
+        {"X": {}, "y": y[:60]},
+        {"X": {"a": X[:60]}, "y": y[:50]},
+        {"X": {"a": X[:60]}, "y": np.zeros(60)},
+        {"X": {"a": X[:60]}, "y": y[:60], "unlabelled": {"b": X[60:]}},
+        {"X": X[:60], "y": y[:60], "unlabelled": X[60:, :5]},
+    ):
+        with pytest.raises(ValueError, match="."):
+            model.fit(**wrong)
+        np.testing.assert_array_equal(model.predict_proba(X[100:120]), expected)
+    assert model.n_features_in_ == 64
+
+
+def test_a_class_with_one_label_among_others(digits):
+    X, y = digits
+    few = np.r_[np.flatnonzero(y == "digit 0")[:1], np.flatnonzero(y != "digit 0")[:80]]
+    model = MixtureClassifier().fit(X[few], y[few])
+    assert np.isnan(model.left_out_).all(axis=1).tolist() == [True] + [False] * 80
+    assert model.score_estimate_.n_examples == 80
+    zeros = X[1000:][y[1000:] == "digit 0"]
+    assert (model.predict(zeros) == "digit 0").mean() > 0.5
+
+
+@pytest.mark.slow
+def test_a_thousand_classes():
+    random = np.random.RandomState(0)
+    centres = random.normal(size=(1000, 64))
+    X = np.repeat(centres, 3, axis=0) + 0.3 * random.normal(size=(3000, 64))
+    model = MixtureClassifier().fit(X, np.repeat(np.arange(1000), 3))
+    assert model.score(centres, np.arange(1000)) > 0.99

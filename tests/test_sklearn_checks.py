@@ -54,6 +54,7 @@ ESTIMATORS = [
     xfer.LrRepurposer(SOURCE, "same"),
     xfer.SvmRepurposer(SOURCE, "same"),
     xfer.GpRepurposer(SOURCE, "same", max_function_evaluations=20),
+    xfer.AutoRepurposer(SOURCE, "same"),
     xfer.BnnRepurposer(SOURCE, "same", num_epochs=60, num_samples_mc_prediction=20),
     xfer.MetaModelRegressor(SOURCE, "same", in_doubles(Ridge())),
     xfer.MetaModelRegressor(SOURCE, "same", DecisionTreeRegressor(random_state=0)),

@@ -184,6 +184,13 @@ class MixtureClassifier(TellsNovelty, MetaClassifier):
         how many copies an example counts as; 0 drops it. A parameter or a weight out of range,
         features that are not finite and labels of one class raise ValueError.
         """
+        # Whatever is refused leaves this object as it was, and nothing of an earlier fit remains.
+        fresh = type(self)(**self.get_params(deep=False))
+        fresh._fit_checked(X, y, sample_weight, unlabelled)
+        self.__dict__ = fresh.__dict__
+        return self
+
+    def _fit_checked(self, X: Any, y: Any, sample_weight: Any, unlabelled: Any) -> None:
         self.check_parameters()
         counts = example_counts(sample_weight, y)
         blocks, labels = self._check_blocks(X, y, is_fit=True)
@@ -200,7 +207,6 @@ class MixtureClassifier(TellsNovelty, MetaClassifier):
         self.left_out_ = np.full((len(kept), len(self.classes_)), np.nan)
         self.left_out_[kept] = left_out
         self.labels_, self.label_weights_ = indices, weights
-        return self
 
     def explain(self) -> Explanation:
         """Return the weight and the left-out scores of each classifier."""
@@ -381,8 +387,6 @@ class MixtureClassifier(TellsNovelty, MetaClassifier):
         if isinstance(X, Mapping) and not issparse(X):  # one kind of sparse matrix is a dict
             blocks = {name: check_array(X[name], **options) for name in X}
             y = column_or_1d(y) if is_fit else None
-            if is_fit:
-                self.__dict__.pop("n_features_in_", None)
         elif is_fit:
             matrix, y = validate_data(self, X, y, **options)
             blocks = {_ONLY: matrix}
@@ -393,14 +397,26 @@ class MixtureClassifier(TellsNovelty, MetaClassifier):
             raise ValueError("X is an empty dict: it must hold a matrix or more")
         if is_fit:
             self.widths_ = widths
-        elif widths != self.widths_:
-            raise ValueError(f"X has matrices with columns {widths}, but {self.widths_} in the fit")
+        else:
+            self._check_like_fitted(widths)
         lengths = {len(y)} if is_fit else set()
         lengths.update(block.shape[0] for block in blocks.values())
         if len(lengths) != 1:
             what = "the matrices and y" if is_fit else "the matrices"
             raise ValueError(f"{what} must have the same number of rows, got {sorted(lengths)}")
         return blocks, y
+
+    def _check_like_fitted(self, widths: dict[str, int]) -> None:
+        if widths.keys() != self.widths_.keys():
+            raise ValueError(
+                f"X has the matrices {[*widths]}, but those of the fit are {[*self.widths_]}"
+            )
+        for name, width in widths.items():
+            if width != self.widths_[name]:
+                raise ValueError(
+                    f"X has {width} features, but {type(self).__name__} is expecting "
+                    f"{self.widths_[name]} features as input in the matrix {name!r}"
+                )
 
     def _shares(self, blocks: Blocks) -> dict[str, float]:
         """Return prior shares that sum to 1."""
