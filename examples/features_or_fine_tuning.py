@@ -284,9 +284,8 @@ def draw_picture(found, path):
         axes.grid(axis="y", color="#dddddd", linewidth=0.7)
         axes.spines[["top", "right"]].set_visible(False)
     panels[0][0].set_ylabel("accuracy on new examples")
-    figure.legend(
-        lines.values(), lines, loc="outside lower center", ncols=len(lines), frameon=False
-    )
+    ncols = -(-len(lines) // 2)
+    figure.legend(lines.values(), lines, loc="outside lower center", ncols=ncols, frameon=False)
     figure.savefig(path, dpi=130)
 
 
