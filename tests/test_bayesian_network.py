@@ -107,6 +107,7 @@ def test_probabilities_are_those_of_explicitly_sampled_weights(hidden):
     model = BayesianNetwork()
     model._inputs = lambda X: inputs
     model.temperature_ = 1.0
+    model.inverse_temperature_ = 1.0
     model.weights_, model.standard_deviations_ = means, deviations
     model.noise_ = random.normal(size=(n_samples, sum(hidden) + 3))
     found = softmax(model._score_samples(None), axis=2).mean(axis=1)
@@ -256,6 +257,7 @@ def test_the_temperature_acts_on_what_is_sampled(digits, fitted):
     model = clone(fitted).fit(digits[0], digits[2])
     test = digits[1][:50]
     model.temperature_ = 1.0
+    model.inverse_temperature_ = 1.0
     wide = model._score_samples(test)
     model.temperature_ = 0.25
     narrow = model._score_samples(test)
