@@ -245,3 +245,10 @@ def test_image_files(shared, tmp_path):
     auto = xfer.AutoRepurposer(source).fit(paths[:50], y[:50], unlabelled=paths[50:])
     assert auto.predict(paths[50:]).shape == (10,)
     assert "words" not in auto.meta_model_.widths_
+
+
+def test_one_label_of_each_class_is_no_warning(task):
+    source, images, names = task
+    rows = np.unique(names, return_index=True)[1]
+    auto = xfer.AutoRepurposer(source).fit(images[rows], names[rows], unlabelled=images)
+    assert auto.score(images, names) > 0.3

@@ -1,5 +1,6 @@
 """Repurposers: features of a frozen network and a classifier or regressor on top."""
 
+import warnings
 from collections.abc import Callable, Sequence
 from inspect import isclass, signature
 from os import PathLike
@@ -842,7 +843,10 @@ def checked_multilabels(labels: np.ndarray) -> np.ndarray:
                 "sklearn.preprocessing.MultiLabelBinarizer makes them from sets of labels"
             )
         labels = integers
-    kind = type_of_target(labels)
+    with warnings.catch_warnings():
+        # One label of each class is no sign of a regression.
+        warnings.filterwarnings("ignore", "The number of unique classes")
+        kind = type_of_target(labels)
     if kind == "unknown":
         raise ValueError(
             f"Unknown label type: y holds objects such as {labels[0]!r}; give it as an array of "

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import threading
+import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -98,7 +99,10 @@ class MetaClassifier(ClassifierMixin, BaseEstimator, ABC):
 
         A class whose examples all have weight 0 is none; their indices mean nothing.
         """
-        check_classification_targets(labels)
+        with warnings.catch_warnings():
+            # One label of each class is no sign of a regression.
+            warnings.filterwarnings("ignore", "The number of unique classes")
+            check_classification_targets(labels)
         weights = self._example_weights(labels, counts)
         ratio = self._prior_ratio(labels, weights)
         kept = weights > 0

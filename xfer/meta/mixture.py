@@ -187,7 +187,10 @@ class MixtureClassifier(TellsNovelty, MetaClassifier):
         # Whatever is refused leaves this object as it was, and nothing of an earlier fit remains.
         fresh = type(self)(**self.get_params(deep=False))
         fresh._fit_checked(X, y, sample_weight, unlabelled)
-        self.__dict__ = fresh.__dict__
+        for name in [name for name in vars(self) if name.endswith("_")]:
+            delattr(self, name)
+        for name, value in vars(fresh).items():
+            setattr(self, name, value)
         return self
 
     def _fit_checked(self, X: Any, y: Any, sample_weight: Any, unlabelled: Any) -> None:
