@@ -45,7 +45,7 @@ class AutoRepurposer(Repurposer):
 
     Layers are found from the structure of the network. If examples are texts or word ids, word
     counts are one more layer. Each layer gets several classifiers, weighted by their left-out
-    predictions of the labelled examples: see :class:`xfer.meta.mixture.MixtureClassifier`.
+    predictions of the labelled examples: see :class:`xfer.meta.MixtureClassifier`.
     Unlabelled examples help most if labels are few.
 
     Parameters
@@ -191,7 +191,7 @@ class AutoRepurposer(Repurposer):
     def novelty(self, X: Any) -> np.ndarray:
         """Return how far each example is from all labelled classes; higher means farther.
 
-        Of shape (n,). See :meth:`xfer.meta.mixture.MixtureClassifier.novelty`.
+        Of shape (n,). See ``novelty`` of :class:`xfer.meta.MixtureClassifier`.
         """
         return call_meta_model(self, "novelty", X)
 

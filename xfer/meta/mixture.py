@@ -92,7 +92,7 @@ class HeadReport(NamedTuple):
 
 
 class Explanation(Rows[HeadReport]):
-    """Classifiers of a mixture, the largest weight first: a list of :class:`HeadReport`.
+    """Classifiers of a mixture, the largest weight first: a list of ``HeadReport``.
 
     ``print`` shows it as a table, ``pandas.DataFrame(explanation)`` makes a data frame of it, and
     :func:`xfer.plots.explanation` draws it.
