@@ -188,29 +188,6 @@ class AutoRepurposer(Repurposer):
         """
         return call_meta_model(self, "predict_set", X, coverage=coverage)
 
-    def novelty(self, X: Any) -> np.ndarray:
-        """Return how far each example is from all labelled classes; higher means farther.
-
-        Of shape (n,). See ``novelty`` of :class:`xfer.meta.MixtureClassifier`.
-        """
-        return call_meta_model(self, "novelty", X)
-
-    def is_novel(self, X: Any, false_alarms: float = 0.05) -> np.ndarray:
-        """Return which examples belong to no known class.
-
-        Parameters
-        ----------
-        X : array, dict of str to array, list, or an iterable of batches
-        false_alarms : float, default=0.05
-            The expected share of new examples of known classes that are called novel. With n labels
-            it must be at least 1 / (n + 1): below that, none is called novel.
-
-        Returns
-        -------
-        ndarray of bool, of shape (n,)
-        """
-        return call_meta_model(self, "is_novel", X, false_alarms=false_alarms)
-
     def next_to_label(self, pool: Any, n: int) -> np.ndarray:
         """Choose which examples of a pool to label next.
 

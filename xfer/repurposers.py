@@ -172,8 +172,9 @@ class Repurposer(ClassifierMixin, SharesNetwork):
     def novelty(self, X: Any) -> np.ndarray:
         """Return how unlike the labelled examples of every class each example is, of shape (n,).
 
-        Only for Gaussian processes and Bayesian neural networks. The distance to the nearest class
-        counts, and the doubt which class it is: see :class:`xfer.meta.novelty.Novelty`.
+        Only for Gaussian processes, Bayesian neural networks and ``AutoRepurposer``. The distance to
+        the nearest class counts, and the doubt which class it is: see
+        :class:`xfer.meta.novelty.Novelty`.
         """
         return call_meta_model(self, "novelty", X)
 

@@ -18,6 +18,7 @@ from sklearn.utils.validation import check_is_fitted, column_or_1d, validate_dat
 from xfer._checks import check_integer, check_positive
 from xfer._html import Rows
 from xfer.meta.base import (
+    ClassPrior,
     ClassWeight,
     MetaClassifier,
     distinct_rows,
@@ -157,7 +158,7 @@ class MixtureClassifier(TellsNovelty, MetaClassifier):
         shares: Mapping[str, float] | None = None,
         *,
         class_weight: ClassWeight = None,
-        class_prior: Any = None,
+        class_prior: ClassPrior = None,
     ) -> None:
         self.shares = shares
         self.class_weight = class_weight
