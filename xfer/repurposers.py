@@ -172,8 +172,8 @@ class Repurposer(ClassifierMixin, SharesNetwork):
     def novelty(self, X: Any) -> np.ndarray:
         """Return how unlike the labelled examples of every class each example is, of shape (n,).
 
-        Only for Gaussian processes, Bayesian neural networks and ``AutoRepurposer``. The distance to
-        the nearest class counts, and the doubt which class it is: see
+        Only for Gaussian processes, Bayesian neural networks and mixtures. The distance to the
+        nearest class counts, and the doubt which class it is: see
         :class:`xfer.meta.novelty.Novelty`.
         """
         return call_meta_model(self, "novelty", X)
