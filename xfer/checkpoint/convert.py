@@ -55,13 +55,17 @@ class Conversion:
 
 
 def convert(
-    graph: MxGraph, parameters: Mapping[str, np.ndarray], inputs: Mapping[str, Input]
+    graph: MxGraph,
+    parameters: Mapping[str, np.ndarray],
+    inputs: Mapping[str, Input],
+    training: bool = False,
 ) -> Conversion:
     """Convert every node that can be converted; floating-point parameters become float32.
 
-    The builder has no outputs yet. What could not be converted is in ``problems``.
+    The builder has no outputs yet. What could not be converted is in ``problems``. A conversion for
+    `training` keeps dropout and the like, and holds for other values of the parameters too.
     """
-    builder = OnnxBuilder()
+    builder = OnnxBuilder(training)
     conversion = Conversion(graph, builder, {}, {})
 
     @cache  # several variables may have one name
@@ -73,7 +77,7 @@ def convert(
         array = parameters[name]
         # Networks run in single precision, whatever they were saved in.
         single = array.astype(np.float32, copy=False) if array.dtype.kind == "f" else array
-        return builder.add_constant(name, single)
+        return builder.add_parameter(name, single)
 
     # Inputs first: what is made from nothing, such as an RNN's first state, has as many rows.
     for node_id, node in enumerate(graph.nodes):
@@ -127,7 +131,11 @@ def _convert_node(builder: OnnxBuilder, node: Node, sources: list[Tensor]) -> li
     found = OPERATORS[node.operator].convert(Call(builder, node), *sources)
     outputs = found if isinstance(found, (tuple, list)) else (found,)
     new = {name for emitted in builder.nodes[before:] for name in emitted.output}
-    return [
-        builder.rename(tensor, name, before) if tensor.name in new else tensor
-        for tensor, name in zip(outputs, output_names(node))
-    ]
+    named = []
+    for tensor, name in zip(outputs, output_names(node)):
+        if tensor.name in new:
+            tensor = builder.rename(tensor, name, before)
+        elif builder.training:  # where a layer does nothing, it can still be found by its name
+            tensor = builder.add_node("Identity", name, [tensor])[0]
+        named.append(tensor)
+    return named

@@ -1,7 +1,7 @@
 """An ONNX graph built node by node, with types and shapes inferred on the way."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, NoReturn
 
 import numpy as np
@@ -78,14 +78,20 @@ class Missing:
 
 
 class OnnxBuilder:
-    """An ONNX graph that is being built: nodes, initializers, inputs and outputs."""
+    """An ONNX graph that is being built: nodes, initializers, inputs and outputs.
 
-    def __init__(self) -> None:
+    A graph for `training` keeps what differs from inference only there, such as dropout, and is
+    true for all values of its parameters.
+    """
+
+    def __init__(self, training: bool = False) -> None:
+        self.training = training
         self.nodes: list[onnx.NodeProto] = []
         self.initializers: dict[str, np.ndarray] = {}
         self.inputs: list[Tensor] = []
         self.outputs: list[Tensor] = []
         self._names: set[str] = set()
+        self._learned: set[str] = set()
         self._batch_size: Tensor | None = None
 
     def add_input(self, name: str, dtype: Any, dims: Dims) -> Tensor:
@@ -98,6 +104,14 @@ class OnnxBuilder:
         tensor = Tensor(self._unique(name), value.dtype, value.shape, value)
         self.initializers[tensor.name] = value
         return tensor
+
+    def add_parameter(self, name: str, value: np.ndarray) -> Tensor:
+        """Add an array that training changes, or only names if that is not what the graph is for."""
+        tensor = self.add_constant(name, value)
+        if not self.training:
+            return tensor
+        self._learned.add(tensor.name)
+        return replace(tensor, value=None)
 
     def add_node(
         self,
@@ -119,7 +133,8 @@ class OnnxBuilder:
             **{key: value for key, value in attributes.items() if value is not None},
         )
         types = _infer(node, inputs)
-        if kind in _MOVES and all(t is None or t.name in self.initializers for t in inputs):
+        fixed = self.initializers.keys() - self._learned
+        if kind in _MOVES and all(t is None or t.name in fixed for t in inputs):
             given = {tensor.name: tensor.value for tensor in inputs if tensor is not None}
             found: Any = ReferenceEvaluator(node, opsets={"": OPSET}).run(None, given)
             self.initializers.update(zip(names, found))

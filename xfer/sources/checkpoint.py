@@ -150,6 +150,18 @@ class CheckpointSource(OnnxSource):
             for error in conversion.problems.values()
         )
 
+    def _torch_parts(self, names: Sequence[str] | None) -> tuple[Any, ...]:
+        network = self.network
+        graph = network.graph if names is None else network.prune(names)
+        names = network.head_names if names is None else list(names)
+        shapes = {**dict.fromkeys(self.input_names), **self.data_shapes}
+        inputs = {name: (self._data_types[name], shapes[name]) for name in self.input_names}
+        conversion = convert(graph, network.parameters, inputs, training=True)
+        conversion.check(graph.heads)
+        for name, head in zip(names, graph.heads):
+            conversion.builder.add_output(name, conversion.values[head])
+        return *conversion.builder.build(), {*network.arguments}, {*network.auxiliary}
+
     def _checksums(self, names: tuple[str, ...]) -> dict[str, Any]:
         axes = {"batch_axes": self.batch_axes} if self.batch_axes else {}
         return {**self.network.fingerprint(names), **axes}

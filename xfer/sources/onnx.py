@@ -112,6 +112,54 @@ class OnnxSource(SourceModel):
             self._fingerprint_memo[names] = self._checksums(names)
         return self._fingerprint_memo[names]
 
+    def to_torch(self, layer_names: str | Sequence[str] | None = None) -> Any:
+        """Return the network as a PyTorch module, with parameters and layers under their own names.
+
+        Parameters
+        ----------
+        layer_names : str or list of str, optional
+            The layers to return instead of the network's own outputs; what they do not need is left
+            out.
+
+        Returns
+        -------
+        torch.fx.GraphModule
+            In inference mode. It is called with the network's inputs in their order and returns a
+            tensor, or a tuple of several. Its ``code`` can be read; its layers are submodules. In
+            training mode it drops out and normalises batches as the network says. Its arrays are
+            copies.
+
+        Raises
+        ------
+        ImportError
+            If PyTorch is not installed.
+        ValueError
+            If there is no such layer, or an operator has no counterpart in PyTorch.
+        """
+        try:
+            from xfer.graph_module import build_module
+        except ImportError as error:
+            advice = "pip install 'xfer-learn[torch]'"
+            raise ImportError(f"to_torch needs PyTorch: {advice} ({error})") from error
+        names = None
+        if layer_names is not None:
+            names = [layer.name for layer in self._look_up(layer_names)]
+        return build_module(*self._torch_parts(names)).eval()
+
+    def _torch_parts(self, names: Sequence[str] | None) -> tuple[Any, ...]:
+        """Return a graph, its arrays, and the names of those that are learned and of statistics."""
+        graph = self._graph if names is None else self._graph.cut(names)
+        read = {}
+        for node in graph.model.graph.node:
+            if node.op_type == "BatchNormalization":
+                read.update(dict.fromkeys(node.input[3:5]))
+        learned = {
+            name
+            for name, array in graph.parameters.items()
+            if array.dtype.kind == "f" and array.ndim and np.isfinite(array).all()
+        }
+        return graph.model, graph.parameters, learned - read.keys(), {*read}
+
     def _checksums(self, names: tuple[str, ...]) -> dict[str, Any]:
         return self._graph.checksums(names)
 

@@ -9,6 +9,9 @@ import numpy as np
 from xfer.checkpoint.onnx_builder import Tensor, describe_shape
 from xfer.checkpoint.operators.registry import Call, Outputs, Result, operator
 
+#: The text on an Identity that no gradient passes.
+NO_GRADIENT = "no gradient"
+
 
 @operator("Convolution", "Convolution_v1", "_npx_convolution")
 def convolution(op: Call, x: Tensor, weight: Tensor, *bias: Tensor) -> Tensor:
@@ -246,7 +249,15 @@ operator("LogisticRegressionOutput", "_sparse_LogisticRegressionOutput", idle=(1
 
 @operator("Dropout", "_npx_dropout")
 def dropout(op: Call, x: Tensor) -> Tensor:
-    """Do nothing: inference drops nothing."""
+    """Do nothing in inference, which drops nothing."""
+    if op.training:
+        rate = op.constant(op.float("p", 0.5))
+        axes = [axis % x.rank for axis in op.ints("axes", ()) or ()]
+        if not axes:
+            return op("Dropout", x, rate)
+        sizes = [1 if axis in axes else size for axis, size in enumerate(x.shape)]
+        ones = op("Expand", op.constant(1.0), op.sizes(sizes))
+        return op("Mul", x, op("Dropout", ones, rate))
     if op.text("mode", "training") == "always":
         warnings.warn(
             f"layer {op.node.name!r} drops nothing: mode='always' is ignored", stacklevel=2
@@ -258,13 +269,19 @@ def dropout(op: Call, x: Tensor) -> Tensor:
     *("LinearRegressionOutput", "_sparse_LinearRegressionOutput"),
     *("MAERegressionOutput", "_sparse_MAERegressionOutput", "SVMOutput"),
     *("MakeLoss", "make_loss", "_sparse_make_loss", "IdentityAttachKLSparseReg"),
-    *("BlockGrad", "_sparse_stop_gradient", "_contrib_gradientmultiplier"),
+    "_contrib_gradientmultiplier",
     *("_copy", "_np_copy", "_CrossDeviceCopy", "_identity_with_attr_like_rhs"),
     idle=(1,),
 )
 def identity(op: Call, x: Tensor, other: Tensor | None = None) -> Tensor:
     """Do nothing: these differ only in their gradients."""
     return x
+
+
+@operator("BlockGrad", "_sparse_stop_gradient")
+def block_gradient(op: Call, x: Tensor) -> Tensor:
+    """Do nothing; in training, nothing below learns from what is above."""
+    return op("Identity", x, doc_string=NO_GRADIENT) if op.training else x
 
 
 def _with_statistics(*names: str) -> Outputs:
@@ -287,8 +304,15 @@ def batch_norm(
     if op.flag("fix_gamma", True):
         gamma = op.constant(np.ones(beta.shape, np.float32))
     epsilon = op.float("eps", 1e-3)
-    if axis == 1:
-        y = op("BatchNormalization", x, gamma, beta, mean, variance, epsilon=epsilon)
+    follows_batches = op.training and not op.flag("use_global_stats", False)
+    if follows_batches or (axis == 1 and not op.training):
+        order = [0, axis, *(k for k in range(1, x.rank) if k != axis)] if axis != 1 else []
+        moved = op("Transpose", x, perm=order) if order else x
+        # In inference the momentum means nothing.
+        momentum = op.float("momentum", 0.9) if op.training else None
+        settings = {"epsilon": epsilon, "momentum": momentum}
+        y = op("BatchNormalization", moved, gamma, beta, mean, variance, **settings)
+        y = op("Transpose", y, perm=np.argsort(order).tolist()) if order else y
     else:
         # ONNX Runtime folds these where the parameters are constant.
         shape = [*beta.shape, *[1] * (x.rank - axis - 1)]

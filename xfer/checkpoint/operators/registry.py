@@ -172,6 +172,11 @@ class Call(Attributes):
         return Tensor(joined.name, joined.dtype, joined.dims, np.array(values, np.int64))
 
     @property
+    def training(self) -> bool:
+        """Whether the conversion is for training, and not only for inference."""
+        return self._builder.training
+
+    @property
     def batch_size(self) -> Any:
         """The number of examples of a batch; ``BATCH`` where it is free."""
         return self._builder.batch_size

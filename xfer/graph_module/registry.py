@@ -1,0 +1,37 @@
+"""The operators of ONNX by name, as functions of tensors."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Definition:
+    """A function of an operator's inputs and attributes; `sizes` are parameters that are lists."""
+
+    function: Callable[..., Any]
+    sizes: tuple[str, ...]
+
+
+#: Every operator that has a counterpart here.
+OPERATORS: dict[str, Definition] = {}
+
+
+def operator(*names: str, sizes: str = "") -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Register a function of tensors as the operators of these names.
+
+    Its parameters have the names of ONNX's inputs, in their order, and attributes: one that was an
+    attribute in old versions and is an input now comes either way. `sizes` are those that it gets
+    as a number or a list, such as shapes and axes. It may also ask for ``training``, whether the
+    module is in training mode; for ``n_outputs``; and for ``opset``, the version. With ``*inputs``
+    it takes any number. Where it returns a tuple, these are the operator's outputs.
+    """
+
+    def register(function: Callable[..., Any]) -> Callable[..., Any]:
+        for name in names:
+            if name in OPERATORS:
+                raise ValueError(f"operator {name!r} is registered twice")
+            OPERATORS[name] = Definition(function, tuple(sizes.split()))
+        return function
+
+    return register
