@@ -5,11 +5,11 @@ import random
 import numpy as np
 import pytest
 from operator_checks import bind, run_network
+from xfer.training.frozen import find_fixed_outputs, freeze_statistics, start_at
 
 from xfer.checkpoint.edit import data_dependent_nodes
 from xfer.checkpoint.network import Network
 from xfer.checkpoint.symbol import MxGraph, Node
-from xfer.training.frozen import find_fixed_outputs, freeze_statistics, start_at
 
 SEEDS = range(40)
 WIDTH = 4

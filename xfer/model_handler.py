@@ -140,7 +140,7 @@ class ModelHandler:
         if self._source is None:
             contexts, engine = None, "auto"
             if self.context_function is not None or self.num_devices > 1:
-                from xfer.training.mxnet import make_contexts
+                from xfer._mxnet_module import make_contexts
 
                 contexts = make_contexts(self.context_function, self.num_devices)
                 engine = "auto" if contexts == make_contexts(None, 1) else "mxnet"
@@ -283,7 +283,7 @@ class ModelHandler:
         The initialiser of the variable is used if it has one. Otherwise weights are sampled as by
         Glorot and Bengio (2010), scales and variances are 1, and the rest is 0.
         """
-        from xfer.training.mxnet import make_contexts, make_module
+        from xfer._mxnet_module import make_contexts, make_module
 
         contexts = make_contexts(self.context_function, self.num_devices)
         chosen = fixed_layer_parameters, random_layer_parameters

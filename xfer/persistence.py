@@ -89,12 +89,15 @@ def save(
     layers = [layer.name for layer in repurposer.features_.layers_]
     network, arrays = None, {}
     if save_source_model is None or save_source_model:
-        if not hasattr(source, "to_state"):
+        # Of a PyTorch network that was trained, the arrays; its code has to be given again.
+        to_state = "to_weights" if repurposer.trains_network else "to_state"
+        to_state = to_state if hasattr(source, to_state) else "to_state"
+        if not hasattr(source, to_state):
             raise TypeError(
                 f"a source of class {type(source).__name__} cannot go into the file: save with "
                 "save_source_model=False, and give the network to xfer.load again"
             )
-        network, arrays = source.to_state()
+        network, arrays = getattr(source, to_state)()
     inputs, input_arrays = getattr(source, "inputs", None), dict[str, Any]()
     if inputs is not None:
         try:
@@ -222,7 +225,7 @@ def _read(archive: bytes, source_model: Any, given: Mapping[str, Any]) -> Any:
     if source is None or kind.trains_network:
         if manifest["network"] is None:
             raise ValueError("it was saved without its network: give the network as source_model")
-        source = source_from_state(manifest["network"], content["network"])
+        source = source_from_state(manifest["network"], content["network"], source)
     source = _with_inputs(source, manifest, content["inputs"], given)
     _check_same_network(source, manifest)
     repurposer = kind(source_model=source_model, **content["parameters"])

@@ -11,7 +11,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import onnx
@@ -33,6 +33,9 @@ from xfer.checkpoint.operators import Unsupported
 from xfer.checkpoint.operators.registry import TYPES, Attributes
 from xfer.checkpoint.params import check_is_no_pointer, read_params, split_params
 from xfer.checkpoint.symbol import Entry, MxGraph, Node
+
+if TYPE_CHECKING:
+    import torch
 
 # The endings of MXNet's names of parameters; any other variable without values is data.
 _ENDINGS_OF_PARAMETERS = ("_weight", "_bias", "_gamma", "_beta", "_mean", "_var", "_parameters")
@@ -281,6 +284,26 @@ class Network:
             "graph": hashlib.sha256(json.dumps([nodes, graph.heads]).encode()).hexdigest(),
             "parameters": {name: _checksum(self.parameters[name]) for name in used},
         }
+
+    def to_torch(
+        self, inputs: Mapping[str, Input], layer_names: Sequence[str] | None = None
+    ) -> "torch.fx.GraphModule":
+        """Return the network as a PyTorch module, cut at layers or whole.
+
+        ``inputs`` are type and shape of every input, as :func:`convert` takes them.
+        """
+        from xfer.graph_module import build_module
+
+        graph = self.graph if layer_names is None else self.prune(layer_names)
+        conversion = convert(graph, self.parameters, inputs, training=True)
+        try:
+            conversion.check(graph.heads)
+        except UnknownShape as error:
+            advice = "run the network on an example first, or give the shapes"
+            raise UnknownShape(f"{error}: {advice}") from None
+        for name, head in zip(layer_names or self.head_names, graph.heads):
+            conversion.builder.add_output(name, conversion.values[head])
+        return build_module(*conversion.builder.build(), {*self.arguments}, {*self.auxiliary})
 
     def export(
         self,

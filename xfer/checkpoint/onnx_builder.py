@@ -106,7 +106,7 @@ class OnnxBuilder:
         return tensor
 
     def add_parameter(self, name: str, value: np.ndarray) -> Tensor:
-        """Add an array that training changes, or only names if that is not what the graph is for."""
+        """Add an array that training may change; in a graph for that, its value is not known."""
         tensor = self.add_constant(name, value)
         if not self.training:
             return tensor

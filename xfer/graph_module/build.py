@@ -69,7 +69,7 @@ def build_module(
     Those that are `learned` become parameters and `statistics` buffers, under their own names; the
     others are constants. The module returns the graph's output, or a tuple of several.
     """
-    return _Builder(model, parameters, learned, statistics).module
+    return _Builder(model, parameters, learned, statistics).module.eval()
 
 
 class _Builder:
@@ -89,16 +89,17 @@ class _Builder:
         self.root, self.graph = torch.nn.Module(), torch.fx.Graph()
         self.values: dict[str, Any] = {}  # nodes of the new graph by name
         self.sizes: dict[str, Any] = {}  # what is computed in Python: a number, or a list of them
-        for value in model.graph.input:
-            if value.name not in self.arrays:
-                self.values[value.name] = self.graph.placeholder(_identifier(value.name))
+        inputs = [value.name for value in model.graph.input if value.name not in self.arrays]
+        for name in inputs:
+            self.values[name] = self.graph.placeholder(_identifier(name))
         self.first = next(iter(self.values.values()), None)
         for node in model.graph.node:
             self._add(node)
         outputs = [self._tensor(value.name) for value in model.graph.output]
         self.graph.output(outputs[0] if len(outputs) == 1 else tuple(outputs))
         self.graph.eliminate_dead_code(lambda node: node.op in ("placeholder", "output"))
-        self.module = torch.fx.GraphModule(self.root, self.graph, "GraphModule")
+        self.module = torch.fx.GraphModule(self.root, self.graph)
+        self.module.meta["input_names"] = inputs
 
     def _add(self, node: onnx.NodeProto) -> None:
         if node.op_type == "Constant" and not node.domain:
@@ -251,9 +252,10 @@ def _options(node: onnx.NodeProto) -> Iterator[tuple[str, Any]]:
             raise Unsupported(f"operator {node.op_type} (layer {name!r}): it holds another graph")
         elif isinstance(value, Sequence) and value and isinstance(value[0], bytes):
             value = [one.decode() for one in value]
-        yield attribute.name, list(value) if isinstance(value, Sequence) and not isinstance(
-            value, str
-        ) else value
+        yield (
+            attribute.name,
+            list(value) if isinstance(value, Sequence) and not isinstance(value, str) else value,
+        )
 
 
 def _identifier(name: str) -> str:

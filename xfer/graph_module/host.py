@@ -1,4 +1,4 @@
-# ruff: noqa: D103, N802 - functions have the names of ONNX's operators, which say what they do
+# ruff: noqa: D103 - functions have the names of ONNX's operators, which say what they do
 """Arithmetic of shapes, in Python: numbers and lists, as ONNX's operators of the same names.
 
 Sizes stay what they are while a module is exported, where some have no value yet.
@@ -54,7 +54,7 @@ def Gather(x: list[Any], index: Any, axis: int = 0) -> Any:
 
 
 def Concat(*parts: list[Any], axis: int = 0) -> list[Any]:
-    return sum(parts, [])
+    return [size for part in parts for size in part]
 
 
 def Unsqueeze(x: Any, axes: Any = None) -> list[Any]:

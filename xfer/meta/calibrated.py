@@ -117,38 +117,52 @@ class CalibratedClassifier(MetaClassifier):
 
 
 class ScaledScores(ClassifierMixin, BaseEstimator):
-    """Probabilities from the class scores of a network: softmax(inverse_temperature * scores).
+    """Probabilities from class scores: softmax(inverse_temperature * scores).
 
-    The temperature is learned on held-out scores (Guo et al. 2017, On Calibration of Modern Neural
-    Networks, eq. 9), and does not change labels.
+    The scores are linear in the features, or the features themselves. The temperature is learned on
+    held-out scores (Guo et al. 2017, On Calibration of Modern Neural Networks, eq. 9), and does not
+    change labels.
 
     >>> ScaledScores(np.array(["bike", "car"])).predict_proba([[0.0, 2.0]]).round(2)
     array([[0.12, 0.88]])
     """
 
     classes: Any  # an array; None only in a model that is described and never predicts
+    # Files from before these were parameters lack them.
+    coef: Any = None
+    intercept: Any = None
 
-    def __init__(self, classes: ArrayLike | None, inverse_temperature: float = 1.0) -> None:
+    def __init__(
+        self,
+        classes: ArrayLike | None,
+        inverse_temperature: float = 1.0,
+        coef: ArrayLike | None = None,
+        intercept: ArrayLike | None = None,
+    ) -> None:
         self.classes = classes
         self.inverse_temperature = inverse_temperature
-
-    @classmethod
-    def held_out(cls, classes: np.ndarray, scores: np.ndarray, targets: np.ndarray) -> Self:
-        """Learn the temperature from held-out scores of shape (n, n_classes) and class indices."""
-        return cls(classes, fit_inverse_temperature(scores, targets, np.ones(len(targets)), 0.0))
+        self.coef = coef
+        self.intercept = intercept
 
     @property
     def classes_(self) -> np.ndarray:
         """The class of each column."""
         return self.classes
 
+    def decision_function(self, X: ArrayLike) -> np.ndarray:
+        """Return the score of each class, of shape (n, n_classes)."""
+        scores = np.asarray(X, dtype=np.float64)
+        if self.coef is not None:
+            scores = scores @ np.transpose(self.coef) + self.intercept
+        return self.inverse_temperature * scores
+
     def predict(self, X: ArrayLike) -> np.ndarray:
         """Return the class of the largest score."""
-        return self.classes[np.argmax(X, axis=1)]
+        return self.classes[np.argmax(self.decision_function(X), axis=1)]
 
     def predict_proba(self, X: ArrayLike) -> np.ndarray:
         """Return the probability of each class, of shape (n, n_classes)."""
-        return softmax(self.inverse_temperature * np.asarray(X, dtype=np.float64), axis=1)
+        return softmax(self.decision_function(X), axis=1)
 
 
 def fit_inverse_temperature(

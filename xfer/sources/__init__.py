@@ -267,8 +267,10 @@ def load_checkpoint(
     return open_source(source, **given)
 
 
-def source_from_state(state: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> SourceModel:
-    """Make a source of what its `to_state` returned."""
+def source_from_state(
+    state: Mapping[str, Any], arrays: Mapping[str, np.ndarray], given: Any = None
+) -> SourceModel:
+    """Make a source of what its `to_state` returned, or its `to_weights` and the network."""
     if state["kind"] == "mxnet":
         from xfer.sources.checkpoint import CheckpointSource
 
@@ -277,4 +279,14 @@ def source_from_state(state: Mapping[str, Any], arrays: Mapping[str, np.ndarray]
         from xfer.sources.onnx import OnnxSource
 
         return OnnxSource.from_state(state, arrays)
+    if state["kind"] == "torch":
+        if given is None:
+            raise ValueError(
+                "it holds the arrays of its PyTorch network, but not the code: give the module as "
+                "source_model"
+            )
+        if not hasattr(given, "with_weights"):
+            kind = type(given).__name__
+            raise ValueError(f"its network is a PyTorch module, and source_model is a {kind}")
+        return given.with_weights(state, arrays)
     raise ValueError(f"its network is of the unknown kind {state['kind']!r}")

@@ -488,7 +488,7 @@ def examples_first(output: np.ndarray, axis: int, count: int) -> np.ndarray:
     """Move the axis of the examples to the front; each example has `count` rows of it."""
     if output.ndim <= axis:
         return output
-    output = np.moveaxis(output, axis, 0)
+    output = np.moveaxis(output, axis, 0) if axis else output
     return output if count == 1 else output.reshape(-1, count, *output.shape[1:])
 
 

@@ -3,11 +3,14 @@
 import copy
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from xfer.checkpoint.convert import Conversion, convert
+from xfer.checkpoint.edit import data_dependent_nodes, drop_top, find_parameters
+from xfer.checkpoint.edit import find_layer as find_node
 from xfer.checkpoint.network import Network
 from xfer.checkpoint.onnx_builder import BATCH, Dims, follows_batch
 from xfer.checkpoint.operators import Unsupported
@@ -150,17 +153,43 @@ class CheckpointSource(OnnxSource):
             for error in conversion.problems.values()
         )
 
-    def _torch_parts(self, names: Sequence[str] | None) -> tuple[Any, ...]:
+    def _to_torch(self, names: Sequence[str] | None) -> Any:
+        shapes = {
+            name: (self._data_types[name], self.data_shapes.get(name)) for name in self.input_names
+        }
+        return self.network.to_torch(shapes, names)
+
+    def _input_types(self) -> Mapping[str, np.dtype]:
+        return self._data_types
+
+    def place_of(self, inputs: Mapping[str, np.ndarray], layer_name: str) -> tuple[int, int]:
+        """Return the axis of the examples in a layer's output, and its rows per example."""
+        names = (layer_name,)
+        return self._places(self._conversion_for(inputs, names)[0], names)[0]
+
+    def with_arrays(self, arrays: Mapping[str, np.ndarray]) -> "CheckpointSource":
+        """Return a copy of the source whose network has other values of some parameters."""
         network = self.network
-        graph = network.graph if names is None else network.prune(names)
-        names = network.head_names if names is None else list(names)
-        shapes = {**dict.fromkeys(self.input_names), **self.data_shapes}
-        inputs = {name: (self._data_types[name], shapes[name]) for name in self.input_names}
-        conversion = convert(graph, network.parameters, inputs, training=True)
-        conversion.check(graph.heads)
-        for name, head in zip(names, graph.heads):
-            conversion.builder.add_output(name, conversion.values[head])
-        return *conversion.builder.build(), {*network.arguments}, {*network.auxiliary}
+        new = [
+            {name: arrays.get(name, array) for name, array in old.items()}
+            for old in (network.arguments, network.auxiliary)
+        ]
+        return self.with_network(replace(network, arguments=new[0], auxiliary=new[1]))
+
+    def layer_below_top(self, count: int) -> str:
+        """Name the layer that is the network's output when the last ones are dropped."""
+        graph = drop_top(self.network.graph, count, self.network.input_names)
+        return self.network.with_graph(graph).head_names[0]
+
+    def parameters_of(self, layer_name: str) -> list[str]:
+        """Name the parameters of a layer, running statistics included."""
+        graph = self.network.graph
+        dependent = data_dependent_nodes(graph, self.network.input_names)
+        return find_parameters(graph, find_node(graph, layer_name), dependent)
+
+    def role_of(self, name: str) -> str:
+        """Return what a parameter is, which the end of its name tells."""
+        return name
 
     def _checksums(self, names: tuple[str, ...]) -> dict[str, Any]:
         axes = {"batch_axes": self.batch_axes} if self.batch_axes else {}

@@ -49,6 +49,8 @@ class Data(ABC):
 
     #: How many examples there are at most; None where that is not known before they are read.
     n_examples: int | None = None
+    #: Whether each pass makes the batches anew, so that what varies the examples does so too.
+    is_stream: bool = False
     #: Labels given beside the examples, checked; None where batches bring them or there are none.
     labels: np.ndarray | None = None
 
@@ -191,6 +193,7 @@ class LoaderData(Data):
 
     def __init__(self, loader: Any, check_labels: CheckLabels | None) -> None:
         super().__init__(loader, check_labels)
+        self.is_stream = not isinstance(loader, (list, tuple, Iterator))
         # The sampler, and not the dataset: it may pick a few of many examples.
         batches = getattr(loader, "batch_sampler", getattr(loader, "_batch_sampler", None))
         self.n_examples = length_of(getattr(batches, "sampler", getattr(batches, "_sampler", None)))
@@ -301,6 +304,9 @@ class IteratorData(Data):
     def __init__(self, iterator: Any, check_labels: CheckLabels | None) -> None:
         super().__init__(iterator, check_labels)
         self.n_examples = getattr(iterator, "num_data", None)
+        self.is_stream = all(kind.__name__ != "NDArrayIter" for kind in type(iterator).__mro__)
+        #: Whether a pass may start in the middle of the data, as where only the batches matter.
+        self.starts_anywhere = False
 
     def batches(  # noqa: D102  (see Data)
         self,
@@ -319,7 +325,8 @@ class IteratorData(Data):
         if len(names) == len(needed) == 1 and names[0] not in input_names:
             names = list(needed)
         check_names(names, input_names, needed)
-        if _is_native(self.given) and self.given in _displaced:
+        is_displaced = _is_native(self.given) and self.given in _displaced
+        if is_displaced and not self.starts_anywhere:
             raise ValueError(
                 "this iterator would now start in the middle of its data: with round_batch=True, "
                 "MXNet's iterators continue after the padding of their last batch. Make a new "
@@ -346,7 +353,8 @@ class IteratorData(Data):
                 start += batch.n_examples
         finally:
             rewind(self.given)
-        ends.check(start)
+        if not self.starts_anywhere:
+            ends.check(start)
         if not start:
             raise ValueError(f"the iterator is empty: {self.given!r:.80}")
 

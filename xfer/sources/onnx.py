@@ -1,12 +1,13 @@
 """ONNX networks as sources of features, run by ONNX Runtime on the CPU."""
 
+import copy
 import os
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import onnx
@@ -17,6 +18,9 @@ from xfer.sources.candidates import Ends, graph_ends
 from xfer.sources.data import Examples
 from xfer.sources.onnx_model import OnnxGraph, channels_axis, parse, take_apart
 from xfer.sources.onnx_session import Runner
+
+if TYPE_CHECKING:
+    import torch
 
 _MOST_SESSIONS = 8
 # Threads that share a source compute at the same time, but convert and open one after another.
@@ -112,7 +116,7 @@ class OnnxSource(SourceModel):
             self._fingerprint_memo[names] = self._checksums(names)
         return self._fingerprint_memo[names]
 
-    def to_torch(self, layer_names: str | Sequence[str] | None = None) -> Any:
+    def to_torch(self, layer_names: str | Sequence[str] | None = None) -> "torch.fx.GraphModule":
         """Return the network as a PyTorch module, with parameters and layers under their own names.
 
         Parameters
@@ -136,29 +140,64 @@ class OnnxSource(SourceModel):
         ValueError
             If there is no such layer, or an operator has no counterpart in PyTorch.
         """
-        try:
-            from xfer.graph_module import build_module
-        except ImportError as error:
-            advice = "pip install 'xfer-learn[torch]'"
-            raise ImportError(f"to_torch needs PyTorch: {advice} ({error})") from error
         names = None
         if layer_names is not None:
             names = [layer.name for layer in self._look_up(layer_names)]
-        return build_module(*self._torch_parts(names)).eval()
+        try:
+            return self._to_torch(names)
+        except ImportError as error:
+            advice = "pip install 'xfer-learn[torch]'"
+            raise ImportError(f"to_torch needs PyTorch: {advice} ({error})") from error
 
-    def _torch_parts(self, names: Sequence[str] | None) -> tuple[Any, ...]:
-        """Return a graph, its arrays, and the names of those that are learned and of statistics."""
+    def _to_torch(self, names: Sequence[str] | None) -> Any:
+        from xfer.graph_module import build_module
+
         graph = self._graph if names is None else self._graph.cut(names)
-        read = {}
-        for node in graph.model.graph.node:
-            if node.op_type == "BatchNormalization":
-                read.update(dict.fromkeys(node.input[3:5]))
-        learned = {
-            name
-            for name, array in graph.parameters.items()
-            if array.dtype.kind == "f" and array.ndim and np.isfinite(array).all()
-        }
-        return graph.model, graph.parameters, learned - read.keys(), {*read}
+        return build_module(graph.model, graph.parameters, graph.learned(), graph.statistics())
+
+    def torch_inputs(
+        self, inputs: Mapping[str, np.ndarray], names: Sequence[str]
+    ) -> "list[torch.Tensor]":
+        """Return inputs as the module of `to_torch` takes them."""
+        import torch
+
+        types, axes = self._input_types(), getattr(self, "batch_axes", {})
+        arrays = (np.moveaxis(inputs[n].astype(types[n]), 0, axes.get(n, 0)) for n in names)
+        return [torch.from_numpy(np.ascontiguousarray(array)) for array in arrays]
+
+    def place_of(self, inputs: Mapping[str, np.ndarray], layer_name: str) -> tuple[int, int]:
+        """Return the axis of the examples in a layer's output, and its rows per example."""
+        return 0, 1
+
+    def _input_types(self) -> Mapping[str, np.dtype]:
+        return self._graph.input_types()
+
+    def with_arrays(self, arrays: Mapping[str, np.ndarray]) -> "OnnxSource":
+        """Return a copy of the source whose network has other values of some parameters."""
+        source = copy.copy(self)
+        vars(source).pop("_checked", None)
+        parameters = {n: arrays.get(n, array) for n, array in self._graph.parameters.items()}
+        source._set(OnnxGraph(self._graph.model, parameters))
+        return source
+
+    def layer_below_top(self, count: int) -> str:
+        """Name the layer that is the network's output when the last ones are dropped."""
+        return self._graph.below_top(count)
+
+    def parameters_of(self, layer_name: str) -> list[str]:
+        """Name the parameters of a layer, running statistics included."""
+        (layer,) = self._look_up(layer_name)
+        nodes = [node for node in self._graph.model.graph.node if layer.name in node.output]
+        known = self._graph.learned() | self._graph.statistics()
+        return [name for node in nodes for name in node.input if name in known]
+
+    def role_of(self, name: str) -> str:
+        """Return what a parameter is, as MXNet would name it: weight, bias, gamma, mean or var."""
+        for node in self._graph.model.graph.node:
+            if node.op_type.endswith("Normalization") and name in node.input:
+                names = ("data", "gamma", "beta", "mean", "var")
+                return names[list(node.input).index(name)]
+        return "weight" if self._graph.parameters[name].ndim > 1 else "bias"
 
     def _checksums(self, names: tuple[str, ...]) -> dict[str, Any]:
         return self._graph.checksums(names)

@@ -97,6 +97,35 @@ class OnnxGraph:
         """The declared inputs that are not initializers."""
         return [value.name for value in self.model.graph.input]
 
+    def below_top(self, count: int) -> str:
+        """Name the output that is left when operators are dropped from the end, one by one."""
+        makers = {output: node for node in self.model.graph.node for output in node.output}
+        outputs = [value.name for value in self.model.graph.output]
+        dependent = {*self.input_names}
+        for node in self.model.graph.node:
+            if not dependent.isdisjoint(node.input):
+                dependent.update(node.output)
+        for _ in range(count + 1):
+            found = [name for name in dict.fromkeys(outputs) if name in dependent]
+            if len(found) != 1 or found[0] not in makers:
+                what = ", ".join(found) or "nothing"
+                raise ValueError(f"cannot drop {count} layers from the top: it comes to {what}")
+            outputs = list(makers[found[0]].input)
+        return found[0]
+
+    def statistics(self) -> set[str]:
+        """Name the parameters that are running statistics of batch norms."""
+        norms = [node for node in self.model.graph.node if node.op_type == "BatchNormalization"]
+        return {name for node in norms for name in node.input[3:5] if name in self.parameters}
+
+    def learned(self) -> set[str]:
+        """Name the parameters that training may change: numbers on their own are settings."""
+        return {
+            name
+            for name, array in self.parameters.items()
+            if array.dtype.kind == "f" and array.ndim and np.isfinite(array).all()
+        } - self.statistics()
+
     def input_types(self) -> dict[str, np.dtype]:
         """Return the dtype of each input; refuse inputs that are not arrays of numbers."""
         types = {}

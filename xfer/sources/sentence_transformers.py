@@ -98,8 +98,10 @@ class SentenceTransformerSource(TorchSource):
             outputs.append(output)
         return outputs
 
-    def _call(self, tensors: dict[str, torch.Tensor]) -> dict[str, Any]:
-        found = self.module(dict(tensors))
+    def _arguments(self, tensors: dict[str, torch.Tensor]) -> tuple[list[Any], dict[str, Any]]:
+        return [dict(tensors)], {}
+
+    def _outputs(self, found: Any) -> dict[str, Any]:
         sentence = found.get("sentence_embedding")
         if sentence is not None:
             sentence = sentence[..., : self.module.truncate_dim]

@@ -1,5 +1,6 @@
 """PyTorch networks as sources of features."""
 
+import copy
 import inspect
 import re
 import threading
@@ -15,7 +16,7 @@ import torch
 
 from xfer.sources.base import Layer, SourceModel, check_rows, example_shapes, of_words
 from xfer.sources.candidates import Ends
-from xfer.sources.data import check_ids, count
+from xfer.sources.data import check_ids, count, to_numpy
 from xfer.sources.table import pool, with_axis
 from xfer.sources.torch_fingerprint import fingerprint, tensors_of
 
@@ -109,6 +110,84 @@ class TorchSource(SourceModel):
     def input_names(self) -> list[str]:
         """The parameters of ``forward``."""
         return self._inputs
+
+    def with_module(self, module: torch.nn.Module) -> "TorchSource":
+        """Return a copy of the source that runs another module of the same structure."""
+        source = copy.copy(self)
+        source.module = module
+        named = dict(module.named_modules(remove_duplicate=False))
+        source._modules = {name: named[name] for name in self._modules}
+        source._embeddings = {name: named[name] for name in self._embeddings}
+        source._shapes, source._seen_whole = {}, set()
+        vars(source).pop("_checked", None)
+        return source
+
+    def to_weights(self) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+        """Return the arrays of the network, but not its code, as what JSON can hold, and arrays."""
+        state = self.module.state_dict()
+        for name, value in state.items():
+            if not isinstance(value, torch.Tensor):
+                kind = type(value).__name__
+                raise TypeError(f"{name!r} of the network is of class {kind} and cannot be saved")
+        arrays = {f"array/{i}": to_numpy(value) for i, value in enumerate(state.values())}
+        # A name may hold anything, so it cannot name a file.
+        return {"kind": "torch", "names": list(state), "batch_size": self.batch_size}, arrays
+
+    def with_weights(
+        self, state: Mapping[str, Any], arrays: Mapping[str, np.ndarray]
+    ) -> "TorchSource":
+        """Return a copy of the network with the arrays that `to_weights` returned."""
+        module = copied(self.module)
+        named = enumerate(state["names"])
+        tensors = {name: torch.from_numpy(np.array(arrays[f"array/{i}"])) for i, name in named}
+        try:
+            module.load_state_dict(tensors)
+        except RuntimeError as error:
+            reason = " ".join(str(error).split())
+            raise ValueError(
+                f"source_model is not the network it was fitted on: {reason}"
+            ) from None
+        source = self.with_module(module)
+        source.batch_size = int(state["batch_size"])
+        return source
+
+    def parameters_of(self, layer_name: str) -> list[str]:
+        """Name the parameters and buffers of a module and of all modules in it."""
+        if layer_name not in self._modules:
+            super()._find_layer(layer_name)
+            raise ValueError(f"layer {layer_name!r} is not a module with parameters of its own")
+        state = self._modules[layer_name].state_dict(keep_vars=True)
+        return [f"{layer_name}.{name}" for name in state]
+
+    def run(self, inputs: Mapping[str, np.ndarray], layer_name: str) -> torch.Tensor:
+        """Run the network on arrays, up to a layer; see `run_to`."""
+        args, kwargs = self._arguments({name: self._send(a) for name, a in inputs.items()})
+        return self.run_to(self.module, layer_name, args, kwargs)
+
+    def run_to(
+        self, module: torch.nn.Module, layer_name: str, args: Sequence[Any], kwargs: dict[str, Any]
+    ) -> torch.Tensor:
+        """Call the network or a copy of it, in its mode, up to a layer; gradients can flow back."""
+        output = _read_name(layer_name, self._names)
+        assert output is not None
+        capture = _Capture([output], lambda output, tensor, is_last: tensor, may_stop=True)
+        with _one_pass, ExitStack() as hooks:
+            if output.module in self._modules:
+                inner = module.get_submodule(output.module)
+                _hook(hooks, inner, partial(capture.take, output.module))
+            try:
+                for name, value in self._outputs(module(*args, **kwargs)).items():
+                    capture.take(name, module, (), value)
+            except _Stop:
+                pass
+        return capture.finish()[0]
+
+    def layer_below_top(self, count: int) -> str:
+        """Name the innermost module that is left when the last ones are dropped, as defined."""
+        leaves = [name for name, one in self._modules.items() if not list(one.children())]
+        if count >= len(leaves):
+            raise ValueError(f"cannot drop {count} layers from the top: there are {len(leaves)}")
+        return leaves[-1 - count]
 
     def fingerprint(self, layer_names: Sequence[str]) -> dict[str, Any]:
         """Return checksums of all that decides the features, the same for all layers."""
@@ -225,7 +304,8 @@ class TorchSource(SourceModel):
             for name, module in self._modules.items() if is_first else ():
                 _hook(hooks, module, partial(self._note_shape, name))
             try:
-                for name, value in self._call(tensors).items():
+                args, kwargs = self._arguments(tensors)
+                for name, value in self._outputs(self.module(*args, **kwargs)).items():
                     if is_first:
                         self._note_shape(name, self.module, (), value)
                     capture.take(name, self.module, (), value)
@@ -242,15 +322,19 @@ class TorchSource(SourceModel):
                     ) from error
         return capture.finish()
 
-    def _call(self, tensors: dict[str, torch.Tensor]) -> dict[str, Any]:
-        """Run the network; return its output by the name of the layer."""
+    def _arguments(self, tensors: dict[str, torch.Tensor]) -> tuple[list[Any], dict[str, Any]]:
+        """Return what the network is called with."""
         # Hooks of the user's may expect inputs by position, as far as that goes without a gap.
         args, kwargs = [], dict(tensors)
         for name in self._by_position:
             if name not in kwargs:
                 break
             args.append(kwargs.pop(name))
-        return dict.fromkeys(self._whole, self.module(*args, **kwargs))
+        return args, kwargs
+
+    def _outputs(self, found: Any) -> dict[str, Any]:
+        """Return the network's output by the name of the layer."""
+        return dict.fromkeys(self._whole, found)
 
     def _send(self, array: np.ndarray) -> torch.Tensor:
         """Copy an array, which the network may change in place, to the network's device."""
@@ -452,7 +536,7 @@ class _Capture:
 
 
 def _tensor_of(output: _Output, value: Any) -> torch.Tensor:
-    found = {path: tensor for path, tensor in _tensors_in(value) if path.startswith(output.path)}
+    found = {path: tensor for path, tensor in tensors_in(value) if path.startswith(output.path)}
     if len(found) == 1:
         return next(iter(found.values()))
     stem = output.name.removesuffix(output.path)
@@ -461,26 +545,26 @@ def _tensor_of(output: _Output, value: Any) -> torch.Tensor:
         raise ValueError(
             f"layer {output.name!r} gives {len(found)} tensors: ask for one of {names}"
         )
-    others = ", ".join(stem + path for path, _ in _tensors_in(value))
+    others = ", ".join(stem + path for path, _ in tensors_in(value))
     raise ValueError(
         f"layer {stem!r} gives {others or f'no tensor, but {type(value).__name__}'}; "
         f"there is no {output.name!r}"
     )
 
 
-def _tensors_in(value: Any, path: str = "") -> Iterator[tuple[str, torch.Tensor]]:
+def tensors_in(value: Any, path: str = "") -> Iterator[tuple[str, torch.Tensor]]:
     """Yield the path and the tensor of each in nested tuples, lists, dicts and dataclasses."""
     if isinstance(value, torch.Tensor):
         yield path, value
     elif isinstance(value, Mapping):
         for key, item in value.items():
-            yield from _tensors_in(item, f"{path}[{key}]")
+            yield from tensors_in(item, f"{path}[{key}]")
     elif isinstance(value, (list, tuple)):
         for index, item in enumerate(value):
-            yield from _tensors_in(item, f"{path}[{index}]")
+            yield from tensors_in(item, f"{path}[{index}]")
     elif is_dataclass(value):
         for one in fields(value):
-            yield from _tensors_in(getattr(value, one.name), f"{path}[{one.name}]")
+            yield from tensors_in(getattr(value, one.name), f"{path}[{one.name}]")
 
 
 def _hook(hooks: ExitStack, module: torch.nn.Module, function: Callable[..., None]) -> None:
@@ -535,6 +619,16 @@ def unwrap(module: torch.nn.Module) -> torch.nn.Module:
     while isinstance(inner, wrappers) or hasattr(inner, "_orig_mod"):
         inner = inner.module if isinstance(inner, wrappers) else inner._orig_mod
     return inner
+
+
+def copied(module: torch.nn.Module) -> torch.nn.Module:
+    """Return a copy of a network, which shares nothing with it."""
+    try:
+        return copy.deepcopy(module)
+    except Exception as error:  # whatever a network may hold
+        raise ValueError(
+            f"the network is trained in a copy, and cannot be copied: {error}"
+        ) from error
 
 
 @contextmanager

@@ -1,5 +1,5 @@
-"""Training of the network itself; MXNet trains it and is imported only by a fit."""
+"""Training of the network itself, on PyTorch, which only a fit imports."""
 
-from xfer.training.loop import History, TrainingDiverged
+from xfer.training.history import History, TrainingDiverged
 
 __all__ = ["History", "TrainingDiverged"]

@@ -1,24 +1,29 @@
-"""The training loop: epochs, held-out examples, the best weights, and divergence."""
+"""The training loop: epochs, held-out examples, the best weights, divergence and interruption."""
 
+import inspect
 import math
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field, replace
-from functools import partial
-from itertools import chain, count, islice
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from itertools import chain
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.random import RandomState
-from scipy.special import log_softmax, softmax
+from torch.nn.functional import cross_entropy
 
-from xfer._checks import check_integer, check_number
 from xfer._io import progress_bar
-from xfer.checkpoint.network import Network
-from xfer.sources.checkpoint import CheckpointSource
-from xfer.training.frozen import find_fixed_outputs, find_stages, freeze_statistics, start_at
+from xfer.training.augment import augmented
+from xfer.training.bottom import Bottom
+from xfer.training.examples import Examples, Stream
+from xfer.training.history import History, TrainingDiverged
+from xfer.training.initial import start_at_random
+from xfer.training.network import Network, fix, in_prediction
+from xfer.training.options import TrainingOptions
 
-#: Factor of the learning rate when a share of the steps has been done.
-SCHEDULES: dict[str, Callable[[float], float]] = {
+# Factor of the learning rate when a share of the steps has been done.
+_SCHEDULES: dict[str, Callable[[float], float]] = {
     "cosine": lambda done: (1 + math.cos(math.pi * done)) / 2,
     "linear": lambda done: 1 - done,
     "constant": lambda done: 1.0,
@@ -27,292 +32,266 @@ SCHEDULES: dict[str, Callable[[float], float]] = {
 _STEPS, _FEWEST_EPOCHS, _MOST_EPOCHS = 400, 6, 30
 # The most bytes of fixed layers' outputs that are kept instead of computed in every epoch.
 _MOST_KEPT = 1 << 30
+# MXNet's names of parameters of optimizers.
+_RENAMED = {"learning_rate": "lr", "wd": "weight_decay", "epsilon": "eps", "gamma1": "alpha"}
+# These need a function that computes the loss again, or other gradients.
+_OTHERS = {"Optimizer", "LBFGS", "SparseAdam"}
 
 
-class TrainingDiverged(ValueError):
-    """Raised when scores become NaN or infinite; `network` has the best weights before that."""
+def train(
+    network: Network,
+    options: TrainingOptions,
+    examples: Examples | Stream,
+    held_out: Examples | None,
+    new: set[str],
+    class_weights: np.ndarray,
+    random: RandomState,
+    history: History,
+) -> None:
+    """Train a network in place and leave it with the best weights, in inference mode.
 
-    network: Network
-    history: "History"
-
-
-@dataclass
-class History:
-    """Results of the epochs of a training.
-
-    The learning rate is that at the beginning of an epoch, loss (in nats) and accuracy are averaged
-    over its batches, and those of the held-out examples, if any, are also given for the start. The
-    weights were kept after the ``best_epoch``; 0 is the start.
+    Without held-out examples these are the last ones. `new` are parameters of the network's body
+    that do not come from the source model.
     """
-
-    learning_rate: list[float] = field(default_factory=list)
-    loss: list[float] = field(default_factory=list)
-    accuracy: list[float] = field(default_factory=list)
-    validation_loss: list[float] = field(default_factory=list)
-    validation_accuracy: list[float] = field(default_factory=list)
-    best_epoch: int = 0
-
-    def _repr_html_(self) -> str:
-        from xfer._html import table
-
-        head = ["epoch", "learning rate", "loss, nats", "accuracy"]
-        epochs = enumerate(zip(self.learning_rate, self.loss, self.accuracy), 1)
-        rows = [
-            [f"{i}", f"{rate:.2g}", f"{loss:.3f}", f"{hits:.3f}"]
-            for i, (rate, loss, hits) in epochs
-        ]
-        if self.validation_loss:  # held-out examples are also scored before the first epoch
-            head += ["held out: loss, nats", "held out: accuracy"]
-            rows.insert(0, ["0", "", "", ""])
-            for row, loss, hits in zip(rows, self.validation_loss, self.validation_accuracy):
-                row += [f"{loss:.3f}", f"{hits:.3f}"]
-        return table(f"History, kept: epoch {self.best_epoch}", head, rows)
+    home = next(
+        chain(network.body.parameters(), network.body.buffers()), network.scores.bias
+    ).device
+    device = find_device(options.device)
+    network.to(device)
+    try:
+        with _seeded(random.randint(1 << 31), device):
+            given = network, options, examples, held_out, new, class_weights, random, history
+            _Loop(*given, device).run()
+    finally:
+        network.to(home).eval()
 
 
-@dataclass(frozen=True)
-class Examples:
-    """Inputs by name, the index of each example's class, and the weight of each class."""
-
-    inputs: dict[str, np.ndarray]
-    targets: np.ndarray
-    weights: np.ndarray
-
-    def __len__(self) -> int:
-        return len(self.targets)
-
-    def take(self, index: Any) -> "Examples":
-        """Pick some of the examples."""
-        inputs = {name: array[index] for name, array in self.inputs.items()}
-        return replace(self, inputs=inputs, targets=self.targets[index])
-
-    def split(self, fraction: float, random: RandomState) -> tuple["Examples", "Examples | None"]:
-        """Hold out a fraction of the examples of each class, but never the last one."""
-        if not fraction:
-            return self, None
-        counts = np.bincount(self.targets)[self.targets]
-        order = random.permutation(len(self))
-        order = order[np.argsort(self.targets[order], kind="stable")]
-        first = np.searchsorted(self.targets[order], self.targets)
-        rank = np.argsort(order) - first
-        share = np.where(rank < counts - 1, (rank + random.uniform(size=len(rank))) / counts, 1)
-        n_held_out = min(round(fraction * len(self)), (share < 1).sum())
-        if not n_held_out:
-            raise ValueError(
-                f"validation_fraction={fraction} leaves none of {len(self)} examples to hold out; "
-                "training needs at least one per class"
-            )
-        order = np.argsort(share)
-        held_out = self.take(np.sort(order[:n_held_out]))
-        return self.take(np.sort(order[n_held_out:])), held_out
-
-    def loss(self, scores: np.ndarray) -> tuple[float, float]:
-        """Return the mean log loss in nats and the accuracy; FloatingPointError for NaN scores."""
-        if not np.isfinite(scores).all():
-            raise FloatingPointError("the scores are NaN or infinite")
-        log_probabilities = log_softmax(scores.astype(np.float64), axis=1)
-        losses = -log_probabilities[np.arange(len(self)), self.targets]
-        hits = scores.argmax(axis=1) == self.targets
-        return float(np.average(losses, weights=self.weights[self.targets])), float(hits.mean())
-
-    def gradient(self, scores: np.ndarray) -> np.ndarray:
-        """Return the gradient of the loss by the scores, times the number of examples."""
-        gradient = softmax(scores, axis=1)
-        gradient[np.arange(len(self)), self.targets] -= 1
-        weights = self.weights[self.targets]
-        return gradient * (weights / weights.mean())[:, None].astype(np.float32)
+def check_options(options: TrainingOptions) -> None:
+    """Refuse a device that is not there, and an optimizer or its parameters that PyTorch lacks."""
+    find_device(options.device)
+    make_optimizer(options, [torch.zeros(1, requires_grad=True)], [])
 
 
-@dataclass(kw_only=True)
-class Trainer:
-    """The options of a training, which are explained where users give them, and the loop."""
+def prepare(
+    network: Network,
+    source: Any,
+    fixed_layers: Sequence[str],
+    random_layers: Sequence[str],
+    random: RandomState,
+) -> set[str]:
+    """Fix some layers, and start others at random; return the names of parameters that are new."""
+    names = {*network.body.state_dict()}
+    found = []
+    for option, layers in ("fixed_layers", fixed_layers), ("random_layers", random_layers):
+        owned = {layer: source.parameters_of(layer) for layer in layers}
+        for layer, own in owned.items():
+            if own and names.isdisjoint(own):
+                raise ValueError(f"{option} has layer {layer!r}, which num_layers_to_drop drops")
+        found.append({name for own in owned.values() for name in own})
+    start_at_random(network, source, random_layers, random)
+    fix(network, found[0])
+    return {f"body.{name}" for name in found[1]}
 
-    batch_size: int = 32
-    num_epochs: int | None = None
-    optimizer: str = "adam"
-    optimizer_params: Mapping[str, Any] | None = None
-    learning_rate_schedule: str = "cosine"
-    transferred_rate: float = 1.0
-    unfreeze_epochs: int = 0
-    validation_fraction: float = 0.0
-    patience: int = 10
-    class_weight: Mapping[Any, float] | str | None = None
-    augment: Callable[[Any, RandomState], Any] | None = None
-    random_state: int = 0
-    context_function: Callable[[int], Any] | None = None
-    num_devices: int = 1
-    progress: bool | None = None
 
-    def __post_init__(self) -> None:
-        check_integer("batch_size", self.batch_size)
-        if self.num_epochs is not None:
-            check_integer("num_epochs", self.num_epochs)
-        check_number("transferred_rate", self.transferred_rate, 0)
-        check_integer("unfreeze_epochs", self.unfreeze_epochs, 0)
-        check_number("validation_fraction", self.validation_fraction, 0, below=1)
-        check_integer("patience", self.patience)
-        schedules, schedule = ", ".join(SCHEDULES), self.learning_rate_schedule
-        if schedule not in [*SCHEDULES]:
-            raise ValueError(f"learning_rate_schedule must be one of {schedules}, got {schedule!r}")
-        if self.augment is not None and not callable(self.augment):
-            raise TypeError(f"augment must be callable, got {type(self.augment).__name__}")
-        given = self.optimizer_params or {}
-        if not isinstance(given, Mapping):
-            raise TypeError(f"optimizer_params must be a dict or None, got {type(given).__name__}")
-        if "lr_scheduler" in given:
-            advice = f"give learning_rate_schedule, one of {schedules}"
-            raise ValueError(f"optimizer_params may not have an lr_scheduler: {advice}")
-        params = self._optimizer_params = {"learning_rate": 0.001, **given}
-        self._first_rate = params["learning_rate"]
-        check_number("the learning_rate in optimizer_params", self._first_rate, 0)
-        try:
-            from xfer.training.mxnet import check_optimizer
-        except ImportError as error:
-            advice = f"pip install 'xfer-learn[mxnet]', on Python 3.11 ({error})"
-            reason = "training a network needs MXNet, which prediction does not"
-            raise ImportError(f"{reason}: {advice}") from error
-        check_optimizer(self.optimizer, params)
-        self.random = RandomState(self.random_state)
-
-    def run(
+class _Loop:
+    def __init__(
         self,
-        source: CheckpointSource,
         network: Network,
-        examples: Examples,
+        options: TrainingOptions,
+        examples: Examples | Stream,
         held_out: Examples | None,
-        fixed: set[str],
-        transferred: set[str],
-    ) -> tuple[Network, History]:
-        """Train a network with one output, the scores; return it with the best weights.
-
-        Without held-out examples these are the last ones. `source` is what the network was made
-        from, with the `transferred` parameters; those that are `fixed` are not trained.
-        """
-        from xfer.training.mxnet import TrainingModule, make_contexts, seeded
-
-        contexts = source.contexts
-        if self.context_function is not None or self.num_devices > 1:
-            contexts = make_contexts(self.context_function, self.num_devices)
-        size = min(self.batch_size, len(examples))
-        steps = -(-len(examples) // size)
+        new: set[str],
+        class_weights: np.ndarray,
+        random: RandomState,
+        history: History,
+        device: torch.device,
+    ) -> None:
+        self.network, self.options, self.random = network, options, random
+        self.examples, self.held_out, self.device = examples, held_out, device
+        self.weights = torch.as_tensor(class_weights, dtype=torch.float32, device=device)
+        self.history = history
+        trained = {n: one for n, one in network.named_parameters() if one.requires_grad}
+        kept = [
+            one for name, one in trained.items() if name.startswith("body.") and name not in new
+        ]
+        rest = [one for name, one in trained.items() if not name.startswith("body.") or name in new]
+        optimizer, first = make_optimizer(options, rest, kept)
+        steps = examples.steps(options.batch_size)
         few_enough = int(np.clip(_STEPS // steps, _FEWEST_EPOCHS, _MOST_EPOCHS))
-        num_epochs = self.num_epochs or few_enough
-        schedule = SCHEDULES[self.learning_rate_schedule]
+        self.num_epochs = options.num_epochs or few_enough
+        schedule, self.n_steps = _SCHEDULES[options.learning_rate_schedule], self.num_epochs * steps
+        self.optimizer, self.first_rate = optimizer, first
+        self.scheduler = torch.optim.lr_scheduler.LambdaLR(
+            optimizer, lambda step: schedule(min(step / self.n_steps, 1))
+        )
+        self.bottom: Bottom | None = None
+        self.outputs: torch.Tensor | None = None
 
-        def rate(epoch: int, step: int = 0) -> float:
-            return self._first_rate * schedule((epoch * steps + step) / (num_epochs * steps))
+    def run(self) -> None:
+        """Train until the last epoch, the end of patience, divergence or an interruption."""
+        history, options = self.history, self.options
+        best = self._snapshot()
+        epoch = 0
+        bar = progress_bar(None, options.progress, self.n_steps, "training")
+        try:
+            with bar:
+                self._keep_bottom()
+                if self.held_out is not None:
+                    self._validate(self.held_out)
+                epochs = self.examples.epochs(options.batch_size, self.random)
+                for epoch, batches in zip(range(1, self.num_epochs + 1), epochs):
+                    rate = self.optimizer.param_groups[0]["lr"]
+                    loss, accuracy = self._run_epoch(batches, bar)
+                    if self.held_out is not None:
+                        self._validate(self.held_out)
+                    history.learning_rate.append(rate)
+                    history.loss.append(loss)
+                    history.accuracy.append(accuracy)
+                    if self.held_out is None or np.argmin(history.validation_loss) == epoch:
+                        best, history.best_epoch = self._snapshot(), epoch
+                    elif epoch - history.best_epoch >= options.patience:
+                        break
+        except FloatingPointError as error:
+            kept = f"the weights of epoch {history.best_epoch} are kept"
+            advice = f"Try a smaller learning rate than {self.first_rate:g}"
+            failed = f"training diverged in epoch {epoch}: {error}"
+            raise TrainingDiverged(f"{failed}; {kept}. {advice}") from None
+        except KeyboardInterrupt:
+            warnings.warn(
+                f"training was interrupted in epoch {epoch}; the weights of epoch "
+                f"{history.best_epoch} are kept",
+                stacklevel=4,
+            )
+        finally:
+            if self.bottom is not None:
+                self.bottom.remove()
+            for tensor, value in best:
+                tensor.detach().copy_(value)
 
-        # Without end: all examples in a random order, then all in another.
-        order = chain.from_iterable(self.random.permutation(len(examples)) for _ in count())
-        batches = (np.fromiter(islice(order, size), int) for _ in count())
-        stages = find_stages(network, fixed, transferred, self.unfreeze_epochs)
-        options: dict[str, Any] = {"optimizer": self.optimizer, "contexts": contexts}
-        options["optimizer_params"] = self._optimizer_params
-        options["rates"] = dict.fromkeys(transferred, self.transferred_rate)
-        history, best = History(), network
-        bar = progress_bar(None, self.progress, num_epochs * steps, "training")
-        with bar, seeded(self.random.randint(1 << 31)):
-            for epoch in range(num_epochs):
-                if epoch in stages:
-                    fixed = stages[epoch]
-                    parts = network, fixed, examples, held_out
-                    part, seen, unseen = self._without_fixed(source, *parts)
-                    shapes = {name: (size, *a.shape[1:]) for name, a in seen.inputs.items()}
-                    now = {"fixed": fixed, "rate": partial(rate, epoch), **options}
-                    module = TrainingModule(part, shapes, **now)
-                    # Where nothing is held out, one batch shows whether the weights are sound.
-                    validation = unseen or seen.take(slice(size))
-                if epoch == 0 and held_out is not None:
-                    loss, accuracy = validation.loss(module.scores(validation.inputs))
-                    history.validation_loss.append(loss)
-                    history.validation_accuracy.append(accuracy)
-                try:
-                    results = self._run_epoch(module, seen, islice(batches, steps), bar)
-                    loss, accuracy = validation.loss(module.scores(validation.inputs))
-                    trained = module.network()
-                except FloatingPointError as error:
-                    kept = f"the weights of epoch {history.best_epoch} are kept"
-                    advice = f"Try a smaller learning rate than {self._first_rate:g}"
-                    failed = f"training diverged in epoch {epoch + 1}: {error}"
-                    diverged = TrainingDiverged(f"{failed}; {kept}. {advice}")
-                    diverged.network, diverged.history = best, history
-                    raise diverged from None
-                arguments = network.arguments | trained.arguments
-                auxiliary = network.auxiliary | trained.auxiliary
-                network = replace(network, arguments=arguments, auxiliary=auxiliary)
-                history.learning_rate.append(rate(epoch))
-                history.loss.append(results[0])
-                history.accuracy.append(results[1])
-                if held_out is not None:
-                    history.validation_loss.append(loss)
-                    history.validation_accuracy.append(accuracy)
-                if held_out is None or np.argmin(history.validation_loss) == epoch + 1:
-                    best, history.best_epoch = network, epoch + 1
-                elif epoch + 1 - history.best_epoch >= self.patience:
-                    break
-        return best, history
-
-    def _run_epoch(
-        self, module: Any, examples: Examples, batches: Iterable[np.ndarray], bar: Any
-    ) -> tuple[float, float]:
-        """Return the mean log loss and accuracy of the batches."""
+    def _run_epoch(self, batches: Iterator[Any], bar: Any) -> tuple[float, float]:
+        """Learn from each batch; return the mean log loss and accuracy of the batches."""
         results = []
-        for index in batches:
-            batch = examples.take(index)
-            scores = module.forward(self._augmented(batch.inputs))
-            results.append(batch.loss(scores))
-            module.learn(batch.gradient(scores))
+        for batch in batches:
+            inputs = batch.inputs
+            if self.options.variation is not None:
+                inputs = augmented(self.options.variation, inputs, self.random)
+            if self.bottom is not None and self.outputs is not None:
+                self.bottom.put(self.outputs[batch.index])
+            targets = torch.from_numpy(batch.targets).to(self.device)
+            with self._precision():
+                scores = self.network.score(inputs).float()
+            loss = cross_entropy(scores, targets, self.weights)
+            self.optimizer.zero_grad()
+            loss.backward()
+            self.optimizer.step()
+            self.scheduler.step()
+            hits = (scores.argmax(1) == targets).float().mean()
+            results.append((loss.item(), hits.item()))
+            if not math.isfinite(results[-1][0]):
+                raise FloatingPointError("the loss is NaN or infinite")
             bar.update()
+        for name, tensor in self.network.state_dict(keep_vars=True).items():
+            if not torch.isfinite(tensor).all():
+                raise FloatingPointError(f"{name.removeprefix('body.')!r} is NaN or infinite")
         loss, accuracy = np.mean(results, axis=0).tolist()
         bar.set_postfix(loss=f"{loss:.3f}", accuracy=f"{accuracy:.3f}")
         return loss, accuracy
 
-    def _augmented(self, inputs: dict[str, np.ndarray]) -> dict[str, Any]:
-        if self.augment is None:
-            return inputs
-        several = len(inputs) > 1
-        given = inputs if several else next(iter(inputs.values()))
-        found = self.augment(given, self.random)
-        found = found if several else dict.fromkeys(inputs, found)
-        if not isinstance(found, Mapping) or found.keys() != inputs.keys():
-            names = ", ".join(map(repr, inputs))
-            raise ValueError(f"augment must return a dict with {names}, got {type(found).__name__}")
-        shapes = {name: np.shape(found[name]) for name in inputs}
-        expected = {name: array.shape for name, array in inputs.items()}
-        if shapes != expected:
-            raise ValueError(f"augment must not change shapes: it returned {shapes} for {expected}")
-        return {name: found[name] for name in inputs}
+    def _validate(self, held_out: Examples) -> None:
+        """Note the log loss and accuracy of held-out examples."""
+        scores = score_all(self.network, held_out, self.options.batch_size, self.bottom)
+        if not np.isfinite(scores).all():
+            raise FloatingPointError("the scores are NaN or infinite")
+        targets = torch.from_numpy(held_out.targets)
+        loss = cross_entropy(torch.from_numpy(scores), targets, self.weights.cpu())
+        self.history.validation_loss.append(loss.item())
+        hits = scores.argmax(axis=1) == held_out.targets
+        self.history.validation_accuracy.append(float(hits.mean()))
 
-    def _without_fixed(
-        self,
-        source: CheckpointSource,
-        network: Network,
-        fixed: set[str],
-        examples: Examples,
-        held_out: Examples | None,
-    ) -> tuple[Network, Examples, Examples | None]:
-        """Compute the outputs of fixed layers once, and leave the rest of the network to train."""
-        network = network.with_graph(freeze_statistics(network.graph, fixed))
-        whole = network, examples, held_out
-        entries = find_fixed_outputs(network.graph, fixed, network.input_names)
-        taken = {*network.parameters, *network.input_names}
-        if self.augment is not None or not entries or taken & entries.keys():
-            return whole
-        source, names = source.with_network(network), list(entries)
-        try:
-            first = source.extract(examples.take(slice(1)).inputs, names, progress=False)
-        except ValueError:  # a layer that has no row for each example
-            return whole
-        if first.matrix.nbytes * (len(examples) + len(held_out or ())) > _MOST_KEPT:
-            return whole
-        part = network.with_graph(start_at(network.graph, entries))
-        part = replace(part, input_names=[*part.input_names, *names])
-        seen = _with_outputs(source, examples, part.input_names)
-        unseen = None if held_out is None else _with_outputs(source, held_out, part.input_names)
-        return part, seen, unseen
+    def _keep_bottom(self) -> None:
+        """Compute what fixed layers at the bottom give, where the examples stay as they are."""
+        examples, frozen = (
+            self.examples,
+            [p for p in self.network.parameters() if not p.requires_grad],
+        )
+        if not frozen or not isinstance(examples, Examples):
+            return
+        batch = next(examples.inputs(self.options.batch_size))
+        bottom = Bottom(self.network, batch)
+        if bottom.last is None or self.options.variation is not None:
+            return
+        if bottom.bytes_per_example * len(examples) <= _MOST_KEPT:
+            self.outputs = bottom.compute(examples.inputs(self.options.batch_size))
+            self.bottom = bottom
+
+    def _precision(self) -> Any:
+        if self.device.type == "cuda" and torch.cuda.is_bf16_supported():
+            return torch.autocast("cuda", torch.bfloat16)
+        return nullcontext()
+
+    def _snapshot(self) -> list[tuple[torch.Tensor, torch.Tensor]]:
+        """Return tensors that training changes, each with a copy of its value."""
+        parameters = [one for one in self.network.parameters() if one.requires_grad]
+        return [(one, one.detach().clone()) for one in [*parameters, *self.network.buffers()]]
 
 
-def _with_outputs(source: CheckpointSource, examples: Examples, names: list[str]) -> Examples:
-    """Replace the inputs by inputs and layers of these names."""
-    layers = [name for name in names if name not in examples.inputs]
-    known = {**source.extract(examples.inputs, layers, progress=False), **examples.inputs}
-    return replace(examples, inputs={name: known[name] for name in names})
+def score_all(
+    network: Network, examples: Examples, batch_size: int, bottom: Bottom | None = None
+) -> np.ndarray:
+    """Return the scores of all examples as in prediction, of shape (n, n_classes)."""
+    if bottom is not None:
+        bottom.remove()
+    with in_prediction(network):
+        found = [network.score(inputs).float().cpu() for inputs in examples.inputs(batch_size)]
+    return torch.cat(found).numpy()
+
+
+def find_device(name: str) -> torch.device:
+    """Return the device of a name; "auto" is a GPU of NVIDIA's if there is one."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError, TypeError, NotImplementedError) as error:
+        reason = next(iter(str(error).splitlines()), "")
+        raise ValueError(f"device {name!r} cannot be used: {reason}") from error
+    return device
+
+
+def make_optimizer(
+    options: TrainingOptions, new: list[Any], transferred: list[Any]
+) -> tuple[torch.optim.Optimizer, float]:
+    """Make an optimizer of two groups of parameters; return it and the learning rate."""
+    kinds = {
+        name.lower(): kind
+        for name, kind in vars(torch.optim).items()
+        if inspect.isclass(kind) and issubclass(kind, torch.optim.Optimizer) and name not in _OTHERS
+    }
+    name = options.optimizer
+    known = {**kinds, "nag": torch.optim.SGD}
+    if not isinstance(name, str) or name.lower() not in known:
+        raise ValueError(f"optimizer must be one of {', '.join(sorted(known))}, got {name!r}")
+    kind, accepted = known[name.lower()], inspect.signature(known[name.lower()]).parameters
+    given: dict[str, Any] = {"lr": 0.001}
+    given.update((_RENAMED.get(k, k), v) for k, v in (options.optimizer_params or {}).items())
+    if name.lower() == "nag":
+        given["nesterov"] = given.get("momentum", 0) > 0
+    if {"beta1", "beta2"} & given.keys() and "betas" in accepted:
+        given["betas"] = given.pop("beta1", 0.9), given.pop("beta2", 0.999)
+    if "fused" in accepted and all(one.is_floating_point() for one in [*new, *transferred]):
+        given.setdefault("fused", True)
+    rate = given["lr"]
+    groups = [{"params": new}, {"params": transferred, "lr": rate * options.transferred_rate}]
+    try:
+        return kind([one for one in groups if one["params"]], **given), rate
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"optimizer {name!r} does not accept optimizer_params: {error}") from error
+
+
+@contextmanager
+def _seeded(seed: int, device: torch.device) -> Iterator[None]:
+    """Seed PyTorch's generators, which dropout uses, and put them back after."""
+    with torch.random.fork_rng([device] if device.type == "cuda" else []):
+        torch.manual_seed(seed)
+        yield

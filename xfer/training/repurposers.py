@@ -1,92 +1,103 @@
 """Repurposers that train the network itself."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping
-from dataclasses import replace
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from inspect import signature
 from numbers import Integral
-from typing import Any, ClassVar, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
 from numpy.random import RandomState
 from sklearn.utils.class_weight import compute_class_weight
+from sklearn.utils.validation import check_is_fitted
 
 from xfer._checks import check_integer
-from xfer.checkpoint import edit
-from xfer.checkpoint.network import Network
-from xfer.checkpoint.symbol import MxGraph, Node
+from xfer.checkpoint.edit import OUTPUT_LAYERS
+from xfer.checkpoint.initial import initial_values
 from xfer.features import LayerFeatures, stores_parameters
 from xfer.meta import CalibratedLogisticRegression
-from xfer.meta.calibrated import ScaledScores
+from xfer.meta.calibrated import ScaledScores, fit_inverse_temperature
 from xfer.repurposers import Repurposer, checked_labels
-from xfer.sources.checkpoint import CheckpointSource
-from xfer.sources.data import check_ids, open_data, read_all
-from xfer.training.loop import Examples, History, Trainer, TrainingDiverged
+from xfer.sources.data import Data, ExampleData, open_data, read_all
+from xfer.training.examples import Batch, Examples, Stream, split
+from xfer.training.history import History, TrainingDiverged
+from xfer.training.options import TrainingOptions
 
-_Self = TypeVar("_Self", bound="NeuralNetworkRepurposer")
+if TYPE_CHECKING:
+    import torch
+
+# Inputs made of raw examples are kept if they take no more bytes, and else made in every epoch.
+_MOST_KEPT = 1 << 30
+# The most examples that the new layer starts from.
+_MOST_OF_HEAD = 10_000
 
 
 class NeuralNetworkRepurposer(Repurposer, ABC):
-    """A repurposer that trains a network made from the source model.
+    """A repurposer that trains the source model up to one layer, and a new last layer.
 
-    Training needs MXNet, and predictions do not.
+    PyTorch trains a copy. An MXNet network or an ONNX file then predicts with its new parameters on
+    ONNX Runtime.
 
     Parameters
     ----------
-    source_model : mxnet.mod.Module, or any MXNet network that :func:`xfer.open_source` takes
-        The network. It is never changed.
+    source_model : mxnet.mod.Module, or anything :func:`xfer.open_source` takes
+        The network. It is never changed. Parameters of a PyTorch module with
+        ``requires_grad=False`` stay fixed.
     target_class_count : int, optional
         Number of classes, by default that of the labels. If it is larger, labels must be integers,
         and the classes are 0 to ``target_class_count - 1``.
+    pooling : str, default="flatten"
+        How the new layer reads the output of the last layer that is kept: see
+        :meth:`xfer.sources.SourceModel.extract`.
     batch_size, num_epochs : int, int, default=32, as many as give 400 steps, but 6 to 30
-        Examples in a step, and passes over the examples.
+        Examples in a step, and passes over the examples. Loaders bring their own batches.
     optimizer, optimizer_params : str, dict, default="adam", ``{"learning_rate": 0.001}``
-        MXNet's name for it, and its parameters.
+        The name of a class of :mod:`torch.optim`, or MXNet's name (``"nag"``), and its parameters
+        by PyTorch's or MXNet's names.
     learning_rate_schedule : {"cosine", "linear", "constant"}, default="cosine"
         How the learning rate falls to 0 by the end, if it does.
     transferred_rate : float, default=1.0
         Factor of the learning rate for parameters that come from the source model.
-    unfreeze_epochs : int, default=0
-        Gradual unfreezing [1]_: train the new layer alone for this many epochs, and then one more
-        layer from the top after every so many. 0 trains all from the start.
     validation_fraction : float, default=0.0
         Fraction of the examples to hold out. Training keeps the weights with the least log loss on
         them, which may be those of the start, and fits the scale of the probabilities on them.
+        Examples of a loader are then read into memory.
     patience : int, default=10
         Stop after this many epochs without a lower log loss on the held-out examples.
     class_weight : dict or "balanced", optional
         Weight of an example by its label; "balanced" gives all classes the same weight.
-    augment : callable, optional
-        Called with the input of a batch, an array of shape (m, ...) or a dict of arrays if there
-        are several inputs, and a numpy RandomState; returns other inputs of the same shape to learn
-        from. Not saved with the repurposer.
+    augment : "images" or callable, optional
+        ``"images"`` flips images left to right and shifts them by up to 4 pixels. A function is
+        called with the input of a batch, an array of shape (m, ...) or a dict of arrays if there
+        are several inputs, and a numpy RandomState; it returns other inputs (arrays or tensors) of
+        the same shape to learn from. Not saved with the repurposer.
+    device : str, default="auto"
+        The PyTorch device to train on; "auto" is an NVIDIA GPU if there is one, which computes in
+        mixed precision.
     random_state : int, default=0
         Seed of everything random.
     context_function, num_devices, progress
-        See :class:`xfer.MetaModelRepurposer`; training too runs on these devices.
+        See :class:`xfer.MetaModelRepurposer`.
 
     Attributes
     ----------
     history_ : xfer.training.History
         Loss, accuracy and learning rate of the epochs; see :func:`xfer.plots.training_curves`.
     classes_, features_, meta_model_
-        See :class:`xfer.Repurposer`; the features are the scores of the trained network.
-
-    References
-    ----------
-    .. [1] Howard and Ruder (2018), Universal Language Model Fine-tuning for Text Classification,
-       section 3.3.
+        See :class:`xfer.Repurposer`; the features are those of the trained network, and the
+        meta-model is the new last layer.
     """
 
     trains_network = True
     _not_saved: ClassVar[tuple[str, ...]] = ("source_model", "context_function", "augment")
 
     target_class_count: int | None
+    pooling: str
     progress: bool | None
     history_: History
 
-    @stores_parameters(Trainer)
+    @stores_parameters(TrainingOptions)
     def __init__(
         self, source_model: Any, target_class_count: int | None = None, **options: Any
     ) -> None: ...
@@ -97,76 +108,106 @@ class NeuralNetworkRepurposer(Repurposer, ABC):
             raise TypeError(
                 f"{cls.__name__} defines _create_target_module, which only xfer-ml calls: instead, "
                 "edit the network with xfer.ModelHandler and pass handler.source to a "
-                "NeuralNetworkFineTuneRepurposer, or override _body"
+                "NeuralNetworkFineTuneRepurposer, or override _last_layer"
             )
 
     @abstractmethod
-    def _body(self, source: CheckpointSource, random: RandomState) -> tuple[Network, set[str]]:
-        """Make the network below the new last layer, and name its fixed parameters.
+    def _last_layer(self, source: Any) -> str:
+        """Name the last layer that is kept; this is what a subclass defines."""
 
-        This is what a subclass overrides. The network has one output and all of its parameters.
-        """
+    def _fixed_layers(self) -> list[str]:
+        """Name the layers whose parameters do not change."""
+        return []
 
-    def fit(self: _Self, X: Any, y: Any = None) -> _Self:
+    def _random_layers(self) -> list[str]:
+        """Name the layers whose parameters start at random."""
+        return []
+
+    def fit(self, X: Any, y: Any = None) -> Self:
         """Train a network for the new task; see :meth:`xfer.MetaModelRepurposer.fit`.
 
-        The examples are read into memory. If scores become NaN or infinite,
-        :class:`xfer.TrainingDiverged` is raised, and the repurposer is fitted with the best weights
-        before that.
+        DataLoaders, and MXNet's iterators of files, are read in every epoch, so that what varies
+        their examples does so anew; all other data are read into memory. If the loss becomes NaN or
+        infinite, :class:`xfer.TrainingDiverged` is raised. Both then and after an interruption
+        (Ctrl-C), the repurposer is fitted with the best weights before.
         """
-        trainer = Trainer(**{name: getattr(self, name) for name in signature(Trainer).parameters})
-        source = self._open_checkpoint()
-        body, fixed = self._body(source, trainer.random)
-        names, data = body.input_names, open_data(X, y, checked_labels)
-        prepare = partial(source.prepare, needed=names)
-        labels: Any
-        inputs, labels = read_all(data, source.input_names, names, prepare, source._is_example)
-        inputs = {name: inputs[name] for name in names}
-        check_ids(inputs, body.id_limits())
+        given = {name: getattr(self, name) for name in signature(TrainingOptions).parameters}
+        options, loop = TrainingOptions(**given), _import_loop()
+        loop.check_options(options)
+        source = self._open_trainable()
+        (layer,) = source.find_layers(self._last_layer(source))
+        random = RandomState(options.random_state)
+        examples, matrix, labels = _read(source, layer, options, open_data(X, y, checked_labels))
         known = np.unique(labels)
         classes = _all_classes(known, self.target_class_count)
         weights = np.ones(len(classes))
-        at = np.searchsorted(classes, known)
-        weights[at] = _class_weights(trainer.class_weight, known, labels)
-        examples = Examples(inputs, np.searchsorted(classes, labels), weights)
-        examples, held_out = examples.split(trainer.validation_fraction, trainer.random)
-        size = min(trainer.batch_size, len(examples))
-        if size < trainer.num_devices:
-            count = trainer.num_devices
-            raise ValueError(f"num_devices={count} cannot share batches of {size} examples")
-        known = source.network.arguments
-        transferred = {name for name, array in body.arguments.items() if array is known.get(name)}
+        seen = np.searchsorted(classes, known)
+        weights[seen] = _class_weights(options.class_weight, known, labels)
+        targets = np.searchsorted(classes, labels)
+        rows, held_out = split(targets, options.validation_fraction, random)
+        to_learn, unseen = examples(classes, targets), None
+        if held_out is not None:
+            to_learn, unseen = to_learn.take(rows), to_learn.take(held_out)
         # On layers that still have to learn, the new layer starts at random too.
-        random = trainer.random if transferred < body.arguments.keys() else None
-        network = _with_head(source.with_network(body), examples, len(classes), random)
-
-        def set_trained(network: Network, history: History) -> None:
-            trained = source.with_network(network)
-            features = LayerFeatures(trained, network.head_names, progress=self.progress).fit()
-            model = ScaledScores(classes)
-            if held_out is not None:
-                scores = trained.extract(held_out.inputs, network.head_names, progress=False)
-                model = ScaledScores.held_out(classes, scores.matrix, held_out.targets)
-            self.history_ = history
-            self._set_fitted(features, model)
-
+        make_head = _random_head if self._random_layers() else _logistic_head
+        head = make_head(matrix[rows], targets[rows], len(classes), random)
+        network = loop.Network(source, layer, options.pooling, *head)
+        new = loop.prepare(network, source, self._fixed_layers(), self._random_layers(), random)
+        history = History()
         try:
-            set_trained(*trainer.run(source, network, examples, held_out, fixed, transferred))
-        except TrainingDiverged as error:
-            set_trained(error.network, error.history)
+            loop.train(network, options, to_learn, unseen, new, weights, random, history)
+        except TrainingDiverged:
+            self._set_trained(network, classes, history, unseen)
             raise
-        return self
+        return self._set_trained(network, classes, history, unseen)
 
-    def _open_checkpoint(self) -> CheckpointSource:
+    def _set_trained(
+        self, network: Any, classes: np.ndarray, history: History, held_out: Examples | None
+    ) -> Self:
+        coef, intercept = network.head()
+        model = ScaledScores(classes, 1.0, coef, intercept)
+        if held_out is not None:
+            scores = _import_loop().score_all(network, held_out, self.batch_size)
+            ones = np.ones(len(scores))
+            model.inverse_temperature = fit_inverse_temperature(
+                scores.astype(np.float64), held_out.targets, ones, 0.0
+            )
+        self.history_ = history
+        source, layer = network.trained_source(), network.layer.name
+        return self._set_fitted(self._features_of(source, layer), model)
+
+    def _features_of(self, source: Any, layer_name: str) -> LayerFeatures:
+        options = {"pooling": self.pooling, "progress": self.progress}
+        return LayerFeatures(source, layer_name, **options).fit()
+
+    def to_torch(self) -> "torch.nn.Module":
+        """Return the trained network as a PyTorch module, in inference mode.
+
+        It takes what the network takes and returns a score for each class, of shape (n,
+        n_classes); their softmax is :meth:`predict_proba`. Its arrays are copies.
+        """
+        check_is_fitted(self)
+        model, features = self.meta_model_, self.features_
+        (layer,), n_classes = features.layers_, len(self.classes_)
+        coef = np.eye(n_classes) if model.coef is None else np.asarray(model.coef)
+        intercept = np.zeros(n_classes) if model.coef is None else np.asarray(model.intercept)
+        scale = model.inverse_temperature
+        network = _import_loop().Network(
+            features.source_, layer, features.poolings_[0], scale * coef, scale * intercept
+        )
+        return network.eval()
+
+    def _open_trainable(self) -> Any:
         """Open the source model, if it is a network that can be trained."""
         if self.source_model is None:
             reason = "this repurposer was loaded without its source model, which training needs"
             raise ValueError(f"{reason}: give that to xfer.load as source_model")
         source = self._open_source()
-        if not isinstance(source, CheckpointSource):
-            allowed = "allowed are an mxnet.mod.Module and the path of a checkpoint's .params file"
-            found = f"this is of class {type(source).__name__}; {allowed}"
-            raise TypeError(f"only MXNet networks can be trained, and {found}")
+        if not hasattr(source, "parameters_of"):
+            raise TypeError(
+                f"a source of class {type(source).__name__} cannot be trained; allowed are MXNet "
+                "networks, ONNX files, PyTorch modules and sentence transformers"
+            )
         return source
 
     def _meta_model(self) -> ScaledScores:
@@ -175,10 +216,9 @@ class NeuralNetworkRepurposer(Repurposer, ABC):
     def _learned(self) -> dict[str, Any]:
         return {**super()._learned(), "history": vars(self.history_)}
 
-    def _restore(self: _Self, source: Any, layer_names: list[str], learned: dict) -> _Self:
+    def _restore(self, source: Any, layer_names: list[str], learned: dict) -> Self:
         self.history_ = History(**learned["history"])
-        features = LayerFeatures(source, layer_names, progress=self.progress).fit()
-        return self._set_fitted(features, learned["meta_model"])
+        return self._set_fitted(self._features_of(source, layer_names[0]), learned["meta_model"])
 
 
 class NeuralNetworkFineTuneRepurposer(NeuralNetworkRepurposer):
@@ -190,13 +230,12 @@ class NeuralNetworkFineTuneRepurposer(NeuralNetworkRepurposer):
     Parameters
     ----------
     transfer_layer_name : str
-        The last layer that is kept; the new one reads its output, flattened.
+        The last layer that is kept; the new one reads its output.
     source_model, target_class_count, **options
         See :class:`xfer.NeuralNetworkRepurposer`.
 
     Examples
     --------
-    >>> import mxnet as mx
     >>> import xfer
     >>> images, digits = xfer.example.digits()
     >>> source = xfer.load_checkpoint(xfer.example.checkpoint())
@@ -216,32 +255,33 @@ class NeuralNetworkFineTuneRepurposer(NeuralNetworkRepurposer):
         **options: Any,
     ) -> None: ...
 
-    def _body(self, source: CheckpointSource, random: RandomState) -> tuple[Network, set[str]]:
+    def _last_layer(self, source: Any) -> str:
         name = self.transfer_layer_name
         if not isinstance(name, str):
             raise TypeError(f"transfer_layer_name must be the name of a layer, got {name!r}")
         (layer,) = source.find_layers(name)
-        if layer.operator in edit.OUTPUT_LAYERS:
+        if layer.operator in OUTPUT_LAYERS:
             found = f"{layer.name!r} ({layer.operator})"
             raise ValueError(f"transfer_layer_name must be before the output layer, got {found}")
-        return source.network.with_graph(source.network.prune([layer.name])), set()
+        return name
 
 
 class NeuralNetworkRandomFreezeRepurposer(NeuralNetworkRepurposer):
     """The network with a new last layer; some layers are fixed, others start at random.
 
-    The outputs of fixed layers at the bottom are computed once, not in every epoch. If no layer
-    starts at random, the new layer starts as a logistic regression, as in
+    What fixed layers at the bottom give is computed once, not in every epoch. If no layer starts at
+    random, the new layer starts as a logistic regression, as in
     :class:`xfer.NeuralNetworkFineTuneRepurposer`.
 
     Parameters
     ----------
     fixed_layers, random_layers : list of str, default=()
         Layers whose parameters and running statistics do not change; and layers whose parameters
-        are initialised at random: weights by Glorot and Bengio (2010), scales and variances as 1,
-        the rest as 0.
+        are initialised at random: those of a PyTorch module by its ``reset_parameters``, otherwise
+        weights by Glorot and Bengio (2010), scales and variances as 1, the rest as 0.
     num_layers_to_drop : int, default=2
-        From the top: in most networks the output layer and the last layer with weights.
+        From the top: in most MXNet networks the output layer and the last layer with weights. In a
+        PyTorch module, the innermost modules in the order in which they are defined.
     source_model, target_class_count, **options
         See :class:`xfer.NeuralNetworkRepurposer`.
     """
@@ -261,24 +301,110 @@ class NeuralNetworkRandomFreezeRepurposer(NeuralNetworkRepurposer):
         **options: Any,
     ) -> None: ...
 
-    def _body(self, source: CheckpointSource, random: RandomState) -> tuple[Network, set[str]]:
-        from xfer.training.mxnet import initial_values
-
+    def _last_layer(self, source: Any) -> str:
         check_integer("num_layers_to_drop", self.num_layers_to_drop)
-        network, count = source.network, int(self.num_layers_to_drop)
-        body = network.with_graph(edit.drop_top(network.graph, count, network.input_names))
-        fixed = _parameters_of(body, "fixed_layers", self.fixed_layers, network)
-        chosen = _parameters_of(body, "random_layers", self.random_layers, network)
-        if fixed & chosen:
-            shared = min(fixed & chosen)
+        fixed, new = (
+            {name for layer in layers for name in source.parameters_of(layer)}
+            for layers in (self._fixed_layers(), self._random_layers())
+        )
+        if fixed & new:
+            shared = min(fixed & new)
             raise ValueError(f"fixed_layers and random_layers share the parameter {shared!r}")
+        return source.layer_below_top(int(self.num_layers_to_drop))
 
-        def start(values: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-            new = {n: initial_values(n, values[n].shape, random) for n in values if n in chosen}
-            return {**values, **new}
+    def _fixed_layers(self) -> list[str]:
+        return _names("fixed_layers", self.fixed_layers)
 
-        arguments, auxiliary = start(body.arguments), start(body.auxiliary)
-        return replace(body, arguments=arguments, auxiliary=auxiliary), fixed
+    def _random_layers(self) -> list[str]:
+        return _names("random_layers", self.random_layers)
+
+
+def _import_loop() -> Any:
+    try:
+        from xfer.training import loop
+    except ImportError as error:
+        raise ImportError(
+            "training a network needs PyTorch, which prediction of MXNet networks and ONNX files "
+            f"does not: pip install 'xfer-learn[torch]' ({error})"
+        ) from error
+    return loop
+
+
+def _read(
+    source: Any, layer: Any, options: TrainingOptions, data: Data
+) -> tuple[Callable[[np.ndarray, np.ndarray], Any], np.ndarray, np.ndarray]:
+    """Read all data once; return what makes examples of them, given the classes and the index of
+    each example's, then the features of a layer, and the labels.
+    """
+    asked = {"pooling": options.pooling, "progress": False}
+    needed = source._inputs_of((layer,))
+    prepare = partial(source.prepare, needed=needed)
+    if data.is_stream and not options.validation_fraction:
+        counted: list[Any] = []
+        table = source.extract(data, layer.name, watch=counted.append, **asked)
+        n_batches = len(counted)
+
+        def stream(classes: np.ndarray, targets: np.ndarray) -> Stream:
+            return Stream(partial(_read_again, source, needed, data, classes), n_batches)
+
+        return stream, table.matrix, table.labels
+    is_raw = source.inputs is not None and not isinstance(data.given, Mapping)
+    if isinstance(data, ExampleData) and is_raw:
+        table = source.extract(data, layer.name, **asked)
+        given: Any = list(data.given)
+        size = sum(array.nbytes for array in prepare(given[:1]).values())
+        given, labels = prepare(given) if size * len(given) <= _MOST_KEPT else given, table.labels
+    else:
+        given, labels = read_all(data, source.input_names, needed, prepare, source._is_example)
+        given = {name: given[name] for name in needed}
+        table = source.extract(given, layer.name, **asked)
+    return lambda classes, targets: Examples(given, targets, prepare), table.matrix, labels
+
+
+def _read_again(
+    source: Any, needed: Sequence[str], data: Any, classes: np.ndarray
+) -> Iterator[Batch]:
+    """Read the batches of a loader in another epoch."""
+    data.starts_anywhere = True
+    size, names = source.batch_size, source.input_names
+    for batch in data.batches(names, needed, source._is_example, size, progress=False):
+        inputs = source.prepare(batch.examples, needed)
+        labels = np.asarray(batch.labels)
+        targets = np.searchsorted(classes, labels).clip(max=len(classes) - 1)
+        if (unknown := labels[classes[targets] != labels]).size:
+            raise ValueError(f"the loader has the label {unknown[0]!r}, which it had not before")
+        yield Batch({n: array[: batch.n_examples] for n, array in inputs.items()}, targets)
+
+
+def _logistic_head(
+    matrix: np.ndarray, targets: np.ndarray, n_classes: int, random: RandomState
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the weights and intercepts of a logistic regression."""
+    if len(matrix) > _MOST_OF_HEAD:
+        # With some of each class: the first rows are.
+        first = np.unique(targets, return_index=True)[1]
+        rows = np.union1d(first, random.permutation(len(matrix))[:_MOST_OF_HEAD])
+        matrix, targets = matrix[rows], targets[rows]
+    model = CalibratedLogisticRegression(square_root=False).fit(matrix, targets)
+    # Classes without examples start below every score.
+    lowest = (matrix @ model.coef_.T + model.intercept_).min()
+    coef, intercept = np.zeros((n_classes, matrix.shape[1])), np.full(n_classes, lowest)
+    coef[model.classes_], intercept[model.classes_] = model.coef_, model.intercept_
+    return coef, intercept
+
+
+def _random_head(
+    matrix: np.ndarray, targets: np.ndarray, n_classes: int, random: RandomState
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return random weights and intercepts, as Glorot and Bengio (2010)."""
+    shape = n_classes, matrix.shape[1]
+    return initial_values("weight", shape, random), np.zeros(n_classes, np.float32)
+
+
+def _names(option: str, given: Any) -> list[str]:
+    if isinstance(given, str) or not isinstance(given, Iterable):
+        raise TypeError(f"{option} must be a list of names of layers, got {given!r}")
+    return list(given)
 
 
 def _all_classes(known: np.ndarray, count: int | None) -> np.ndarray:
@@ -301,51 +427,3 @@ def _class_weights(given: Any, classes: np.ndarray, labels: np.ndarray) -> np.nd
         if not isinstance(weight, (int, float, np.number)) or not 0 < weight < np.inf:
             raise ValueError(f"class_weight must be positive numbers, got {weight!r} for {label!r}")
     return compute_class_weight(given, classes=classes, y=labels)
-
-
-def _with_head(
-    source: CheckpointSource, examples: Examples, n_classes: int, random: RandomState | None
-) -> Network:
-    """Put a layer with a score for each class on a network.
-
-    It starts as a logistic regression on the network's output, or at random by a given generator.
-    """
-    from xfer.training.mxnet import initial_values
-
-    network, name = source.network, "scores"
-    taken = {node.name for node in network.graph.nodes}
-    while taken & {name, f"{name}_weight", f"{name}_bias"}:
-        name = f"new_{name}"
-    names = [f"{name}_weight", f"{name}_bias"]
-    variables = (Node("null", one) for one in ("data", *names))
-    inputs = (0, 0), (1, 0), (2, 0)
-    layer = Node("FullyConnected", name, {"num_hidden": str(n_classes)}, inputs)
-    head = MxGraph((*variables, layer), ((3, 0),))
-    whole = network.with_graph(edit.add_top(network.graph, head))
-    seen = examples if random is None else examples.take(slice(1))
-    features = source.extract(seen.inputs, network.head_names).matrix
-    if random is None:
-        model = CalibratedLogisticRegression(square_root=False).fit(features, seen.targets)
-        # Classes without examples start below every score.
-        lowest = (features @ model.coef_.T + model.intercept_).min()
-        values = np.zeros((n_classes, features.shape[1])), np.full(n_classes, lowest)
-        values[0][model.classes_], values[1][model.classes_] = model.coef_, model.intercept_
-    else:
-        shape = n_classes, features.shape[1]
-        values = initial_values("weight", shape, random), np.zeros(n_classes)
-    new = {name: array.astype(np.float32) for name, array in zip(names, values)}
-    return replace(whole, arguments={**whole.arguments, **new})
-
-
-def _parameters_of(
-    network: Network, option: str, layer_names: Iterable[str], whole: Network
-) -> set[str]:
-    if isinstance(layer_names, str) or not isinstance(layer_names, Iterable):
-        raise TypeError(f"{option} must be a list of names of layers, got {layer_names!r}")
-    graph, layer_names = network.graph, list(layer_names)
-    dropped = {node.name for node in whole.graph.nodes} - {node.name for node in graph.nodes}
-    if gone := [name for name in layer_names if name in dropped]:
-        raise ValueError(f"{option} has layer {gone[0]!r}, which num_layers_to_drop drops")
-    dependent = edit.data_dependent_nodes(graph, network.input_names)
-    node_ids = [edit.find_layer(graph, name) for name in layer_names]
-    return {n for node_id in node_ids for n in edit.find_parameters(graph, node_id, dependent)}

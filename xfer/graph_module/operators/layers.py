@@ -1,4 +1,4 @@
-# ruff: noqa: D103, N802, N803 - functions and inputs have the names of ONNX's, which say what they do
+# ruff: noqa: D103 - functions and inputs have the names of ONNX's, which say what they do
 """Convolutions, pooling, normalization, activations and dropout."""
 
 from typing import Any
@@ -64,7 +64,7 @@ def BatchNormalization(
         return F.batch_norm(X, input_mean, input_var, scale, B, False, 0.0, epsilon)
     y, mean, inverse = torch.native_batch_norm(X, scale, B, None, None, True, 0.0, epsilon)
     with torch.no_grad():
-        # The variance is the batch's own, as in MXNet and ONNX; PyTorch's would be n / (n - 1) of it.
+        # The variance is the batch's own, as in MXNet and ONNX, not PyTorch's n / (n - 1) of it.
         input_mean.lerp_(mean.to(input_mean.dtype), 1 - momentum)
         input_var.lerp_((inverse**-2 - epsilon).to(input_var.dtype), 1 - momentum)
     return y

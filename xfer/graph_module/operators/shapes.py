@@ -1,4 +1,4 @@
-# ruff: noqa: D103, N802, N803 - functions and inputs have the names of ONNX's, which say what they do
+# ruff: noqa: D103 - functions and inputs have the names of ONNX's, which say what they do
 """Shapes, slices, joins and lookups."""
 
 from typing import Any

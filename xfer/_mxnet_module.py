@@ -1,6 +1,7 @@
-"""Training on MXNet: networks that learn step by step, and Modules to be trained by their users."""
+"""Modules of MXNet for users to train, made of a network that was edited."""
 
 import io
+import re
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import replace
@@ -12,92 +13,18 @@ import numpy as np
 from numpy.random import RandomState
 
 from xfer.checkpoint.edit import ModelError, describe_node
+from xfer.checkpoint.initial import initial_values
 from xfer.checkpoint.network import Network, auxiliary_names
-from xfer.checkpoint.symbol import MxGraph
+from xfer.checkpoint.symbol import MxGraph, Node
 from xfer.sources.data import check_names
 from xfer.sources.mxnet_engine import load_symbol, safe_binding
-from xfer.training.frozen import freeze_statistics, uses_running_statistics
 
-# Parameters that start as 0 or 1, by the endings of MXNet's names.
-_ZERO, _ONE = ("bias", "beta", "mean"), ("gamma", "var")
-
-
-def check_optimizer(name: str, params: Mapping[str, Any]) -> None:
-    """Refuse an optimizer that MXNet does not have, or parameters that it does not take."""
-    known = mx.optimizer.Optimizer.opt_registry
-    if not isinstance(name, str) or name.lower() not in known:
-        raise ValueError(f"optimizer must be one of {', '.join(sorted(known))}, got {name!r}")
-    try:
-        mx.optimizer.create(name, **params)
-    except TypeError as error:
-        raise ValueError(f"optimizer {name!r} does not accept optimizer_params: {error}") from error
+_NORMALIZES_BATCHES = re.compile(r"(_contrib_(Sync)?|_npx_)?batch_?norm(_v1|WithReLU)?", re.I)
 
 
 def make_contexts(context_function: Callable[[int], Any] | None, num_devices: int) -> list[Any]:
     """Make the devices that share each batch."""
     return [(context_function or mx.cpu)(index) for index in range(num_devices)]
-
-
-class TrainingModule:
-    """Learns the parameters of a network step by step, from gradients of its only output.
-
-    `shapes` are those of a batch of each input, `fixed` the parameters that do not change, `rates`
-    factors of the learning rate by parameter; `rate` gives the learning rate of steps 0, 1, ...
-    """
-
-    def __init__(
-        self,
-        network: Network,
-        shapes: Mapping[str, tuple[int, ...]],
-        fixed: Collection[str],
-        rates: Mapping[str, float],
-        optimizer: str,
-        optimizer_params: Mapping[str, Any],
-        rate: Callable[[int], float],
-        contexts: list[Any] | None = None,
-    ) -> None:
-        self._network = network
-        self._batch_size = next(iter(shapes.values()))[0]
-        types = network.data_types
-        data = [mx.io.DataDesc(name, shape, types[name]) for name, shape in shapes.items()]
-        values = {name: mx.nd.array(array) for name, array in network.parameters.items()}
-        contexts = contexts or [mx.cpu()]
-        self._module = _bind(load_symbol(network.graph), data, [], contexts, fixed, values)
-        self._module.init_optimizer(optimizer=optimizer, optimizer_params=dict(optimizer_params))
-        self._module._optimizer.set_lr_mult(dict(rates))
-        self._module._optimizer.lr_scheduler = lambda update: rate(update - 1)
-
-    def forward(self, inputs: Mapping[str, np.ndarray], training: bool = True) -> np.ndarray:
-        """Compute the scores of one batch, as in training or in inference mode."""
-        batch = mx.io.DataBatch([mx.nd.array(array) for array in inputs.values()])
-        self._module.forward(batch, is_train=training)
-        return self._module.get_outputs()[0].asnumpy()
-
-    def learn(self, gradient: np.ndarray) -> None:
-        """Learn from the last batch, given the gradient of each example's loss by its scores."""
-        self._module.backward([mx.nd.array(gradient)])
-        self._module.update()
-
-    def scores(self, inputs: Mapping[str, np.ndarray]) -> np.ndarray:
-        """Compute scores in inference mode, an array of shape (n, n_classes)."""
-        n, found = len(next(iter(inputs.values()))), []
-        for start in range(0, n, self._batch_size):
-            index = np.minimum(np.arange(start, start + self._batch_size), n - 1)
-            batch = {name: array[index] for name, array in inputs.items()}
-            found.append(self.forward(batch, training=False))
-        return np.concatenate(found)[:n]
-
-    def network(self) -> Network:
-        """Return the network as it is now; FloatingPointError if a parameter is NaN or infinite."""
-        # Reading running statistics does not wait for the step that still writes them.
-        mx.nd.waitall()
-        parts = self._module.get_params()
-        arguments, auxiliary = ({name: a.asnumpy() for name, a in part.items()} for part in parts)
-        network = replace(self._network, arguments=arguments, auxiliary=auxiliary)
-        for name, array in network.parameters.items():
-            if not np.isfinite(array).all():
-                raise FloatingPointError(f"the parameter {name!r} is NaN or infinite")
-        return network
 
 
 @contextmanager
@@ -236,25 +163,6 @@ def _values(
     return values
 
 
-def initial_values(name: str, shape: tuple[int, ...], random: RandomState) -> np.ndarray:
-    """Initialise a parameter by its name: as 0 or 1, or a weight as Glorot and Bengio (2010)."""
-    if name.endswith(_ZERO):
-        return np.zeros(shape, np.float32)
-    if name.endswith(_ONE):
-        return np.ones(shape, np.float32)
-    if len(shape) < 2 and not name.endswith(("weight", "parameters")):
-        endings = f"weight, {', '.join(_ZERO + _ONE)}"
-        raise ModelError(
-            f"cannot choose initial values for parameter {name!r} of shape {shape}: end its name "
-            f"in {endings}, or use mx.sym.var(name, init=...)"
-        )
-    # Eq. 16 of Understanding the difficulty of training deep feedforward neural networks; each
-    # position of a kernel is an input and an output of its own.
-    rows, columns, *kernel = (*shape, 1)
-    limit = np.sqrt(6 / ((rows + columns) * np.prod(kernel, dtype=float)))
-    return random.uniform(-limit, limit, shape).astype(np.float32)
-
-
 def _values_by_hint(name: str, shape: tuple[int, ...], hint: Any, random: RandomState) -> Any:
     """Initialise a parameter by the initialiser that its variable names."""
     array, before = mx.nd.zeros(shape), np.random.get_state()
@@ -266,3 +174,24 @@ def _values_by_hint(name: str, shape: tuple[int, ...], hint: Any, random: Random
     finally:
         np.random.set_state(before)
     return array
+
+
+def freeze_statistics(graph: MxGraph, fixed: Collection[str]) -> MxGraph:
+    """Let batch norms whose scale and shift are fixed use and keep their running statistics."""
+    nodes = tuple(
+        replace(node, attributes={**node.attributes, "use_global_stats": "True"})
+        if _normalizes_batches(node)
+        and {graph.nodes[source].name for source, _ in node.inputs[1:3]} <= {*fixed}
+        else node
+        for node in graph.nodes
+    )
+    return MxGraph(nodes, graph.heads)
+
+
+def uses_running_statistics(node: Node) -> bool:
+    """Return whether a batch norm uses its running statistics in training too."""
+    return node.attributes.get("use_global_stats", "False").lower() in ("true", "1")
+
+
+def _normalizes_batches(node: Node) -> bool:
+    return bool(_NORMALIZES_BATCHES.fullmatch(node.operator))

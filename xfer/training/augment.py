@@ -1,0 +1,59 @@
+"""Variations of the training examples that are ready to use."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+from numpy.random import RandomState
+
+from xfer.sources.data import to_numpy
+
+_MARGIN = 4
+
+
+def images(given: np.ndarray, random: RandomState) -> np.ndarray:
+    """Flip half of the images left to right, and shift each by up to 4 pixels.
+
+    The channels of (m, channels, height, width) or (m, height, width, channels) are the axis of 1,
+    3 or 4. What a shift uncovers repeats the image's edge.
+    """
+    if not isinstance(given, np.ndarray) or given.ndim != 4:
+        shape = given.shape if isinstance(given, np.ndarray) else type(given).__name__
+        raise ValueError(
+            "augment='images' takes one input of shape (m, channels, height, width) or (m, height, "
+            f"width, channels), got {shape}"
+        )
+    is_last = given.shape[1] not in (1, 3, 4) and given.shape[3] in (1, 3, 4)
+    pixels = np.moveaxis(given, 3, 1) if is_last else given
+    n, _, height, width = pixels.shape
+    margins = [(0, 0), (0, 0), (_MARGIN, _MARGIN), (_MARGIN, _MARGIN)]
+    padded = np.pad(pixels, margins, mode="edge")
+    found = np.empty_like(pixels)
+    starts = random.randint(0, 2 * _MARGIN + 1, size=(n, 2))
+    for i, ((top, left), flip) in enumerate(zip(starts, random.rand(n) < 0.5)):
+        crop = padded[i, :, top : top + height, left : left + width]
+        found[i] = crop[:, :, ::-1] if flip else crop
+    return np.moveaxis(found, 1, 3) if is_last else found
+
+
+AUGMENTATIONS: dict[str, Callable[[Any, RandomState], Any]] = {"images": images}
+
+
+def augmented(
+    augment: Callable[[Any, RandomState], Any],
+    inputs: Mapping[str, np.ndarray],
+    random: RandomState,
+) -> dict[str, np.ndarray]:
+    """Return other inputs of the same names and shapes, to learn from."""
+    several = len(inputs) > 1
+    given = dict(inputs) if several else next(iter(inputs.values()))
+    found = augment(given, random)
+    found = found if several else dict.fromkeys(inputs, found)
+    if not isinstance(found, Mapping) or found.keys() != inputs.keys():
+        names = ", ".join(map(repr, inputs))
+        raise ValueError(f"augment must return a dict with {names}, got {type(found).__name__}")
+    shapes = {name: tuple(np.shape(found[name])) for name in inputs}
+    expected = {name: array.shape for name, array in inputs.items()}
+    if shapes != expected:
+        raise ValueError(f"augment must not change shapes: it returned {shapes} for {expected}")
+    return {name: to_numpy(found[name]) for name in inputs}

@@ -1,0 +1,108 @@
+"""The network that is trained: up to one layer, with a new last layer that gives scores."""
+
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+
+from xfer.sources.base import Layer, SourceModel, examples_first
+from xfer.sources.data import to_numpy
+from xfer.sources.onnx import OnnxSource
+from xfer.sources.table import pool, with_axis
+from xfer.sources.torch import TorchSource, copied
+
+
+class Network(torch.nn.Module):
+    """A copy of a source's network up to a layer, and a linear layer on its pooled output."""
+
+    def __init__(
+        self, source: SourceModel, layer: Layer, pooling: str, coef: np.ndarray, intercept: Any
+    ) -> None:
+        super().__init__()
+        self.layer, self._pooling = layer, pooling
+        self._source: Any = source
+        if isinstance(source, TorchSource):
+            self.body = copied(source.module)
+            self._source = source.with_module(self.body)
+        elif isinstance(source, OnnxSource):
+            self.body = source.to_torch([layer.name])
+        self.scores = torch.nn.Linear(coef.shape[1], len(coef))
+        with torch.no_grad():
+            self.scores.weight.copy_(torch.from_numpy(np.asarray(coef)))
+            self.scores.bias.copy_(torch.from_numpy(np.asarray(intercept)))
+
+    def forward(self, *args: Any, **kwargs: Any) -> torch.Tensor:
+        """Take what the network takes, as tensors; return scores of shape (n, n_classes)."""
+        if isinstance(self._source, TorchSource):
+            output = self._source.run_to(self.body, self.layer.name, args, kwargs)
+        else:
+            output = self.body(*args, **kwargs)
+        return self._scores_of(output, kwargs.get("attention_mask"))
+
+    def score(self, inputs: Mapping[str, np.ndarray]) -> torch.Tensor:
+        """Return the scores of a batch of arrays, of shape (n, n_classes)."""
+        if isinstance(self._source, TorchSource):
+            output = self._source.run(inputs, self.layer.name)
+        else:
+            tensors = self._source.torch_inputs(inputs, self.body.meta["input_names"])
+            output = self.body(*(one.to(self.scores.weight.device) for one in tensors))
+            output = examples_first(output, *self._source.place_of(inputs, self.layer.name))
+        mask = self._source._mask(inputs, [self._pooling])
+        return self._scores_of(output, None if mask is None else torch.from_numpy(mask))
+
+    def _scores_of(self, output: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
+        name, shape = self.layer.name, tuple(output.shape)
+        pooling = with_axis(self._pooling, name, shape, self._source._channels)
+        mask = None if mask is None else mask.to(output.device)
+        features = pool(output, pooling, name, mask).flatten(1)
+        return self.scores(features.to(self.scores.weight.dtype))
+
+    def trained_source(self) -> SourceModel:
+        """Return the network with its present parameters as a source of features."""
+        if isinstance(self._source, TorchSource):
+            return self._source
+        return self._source.with_arrays({n: to_numpy(t) for n, t in self.body.state_dict().items()})
+
+    def head(self) -> tuple[np.ndarray, np.ndarray]:
+        """Return the weights and intercepts of the scores."""
+        return to_numpy(self.scores.weight), to_numpy(self.scores.bias)
+
+
+def fix(network: Network, names: Collection[str]) -> None:
+    """Train all parameters but some, in training mode; normalise fixed layers as in prediction."""
+    for name, parameter in network.body.named_parameters():
+        if name in names:
+            parameter.requires_grad_(False)
+    network.train()
+    for module, parameters in _readers(network.body):
+        if parameters and not any(one.requires_grad for one in parameters):
+            module.eval()
+
+
+def _readers(body: torch.nn.Module) -> Iterator[tuple[torch.nn.Module, list[Any]]]:
+    """Yield modules, each with the parameters that it reads."""
+    if not isinstance(body, torch.fx.GraphModule):
+        for module in body.modules():
+            yield module, list(module.parameters())
+        return
+    known = dict(body.named_parameters())
+    for node in body.graph.nodes:
+        if node.op == "call_module":
+            names = [one.target for one in node.all_input_nodes if one.op == "get_attr"]
+            yield body.get_submodule(node.target), [known[n] for n in names if n in known]
+
+
+@contextmanager
+def in_prediction(network: torch.nn.Module) -> Iterator[None]:
+    """Set a network to inference mode without gradients, and put it back after."""
+    training = [module for module in network.modules() if module.training]
+    try:
+        for module in training:
+            module.training = False
+        with torch.no_grad():
+            yield
+    finally:
+        for module in training:
+            module.training = True
