@@ -48,7 +48,7 @@ if TYPE_CHECKING:
     from xfer.sources import open_source as open_source
     from xfer.text import Corpus as Corpus
     from xfer.text import Vocabulary as Vocabulary
-    from xfer.training.loop import TrainingDiverged as TrainingDiverged
+    from xfer.training.history import TrainingDiverged as TrainingDiverged
     from xfer.training.repurposers import (
         NeuralNetworkFineTuneRepurposer as NeuralNetworkFineTuneRepurposer,
     )
@@ -93,7 +93,7 @@ else:
         "Repurposer": "repurposers",
         "SvmRepurposer": "repurposers",
         "TextInputs": "inputs",
-        "TrainingDiverged": "training.loop",
+        "TrainingDiverged": "training.history",
         "Vocabulary": "text",
         "load": "persistence",
         "load_checkpoint": "sources",

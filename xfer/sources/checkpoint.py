@@ -154,10 +154,9 @@ class CheckpointSource(OnnxSource):
         )
 
     def _to_torch(self, names: Sequence[str] | None) -> Any:
-        shapes = {
-            name: (self._data_types[name], self.data_shapes.get(name)) for name in self.input_names
-        }
-        return self.network.to_torch(shapes, names)
+        types, shapes = self._data_types, self.data_shapes
+        inputs = {name: (types[name], shapes.get(name)) for name in self.input_names}
+        return self.network.to_torch(inputs, names)
 
     def _input_types(self) -> Mapping[str, np.dtype]:
         return self._data_types

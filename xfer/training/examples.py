@@ -80,7 +80,7 @@ class Stream:
 def split(
     targets: np.ndarray, fraction: float, random: RandomState
 ) -> tuple[np.ndarray, np.ndarray | None]:
-    """Return the rows to train on, and those of a fraction of each class, but never its last one."""
+    """Return the rows to train on, and a fraction of each class, but never its last one."""
     n = len(targets)
     if not fraction:
         return np.arange(n), None

@@ -111,10 +111,8 @@ class _Loop:
         self.weights = torch.as_tensor(class_weights, dtype=torch.float32, device=device)
         self.history = history
         trained = {n: one for n, one in network.named_parameters() if one.requires_grad}
-        kept = [
-            one for name, one in trained.items() if name.startswith("body.") and name not in new
-        ]
-        rest = [one for name, one in trained.items() if not name.startswith("body.") or name in new]
+        names = [name for name in trained if name.startswith("body.") and name not in new]
+        kept, rest = [trained.pop(name) for name in names], list(trained.values())
         optimizer, first = make_optimizer(options, rest, kept)
         steps = examples.steps(options.batch_size)
         few_enough = int(np.clip(_STEPS // steps, _FEWEST_EPOCHS, _MOST_EPOCHS))
@@ -210,11 +208,9 @@ class _Loop:
 
     def _keep_bottom(self) -> None:
         """Compute what fixed layers at the bottom give, where the examples stay as they are."""
-        examples, frozen = (
-            self.examples,
-            [p for p in self.network.parameters() if not p.requires_grad],
-        )
-        if not frozen or not isinstance(examples, Examples):
+        examples = self.examples
+        all_change = all(one.requires_grad for one in self.network.parameters())
+        if all_change or not isinstance(examples, Examples):
             return
         batch = next(examples.inputs(self.options.batch_size))
         bottom = Bottom(self.network, batch)

@@ -177,8 +177,8 @@ class NeuralNetworkRepurposer(Repurposer, ABC):
         return self._set_fitted(self._features_of(source, layer), model)
 
     def _features_of(self, source: Any, layer_name: str) -> LayerFeatures:
-        options = {"pooling": self.pooling, "progress": self.progress}
-        return LayerFeatures(source, layer_name, **options).fit()
+        pooling, progress = self.pooling, self.progress
+        return LayerFeatures(source, layer_name, pooling=pooling, progress=progress).fit()
 
     def to_torch(self) -> "torch.nn.Module":
         """Return the trained network as a PyTorch module, in inference mode.
@@ -333,8 +333,9 @@ def _import_loop() -> Any:
 def _read(
     source: Any, layer: Any, options: TrainingOptions, data: Data
 ) -> tuple[Callable[[np.ndarray, np.ndarray], Any], np.ndarray, np.ndarray]:
-    """Read all data once; return what makes examples of them, given the classes and the index of
-    each example's, then the features of a layer, and the labels.
+    """Read all data once; return what makes examples of them, the features of a layer, and labels.
+
+    Examples are made given the classes and the class index of each example.
     """
     asked = {"pooling": options.pooling, "progress": False}
     needed = source._inputs_of((layer,))
