@@ -43,9 +43,10 @@ class Bottom:
             for n in range(len(once), max(len(once) - _MOST_TRIES, 0), -1):
                 self._found = once[:n]
                 self.put(self.compute([batch]))
-                if torch.allclose(network.score(batch), expected, rtol=1e-4, atol=1e-5):
-                    break
+                is_same = torch.allclose(network.score(batch), expected, rtol=1e-4, atol=1e-5)
                 self.remove()
+                if is_same:
+                    break
                 self._found = []
 
     @property
@@ -83,6 +84,7 @@ class Bottom:
             raise _Stop
 
         assert self.last is not None
+        self.remove()
         handle = self.last.register_forward_hook(keep)
         try:
             with in_prediction(self._network):
