@@ -124,3 +124,71 @@ def test_the_program_itself(shared):
     assert done.returncode == 0, done.stderr
     assert "dropout0" in done.stdout
     assert done.stderr == ""
+
+
+@pytest.fixture(scope="module")
+def torch_files(tmp_path_factory):
+    """A trained repurposer and the example network, each as a file for PyTorch."""
+    pytest.importorskip("torch")
+    folder = tmp_path_factory.mktemp("torch")
+    checkpoint = xfer.example.checkpoint()
+    images, digits = xfer.example.digits()
+    repurposer = xfer.NeuralNetworkFineTuneRepurposer(
+        xfer.load_checkpoint(checkpoint), "pool3", num_epochs=1
+    ).fit(images[:50], digits[:50])
+    repurposer.save_repurposer("trained", folder)
+    return folder, checkpoint, repurposer, images[:5]
+
+
+@pytest.mark.parametrize("given", ["checkpoint", "an .onnx file", "a trained repurposer"])
+@pytest.mark.parametrize("batch", [None, 5])
+def test_a_network_as_an_exported_program(torch_files, tmp_path, capsys, given, batch):
+    import torch
+
+    folder, checkpoint, repurposer, images = torch_files
+    network = [checkpoint, 0]
+    expected = xfer.load_checkpoint(checkpoint).extract(images, "softmax").matrix
+    if given == "an .onnx file":
+        assert run("convert", *network, tmp_path / "net.onnx", capsys=capsys)[0] == 0
+        network = [tmp_path / "net.onnx"]
+    elif given == "a trained repurposer":
+        network = [folder / "trained.xfer"]
+        expected = repurposer.predict_proba(images)
+    options = ["--shape", "data=1,16,16", *([] if batch is None else ["--batch", batch])]
+    status, out, err = run("convert", *network, tmp_path / "net.pt2", *options, capsys=capsys)
+    assert (status, err) == (0, "")
+    assert f"Wrote {tmp_path / 'net.pt2'}.\n" in out
+    module = torch.export.load(tmp_path / "net.pt2").module()
+    for n in (5, 3) if batch is None else (5,):
+        found = module(torch.from_numpy(images[:n])).detach()
+        found = torch.softmax(found, 1) if given == "a trained repurposer" else found
+        np.testing.assert_allclose(found, expected[:n], atol=1e-5)
+
+
+def test_parameters_as_a_file(torch_files, tmp_path, capsys):
+    from safetensors.numpy import load_file
+
+    _, checkpoint, _, _ = torch_files
+    path = tmp_path / "net.safetensors"
+    assert run("convert", checkpoint, path, capsys=capsys)[0] == 0
+    network = xfer.load_checkpoint(checkpoint).network
+    found = load_file(path)
+    assert found.keys() == network.parameters.keys()
+    for name, array in network.parameters.items():
+        np.testing.assert_array_equal(found[name], array)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["{trained}", "{folder}/x.onnx"], "can be converted only to .pt2 and .safetensors"),
+        (["{trained}", "0", "{folder}/x.pt2"], "without an epoch"),
+        (["{checkpoint}", "{folder}/x.txt"], "must end in .onnx, .pt2 or .safetensors"),
+    ],
+)
+def test_what_cannot_be_converted(torch_files, capsys, arguments, message):
+    folder, checkpoint, _, _ = torch_files
+    names = {"trained": folder / "trained.xfer", "checkpoint": checkpoint, "folder": folder}
+    status, out, err = run("convert", *(one.format(**names) for one in arguments), capsys=capsys)
+    assert (status, out) == (1, "")
+    assert message in err

@@ -1,4 +1,4 @@
-"""The command line: what is in a network, and MXNet checkpoints as ONNX files.
+"""The command line: what is in a network, and checkpoints as ONNX or PyTorch files.
 
 Commands import what they need, so that ``xfer --help`` is quick.
 """
@@ -10,11 +10,14 @@ import re
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from xfer._checks import check_integer
+from xfer._io import atomic_write
 
 if TYPE_CHECKING:
+    import torch
+
     from xfer.checkpoint.network import Network
     from xfer.checkpoint.onnx_builder import Dims
 
@@ -38,17 +41,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    description = "Show what is in a pre-trained network, and convert MXNet checkpoints to ONNX."
+    description = "Show what is in a pre-trained network, and convert it to ONNX or PyTorch."
     parser = argparse.ArgumentParser("xfer", description=description)
     commands = parser.add_subparsers(title="commands", required=True)
     layers = commands.add_parser("layers", help="print a network's layers as a table")
     layers.add_argument("prefix", help=f"{_PREFIX_HELP}; or {_FILE_HELP}")
     layers.add_argument("epoch", nargs="?", type=int, help="by default the last one in the folder")
     layers.set_defaults(run=_layers)
-    convert = commands.add_parser("convert", help="write a checkpoint as an .onnx file")
-    convert.add_argument("prefix", help=_PREFIX_HELP)
-    convert.add_argument("epoch", type=int, help="the epoch in PREFIX-0000.params")
-    convert.add_argument("out", type=Path, metavar="OUT.onnx", help="the file to write")
+    convert = commands.add_parser("convert", help="write a network for ONNX or PyTorch")
+    network_help = f"{_PREFIX_HELP}; for PyTorch also an .onnx file, or a saved repurposer (.xfer)"
+    convert.add_argument("prefix", help=f"{network_help} that has trained its network")
+    convert.add_argument("epoch", nargs="?", type=int, help="the epoch in PREFIX-0000.params")
+    out_help = (
+        "the file to write: an .onnx file; a .pt2 file, for torch.export.load; or a .safetensors "
+        "file, which holds the parameters by name"
+    )
+    convert.add_argument("out", type=Path, metavar="OUT", help=out_help)
     layer_help = "cut the network at this layer; can be repeated; by default all of it is written"
     convert.add_argument("--layer", action="append", metavar="NAME", help=layer_help)
     batch_help = "the batch size, for a network written for a fixed one; by default it is free"
@@ -82,13 +90,56 @@ def _layers(options: argparse.Namespace) -> None:
 
 def _convert(options: argparse.Namespace) -> None:
     from xfer.checkpoint.network import Network
+    from xfer.persistence import load
+    from xfer.sources import open_source
     from xfer.sources.checkpoint import CheckpointSource
 
-    network = Network.from_files(options.prefix, options.epoch)
-    shapes, message = _shapes(network, options.shape, options.batch)
-    layers = CheckpointSource(network).find_layers(options.layer) if options.layer else ()
-    outputs = network.export(options.out, shapes, [layer.name for layer in layers])
-    print(f"{message}\nWrote {options.out} with output {', '.join(outputs)}.")
+    out, path = options.out, Path(options.prefix)
+    if out.suffix not in (".onnx", ".pt2", ".safetensors"):
+        raise ValueError(f"{out} must end in .onnx, .pt2 or .safetensors")
+    message = ""
+    if _is_one_file(path):
+        if options.epoch is not None or out.suffix == ".onnx":
+            what = "only to .pt2 and .safetensors, and without an epoch"
+            raise ValueError(f"{path} can be converted {what}")
+        model = load(path) if path.suffix == ".xfer" else open_source(path)
+        source = model.features_.source_ if path.suffix == ".xfer" else model
+    else:
+        epoch = _last_epoch(options.prefix) if options.epoch is None else options.epoch
+        network = Network.from_files(options.prefix, epoch)
+        shapes, message = _shapes(network, options.shape, options.batch)
+        model = source = CheckpointSource(network, data_shapes=shapes)
+    names = [layer.name for layer in source.find_layers(options.layer)] if options.layer else None
+    if out.suffix == ".onnx":
+        outputs = ", ".join(network.export(out, shapes, names))
+        print(f"{message}\nWrote {out} with output {outputs}.")
+        return
+    if not hasattr(model, "to_torch"):
+        raise TypeError(f"a {type(model).__name__} cannot be converted to PyTorch")
+    module = model.to_torch() if names is None else source.to_torch(names)
+    if out.suffix == ".pt2":
+        _export(module, source, out, options)
+    else:
+        from safetensors.torch import save
+
+        with atomic_write(out) as file:
+            file.write(save({n: tensor.contiguous() for n, tensor in module.state_dict().items()}))
+    print(f"{message}\nWrote {out}.".strip())
+
+
+def _export(module: torch.nn.Module, source: Any, out: Path, options: argparse.Namespace) -> None:
+    """Write what torch.export makes of a module; the batch size is free if none is given."""
+    import torch
+
+    batch, body = options.batch, getattr(module, "body", module)
+    sizes = _sizes(options.shape, source.input_names)
+    inputs = source.example_inputs(body.meta["input_names"], batch or 2, sizes)
+    free = None if batch else tuple({0: torch.export.Dim("batch")} for _ in inputs)
+    if getattr(module, "body", None) is not None:
+        free = None if free is None else {"args": free}
+    program = torch.export.export(module, tuple(inputs), dynamic_shapes=free)
+    with atomic_write(out) as file:
+        torch.export.save(program, file)
 
 
 def _is_one_file(path: Path) -> bool:
@@ -109,6 +160,19 @@ def _last_epoch(prefix: str) -> int:
     return max((int(match[1]) for match in found if match), default=0)
 
 
+def _sizes(given: Sequence[str], input_names: Sequence[str]) -> dict[str, tuple[int, ...]]:
+    """Read the shapes of one example by input."""
+    found = {}
+    for text in given:
+        match = re.fullmatch(r"(.+)=\(?(\d+(?:,\d+)*)?,?\)?", text.replace(" ", ""))
+        if not match or match[1] not in input_names:
+            known, like = ", ".join(input_names), f"{input_names[0]}=3,224,224"
+            raise ValueError(f"--shape {text} must be like {like}; the inputs are {known}")
+        # An input with one number for each example, such as a length, has no sizes.
+        found[match[1]] = tuple(map(int, match[2].split(",") if match[2] else ()))
+    return found
+
+
 def _shapes(
     network: Network, given: Sequence[str], batch: int | None = None
 ) -> tuple[Mapping[str, Dims], str]:
@@ -117,13 +181,8 @@ def _shapes(
     from xfer.checkpoint.onnx_builder import BATCH, describe_shape
 
     shapes = dict(network.data_shapes)
-    for text in given:
-        match = re.fullmatch(r"(.+)=\(?(\d+(?:,\d+)*)?,?\)?", text.replace(" ", ""))
-        if not match or match[1] not in network.input_names:
-            known, like = ", ".join(network.input_names), f"{network.input_names[0]}=3,224,224"
-            raise ValueError(f"--shape {text} must be like {like}; the inputs are {known}")
-        # An input with one number for each example, such as a length, has no sizes.
-        shapes[match[1]] = (BATCH, *map(int, match[2].split(",") if match[2] else ()))
+    for name, sizes in _sizes(given, network.input_names).items():
+        shapes[name] = (BATCH, *sizes)
     ending = "."
     if any(None in shape for shape in shapes.values()):
         guessed = guess_sizes(network, shapes)

@@ -161,6 +161,11 @@ class CheckpointSource(OnnxSource):
     def _input_types(self) -> Mapping[str, np.dtype]:
         return self._data_types
 
+    def _input_dims(self, name: str) -> tuple[int | None, ...] | None:
+        dims = self.data_shapes.get(name)
+        axis = self.batch_axes.get(name, 0)
+        return None if dims is None else (*dims[:axis], *dims[axis + 1 :])
+
     def place_of(self, inputs: Mapping[str, np.ndarray], layer_name: str) -> tuple[int, int]:
         """Return the axis of the examples in a layer's output, and its rows per example."""
         names = (layer_name,)

@@ -165,6 +165,22 @@ class OnnxSource(SourceModel):
         arrays = (np.moveaxis(inputs[n].astype(types[n]), 0, axes.get(n, 0)) for n in names)
         return [torch.from_numpy(np.ascontiguousarray(array)) for array in arrays]
 
+    def example_inputs(
+        self, names: Sequence[str], batch_size: int, sizes: Mapping[str, tuple[int, ...]]
+    ) -> "list[torch.Tensor]":
+        """Return a batch of zeros, as the module of `to_torch` takes it."""
+        zeros = {}
+        for name in names:
+            dims = sizes.get(name, self._input_dims(name))
+            if dims is None or None in dims:
+                raise ValueError(f"the shape of input {name!r} is not known: give it (--shape)")
+            zeros[name] = np.zeros((batch_size, *dims))
+        return self.torch_inputs(zeros, names)
+
+    def _input_dims(self, name: str) -> tuple[int | None, ...] | None:
+        """Return the shape of one example of an input, as far as it is known."""
+        return self._graph.input_dims(name)
+
     def place_of(self, inputs: Mapping[str, np.ndarray], layer_name: str) -> tuple[int, int]:
         """Return the axis of the examples in a layer's output, and its rows per example."""
         return 0, 1

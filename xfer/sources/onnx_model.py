@@ -137,6 +137,11 @@ class OnnxGraph:
             types[value.name] = onnx.helper.tensor_dtype_to_np_dtype(kind)
         return types
 
+    def input_dims(self, name: str) -> tuple[int | None, ...]:
+        """Return the shape of one example of an input, as far as it is known."""
+        (value,) = (one for one in self.model.graph.input if one.name == name)
+        return tuple(dim.dim_value or None for dim in _dims(value)[1:])
+
     def batch_size(self) -> int | None:
         """Return the batch size that the inputs were written for; None if any will do."""
         sizes = {dims[0].dim_value for dims in map(_dims, self.model.graph.input) if dims}

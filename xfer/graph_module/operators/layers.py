@@ -70,12 +70,11 @@ def BatchNormalization(
     return y
 
 
-@operator("Dropout")
+@operator("Dropout", sizes="ratio training_mode")
 def Dropout(
     data: Tensor, ratio: Any = 0.5, training_mode: Any = None, seed: int = 0, training: bool = False
 ) -> tuple[Tensor, Tensor]:
     """Drop a share of the numbers in training; there is no mask."""
-    ratio = ratio.item() if isinstance(ratio, Tensor) else ratio
     return F.dropout(data, ratio, training), torch.ones_like(data, dtype=torch.bool)
 
 
