@@ -102,8 +102,8 @@ def _convert(options: argparse.Namespace) -> None:
         if options.epoch is not None or out.suffix == ".onnx":
             what = "only to .pt2 and .safetensors, and without an epoch"
             raise ValueError(f"{path} can be converted {what}")
-        model = load(path) if path.suffix == ".xfer" else open_source(path)
-        source = model.features_.source_ if path.suffix == ".xfer" else model
+        model: Any = load(path) if path.suffix == ".xfer" else open_source(path)
+        source: Any = model.features_.source_ if path.suffix == ".xfer" else model
     else:
         epoch = _last_epoch(options.prefix) if options.epoch is None else options.epoch
         network = Network.from_files(options.prefix, epoch)
@@ -134,10 +134,9 @@ def _export(module: torch.nn.Module, source: Any, out: Path, options: argparse.N
     batch, body = options.batch, getattr(module, "body", module)
     sizes = _sizes(options.shape, source.input_names)
     inputs = source.example_inputs(body.meta["input_names"], batch or 2, sizes)
-    free = None if batch else tuple({0: torch.export.Dim("batch")} for _ in inputs)
-    if getattr(module, "body", None) is not None:
-        free = None if free is None else {"args": free}
-    program = torch.export.export(module, tuple(inputs), dynamic_shapes=free)
+    free: Any = tuple({0: torch.export.Dim("batch")} for _ in inputs)
+    free = free if body is module else {"args": free}
+    program = torch.export.export(module, tuple(inputs), dynamic_shapes=None if batch else free)
     with atomic_write(out) as file:
         torch.export.save(program, file)
 
