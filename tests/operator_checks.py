@@ -2,6 +2,7 @@
 
 import json
 import os
+from importlib.util import find_spec
 from unittest import mock
 
 import numpy as np
@@ -12,8 +13,11 @@ from xfer.checkpoint.onnx_builder import BATCH
 from xfer.checkpoint.symbol import MxGraph
 
 
+HAS_TORCH = find_spec("torch") is not None
+
+
 def check(mx, symbol, data, *, parameters=None, tolerance=1e-5, free_batch=True, seed=0):
-    """Compare a symbol's outputs on MXNet and, converted, on ONNX Runtime.
+    """Compare a symbol's outputs on MXNet and, converted, on ONNX Runtime and PyTorch.
 
     Parameters
     ----------
@@ -44,8 +48,12 @@ def check(mx, symbol, data, *, parameters=None, tolerance=1e-5, free_batch=True,
         builder.add_output(f"out{i}", values[head])
     session = open_session(builder)
     given = {entry.name for entry in session.get_inputs()}
+    module = to_torch(graph, parameters, shapes) if HAS_TORCH else None
     for batch in batches:
         expected = run_mxnet(mx, symbol, {**parameters, **batch})
+        if module:
+            for one, other in zip(run_torch(module, batch), expected, strict=True):
+                assert_close(one, other, tolerance)
         found = session.run(None, {name: batch[name] for name in given})
         assert len(found) == len(expected)
         for tensor, one, other in zip(builder.outputs, found, expected):
@@ -132,6 +140,29 @@ def convert_all(graph, parameters, inputs):
     conversion = convert(graph, parameters, inputs)
     conversion.check(graph.heads)
     return conversion.builder, conversion.values
+
+
+def to_torch(graph, parameters, inputs):
+    """Make a PyTorch module of a graph, in inference mode."""
+    from xfer.checkpoint.network import auxiliary_names
+    from xfer.graph_module import build_module
+
+    conversion = convert(graph, parameters, inputs, training=True)
+    conversion.check(graph.heads)
+    for i, head in enumerate(graph.heads):
+        conversion.builder.add_output(f"out{i}", conversion.values[head])
+    statistics = auxiliary_names(graph) & parameters.keys()
+    model, arrays = conversion.builder.build()
+    return build_module(model, arrays, parameters.keys() - statistics, statistics)
+
+
+def run_torch(module, data):
+    """Run a PyTorch module without gradients; return its outputs as arrays."""
+    import torch
+
+    with torch.no_grad():
+        found = module(*(torch.from_numpy(data[name]) for name in module.meta["input_names"]))
+    return [one.numpy() for one in (found if isinstance(found, tuple) else (found,))]
 
 
 def open_session(builder):

@@ -4,7 +4,14 @@ import itertools
 
 import numpy as np
 import pytest
-from operator_checks import check, convert_all, one_operator, open_session, run_converted
+from operator_checks import (
+    check,
+    check_operator,
+    convert_all,
+    one_operator,
+    open_session,
+    run_converted,
+)
 
 from xfer.checkpoint.onnx_builder import BATCH
 from xfer.checkpoint.operators import Unsupported
@@ -161,8 +168,11 @@ def test_refused():
         text = one_operator("RNN", list(data), **{**RELU, name: value})
         with pytest.raises(Unsupported, match=f"operator RNN with {name}"):
             run_converted(text, data)
-    with pytest.raises(ValueError, match="parameters must not depend on the data"):
-        run_converted(one_operator("RNN", list(data), **RELU), data)
+
+
+def test_parameters_that_are_computed(mx):
+    x, p, h = normal(4, 2, 3), normal(24), normal(1, 2, 3)
+    check_operator(mx, "RNN", x, p, h, free_batch=False, **RELU)
 
 
 @pytest.mark.parametrize(

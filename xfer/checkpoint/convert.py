@@ -135,7 +135,8 @@ def _convert_node(builder: OnnxBuilder, node: Node, sources: list[Tensor]) -> li
     for tensor, name in zip(outputs, output_names(node)):
         if tensor.name in new:
             tensor = builder.rename(tensor, name, before)
-        elif builder.training:  # where a layer does nothing, it can still be found by its name
+        elif builder.training and tensor.value is None:
+            # Where a layer does nothing, it can still be found by its name.
             tensor = builder.add_node("Identity", name, [tensor])[0]
         named.append(tensor)
     return named

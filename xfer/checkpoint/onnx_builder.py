@@ -24,7 +24,8 @@ _MOST_BYTES = 2**31 - 2**24
 _OPSETS = [helper.make_opsetid("", OPSET)]
 # Operators that only move values are evaluated at once on constants: the weights of a recurrent
 # network are then known, though they were saved in pieces.
-_MOVES = {"Concat", "Flatten", "Reshape", "Slice", "Split", "Squeeze", "Transpose", "Unsqueeze"}
+_MOVES = {"Concat", "Flatten", "Gather", "Reshape", "Slice", "Split"}
+_MOVES |= {"Squeeze", "Transpose", "Unsqueeze"}
 # Inference looks at the values of small integer arrays: shapes, axes, pads.
 _MOST_SHAPE_ENTRIES = 64
 _NO_BATCH = "needs the number of examples, but no input has a known shape"
@@ -133,14 +134,20 @@ class OnnxBuilder:
             **{key: value for key, value in attributes.items() if value is not None},
         )
         types = _infer(node, inputs)
-        fixed = self.initializers.keys() - self._learned
-        if kind in _MOVES and all(t is None or t.name in fixed for t in inputs):
+        if kind in _MOVES and all(t is None or self._is_fixed(t) for t in inputs):
             given = {tensor.name: tensor.value for tensor in inputs if tensor is not None}
             found: Any = ReferenceEvaluator(node, opsets={"": OPSET}).run(None, given)
             self.initializers.update(zip(names, found))
             return [Tensor(name, v.dtype, v.shape, v) for name, v in zip(names, found)]
         self.nodes.append(node)
         return [Tensor(name, *types[name]) for name in names]
+
+    def _is_fixed(self, tensor: Tensor) -> bool:
+        return tensor.name in self.initializers and tensor.name not in self._learned
+
+    def fixed(self, tensor: Tensor) -> Tensor:
+        """Return a tensor with its value, if it is a parameter."""
+        return replace(tensor, value=self.initializers.get(tensor.name, tensor.value))
 
     def add_output(self, name: str, tensor: Tensor) -> None:
         """Declare an output of the network, under the name of its layer."""

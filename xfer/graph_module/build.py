@@ -11,32 +11,35 @@ import numpy as np
 import onnx
 import torch
 from onnx import helper, numpy_helper
+from onnx.inliner import inline_local_functions, inline_selected_functions
 
-from xfer.graph_module import host
-from xfer.graph_module.registry import OPERATORS, Definition
+from xfer.graph_module.dtypes import TYPES, Array, to_tensor, torch_type
+from xfer.graph_module.host import HOST, Size, result_of
+from xfer.graph_module.registry import OPERATORS, Definition, Unsupported
 
 # Integers as small as these are shapes, axes and the like.
 _MOST_SIZES = 64
-
-
-class Unsupported(ValueError):
-    """An operator, or a use of it, that has no counterpart in PyTorch here."""
+_KNOWN = "those that do are listed by sorted(xfer.graph_module.OPERATORS)"
+# What xfer.checkpoint writes on an Identity that no gradient passes.
+_NO_GRADIENT = "no gradient"
+# Attributes that are types.
+_TYPED = {"to", "dtype", "output_dtype"}
 
 
 class Operator(torch.nn.Module):
     """One operator of ONNX; its inputs, parameters included, are those of the call."""
 
-    def __init__(self, kind: str, definition: Definition, options: dict[str, Any], n: int) -> None:
+    def __init__(self, kind: str, options: dict[str, Any], n_outputs: int = 1) -> None:
         super().__init__()
-        self.kind, self.options = kind, options
-        self._function, self._several = definition.function, n > 1
-        self._reads_mode = "training" in inspect.signature(definition.function).parameters
+        self.kind, self.options, self.n_outputs = kind, options, n_outputs
+        self.reads_mode = "training" in _parameters(OPERATORS[kind])
 
-    def forward(self, *inputs: Any) -> Any:
+    def forward(self, *inputs: Any, **given: Any) -> Any:
         """Compute the operator's output, or a tuple of several."""
-        mode = {"training": self.training} if self._reads_mode else {}
-        found = self._function(*inputs, **self.options, **mode)
-        return found[0] if isinstance(found, tuple) and not self._several else found
+        if self.reads_mode:
+            given["training"] = self.training
+        found = OPERATORS[self.kind].function(*inputs, **self.options, **given)
+        return found[0] if isinstance(found, tuple) and self.n_outputs == 1 else found
 
     def _get_name(self) -> str:
         return self.kind
@@ -44,6 +47,22 @@ class Operator(torch.nn.Module):
     def extra_repr(self) -> str:
         """Show the options."""
         return ", ".join(f"{name}={value!r}" for name, value in self.options.items())
+
+
+class OnHost(torch.nn.Module):
+    """An operator of ONNX that is computed in Python, on numbers or the shape of a tensor."""
+
+    def __init__(self, kind: str, options: dict[str, Any]) -> None:
+        super().__init__()
+        self.kind, self.options = kind, options
+
+    def forward(self, *inputs: Any) -> Any:
+        """Compute a number or a list; a tensor if that is what the operator makes of them."""
+        return HOST[self.kind](*inputs, **self.options)
+
+    def extra_repr(self) -> str:
+        """Show which operator it is."""
+        return self.kind
 
 
 class Constant(torch.nn.Module):
@@ -64,12 +83,32 @@ def build_module(
     learned: Collection[str],
     statistics: Collection[str] = (),
 ) -> torch.fx.GraphModule:
-    """Make a module of a graph, whose arrays are given beside it.
+    """Make a module of a graph, whose arrays are given beside it; it is in inference mode.
 
     Those that are `learned` become parameters and `statistics` buffers, under their own names; the
-    others are constants. The module returns the graph's output, or a tuple of several.
+    others are constants. The module returns the graph's output, or a tuple of several. Its
+    ``meta["input_names"]`` are the inputs that it is called with.
     """
-    return _Builder(model, parameters, learned, statistics).module.eval()
+    return _Builder(_inlined(model), parameters, learned, statistics).module.eval()
+
+
+def _inlined(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Replace functions, the model's own and those that ONNX defines, by what they are made of."""
+    if model.functions:
+        model = inline_local_functions(model)
+    kinds = {node.op_type for node in model.graph.node if not node.domain}
+    if all(kind in OPERATORS or not _is_function(kind) for kind in kinds):
+        return model
+    # Nothing else goes through the inliner, which copies the model.
+    known = [("", name) for name in OPERATORS]
+    return inline_selected_functions(model, known, exclude=True, inline_schema_functions=True)
+
+
+def _is_function(kind: str) -> bool:
+    if not onnx.defs.has(kind):
+        return False
+    schema = onnx.defs.get_schema(kind)
+    return schema.has_function or schema.has_context_dependent_function
 
 
 class _Builder:
@@ -80,18 +119,17 @@ class _Builder:
         learned: Collection[str],
         statistics: Collection[str],
     ) -> None:
-        if model.functions:
-            model = onnx.inliner.inline_local_functions(model)
         inner = {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
         self.arrays = {**inner, **parameters}
         self.learned, self.statistics = learned, statistics
         self.opset = next((o.version for o in model.opset_import if o.domain in ("", "ai.onnx")), 1)
         self.root, self.graph = torch.nn.Module(), torch.fx.Graph()
         self.values: dict[str, Any] = {}  # nodes of the new graph by name
-        self.sizes: dict[str, Any] = {}  # what is computed in Python: a number, or a list of them
+        self.sizes: dict[str, Size] = {}  # what is computed in Python
         inputs = [value.name for value in model.graph.input if value.name not in self.arrays]
         for name in inputs:
-            self.values[name] = self.graph.placeholder(_identifier(name))
+            self.values[name] = node = self.graph.placeholder(_identifier(name))
+            node.target = node.name  # which is unique
         self.first = next(iter(self.values.values()), None)
         for node in model.graph.node:
             self._add(node)
@@ -102,115 +140,143 @@ class _Builder:
         self.module.meta["input_names"] = inputs
 
     def _add(self, node: onnx.NodeProto) -> None:
-        if node.op_type == "Constant" and not node.domain:
-            self.arrays[node.output[0]] = _constant(node)
-            return
         kind = node.op_type if node.domain in ("", "ai.onnx") else f"{node.domain}::{node.op_type}"
+        try:
+            if kind == "Constant":
+                self.arrays[node.output[0]] = _constant(node)
+            elif (size := self._size_of(kind, node)) is not None:
+                self.sizes[node.output[0]] = size
+            else:
+                self._add_operator(kind, node)
+        except Unsupported as error:
+            name = next(filter(None, node.output), node.name)
+            raise Unsupported(f"operator {kind} (layer {name!r}) {error}") from None
+
+    def _add_operator(self, kind: str, node: onnx.NodeProto) -> None:
         options = dict(_options(node))
-        if self._add_sizes(node, options):
-            return
         definition = OPERATORS.get(kind)
         if definition is None:
-            raise Unsupported(
-                f"operator {kind} (layer {node.output[0]!r}) has no counterpart in PyTorch here; "
-                "those that do are listed by sorted(xfer.graph_module.OPERATORS)"
-            )
-        names = list(inspect.signature(definition.function).parameters)
+            raise Unsupported(f"has no counterpart in PyTorch here; {_KNOWN}")
+        names = _parameters(definition)
         if "n_outputs" in names:
             options["n_outputs"] = len(node.output)
         if "opset" in names:
             options["opset"] = self.opset
+        # Its inputs are all that a function of any number has by position.
+        places = [] if "inputs" in names else names
         unknown = sorted(options.keys() - {*names})
-        if unknown and "kwargs" not in names:
-            raise Unsupported(f"operator {kind} (layer {node.output[0]!r}) with {unknown[0]}")
-        is_list = "inputs" in names
+        if unknown or (places and len(node.input) > len(places)):
+            what = unknown[0] if unknown else f"{len(node.input)} inputs"
+            raise Unsupported(f"has no counterpart in PyTorch here that takes {what}")
+        if kind == "Identity" and node.doc_string == _NO_GRADIENT:
+            options["detached"] = True
         args = [
-            None if not name else self._read(name, not is_list and names[i] in definition.sizes)
-            for i, name in enumerate(node.input)
+            self._read(name, place, definition) if name else None
+            for name, place in zip(node.input, [*places, *[""] * len(node.input)])
         ]
         name = next(filter(None, node.output))
-        target = self._place(name, Operator(kind, definition, options, len(node.output)))
-        found = self.graph.call_module(target, tuple(args))
+        where = self._place(name, Operator(kind, options, len(node.output)))
+        given = {"like": self.first} if "like" in names else {}
+        found = self.graph.call_module(where, tuple(args), given)
         for i, output in enumerate(node.output):
+            several = len(node.output) > 1
             if output:
-                several = len(node.output) > 1
                 self.values[output] = (
                     self.graph.call_function(python.getitem, (found, i)) if several else found
                 )
 
-    def _add_sizes(self, node: onnx.NodeProto, options: dict[str, Any]) -> bool:
-        """Compute what is made of shapes in Python, as far as it is."""
-        if node.op_type in ("Shape", "Size") and not node.domain:
+    def _call(self, name: str, module: torch.nn.Module, args: Sequence[Any]) -> Any:
+        return self.graph.call_module(self._place(name, module), tuple(args))
+
+    def _size_of(self, kind: str, node: onnx.NodeProto) -> Size | None:
+        """Compute in Python what is made of shapes, as far as it goes; None for all else."""
+        (name, *others), options = node.output, {}
+        if kind not in HOST or others:
+            return None
+        options = dict(_options(node))
+        if kind in ("Shape", "Size"):
             data = self._tensor(node.input[0])
-            function = getattr(host, node.op_type)
-            self.sizes[node.output[0]] = self.graph.call_function(function, (data,), options)
-            return True
-        if node.domain or not hasattr(host, node.op_type) or len(node.output) > 1:
-            return False
-        known = [self.sizes.get(name, _small(self.arrays.get(name))) for name in node.input if name]
-        if not all(self._is_size(name) for name in node.input if name) or not known:
-            return False
-        function = getattr(host, node.op_type)
-        if any(isinstance(value, torch.fx.Node) for value in known):
-            found = self.graph.call_function(function, tuple(known), options)
-        else:
-            found = function(*known, **options)
-        self.sizes[node.output[0]] = found
-        return True
+            value = self._call(name, OnHost(kind, options), [data])
+            return Size(value, torch.int64, int(kind == "Shape"))
+        given = [self.sizes.get(one) or self._fixed_size(one) for one in node.input if one]
+        if not given or None in given:
+            return None
+        known: list[Any] = [size for size in given if size is not None]
+        depends = any(isinstance(size.value, torch.fx.Node) for size in known)
+        # A list of numbers that are not whole is a size only where it meets one.
+        if not depends and any(size.rank and size.dtype.is_floating_point for size in known):
+            return None
+        found = result_of(kind, known, options)
+        if found is None:
+            return None
+        values = [size.value for size in known]
+        if depends:
+            return found._replace(value=self._call(name, OnHost(kind, options), values))
+        return found._replace(value=HOST[kind](*values, **options))
 
-    def _is_size(self, name: str) -> bool:
-        return name in self.sizes or _small(self.arrays.get(name)) is not None
+    def _fixed_size(self, name: str) -> Size | None:
+        """Return a constant as a number or a list, if it is small and has a type of sizes."""
+        array = self.arrays.get(name)
+        if array is None or array.ndim > 1 or (name in self.learned and not array.ndim):
+            return None
+        if array.size > _MOST_SIZES or array.dtype.name not in _TYPES_OF_SIZES:
+            return None
+        return Size(array.tolist(), torch_type(array.dtype), array.ndim)
 
-    def _read(self, name: str, as_sizes: bool) -> Any:
-        if not as_sizes:
+    def _read(self, name: str, place: str, definition: Definition) -> Any:
+        if place not in (*definition.sizes, *definition.numbers):
             return self._tensor(name)
         if name in self.sizes:
-            return self.sizes[name]
-        if name in self.arrays and name not in self.learned:
+            return self.sizes[name].value
+        fixed = name in self.arrays and (place in definition.sizes or name not in self.learned)
+        if fixed:
             return self.arrays[name].tolist()
-        return self.graph.call_function(host.to_list, (self._tensor(name),))
+        tensor = self._tensor(name)
+        if place in definition.numbers:
+            return tensor
+        return self._call(f"{name}_list", OnHost("to_list", {}), [tensor])
 
     def _tensor(self, name: str) -> Any:
-        if name in self.values:
-            return self.values[name]
+        if name not in self.values:
+            self.values[name] = self._new_tensor(name)
+        return self.values[name]
+
+    def _new_tensor(self, name: str) -> Any:
         if name in self.sizes:
-            value = self.sizes[name]
-            self.values[name] = self.graph.call_function(host.to_tensor, (value, self.first))
-            return self.values[name]
+            value, dtype, _ = self.sizes[name]
+            module = OnHost("to_tensor", {"dtype": dtype})
+            return self._call(f"{name}_tensor", module, [self.first, value])
         if name not in self.arrays:
             raise ValueError(f"nothing gives {name!r}")
-        array = self.arrays[name]
-        tensor = torch.from_numpy(np.array(array, order="C"))
+        try:
+            tensor = to_tensor(self.arrays[name])
+        except KeyError:
+            dtype = self.arrays[name].dtype
+            raise Unsupported(f"reads {name!r}, an array of {dtype}") from None
         if name in self.learned and tensor.is_floating_point():
-            where = self._place(name, torch.nn.Parameter(tensor))
-            self.values[name] = self.graph.get_attr(where)
-        elif name in self.learned or name in self.statistics:
-            self.values[name] = self.graph.get_attr(self._place(name, tensor))
-        else:
-            self.values[name] = self.graph.call_module(self._place(name, Constant(tensor)))
-        return self.values[name]
+            return self.graph.get_attr(self._place(name, torch.nn.Parameter(tensor)))
+        if name in self.learned or name in self.statistics:
+            return self.graph.get_attr(self._place(name, tensor))
+        return self._call(name, Constant(tensor), [])
 
     def _place(self, name: str, value: Any) -> str:
         """Put a module, a parameter or a buffer where its dotted name says; return that name."""
-        parts = name.split(".")
-        if not all(parts) or any(hasattr(torch.nn.Module, part) for part in parts):
-            parts = [re.sub(r"\W", "_", name) + "_"]
+        parts = [f"{part}_" if part in _RESERVED else part for part in name.split(".")]
         place = self.root
         for index, part in enumerate(parts[:-1]):
             inner = place._modules.get(part)
-            if inner is None and hasattr(place, part):
-                place, parts = self.root, [*parts[:index], "_".join(parts[index:])]
-                return self._place("_".join(parts), value)
             if inner is None:
+                if hasattr(place, part):  # a parameter has the name of this folder
+                    return self._place(".".join([*parts[:index], "_".join(parts[index:])]), value)
                 inner = torch.nn.Module()
                 place.add_module(part, inner)
             place = inner
         last = parts[-1]
-        taken = place._modules.get(last)
-        if isinstance(value, torch.nn.Module) and type(taken) is torch.nn.Module:
+        folder = place._modules.get(last)
+        if isinstance(value, torch.nn.Module) and type(folder) is torch.nn.Module:
             # A layer under the name of its parameters' folder takes them in.
             for kind in ("_parameters", "_buffers", "_modules"):
-                getattr(value, kind).update(getattr(taken, kind))
+                getattr(value, kind).update(getattr(folder, kind))
             place._modules[last] = value
         elif hasattr(place, last):
             return self._place(f"{name}_", value)
@@ -223,11 +289,14 @@ class _Builder:
         return ".".join(parts)
 
 
-def _small(array: np.ndarray | None) -> Any:
-    """Return a small array of integers, or a number, as Python has them; None for all others."""
-    if array is None or array.ndim > 1 or array.size > _MOST_SIZES:
-        return None
-    return array.tolist() if array.dtype.kind in "iub" or not array.ndim else None
+_TYPES_OF_SIZES = {"int32", "int64", "bool", "float32"}
+# What neither a module nor generated code can have as a name.
+_RESERVED = {"", *keyword.kwlist, *dir(torch.fx.GraphModule), *vars(torch.nn.Module())}
+_RESERVED |= {*vars(torch.fx.GraphModule({}, torch.fx.Graph()))}
+
+
+def _parameters(definition: Definition) -> list[str]:
+    return list(inspect.signature(definition.function).parameters)
 
 
 def _constant(node: onnx.NodeProto) -> np.ndarray:
@@ -237,27 +306,30 @@ def _constant(node: onnx.NodeProto) -> np.ndarray:
         return numpy_helper.to_array(value)
     if attribute.name.startswith("value_") and "string" not in attribute.name:
         return np.array(value, np.int64 if "int" in attribute.name else np.float32)
-    raise Unsupported(f"a constant of {attribute.name}")
+    raise Unsupported(f"of {attribute.name} has no counterpart in PyTorch")
 
 
 def _options(node: onnx.NodeProto) -> Iterator[tuple[str, Any]]:
     for attribute in node.attribute:
         value = helper.get_attribute_value(attribute)
-        if isinstance(value, bytes):
-            value = value.decode()
+        if isinstance(value, onnx.GraphProto):
+            raise Unsupported("holds another graph, which has no counterpart in PyTorch here")
+        if attribute.name in _TYPED and value not in TYPES:
+            if value:
+                raise Unsupported(f"has {attribute.name}={value}, a type that PyTorch lacks")
+            continue
+        if attribute.name in _TYPED:
+            value = TYPES[value]
         elif isinstance(value, onnx.TensorProto):
-            value = numpy_helper.to_array(value).tolist()
-        elif isinstance(value, onnx.GraphProto):
-            name = node.output[0]
-            raise Unsupported(f"operator {node.op_type} (layer {name!r}): it holds another graph")
-        elif isinstance(value, Sequence) and value and isinstance(value[0], bytes):
-            value = [one.decode() for one in value]
-        yield (
-            attribute.name,
-            list(value) if isinstance(value, Sequence) and not isinstance(value, str) else value,
-        )
+            array = numpy_helper.to_array(value)
+            value = Array(array.ravel().tolist(), torch_type(array.dtype))
+        elif isinstance(value, bytes):
+            value = value.decode()
+        elif isinstance(value, Sequence):
+            value = [one.decode() if isinstance(one, bytes) else one for one in value]
+        yield attribute.name, value
 
 
 def _identifier(name: str) -> str:
     name = re.sub(r"\W", "_", name)
-    return f"_{name}" if keyword.iskeyword(name) or name[:1].isdigit() or not name else name
+    return f"_{name}" if name in ("self", "") or name[:1].isdigit() else name

@@ -38,9 +38,10 @@ def _scale(op: Call, dtype: np.dtype, low: float, high: float) -> float:
 
 
 def _ends(op: Call, low: Tensor, high: Tensor) -> tuple[float, float]:
-    if low.value is None or high.value is None:
+    ends = op.fixed(low).value, op.fixed(high).value
+    if ends[0] is None or ends[1] is None:
         raise op.unsupported("a range that depends on the data")
-    return low.value.item(), high.value.item()
+    return ends[0].item(), ends[1].item()
 
 
 def _real(op: Call, x: Tensor, low: Tensor, high: Tensor) -> Tensor:
@@ -155,7 +156,7 @@ def fused(op: Call, *inputs: Tensor) -> Result:
 
 def _rounded_weights(op: Call, weight: Tensor) -> Tensor:
     """Round the weights of each channel to 8 bits."""
-    values = weight.value
+    values = op.fixed(weight).value
     if values is None:
         raise op.unsupported("weights that depend on the data")
     largest = np.abs(values).max(axis=tuple(range(1, values.ndim)), keepdims=True)

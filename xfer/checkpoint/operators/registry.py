@@ -171,6 +171,10 @@ class Call(Attributes):
         joined = self("Concat", *parts, axis=0)
         return Tensor(joined.name, joined.dtype, joined.dims, np.array(values, np.int64))
 
+    def fixed(self, x: Tensor) -> Tensor:
+        """Return ``x`` with its value, if it is a parameter; what is made of that is not learned."""
+        return self._builder.fixed(x)
+
     @property
     def training(self) -> bool:
         """Whether the conversion is for training, and not only for inference."""

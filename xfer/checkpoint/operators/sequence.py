@@ -1,5 +1,6 @@
 """Lookups by index, sequences of different lengths, and recurrent networks."""
 
+import math
 from typing import Any
 
 import numpy as np
@@ -171,13 +172,14 @@ def rnn(op: Call, x: Tensor, parameters: Tensor, *states: Tensor) -> Result:
     lengths = None
     if op.flag("use_sequence_length", False):
         states, lengths = states[:-1], op.cast(states[-1], np.int32)
-    weights = _split_parameters(parameters, x, layers, directions, hidden, gates)
+    weights = _split_parameters(op, parameters, x, layers, directions, hidden, gates)
     shape = (layers * directions, x.dims[1] if x.dims else None, hidden)
     before = [_split_state(op, state, shape, layers) for state in states]
-    after = []
+    after, rate = [], op.float("p", 0.0)
     for arrays, *start in zip(weights, *before):
-        inputs = x, *map(op.constant, arrays), lengths, *start
-        y, *end = op(kind, *inputs, outputs=1 + len(states), **attributes)
+        if after and op.training and rate:
+            x = op("Dropout", x, op.constant(rate))
+        y, *end = op(kind, x, *arrays, lengths, *start, outputs=1 + len(states), **attributes)
         after.append(end)
         # From (steps, directions, examples, hidden) to (steps, examples, directions * hidden).
         if directions == 1:
@@ -191,39 +193,49 @@ def rnn(op: Call, x: Tensor, parameters: Tensor, *states: Tensor) -> Result:
 
 
 def _split_parameters(
-    parameters: Tensor, x: Tensor, layers: int, directions: int, hidden: int, gates: list[int]
-) -> list[tuple[np.ndarray, ...]]:
+    op: Call,
+    parameters: Tensor,
+    x: Tensor,
+    layers: int,
+    directions: int,
+    hidden: int,
+    gates: list[int],
+) -> list[tuple[Tensor, ...]]:
     """Return W, R and B of ONNX for each layer.
 
     MXNet has one vector: first the matrices for the input and for the state, layer by layer and
     direction by direction; then, in the same order, the biases of both.
     """
-    if parameters.value is None:
-        raise ValueError("its parameters must not depend on the data")
-    flat, rows, later = parameters.value.ravel(), len(gates) * hidden, directions * hidden
+    size, rows, later = math.prod(parameters.shape), len(gates) * hidden, directions * hidden
     rest = layers * (hidden + 2) + (layers - 1) * later
-    features = flat.size // (rows * directions) - rest
-    if features < 1 or flat.size != rows * directions * (features + rest):
-        raise ValueError(f"{flat.size} parameters do not make {layers} layers of {hidden}")
+    features = size // (rows * directions) - rest
+    if features < 1 or size != rows * directions * (features + rest):
+        raise ValueError(f"{size} parameters do not make {layers} layers of {hidden}")
     if x.dims is not None and x.dims[-1] not in (None, features):
         raise ValueError(f"it takes {features} features, not those of {describe_shape(x.dims)}")
-    place = 0
+    flat, place = op.reshape(parameters, [size]), 0
 
-    def read(columns: int) -> np.ndarray:
+    def read(*shape: int) -> Tensor:
+        """Read gates, and put them into the order of ONNX."""
         nonlocal place
-        found = flat[place : place + rows * columns]
-        place += found.size
-        return found.reshape(len(gates), hidden, columns)[gates].reshape(rows, columns)
+        ends = _whole(op, [place]), _whole(op, [place + rows * math.prod(shape)])
+        place += rows * math.prod(shape)
+        part = op.reshape(op("Slice", flat, *ends), [len(gates), hidden, *shape])
+        part = op("Gather", part, _whole(op, gates)) if len(gates) > 1 else part
+        return op.reshape(part, [1, rows, *shape])
 
-    def read_pairs(columns: int) -> list[list[np.ndarray]]:
-        return [[read(columns), read(hidden)] for _ in range(directions)]
+    def joined(parts: list[Tensor], axis: int) -> Tensor:
+        return op("Concat", *parts, axis=axis) if len(parts) > 1 else parts[0]
+
+    def read_pairs(columns: int) -> tuple[Tensor, Tensor]:
+        pairs = [(read(columns), read(hidden)) for _ in range(directions)]
+        return joined([w for w, _ in pairs], 0), joined([r for _, r in pairs], 0)
 
     matrices = [read_pairs(features if layer == 0 else later) for layer in range(layers)]
-    biases = [[[read(1), read(1)] for _ in range(directions)] for _ in range(layers)]
-    return [
-        (*map(np.stack, zip(*pairs)), np.reshape(bias, (directions, -1)))
-        for pairs, bias in zip(matrices, biases)
+    biases = [
+        joined([joined([read(), read()], 1) for _ in range(directions)], 0) for _ in range(layers)
     ]
+    return [(*pair, bias) for pair, bias in zip(matrices, biases)]
 
 
 def _split_state(
@@ -234,6 +246,9 @@ def _split_state(
         return [None] * layers
     found = state.dims or shape
     if len(found) != 3 or any(a != b for a, b in zip(found, shape) if None not in (a, b)):
+        saved = op.fixed(state).value
+        if saved is not None and not saved.any():
+            return [None] * layers
         wanted = describe_shape(shape)
         raise ValueError(f"its state must have shape {wanted}, got {describe_shape(found)}")
     if layers == 1:

@@ -1,7 +1,13 @@
 """The operators of ONNX in PyTorch; importing this registers them all."""
 
 from xfer.graph_module.operators import (  # noqa: F401
-    arithmetic,
+    elementwise,
     layers,
+    normalization,
+    quantized,
+    random,
+    recurrent,
+    reductions,
+    sampling,
     shapes,
 )
