@@ -49,6 +49,7 @@ GALLERY = [
     "features_in_2d",
     "looking_into_a_network",
     "fine_tuning",
+    "mxnet_to_pytorch",
     "next_label",
 ]
 if not os.environ.get("XFER_TEST_DATA"):

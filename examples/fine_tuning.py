@@ -3,7 +3,7 @@ Fine-tuning against features
 ============================
 
 You can fit a classifier on the features of a frozen network, or train the network further on the
-few labels. Training needs MXNet: ``pip install 'xfer-learn[mxnet]'``, on Python 3.11.
+few labels. Training needs PyTorch: ``pip install 'xfer-learn[torch]'``.
 """
 
 import matplotlib.pyplot as plt
@@ -11,11 +11,6 @@ import numpy as np
 
 import xfer
 from xfer import plots
-
-try:
-    import mxnet as mx
-except ImportError as error:
-    raise SystemExit("This example trains a network, which needs MXNet 1.9.1.") from error
 
 LABELS_A_DIGIT = [5, 10, 20]
 DRAWS = 3
@@ -25,25 +20,12 @@ images, digits = xfer.example.digits()
 images, digits = images[digits >= 5], digits[digits >= 5]
 
 # %%
-# A network to train
-# ------------------
-#
-# For the digits 5 to 9, the best features of this network are the maxima of the maps of ``relu2``:
-# see :ref:`sphx_glr_gallery_choosing_a_layer.py`. Training should start with them, so the network
-# is cut above ``relu2`` and a pooling layer is added.
-
-handler = xfer.ModelHandler(source)
-handler.drop_layer_top(handler.layer_names[::-1].index("relu2"))
-handler.add_layer_top(
-    mx.sym.Pooling(kernel=(1, 1), global_pool=True, pool_type="max", name="largest")
-)
-print(handler)
-
-# %%
 # Training
 # --------
 #
-# The new last layer starts as logistic regression on these features; then all layers are trained.
+# For the digits 5 to 9, the best features of this network are the maxima of the maps of ``relu2``:
+# see :ref:`sphx_glr_gallery_choosing_a_layer.py`. So the network is cut above ``relu2``, and a new
+# last layer reads these maxima. It starts as logistic regression; then all layers are trained.
 # ``validation_fraction`` holds out a fifth of the labels, and the weights of the best epoch are
 # kept. Epoch 0 is the logistic regression.
 
@@ -57,8 +39,9 @@ def draw(count, seed):
 
 few, others = draw(20, seed=0)
 tuned = xfer.NeuralNetworkFineTuneRepurposer(
-    handler.source,
-    "largest",
+    source,
+    "relu2",
+    pooling="max",
     validation_fraction=0.2,
 ).fit(images[few], digits[few])
 accuracy = tuned.score(images[others], digits[others])
@@ -76,7 +59,7 @@ plt.show()
 # starts from the classifier on features, except for its calibration.
 
 ways = {
-    "fine-tuned": xfer.NeuralNetworkFineTuneRepurposer(handler.source, "largest"),
+    "fine-tuned": xfer.NeuralNetworkFineTuneRepurposer(source, "relu2", pooling="max"),
     "features": xfer.LrRepurposer(source, "relu2", pooling="max"),
 }
 scores = {name: np.zeros((len(LABELS_A_DIGIT), DRAWS)) for name in ways}

@@ -29,7 +29,8 @@ BY_NAME = {"argnames": "page", "ids": lambda page: page.name}
 
 
 def marked_slow(page):
-    slow = page.name in ("sentence_transformers.md", "pytorch.md", "big_data.md")
+    names = ("sentence_transformers.md", "pytorch.md", "mxnet_to_pytorch.md", "big_data.md")
+    slow = page.name in names
     return pytest.param(page, marks=[pytest.mark.slow] * slow)
 
 
