@@ -60,7 +60,7 @@ model = torch.nn.Sequential(
 )
 optimizer = torch.optim.Adam(model.parameters(), lr=0.002)
 losses, accuracies = [], []
-for epoch in range(EPOCHS):
+for _ in range(EPOCHS):
     model.train()
     losses.append(0)
     for rows in torch.randperm(len(x)).split(25):

