@@ -162,7 +162,7 @@ def run_torch(module, data):
 
     with torch.no_grad():
         found = module(*(torch.from_numpy(data[name]) for name in module.meta["input_names"]))
-    return [one.numpy() for one in (found if isinstance(found, tuple) else (found,))]
+    return [one.detach().numpy() for one in (found if isinstance(found, tuple) else (found,))]
 
 
 def open_session(builder):

@@ -1,6 +1,5 @@
 """An ONNX graph as a PyTorch module: one submodule for each operator, called by generated code."""
 
-import inspect
 import keyword
 import operator as python
 import re
@@ -31,7 +30,7 @@ class Operator(torch.nn.Module):
     def __init__(self, kind: str, options: dict[str, Any], n_outputs: int = 1) -> None:
         super().__init__()
         self.kind, self.options, self.n_outputs = kind, options, n_outputs
-        self.reads_mode = "training" in _parameters(OPERATORS[kind])
+        self.reads_mode = "training" in OPERATORS[kind].parameters
 
     def forward(self, *inputs: Any, **given: Any) -> Any:
         """Compute the operator's output, or a tuple of several."""
@@ -156,13 +155,13 @@ class _Builder:
         definition = OPERATORS.get(kind)
         if definition is None:
             raise Unsupported(f"has no counterpart in PyTorch here; {_KNOWN}")
-        names = _parameters(definition)
+        names = definition.parameters
         if "n_outputs" in names:
             options["n_outputs"] = len(node.output)
         if "opset" in names:
             options["opset"] = self.opset
         # Its inputs are all that a function of any number has by position.
-        places = [] if "inputs" in names else names
+        places = () if "inputs" in names else names
         unknown = sorted(options.keys() - {*names})
         if unknown or (places and len(node.input) > len(places)):
             what = unknown[0] if unknown else f"{len(node.input)} inputs"
@@ -292,10 +291,6 @@ _TYPES_OF_SIZES = {"int32", "int64", "bool", "float32"}
 # What neither a module nor generated code can have as a name.
 _RESERVED = {"", *keyword.kwlist, *dir(torch.fx.GraphModule), *vars(torch.nn.Module())}
 _RESERVED |= {*vars(torch.fx.GraphModule({}, torch.fx.Graph()))}
-
-
-def _parameters(definition: Definition) -> list[str]:
-    return list(inspect.signature(definition.function).parameters)
 
 
 def _constant(node: onnx.NodeProto) -> np.ndarray:

@@ -1,5 +1,6 @@
 """The operators of ONNX by name, as functions of tensors."""
 
+import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -14,6 +15,7 @@ class Definition:
     """A function of an operator's inputs and attributes, and which inputs are not tensors."""
 
     function: Callable[..., Any]
+    parameters: tuple[str, ...]
     sizes: tuple[str, ...]
     numbers: tuple[str, ...]
 
@@ -37,10 +39,12 @@ def operator(
     """
 
     def register(function: Callable[..., Any]) -> Callable[..., Any]:
+        parameters = tuple(inspect.signature(function).parameters)
+        definition = Definition(function, parameters, tuple(sizes.split()), tuple(numbers.split()))
         for name in names:
             if name in OPERATORS:
                 raise ValueError(f"operator {name!r} is registered twice")
-            OPERATORS[name] = Definition(function, tuple(sizes.split()), tuple(numbers.split()))
+            OPERATORS[name] = definition
         return function
 
     return register
