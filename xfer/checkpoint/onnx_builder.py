@@ -107,7 +107,7 @@ class OnnxBuilder:
         return tensor
 
     def add_parameter(self, name: str, value: np.ndarray) -> Tensor:
-        """Add an array that training changes, or only names if that is not what the graph is for."""
+        """Add an array whose value is not known if the graph is for training."""
         tensor = self.add_constant(name, value)
         if not self.training:
             return tensor

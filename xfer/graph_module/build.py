@@ -4,6 +4,7 @@ import keyword
 import operator as python
 import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -97,9 +98,10 @@ def _inlined(model: onnx.ModelProto) -> onnx.ModelProto:
     kinds = {node.op_type for node in model.graph.node if not node.domain}
     if all(kind in OPERATORS or not _is_function(kind) for kind in kinds):
         return model
-    # Nothing else goes through the inliner, which copies the model.
     known = [("", name) for name in OPERATORS]
-    return inline_selected_functions(model, known, exclude=True, inline_schema_functions=True)
+    with suppress(RuntimeError):  # a type that is not known; the operator is then refused
+        return inline_selected_functions(model, known, exclude=True, inline_schema_functions=True)
+    return model
 
 
 def _is_function(kind: str) -> bool:
@@ -166,6 +168,11 @@ class _Builder:
         if unknown or (places and len(node.input) > len(places)):
             what = unknown[0] if unknown else f"{len(node.input)} inputs"
             raise Unsupported(f"has no counterpart in PyTorch here that takes {what}")
+        for name in definition.only.keys() & options.keys():
+            given = options[name] if isinstance(options[name], list) else [options[name]]
+            for value in given:
+                if value not in definition.only[name]:
+                    raise Unsupported(f"has no counterpart in PyTorch here with {name}={value!r}")
         if kind == "Identity" and node.doc_string == NO_GRADIENT:
             options["detached"] = True
         args = [
@@ -294,7 +301,9 @@ _RESERVED |= {*vars(torch.fx.GraphModule({}, torch.fx.Graph()))}
 
 
 def _constant(node: onnx.NodeProto) -> np.ndarray:
-    (attribute,) = node.attribute
+    attribute = next(iter(node.attribute), onnx.AttributeProto())
+    if attribute.ref_attr_name or not attribute.name:
+        raise Unsupported("without a value has no counterpart in PyTorch here")
     value = helper.get_attribute_value(attribute)
     if isinstance(value, onnx.TensorProto):
         return numpy_helper.to_array(value)
@@ -305,6 +314,8 @@ def _constant(node: onnx.NodeProto) -> np.ndarray:
 
 def _options(node: onnx.NodeProto) -> Iterator[tuple[str, Any]]:
     for attribute in node.attribute:
+        if attribute.ref_attr_name:  # of a function's parameter that was not given
+            raise Unsupported(f"has no counterpart in PyTorch here without {attribute.name}")
         value = helper.get_attribute_value(attribute)
         if isinstance(value, onnx.GraphProto):
             raise Unsupported("holds another graph, which has no counterpart in PyTorch here")
@@ -316,6 +327,8 @@ def _options(node: onnx.NodeProto) -> Iterator[tuple[str, Any]]:
             value = TYPES[value]
         elif isinstance(value, onnx.TensorProto):
             array = numpy_helper.to_array(value)
+            if array.dtype == object:
+                raise Unsupported("holds text, which has no counterpart in PyTorch")
             value = Array(array.ravel().tolist(), torch_type(array.dtype))
         elif isinstance(value, bytes):
             value = value.decode()

@@ -1,7 +1,7 @@
 """The operators of ONNX by name, as functions of tensors."""
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +18,7 @@ class Definition:
     parameters: tuple[str, ...]
     sizes: tuple[str, ...]
     numbers: tuple[str, ...]
+    only: Mapping[str, Collection[Any]]
 
 
 #: Every operator that has a counterpart here.
@@ -25,22 +26,25 @@ OPERATORS: dict[str, Definition] = {}
 
 
 def operator(
-    *names: str, sizes: str = "", numbers: str = ""
+    *names: str, sizes: str = "", numbers: str = "", only: Mapping[str, Collection[Any]] = {}
 ) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Register a function of tensors as the operators of these names.
 
     Its parameters have the names of ONNX's inputs, in their order, and attributes: one that was an
     attribute in old versions and is an input now comes either way. `sizes` are those that it gets
     as a number or a list, such as shapes and axes; `numbers` are those that it gets so if they are
-    constant, and otherwise as a tensor. It may also ask for ``training``, whether the module is in
-    training mode; for ``n_outputs``; for ``opset``, the version; and for ``like``, a tensor on the
-    device to use. With ``*inputs`` it takes any number. Where it returns a tuple, these are the
-    operator's outputs.
+    constant, and otherwise as a tensor. `only` are the values that an attribute, or each item of
+    it, may have, where others are refused.
+
+    It may also ask for ``training``, whether the module is in training mode; for ``n_outputs``; for
+    ``opset``, the version; and for ``like``, a tensor on the device to use. With ``*inputs`` it
+    takes any number. Where it returns a tuple, these are the operator's outputs.
     """
 
     def register(function: Callable[..., Any]) -> Callable[..., Any]:
         parameters = tuple(inspect.signature(function).parameters)
-        definition = Definition(function, parameters, tuple(sizes.split()), tuple(numbers.split()))
+        listed = tuple(sizes.split()), tuple(numbers.split())
+        definition = Definition(function, parameters, *listed, only)
         for name in names:
             if name in OPERATORS:
                 raise ValueError(f"operator {name!r} is registered twice")

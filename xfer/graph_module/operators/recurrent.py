@@ -8,34 +8,34 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from xfer.graph_module.operators.shapes import reversed_steps
-from xfer.graph_module.registry import Unsupported, operator
+from xfer.graph_module.registry import operator
 
 # By name: the function of x, alpha and beta, and the defaults of these.
 _ACTIVATIONS: dict[str, tuple[Callable[..., Tensor], tuple[float, ...]]] = {
-    "relu": (torch.relu, ()),
-    "tanh": (torch.tanh, ()),
-    "sigmoid": (torch.sigmoid, ()),
-    "softsign": (F.softsign, ()),
-    "softplus": (F.softplus, ()),
-    "leakyrelu": (F.leaky_relu, (0.01,)),
-    "elu": (F.elu, (1.0,)),
-    "thresholdedrelu": (lambda x, alpha: F.threshold(x, alpha, 0.0), (1.0,)),
-    "affine": (lambda x, alpha, beta: alpha * x + beta, (1.0, 0.0)),
-    "scaledtanh": (lambda x, alpha, beta: alpha * torch.tanh(beta * x), (1.0, 1.0)),
-    "hardsigmoid": (lambda x, alpha, beta: torch.clamp(alpha * x + beta, 0, 1), (0.2, 0.5)),
+    "Relu": (torch.relu, ()),
+    "Tanh": (torch.tanh, ()),
+    "Sigmoid": (torch.sigmoid, ()),
+    "Softsign": (F.softsign, ()),
+    "Softplus": (F.softplus, ()),
+    "LeakyRelu": (F.leaky_relu, (0.01,)),
+    "Elu": (F.elu, (1.0,)),
+    "ThresholdedRelu": (lambda x, alpha: F.threshold(x, alpha, 0.0), (1.0,)),
+    "Affine": (lambda x, alpha, beta: alpha * x + beta, (1.0, 0.0)),
+    "ScaledTanh": (lambda x, alpha, beta: alpha * torch.tanh(beta * x), (1.0, 1.0)),
+    "HardSigmoid": (lambda x, alpha, beta: torch.clamp(alpha * x + beta, 0, 1), (0.2, 0.5)),
 }
 # By operator: the default activations, PyTorch's function, and the gates of ONNX in its order.
 _KINDS: dict[str, tuple[list[str], Any, list[int]]] = {
-    "RNN": (["tanh"], torch.rnn_tanh, [0]),
-    "GRU": (["sigmoid", "tanh"], torch.gru, [1, 0, 2]),
-    "LSTM": (["sigmoid", "tanh", "tanh"], torch.lstm, [0, 2, 3, 1]),
+    "RNN": (["Tanh"], torch.rnn_tanh, [0]),
+    "GRU": (["Sigmoid", "Tanh"], torch.gru, [1, 0, 2]),
+    "LSTM": (["Sigmoid", "Tanh", "Tanh"], torch.lstm, [0, 2, 3, 1]),
 }
 
 
 def _recurrent(kind: str) -> None:
     defaults, fast, order = _KINDS[kind]
 
-    @operator(kind)
+    @operator(kind, only={"activations": _ACTIVATIONS})
     def compute(
         X: Tensor,
         W: Tensor,
@@ -66,8 +66,8 @@ def _recurrent(kind: str) -> None:
             else:
                 state = (state.transpose(0, 1) if layout else state).to(W.dtype)
             states.append(state)
-        names = [name.lower() for name in activations or defaults * directions]
-        function = torch.rnn_relu if kind == "RNN" and set(names) == {"relu"} else fast
+        names = activations or defaults * directions
+        function = torch.rnn_relu if kind == "RNN" and set(names) == {"Relu"} else fast
         usual = names == defaults * directions or function is torch.rnn_relu
         usual = usual and (kind != "GRU" or linear_before_reset)
         if usual and not clip and not input_forget and P is None and sequence_lens is None:
@@ -127,8 +127,6 @@ def _activations(names: list[str], alphas: Any, betas: Any) -> Iterator[Callable
     """Yield functions; each takes as many of the numbers that are left as it needs."""
     given = iter(alphas), iter(betas)
     for name in names:
-        if name not in _ACTIVATIONS:
-            raise Unsupported(f"activation {name!r} of a recurrent network")
         function, defaults = _ACTIVATIONS[name]
         numbers = [next(left, default) for left, default in zip(given, defaults)]
         yield lambda x, function=function, numbers=numbers: function(x, *numbers)

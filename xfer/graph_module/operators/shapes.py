@@ -138,8 +138,10 @@ def DepthToSpace(input: Tensor, blocksize: int, mode: str = "DCR") -> Tensor:
 
 
 @operator("SpaceToDepth")
-def SpaceToDepth(input: Tensor, blocksize: int) -> Tensor:
+def SpaceToDepth(input: Tensor, blocksize: int, mode: str = "DCR") -> Tensor:
     n, c, h, w = input.shape
+    if mode == "CRD":
+        return F.pixel_unshuffle(input, blocksize)
     blocks = input.reshape(n, c, h // blocksize, blocksize, w // blocksize, blocksize)
     blocks = blocks.permute(0, 3, 5, 1, 2, 4)
     return blocks.reshape(n, c * blocksize**2, h // blocksize, w // blocksize)
@@ -270,20 +272,3 @@ def ConstantOfShape(input: Any, value: Array | None = None, like: Tensor | None 
 def device_of(like: Tensor | None) -> torch.device | None:
     """Return the device of a tensor; None, the default, if there is none."""
     return None if like is None else like.device
-
-
-@operator("Col2Im", sizes="image_shape block_shape")
-def Col2Im(
-    input: Tensor,
-    image_shape: Any,
-    block_shape: Any,
-    dilations: Any = None,
-    pads: Any = None,
-    strides: Any = None,
-) -> Tensor:
-    n = len(image_shape)
-    pads, ones = pads or [0] * 2 * n, [1] * n
-    # On a padded image, which is cut afterwards: the padding of its ends may differ.
-    padded = [size + pads[i] + pads[i + n] for i, size in enumerate(image_shape)]
-    image = F.fold(input, padded, block_shape, dilations or ones, 0, strides or ones)
-    return image[(..., *(slice(pads[i], pads[i] + size) for i, size in enumerate(image_shape)))]
