@@ -168,9 +168,12 @@ class _Builder:
         if unknown or (places and len(node.input) > len(places)):
             what = unknown[0] if unknown else f"{len(node.input)} inputs"
             raise Unsupported(f"has no counterpart in PyTorch here that takes {what}")
+        given = {*places[: len(node.input)], *options}
+        if missing := sorted(definition.required - given):
+            raise Unsupported(f"has no counterpart in PyTorch here without {missing[0]}")
         for name in definition.only.keys() & options.keys():
-            given = options[name] if isinstance(options[name], list) else [options[name]]
-            for value in given:
+            values = options[name] if isinstance(options[name], list) else [options[name]]
+            for value in values:
                 if value not in definition.only[name]:
                     raise Unsupported(f"has no counterpart in PyTorch here with {name}={value!r}")
         if kind == "Identity" and node.doc_string == NO_GRADIENT:
@@ -181,8 +184,8 @@ class _Builder:
         ]
         name = next(filter(None, node.output))
         where = self._place(name, Operator(kind, options, len(node.output)))
-        given = {"like": self.first} if "like" in names else {}
-        found = self.graph.call_module(where, tuple(args), given)
+        device = {"like": self.first} if "like" in names else {}
+        found = self.graph.call_module(where, tuple(args), device)
         for i, output in enumerate(node.output):
             several = len(node.output) > 1
             if output:

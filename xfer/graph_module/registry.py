@@ -16,6 +16,7 @@ class Definition:
 
     function: Callable[..., Any]
     parameters: tuple[str, ...]
+    required: frozenset[str]
     sizes: tuple[str, ...]
     numbers: tuple[str, ...]
     only: Mapping[str, Collection[Any]]
@@ -42,9 +43,10 @@ def operator(
     """
 
     def register(function: Callable[..., Any]) -> Callable[..., Any]:
-        parameters = tuple(inspect.signature(function).parameters)
-        listed = tuple(sizes.split()), tuple(numbers.split())
-        definition = Definition(function, parameters, *listed, only)
+        parameters = inspect.signature(function).parameters
+        required = {p.name for p in parameters.values() if p.default is p.empty} - {"inputs"}
+        listed = tuple(parameters), frozenset(required), tuple(sizes.split())
+        definition = Definition(function, *listed, tuple(numbers.split()), only)
         for name in names:
             if name in OPERATORS:
                 raise ValueError(f"operator {name!r} is registered twice")

@@ -1,6 +1,7 @@
 """Recurrent networks: PyTorch's own where they do the same, and otherwise step by step."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -83,10 +84,10 @@ def _recurrent(kind: str) -> None:
                     "coupled": input_forget,
                     "before_reset": linear_before_reset,
                 }
-                parts = (None if one is None else one[d] for one in (W, R, B, P))
+                parts: list[Any] = [None if one is None else one[d] for one in (W, R, B, P)]
                 start = [state[d] for state in states]
                 turned = d == 1 or direction == "reverse"
-                sides.append(_slow(X, *parts, start, sequence_lens, turned, cell))
+                sides.append(_slow(X, parts, start, sequence_lens, turned, cell))
             y = torch.stack([side[0] for side in sides], 1)
             states = [torch.stack(ends) for ends in zip(*(side[1] for side in sides))]
         if layout:
@@ -129,22 +130,24 @@ def _activations(names: list[str], alphas: Any, betas: Any) -> Iterator[Callable
     for name in names:
         function, defaults = _ACTIVATIONS[name]
         numbers = [next(left, default) for left, default in zip(given, defaults)]
-        yield lambda x, function=function, numbers=numbers: function(x, *numbers)
+        yield partial(_applied, function, numbers)
+
+
+def _applied(function: Callable[..., Tensor], numbers: list[float], x: Tensor) -> Tensor:
+    return function(x, *numbers)
 
 
 def _slow(
     X: Tensor,
-    W: Tensor,
-    R: Tensor,
-    B: Tensor | None,
-    P: Tensor | None,
+    parts: Sequence[Any],
     states: list[Tensor],
     lengths: Tensor | None,
     turned: bool,
     cell: dict[str, Any],
 ) -> tuple[Tensor, list[Tensor]]:
     """Run one direction step by step; beyond the end of a sequence outputs are zero."""
-    bias = X.new_zeros(2 * len(W)) if B is None else B
+    W, R, bias, P = parts
+    bias = X.new_zeros(2 * len(W)) if bias is None else bias
     every = torch.full((X.shape[1],), X.shape[0], device=X.device) if lengths is None else lengths
     x = reversed_steps(X, every) if turned else X
     # The bias of the state is added in the cell, where a reset may come between.

@@ -21,8 +21,8 @@ def GridSample(
     mode: str = "linear",
     padding_mode: str = "zeros",
 ) -> Tensor:
-    settings = {"padding_mode": padding_mode, "align_corners": bool(align_corners)}
-    return F.grid_sample(X, grid.to(X.dtype), _MODES.get(mode, mode), **settings)
+    how = _MODES.get(mode, mode), padding_mode, bool(align_corners)
+    return F.grid_sample(X, grid.to(X.dtype), *how)
 
 
 @operator("Upsample", sizes="scales")
@@ -66,6 +66,7 @@ def Resize(
     doubled = mode == "nearest" and pixels == "asymmetric" and nearest_mode == "floor"
     doubled = doubled and scales is not None and all(float(s).is_integer() for s in scales)
     maps = 3 <= X.ndim <= 5 and all(axes[i] > 1 for i in places) and X.is_floating_point()
+    maps = maps and keep_aspect_ratio_policy == "stretch"
     if maps and not antialias and (linear or doubled):
         new, given = list(X.shape[2:]), [1.0] * (X.ndim - 2)
         for i in places:

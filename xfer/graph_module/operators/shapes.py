@@ -97,7 +97,7 @@ def Pad(
     axes = range(data.ndim) if axes is None else [axis % data.ndim for axis in axes]
     n = len(pads) // 2
     widths = {axis: (pads[i], pads[i + n]) for i, axis in enumerate(axes)}
-    number = value if constant_value is None else constant_value
+    number: Any = value if constant_value is None else constant_value
     if mode == "constant" and not isinstance(number, Tensor):
         flat = [width for axis in reversed(range(data.ndim)) for width in widths.get(axis, (0, 0))]
         number = number[0] if isinstance(number, list) else number
@@ -202,7 +202,8 @@ def ScatterND(data: Tensor, indices: Tensor, updates: Tensor, reduction: str = "
         places = tuple(_counted(indices[..., i], data.shape[i]) for i in range(depth))
         return data.index_put(places, updates)
     # As rows of the axes that are indexed, joined into one.
-    flat, row = data.reshape(-1, *data.shape[depth:]), 0
+    flat: Tensor = data.reshape(-1, *data.shape[depth:])
+    row: Any = 0
     for i in range(depth):
         row = row * data.shape[i] + _counted(indices[..., i], data.shape[i])
     updates = updates.reshape(-1, *data.shape[depth:])
