@@ -186,7 +186,7 @@ def compare_step(name, epoch, layer, inputs, targets, optimizer, params):
     Without dropout, which is random in both.
     """
     inputs, targets = inputs[:BATCH], targets[:BATCH]
-    known, targets = np.unique(targets, return_inverse=True)
+    targets = np.unique(targets, return_inverse=True)[1]
     plain, batches = bind_mxnet(name, epoch, layer, inputs, targets)
     old = dict(params)
     if optimizer == "adam":

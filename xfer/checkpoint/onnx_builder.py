@@ -107,7 +107,7 @@ class OnnxBuilder:
         return tensor
 
     def add_parameter(self, name: str, value: np.ndarray) -> Tensor:
-        """Add an array that training may change; in a graph for that, its value is not known."""
+        """Add an array whose value is not known if the graph is for training."""
         tensor = self.add_constant(name, value)
         if not self.training:
             return tensor

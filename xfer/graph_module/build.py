@@ -1,10 +1,10 @@
 """An ONNX graph as a PyTorch module: one submodule for each operator, called by generated code."""
 
-import inspect
 import keyword
 import operator as python
 import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -32,7 +32,7 @@ class Operator(torch.nn.Module):
     def __init__(self, kind: str, options: dict[str, Any], n_outputs: int = 1) -> None:
         super().__init__()
         self.kind, self.options, self.n_outputs = kind, options, n_outputs
-        self.reads_mode = "training" in _parameters(OPERATORS[kind])
+        self.reads_mode = "training" in OPERATORS[kind].parameters
 
     def forward(self, *inputs: Any, **given: Any) -> Any:
         """Compute the operator's output, or a tuple of several."""
@@ -99,9 +99,10 @@ def _inlined(model: onnx.ModelProto) -> onnx.ModelProto:
     kinds = {node.op_type for node in model.graph.node if not node.domain}
     if all(kind in OPERATORS or not _is_function(kind) for kind in kinds):
         return model
-    # Nothing else goes through the inliner, which copies the model.
     known = [("", name) for name in OPERATORS]
-    return inline_selected_functions(model, known, exclude=True, inline_schema_functions=True)
+    with suppress(RuntimeError):  # a type that is not known; the operator is then refused
+        return inline_selected_functions(model, known, exclude=True, inline_schema_functions=True)
+    return model
 
 
 def _is_function(kind: str) -> bool:
@@ -157,17 +158,25 @@ class _Builder:
         definition = OPERATORS.get(kind)
         if definition is None:
             raise Unsupported(f"has no counterpart in PyTorch here; {_KNOWN}")
-        names = _parameters(definition)
+        names = definition.parameters
         if "n_outputs" in names:
             options["n_outputs"] = len(node.output)
         if "opset" in names:
             options["opset"] = self.opset
         # Its inputs are all that a function of any number has by position.
-        places = [] if "inputs" in names else names
+        places = () if "inputs" in names else names
         unknown = sorted(options.keys() - {*names})
         if unknown or (places and len(node.input) > len(places)):
             what = unknown[0] if unknown else f"{len(node.input)} inputs"
             raise Unsupported(f"has no counterpart in PyTorch here that takes {what}")
+        given = {*places[: len(node.input)], *options}
+        if missing := sorted(definition.required - given):
+            raise Unsupported(f"has no counterpart in PyTorch here without {missing[0]}")
+        for name in definition.only.keys() & options.keys():
+            values = options[name] if isinstance(options[name], list) else [options[name]]
+            for value in values:
+                if value not in definition.only[name]:
+                    raise Unsupported(f"has no counterpart in PyTorch here with {name}={value!r}")
         if kind == "Identity" and node.doc_string == _NO_GRADIENT:
             options["detached"] = True
         args = [
@@ -176,8 +185,8 @@ class _Builder:
         ]
         name = next(filter(None, node.output))
         where = self._place(name, Operator(kind, options, len(node.output)))
-        given = {"like": self.first} if "like" in names else {}
-        found = self.graph.call_module(where, tuple(args), given)
+        device = {"like": self.first} if "like" in names else {}
+        found = self.graph.call_module(where, tuple(args), device)
         for i, output in enumerate(node.output):
             several = len(node.output) > 1
             if output:
@@ -295,12 +304,10 @@ _RESERVED = {"", *keyword.kwlist, *dir(torch.fx.GraphModule), *vars(torch.nn.Mod
 _RESERVED |= {*vars(torch.fx.GraphModule({}, torch.fx.Graph()))}
 
 
-def _parameters(definition: Definition) -> list[str]:
-    return list(inspect.signature(definition.function).parameters)
-
-
 def _constant(node: onnx.NodeProto) -> np.ndarray:
-    (attribute,) = node.attribute
+    attribute = next(iter(node.attribute), onnx.AttributeProto())
+    if attribute.ref_attr_name or not attribute.name:
+        raise Unsupported("without a value has no counterpart in PyTorch here")
     value = helper.get_attribute_value(attribute)
     if isinstance(value, onnx.TensorProto):
         return numpy_helper.to_array(value)
@@ -311,6 +318,8 @@ def _constant(node: onnx.NodeProto) -> np.ndarray:
 
 def _options(node: onnx.NodeProto) -> Iterator[tuple[str, Any]]:
     for attribute in node.attribute:
+        if attribute.ref_attr_name:  # of a function's parameter that was not given
+            raise Unsupported(f"has no counterpart in PyTorch here without {attribute.name}")
         value = helper.get_attribute_value(attribute)
         if isinstance(value, onnx.GraphProto):
             raise Unsupported("holds another graph, which has no counterpart in PyTorch here")
@@ -322,6 +331,8 @@ def _options(node: onnx.NodeProto) -> Iterator[tuple[str, Any]]:
             value = TYPES[value]
         elif isinstance(value, onnx.TensorProto):
             array = numpy_helper.to_array(value)
+            if array.dtype == object:
+                raise Unsupported("holds text, which has no counterpart in PyTorch")
             value = Array(array.ravel().tolist(), torch_type(array.dtype))
         elif isinstance(value, bytes):
             value = value.decode()

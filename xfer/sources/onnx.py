@@ -174,7 +174,7 @@ class OnnxSource(SourceModel):
             dims = sizes.get(name, self._input_dims(name))
             if dims is None or None in dims:
                 raise ValueError(f"the shape of input {name!r} is not known: give it (--shape)")
-            zeros[name] = np.zeros((batch_size, *dims))
+            zeros[name] = np.zeros((batch_size, *(size or 0 for size in dims)))
         return self.torch_inputs(zeros, names)
 
     def _input_dims(self, name: str) -> tuple[int | None, ...] | None:

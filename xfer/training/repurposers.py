@@ -117,11 +117,11 @@ class NeuralNetworkRepurposer(Repurposer, ABC):
 
     def _fixed_layers(self) -> list[str]:
         """Name the layers whose parameters do not change."""
-        return []
+        return _names("fixed_layers", getattr(self, "fixed_layers", ()))
 
     def _random_layers(self) -> list[str]:
         """Name the layers whose parameters start at random."""
-        return []
+        return _names("random_layers", getattr(self, "random_layers", ()))
 
     def fit(self, X: Any, y: Any = None) -> Self:
         """Train a network for the new task; see :meth:`xfer.MetaModelRepurposer.fit`.
@@ -231,6 +231,9 @@ class NeuralNetworkFineTuneRepurposer(NeuralNetworkRepurposer):
     ----------
     transfer_layer_name : str
         The last layer that is kept; the new one reads its output.
+    fixed_layers : list of str, default=()
+        Layers whose parameters and running statistics do not change. What fixed layers at the
+        bottom give is computed once, not in every epoch.
     source_model, target_class_count, **options
         See :class:`xfer.NeuralNetworkRepurposer`.
 
@@ -245,6 +248,7 @@ class NeuralNetworkFineTuneRepurposer(NeuralNetworkRepurposer):
     """
 
     transfer_layer_name: str
+    fixed_layers: Iterable[str]
 
     @stores_parameters(NeuralNetworkRepurposer)
     def __init__(
@@ -252,6 +256,7 @@ class NeuralNetworkFineTuneRepurposer(NeuralNetworkRepurposer):
         source_model: Any,
         transfer_layer_name: str,
         target_class_count: int | None = None,
+        fixed_layers: Iterable[str] = (),
         **options: Any,
     ) -> None: ...
 
@@ -311,12 +316,6 @@ class NeuralNetworkRandomFreezeRepurposer(NeuralNetworkRepurposer):
             shared = min(fixed & new)
             raise ValueError(f"fixed_layers and random_layers share the parameter {shared!r}")
         return source.layer_below_top(int(self.num_layers_to_drop))
-
-    def _fixed_layers(self) -> list[str]:
-        return _names("fixed_layers", self.fixed_layers)
-
-    def _random_layers(self) -> list[str]:
-        return _names("random_layers", self.random_layers)
 
 
 def _import_loop() -> Any:

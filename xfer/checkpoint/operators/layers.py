@@ -308,7 +308,8 @@ def batch_norm(
     epsilon = op.float("eps", 1e-3)
     follows_batches = op.training and not op.flag("use_global_stats", False)
     if follows_batches or (axis == 1 and not op.training):
-        order = [0, axis, *(k for k in range(1, x.rank) if k != axis)] if axis != 1 else []
+        order = [k for k in range(x.rank) if k != axis] if axis != 1 else []
+        order[1:1] = [axis] if order else []
         moved = op("Transpose", x, perm=order) if order else x
         # In inference the momentum means nothing.
         momentum = op.float("momentum", 0.9) if op.training else None

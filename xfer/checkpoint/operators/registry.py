@@ -172,7 +172,7 @@ class Call(Attributes):
         return Tensor(joined.name, joined.dtype, joined.dims, np.array(values, np.int64))
 
     def fixed(self, x: Tensor) -> Tensor:
-        """Return ``x`` with its value, if it is a parameter; what is made of that is not learned."""
+        """Return ``x`` with its value, if it is a parameter; training leaves that value."""
         return self._builder.fixed(x)
 
     @property

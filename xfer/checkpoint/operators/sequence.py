@@ -175,7 +175,8 @@ def rnn(op: Call, x: Tensor, parameters: Tensor, *states: Tensor) -> Result:
     weights = _split_parameters(op, parameters, x, layers, directions, hidden, gates)
     shape = (layers * directions, x.dims[1] if x.dims else None, hidden)
     before = [_split_state(op, state, shape, layers) for state in states]
-    after, rate = [], op.float("p", 0.0)
+    after: list[Any] = []
+    rate = op.float("p", 0.0)
     for arrays, *start in zip(weights, *before):
         if after and op.training and rate:
             x = op("Dropout", x, op.constant(rate))

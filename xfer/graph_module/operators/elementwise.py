@@ -26,7 +26,7 @@ def _of_many(name: str, function: Callable[[Tensor, Tensor], Tensor]) -> None:
 
 _NAMED_ALIKE = """
     Abs Acos Acosh Asin Asinh Atan Atanh Ceil Cos Cosh Erf Exp Floor Log Neg Reciprocal Round
-    Sigmoid Sign Sin Sinh Sqrt Tan Tanh
+    Sigmoid Sin Sinh Sqrt Tan Tanh
 """
 for _name in _NAMED_ALIKE.split():
     _of_one(_name, getattr(torch, _name.lower()))
@@ -36,6 +36,7 @@ _of_one("IsNaN", torch.isnan)
 _of_one("Mish", F.mish)
 _of_one("Not", torch.logical_not)
 _of_one("Relu", torch.relu)
+_of_one("Sign", lambda x: torch.where(x == x, torch.sign(x), x))  # NaN stays
 _of_one("Softsign", F.softsign)
 # The default threshold of 20 would show in double precision.
 _of_one("Softplus", partial(F.softplus, threshold=40.0))

@@ -79,7 +79,6 @@ def ConvTranspose(
     if output_shape:
         kernel = zip(X.shape[2:], strides, W.shape[2:], dilations, extra, output_shape[-n:])
         cuts = [s * (size - 1) + d * (k - 1) + 1 + e - o for size, s, k, d, e, o in kernel]
-        cuts = [max(cut, 0) for cut in cuts]
         small, large = [cut // 2 for cut in cuts], [cut - cut // 2 for cut in cuts]
         begins, ends = (small, large) if auto_pad == "SAME_UPPER" else (large, small)
     convolve = getattr(F, f"conv_transpose{n}d")

@@ -1,6 +1,7 @@
 """Recurrent networks: PyTorch's own where they do the same, and otherwise step by step."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -8,34 +9,34 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from xfer.graph_module.operators.shapes import reversed_steps
-from xfer.graph_module.registry import Unsupported, operator
+from xfer.graph_module.registry import operator
 
 # By name: the function of x, alpha and beta, and the defaults of these.
 _ACTIVATIONS: dict[str, tuple[Callable[..., Tensor], tuple[float, ...]]] = {
-    "relu": (torch.relu, ()),
-    "tanh": (torch.tanh, ()),
-    "sigmoid": (torch.sigmoid, ()),
-    "softsign": (F.softsign, ()),
-    "softplus": (F.softplus, ()),
-    "leakyrelu": (F.leaky_relu, (0.01,)),
-    "elu": (F.elu, (1.0,)),
-    "thresholdedrelu": (lambda x, alpha: F.threshold(x, alpha, 0.0), (1.0,)),
-    "affine": (lambda x, alpha, beta: alpha * x + beta, (1.0, 0.0)),
-    "scaledtanh": (lambda x, alpha, beta: alpha * torch.tanh(beta * x), (1.0, 1.0)),
-    "hardsigmoid": (lambda x, alpha, beta: torch.clamp(alpha * x + beta, 0, 1), (0.2, 0.5)),
+    "Relu": (torch.relu, ()),
+    "Tanh": (torch.tanh, ()),
+    "Sigmoid": (torch.sigmoid, ()),
+    "Softsign": (F.softsign, ()),
+    "Softplus": (F.softplus, ()),
+    "LeakyRelu": (F.leaky_relu, (0.01,)),
+    "Elu": (F.elu, (1.0,)),
+    "ThresholdedRelu": (lambda x, alpha: F.threshold(x, alpha, 0.0), (1.0,)),
+    "Affine": (lambda x, alpha, beta: alpha * x + beta, (1.0, 0.0)),
+    "ScaledTanh": (lambda x, alpha, beta: alpha * torch.tanh(beta * x), (1.0, 1.0)),
+    "HardSigmoid": (lambda x, alpha, beta: torch.clamp(alpha * x + beta, 0, 1), (0.2, 0.5)),
 }
 # By operator: the default activations, PyTorch's function, and the gates of ONNX in its order.
 _KINDS: dict[str, tuple[list[str], Any, list[int]]] = {
-    "RNN": (["tanh"], torch.rnn_tanh, [0]),
-    "GRU": (["sigmoid", "tanh"], torch.gru, [1, 0, 2]),
-    "LSTM": (["sigmoid", "tanh", "tanh"], torch.lstm, [0, 2, 3, 1]),
+    "RNN": (["Tanh"], torch.rnn_tanh, [0]),
+    "GRU": (["Sigmoid", "Tanh"], torch.gru, [1, 0, 2]),
+    "LSTM": (["Sigmoid", "Tanh", "Tanh"], torch.lstm, [0, 2, 3, 1]),
 }
 
 
 def _recurrent(kind: str) -> None:
     defaults, fast, order = _KINDS[kind]
 
-    @operator(kind)
+    @operator(kind, only={"activations": _ACTIVATIONS})
     def compute(
         X: Tensor,
         W: Tensor,
@@ -66,8 +67,8 @@ def _recurrent(kind: str) -> None:
             else:
                 state = (state.transpose(0, 1) if layout else state).to(W.dtype)
             states.append(state)
-        names = [name.lower() for name in activations or defaults * directions]
-        function = torch.rnn_relu if kind == "RNN" and set(names) == {"relu"} else fast
+        names = activations or defaults * directions
+        function = torch.rnn_relu if kind == "RNN" and set(names) == {"Relu"} else fast
         usual = names == defaults * directions or function is torch.rnn_relu
         usual = usual and (kind != "GRU" or linear_before_reset)
         if usual and not clip and not input_forget and P is None and sequence_lens is None:
@@ -83,10 +84,10 @@ def _recurrent(kind: str) -> None:
                     "coupled": input_forget,
                     "before_reset": linear_before_reset,
                 }
-                parts = (None if one is None else one[d] for one in (W, R, B, P))
+                parts: list[Any] = [None if one is None else one[d] for one in (W, R, B, P)]
                 start = [state[d] for state in states]
                 turned = d == 1 or direction == "reverse"
-                sides.append(_slow(X, *parts, start, sequence_lens, turned, cell))
+                sides.append(_slow(X, parts, start, sequence_lens, turned, cell))
             y = torch.stack([side[0] for side in sides], 1)
             states = [torch.stack(ends) for ends in zip(*(side[1] for side in sides))]
         if layout:
@@ -127,26 +128,26 @@ def _activations(names: list[str], alphas: Any, betas: Any) -> Iterator[Callable
     """Yield functions; each takes as many of the numbers that are left as it needs."""
     given = iter(alphas), iter(betas)
     for name in names:
-        if name not in _ACTIVATIONS:
-            raise Unsupported(f"activation {name!r} of a recurrent network")
         function, defaults = _ACTIVATIONS[name]
         numbers = [next(left, default) for left, default in zip(given, defaults)]
-        yield lambda x, function=function, numbers=numbers: function(x, *numbers)
+        yield partial(_applied, function, numbers)
+
+
+def _applied(function: Callable[..., Tensor], numbers: list[float], x: Tensor) -> Tensor:
+    return function(x, *numbers)
 
 
 def _slow(
     X: Tensor,
-    W: Tensor,
-    R: Tensor,
-    B: Tensor | None,
-    P: Tensor | None,
+    parts: Sequence[Any],
     states: list[Tensor],
     lengths: Tensor | None,
     turned: bool,
     cell: dict[str, Any],
 ) -> tuple[Tensor, list[Tensor]]:
     """Run one direction step by step; beyond the end of a sequence outputs are zero."""
-    bias = X.new_zeros(2 * len(W)) if B is None else B
+    W, R, bias, P = parts
+    bias = X.new_zeros(2 * len(W)) if bias is None else bias
     every = torch.full((X.shape[1],), X.shape[0], device=X.device) if lengths is None else lengths
     x = reversed_steps(X, every) if turned else X
     # The bias of the state is added in the cell, where a reset may come between.

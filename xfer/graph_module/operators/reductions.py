@@ -17,10 +17,11 @@ def _reduction(name: str, function: Callable[[Tensor, tuple[int, ...], bool], Te
         data: Tensor, axes: Any = None, keepdims: int = 1, noop_with_empty_axes: int = 0
     ) -> Tensor:
         axes = [axes] if isinstance(axes, int) else axes
-        if not axes and noop_with_empty_axes:
-            return data
+        if not data.ndim or (not axes and noop_with_empty_axes):
+            # Each number is reduced alone.
+            return function(data.unsqueeze(0), (0,), False)
         places = tuple(axis % data.ndim for axis in axes) if axes else tuple(range(data.ndim))
-        return function(data, places, bool(keepdims)) if data.ndim else function(data, (), False)
+        return function(data, places, bool(keepdims))
 
 
 def _extreme(function: Callable[..., Tensor], sign: int) -> Callable[..., Tensor]:
@@ -48,7 +49,7 @@ def _product(x: Tensor, axes: tuple[int, ...], keep: bool) -> Tensor:
 
 
 def _sum(x: Tensor, axes: tuple[int, ...], keep: bool) -> Tensor:
-    return torch.sum(x, axes, keep, dtype=x.dtype) if axes else x
+    return torch.sum(x, axes, keep, dtype=x.dtype)
 
 
 def _length(x: Tensor, axes: tuple[int, ...], keep: bool) -> Tensor:

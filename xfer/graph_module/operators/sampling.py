@@ -21,8 +21,8 @@ def GridSample(
     mode: str = "linear",
     padding_mode: str = "zeros",
 ) -> Tensor:
-    settings = {"padding_mode": padding_mode, "align_corners": bool(align_corners)}
-    return F.grid_sample(X, grid.to(X.dtype), _MODES.get(mode, mode), **settings)
+    how = _MODES.get(mode, mode), padding_mode, bool(align_corners)
+    return F.grid_sample(X, grid.to(X.dtype), *how)
 
 
 @operator("Upsample", sizes="scales")
@@ -66,6 +66,7 @@ def Resize(
     doubled = mode == "nearest" and pixels == "asymmetric" and nearest_mode == "floor"
     doubled = doubled and scales is not None and all(float(s).is_integer() for s in scales)
     maps = 3 <= X.ndim <= 5 and all(axes[i] > 1 for i in places) and X.is_floating_point()
+    maps = maps and keep_aspect_ratio_policy == "stretch"
     if maps and not antialias and (linear or doubled):
         new, given = list(X.shape[2:]), [1.0] * (X.ndim - 2)
         for i in places:
@@ -90,10 +91,8 @@ def Resize(
             y = y.index_select(axis, _nearest(x, nearest_mode).clamp(0, had - 1).long())
             continue
         reach = min(scale, 1.0) if antialias else 1.0
-        if mode == "linear":
-            weights = _linear(x, had, reach, bool(antialias))
-        else:
-            weights = _cubic(x, had, reach, cubic_coeff_a, bool(exclude_outside or antialias))
+        a = cubic_coeff_a if mode == "cubic" else None
+        weights = _weights(x, had, reach, a, bool(exclude_outside and (a or antialias)))
         y = torch.tensordot(y, weights.to(y.dtype), ([axis], [1])).movedim(-1, axis)
     if outside is not None:
         y = torch.where(outside, extrapolation_value, y)
@@ -116,10 +115,10 @@ def _origins(
         return start * (had - 1) + x * (end - start) * (had - 1) / (size - 1)
     if pixels == "pytorch_half_pixel" and size == 1:
         return x
-    origins = (x + 0.5) / scale - 0.5
+    offset: Any = 0.0
     if pixels == "half_pixel_symmetric":
-        origins = origins + had / 2 * (1 - size / (scale * had))
-    return origins
+        offset = had / 2 * (1 - x.new_tensor(size) / (x.new_tensor(scale) * had))
+    return offset + (x + 0.5) / scale - 0.5
 
 
 def _nearest(x: Tensor, mode: str) -> Tensor:
@@ -130,30 +129,25 @@ def _nearest(x: Tensor, mode: str) -> Tensor:
     return torch.floor(x) if mode == "floor" else torch.ceil(x)
 
 
-def _linear(x: Tensor, had: int, reach: float, antialias: bool) -> Tensor:
-    """Return the weight of each old pixel in each new one."""
-    x = x if antialias else x.clamp(0, had - 1)
-    away = x.unsqueeze(1) - torch.arange(had, device=x.device)
-    weights = torch.relu(1 - away.abs() * reach)
-    return weights / weights.sum(1, keepdim=True) if antialias else weights
-
-
-def _cubic(x: Tensor, had: int, reach: float, a: float, only_inside: bool) -> Tensor:
-    """Return the weight of each old pixel in each new one (Keys 1981, equation 4)."""
-    n = math.ceil(2 / reach)
+def _weights(x: Tensor, had: int, reach: float, a: float | None, only_inside: bool) -> Tensor:
+    """Return the weight of each old pixel in each new one: linear, or cubic (Keys 1981, eq. 4)."""
+    n = math.ceil((1 if a is None else 2) / reach)
     places = torch.floor(x).unsqueeze(1) + torch.arange(1 - n, n + 1, device=x.device)
     t = (x.unsqueeze(1) - places).abs() * reach
-    near = ((a + 2) * t - (a + 3)) * t * t + 1
-    far = ((t - 5) * t + 8) * t * a - 4 * a
-    weights = torch.where(t <= 1, near, torch.where(t < 2, far, 0.0))
+    if a is None:
+        weights = torch.relu(1 - t)
+    else:
+        near = ((a + 2) * t - (a + 3)) * t * t + 1
+        far = ((t - 5) * t + 8) * t * a - 4 * a
+        weights = torch.where(t <= 1, near, torch.where(t < 2, far, 0.0))
     if only_inside:
         weights = torch.where((places >= 0) & (places < had), weights, 0.0)
-        weights = weights / weights.sum(1, keepdim=True)
+    weights = weights / weights.sum(1, keepdim=True)
     empty = torch.zeros(len(x), had, device=x.device)
     return empty.scatter_add(1, places.clamp(0, had - 1).long(), weights)
 
 
-@operator("RoiAlign")
+@operator("RoiAlign", only={"mode": ["avg"]})  # ONNX Runtime calls its own maximum incorrect
 def RoiAlign(
     X: Tensor,
     rois: Tensor,
@@ -170,39 +164,29 @@ def RoiAlign(
     pixels = coordinate_transformation_mode or ("half_pixel" if opset >= 16 else "")
     starts, ends = (rois.to(X.dtype) * spatial_scale - 0.5 * (pixels == "half_pixel")).chunk(2, 1)
     lengths = ends - starts if pixels == "half_pixel" else (ends - starts).clamp(min=1)
-    sides = []
-    for axis, count in ((1, output_height), (0, output_width)):  # regions have x first
-        where = starts[:, axis], lengths[:, axis]
-        sides.append(_points(*where, count, sampling_ratio, X.shape[3 - axis]))
-    (rows, in_rows), (columns, in_columns) = sides
+    columns, rows = (
+        _points(starts[:, axis], lengths[:, axis], count, sampling_ratio, X.shape[3 - axis])
+        for axis, count in ((0, output_width), (1, output_height))
+    )
     found = [X.new_zeros(0, X.shape[1], output_height, output_width)]
-    for i, image in enumerate(X.index_select(0, batch_indices.long())):
-        points = torch.einsum("ayh,chw,bxw->cabyx", rows[i], image, columns[i])
-        inside = in_rows[i].unsqueeze(1) & in_columns[i]
-        if mode == "avg":
-            number = inside.sum().clamp(min=1)
-            part = torch.where(inside, points, 0.0).sum((-1, -2)) / number
-        else:
-            part = torch.where(inside, points, -math.inf).amax((-1, -2))
-        found.append(part.unsqueeze(0))
+    images = X.index_select(0, batch_indices.long())
+    found += [(a @ image @ b.mT).unsqueeze(0) for a, image, b in zip(rows, images, columns)]
     return torch.cat(found)
 
 
-def _points(
-    start: Tensor, length: Tensor, count: int, ratio: int, size: int
-) -> tuple[Tensor, Tensor]:
-    """Return the weights of pixels (regions, parts, points, pixels), and which points are meant."""
+def _points(start: Tensor, length: Tensor, count: int, ratio: int, size: int) -> Tensor:
+    """Return the weights of pixels in each part of each region, as (regions, parts, pixels)."""
     numbers = torch.full_like(length, ratio) if ratio else torch.ceil(length / count)
     most = ratio or max(1, int(numbers.max()) if len(numbers) else 1)
     point = torch.arange(most, device=start.device)
-    numbers = numbers.reshape(-1, 1, 1)
+    numbers = numbers.clamp(min=0).reshape(-1, 1, 1)
     part = torch.arange(count, device=start.device).reshape(-1, 1)
     share = part + (point + 0.5) / numbers.clamp(min=1)
     places = start.reshape(-1, 1, 1) + share * length.reshape(-1, 1, 1) / count
-    outside = (places < -1) | (places > size)
+    counts = (places >= -1) & (places <= size) & (point < numbers)
     away = places.clamp(0, size - 1).unsqueeze(-1) - torch.arange(size, device=start.device)
-    weights = torch.relu(1 - away.abs())
-    return torch.where(outside.unsqueeze(-1), 0.0, weights), (point < numbers).squeeze(1)
+    weights = torch.where(counts.unsqueeze(-1), torch.relu(1 - away.abs()), 0.0)
+    return weights.sum(2) / numbers.clamp(min=1)
 
 
 @operator("MaxRoiPool")

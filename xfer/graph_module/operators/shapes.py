@@ -97,7 +97,7 @@ def Pad(
     axes = range(data.ndim) if axes is None else [axis % data.ndim for axis in axes]
     n = len(pads) // 2
     widths = {axis: (pads[i], pads[i + n]) for i, axis in enumerate(axes)}
-    number = value if constant_value is None else constant_value
+    number: Any = value if constant_value is None else constant_value
     if mode == "constant" and not isinstance(number, Tensor):
         flat = [width for axis in reversed(range(data.ndim)) for width in widths.get(axis, (0, 0))]
         number = number[0] if isinstance(number, list) else number
@@ -138,8 +138,10 @@ def DepthToSpace(input: Tensor, blocksize: int, mode: str = "DCR") -> Tensor:
 
 
 @operator("SpaceToDepth")
-def SpaceToDepth(input: Tensor, blocksize: int) -> Tensor:
+def SpaceToDepth(input: Tensor, blocksize: int, mode: str = "DCR") -> Tensor:
     n, c, h, w = input.shape
+    if mode == "CRD":
+        return F.pixel_unshuffle(input, blocksize)
     blocks = input.reshape(n, c, h // blocksize, blocksize, w // blocksize, blocksize)
     blocks = blocks.permute(0, 3, 5, 1, 2, 4)
     return blocks.reshape(n, c * blocksize**2, h // blocksize, w // blocksize)
@@ -200,7 +202,8 @@ def ScatterND(data: Tensor, indices: Tensor, updates: Tensor, reduction: str = "
         places = tuple(_counted(indices[..., i], data.shape[i]) for i in range(depth))
         return data.index_put(places, updates)
     # As rows of the axes that are indexed, joined into one.
-    flat, row = data.reshape(-1, *data.shape[depth:]), 0
+    flat: Tensor = data.reshape(-1, *data.shape[depth:])
+    row: Any = 0
     for i in range(depth):
         row = row * data.shape[i] + _counted(indices[..., i], data.shape[i])
     updates = updates.reshape(-1, *data.shape[depth:])
@@ -270,20 +273,3 @@ def ConstantOfShape(input: Any, value: Array | None = None, like: Tensor | None 
 def device_of(like: Tensor | None) -> torch.device | None:
     """Return the device of a tensor; None, the default, if there is none."""
     return None if like is None else like.device
-
-
-@operator("Col2Im", sizes="image_shape block_shape")
-def Col2Im(
-    input: Tensor,
-    image_shape: Any,
-    block_shape: Any,
-    dilations: Any = None,
-    pads: Any = None,
-    strides: Any = None,
-) -> Tensor:
-    n = len(image_shape)
-    pads, ones = pads or [0] * 2 * n, [1] * n
-    # On a padded image, which is cut afterwards: the padding of its ends may differ.
-    padded = [size + pads[i] + pads[i + n] for i, size in enumerate(image_shape)]
-    image = F.fold(input, padded, block_shape, dilations or ones, 0, strides or ones)
-    return image[(..., *(slice(pads[i], pads[i] + size) for i, size in enumerate(image_shape)))]
