@@ -152,12 +152,27 @@ class TorchSource(SourceModel):
         return source
 
     def parameters_of(self, layer_name: str) -> list[str]:
-        """Name the parameters and buffers of a module and of all modules in it."""
+        """Name the parameters and buffers of a module and of all modules in it.
+
+        A layer of a graph, as `to_torch` makes them, has those that the graph gives to it.
+        """
         if layer_name not in self._modules:
             super()._find_layer(layer_name)
             raise ValueError(f"layer {layer_name!r} is not a module with parameters of its own")
         state = self._modules[layer_name].state_dict(keep_vars=True)
-        return [f"{layer_name}.{name}" for name in state]
+        return [*(f"{layer_name}.{name}" for name in state), *self._given_to(layer_name)]
+
+    def _given_to(self, layer_name: str) -> list[str]:
+        """Name the parameters that graphs around a layer give to it."""
+        found = []
+        for name, module in {"": self.module, **self._modules}.items():
+            start = f"{name}." if name else ""
+            if isinstance(module, torch.fx.GraphModule) and layer_name.startswith(start):
+                target = layer_name.removeprefix(start)
+                for node in module.graph.find_nodes(op="call_module", target=target):
+                    given = [one.target for one in node.all_input_nodes if one.op == "get_attr"]
+                    found += [f"{start}{one}" for one in given]
+        return found
 
     def run(self, inputs: Mapping[str, np.ndarray], layer_name: str) -> torch.Tensor:
         """Run the network on arrays, up to a layer; see `run_to`."""

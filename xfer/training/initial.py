@@ -19,7 +19,11 @@ def start_at_random(
         with torch.random.fork_rng([]):
             torch.manual_seed(random.randint(1 << 31))
             for name in layer_names:
-                _reset(name, network.body.get_submodule(name))
+                layer = network.body.get_submodule(name)
+                if source.parameters_of(name) and not layer.state_dict():
+                    reason = "gets its parameters from a graph: train the network it was made of"
+                    raise ValueError(f"{name!r} in random_layers {reason}")
+                _reset(name, layer)
         return
     state = network.body.state_dict()
     for name in dict.fromkeys(n for layer in layer_names for n in source.parameters_of(layer)):
