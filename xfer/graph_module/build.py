@@ -85,8 +85,9 @@ def build_module(
     """Make a module of a graph, whose arrays are given beside it; it is in inference mode.
 
     Those that are `learned` become parameters and `statistics` buffers, under their own names; the
-    others are constants. The module returns the graph's output, or a tuple of several. Its
-    ``meta["input_names"]`` are the inputs that it is called with.
+    others are constants. The module returns the graph's output, or a tuple of several. In its
+    ``meta``, ``"input_names"`` are the inputs that it is called with, and ``"places"`` the names of
+    parameters and buffers by those of the arrays: a few cannot keep theirs, such as ``training``.
     """
     return _Builder(_inlined(model), parameters, learned, statistics).module.eval()
 
@@ -126,6 +127,7 @@ class _Builder:
         self.root, self.graph = torch.nn.Module(), torch.fx.Graph()
         self.values: dict[str, Any] = {}  # nodes of the new graph by name
         self.sizes: dict[str, Size] = {}  # what is computed in Python
+        self.places: dict[str, str] = {}  # names in the module by those of learned arrays
         inputs = [value.name for value in model.graph.input if value.name not in self.arrays]
         for name in inputs:
             self.values[name] = node = self.graph.placeholder(_identifier(name))
@@ -137,7 +139,7 @@ class _Builder:
         self.graph.output(outputs[0] if len(outputs) == 1 else tuple(outputs))
         self.graph.eliminate_dead_code(lambda node: node.op in ("placeholder", "output"))
         self.module = torch.fx.GraphModule(self.root, self.graph)
-        self.module.meta["input_names"] = inputs
+        self.module.meta.update(input_names=inputs, places=self.places)
 
     def _add(self, node: onnx.NodeProto) -> None:
         kind = node.op_type if node.domain in ("", "ai.onnx") else f"{node.domain}::{node.op_type}"
@@ -261,11 +263,12 @@ class _Builder:
         except KeyError:
             dtype = self.arrays[name].dtype
             raise Unsupported(f"reads {name!r}, an array of {dtype}") from None
-        if name in self.learned and tensor.is_floating_point():
-            return self.graph.get_attr(self._place(name, torch.nn.Parameter(tensor)))
-        if name in self.learned or name in self.statistics:
-            return self.graph.get_attr(self._place(name, tensor))
-        return self._call(name, Constant(tensor), [])
+        if name not in self.learned and name not in self.statistics:
+            return self._call(name, Constant(tensor), [])
+        is_parameter = name in self.learned and tensor.is_floating_point()
+        where = self._place(name, torch.nn.Parameter(tensor) if is_parameter else tensor)
+        self.places[name] = where
+        return self.graph.get_attr(where)
 
     def _place(self, name: str, value: Any) -> str:
         """Put a module, a parameter or a buffer where its dotted name says; return that name."""
@@ -299,7 +302,7 @@ class _Builder:
 
 _TYPES_OF_SIZES = {"int32", "int64", "bool", "float32"}
 # What neither a module nor generated code can have as a name.
-_RESERVED = {"", *keyword.kwlist, *dir(torch.fx.GraphModule), *vars(torch.nn.Module())}
+_RESERVED = {"", "self", *keyword.kwlist, *dir(torch.fx.GraphModule), *vars(torch.nn.Module())}
 _RESERVED |= {*vars(torch.fx.GraphModule({}, torch.fx.Graph()))}
 
 
