@@ -96,19 +96,27 @@ def _inlined(model: onnx.ModelProto) -> onnx.ModelProto:
     """Replace functions, the model's own and those that ONNX defines, by what they are made of."""
     if model.functions:
         model = inline_local_functions(model)
-    kinds = {node.op_type for node in model.graph.node if not node.domain}
-    if all(kind in OPERATORS or not _is_function(kind) for kind in kinds):
+    if not any(_is_composed(node) for node in model.graph.node):
         return model
-    known = [("", name) for name in OPERATORS]
+    whole = onnx.ModelProto()
+    whole.CopyFrom(model)
+    for node in whole.graph.node:
+        if _is_composed(node):  # the inliner knows no defaults
+            given = {attribute.name for attribute in node.attribute}
+            known = onnx.defs.get_schema(node.op_type).attributes
+            defaults = {name: attribute.default_value for name, attribute in known.items()}
+            node.attribute.extend(d for name, d in defaults.items() if d.name and name not in given)
+    ours = [("", name) for name in OPERATORS]
     with suppress(RuntimeError):  # a type that is not known; the operator is then refused
-        return inline_selected_functions(model, known, exclude=True, inline_schema_functions=True)
+        return inline_selected_functions(whole, ours, exclude=True, inline_schema_functions=True)
     return model
 
 
-def _is_function(kind: str) -> bool:
-    if not onnx.defs.has(kind):
+def _is_composed(node: onnx.NodeProto) -> bool:
+    """Return whether ONNX defines an operator, which we lack, by others."""
+    if node.domain or node.op_type in OPERATORS or not onnx.defs.has(node.op_type):
         return False
-    schema = onnx.defs.get_schema(kind)
+    schema = onnx.defs.get_schema(node.op_type)
     return schema.has_function or schema.has_context_dependent_function
 
 

@@ -25,6 +25,11 @@ def GridSample(
     return F.grid_sample(X, grid.to(X.dtype), *how)
 
 
+@operator("AffineGrid", sizes="size")
+def AffineGrid(theta: Tensor, size: Any, align_corners: int = 0) -> Tensor:
+    return F.affine_grid(theta, size, align_corners=bool(align_corners))
+
+
 @operator("Upsample", sizes="scales")
 def Upsample(X: Tensor, scales: Any, mode: str = "nearest") -> Tensor:
     return Resize(X, scales, mode=mode, opset=10)
