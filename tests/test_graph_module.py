@@ -416,6 +416,7 @@ def test_bfloat16_and_double(networks):
             assert all(one.grad.dtype == kind for one in other.parameters())
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 def test_compile(networks):
     for symbol, data in networks:
@@ -425,6 +426,7 @@ def test_compile(networks):
         torch.testing.assert_close(compiled(given), module(given))
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 def test_export_with_any_batch_size(networks):
     for symbol, data in networks:

@@ -805,6 +805,7 @@ def test_shapes_that_are_computed(name):
         assert_same(run_torch(module, arrays), run_onnx(model, arrays), 1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", sorted({*SHAPES} - {"a table of pads", "sizes", "resize"}))
 @pytest.mark.filterwarnings("ignore")
 def test_shapes_are_exported(name):
