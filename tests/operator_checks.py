@@ -2,6 +2,7 @@
 
 import json
 import os
+import zlib
 from importlib.util import find_spec
 from unittest import mock
 
@@ -47,9 +48,7 @@ def check(mx, symbol, data, *, parameters=None, tolerance=1e-5, free_batch=True,
         builder.add_output(f"out{i}", values[head])
     session = open_session(builder)
     given = {entry.name for entry in session.get_inputs()}
-    # Half of the cases are small integers, in which nothing is trained.
-    real = any(array.dtype.kind == "f" for array in data.values())
-    module = to_torch(graph, parameters, shapes) if HAS_TORCH and real else None
+    module = to_torch(graph, parameters, shapes) if runs_on_torch(graph, data) else None
     for batch in batches:
         expected = run_mxnet(mx, symbol, {**parameters, **batch})
         if module:
@@ -62,6 +61,18 @@ def check(mx, symbol, data, *, parameters=None, tolerance=1e-5, free_batch=True,
             told = tuple(d * rows // BATCH if d and d % BATCH == 0 else d for d in tensor.dims)
             assert told == one.shape or not free_batch, (told, one.shape)
             assert_close(one, other, tolerance)
+
+
+def runs_on_torch(graph, data):
+    """Choose half of the cases with real numbers: making a module takes milliseconds.
+
+    The choice depends on the case alone. Operators of PyTorch have tests of their own.
+    """
+    if not HAS_TORCH or all(array.dtype.kind != "f" for array in data.values()):
+        return False
+    nodes = [(node.operator, sorted(node.attributes.items())) for node in graph.nodes]
+    shapes = [(array.dtype.name, array.shape) for array in data.values()]
+    return zlib.crc32(repr((nodes, shapes)).encode()) % 2 == 0
 
 
 def assert_close(found, expected, tolerance):

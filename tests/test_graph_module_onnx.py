@@ -435,6 +435,11 @@ CASES = [
         )
         for mode in ("nearest", "linear")
     ),
+    *(
+        ("AffineGrid", [normal(2, *theta), whole(*size)], {"fixed": (1,), "align_corners": corners})
+        for theta, size in (((2, 3), (2, 3, 4, 5)), ((3, 4), (2, 3, 4, 5, 6)))
+        for corners in (0, 1)
+    ),
     ("Upsample", [normal(1, 2, 3, 4)], {"opset": 8, "scales": [1.0, 1.0, 2.0, 1.5]}),
     ("Resize", [normal(1, 2, 3, 4), real(1, 1, 2, 1.5)], {"opset": 10, "fixed": (1,)}),
     (
@@ -641,6 +646,7 @@ OTHERWISE += ("resize_downsample_scales_linear_align_corners",)
 OTHERWISE += ("resize_downsample_scales_cubic_align_corners",)
 
 
+@pytest.mark.slow
 def test_cases_of_the_onnx_package():
     """Every case whose operators and types PyTorch has."""
     with warnings.catch_warnings():
@@ -701,3 +707,158 @@ def run_any(module, arrays):
 def as_bfloat16(tensor):
     kind = helper.tensor_dtype_to_np_dtype(onnx.TensorProto.BFLOAT16)
     return tensor.float().numpy().astype(kind)
+
+
+def parsed(text, opset=21):
+    """Read a graph in the notation of the onnx package."""
+    model = onnx.parser.parse_model(f'<ir_version: 10, opset_import: ["" : {opset}]> {text}')
+    onnx.checker.check_model(model)
+    return model
+
+
+# Shapes computed in graphs, as exporters write them.
+SHAPES = {
+    "a new shape": """g (float[b, 3, h, w] x) => (float[a, c] y) {
+        s = Shape(x)
+        zero = Constant<value: tensor = int64 {0}>()
+        batch = Gather<axis = 0>(s, zero)
+        axes = Constant<value: tensor = int64[1] {0}>()
+        row = Unsqueeze(batch, axes)
+        rest = Constant<value: tensor = int64[1] {-1}>()
+        shape = Concat<axis = 0>(row, rest)
+        y = Reshape(x, shape)
+    }""",
+    "expand": """g (float[b, 3, h, w] x, float[1, 3, 1, 1] z) => (float[b, 3, h, w] y) {
+        s = Shape(x)
+        four = Constant<value: tensor = int64[1] {4}>()
+        ones = ConstantOfShape<value: tensor = int64[1] {1}>(four)
+        minus = Constant<value: tensor = int64 {-1}>()
+        all = Mul(ones, minus)
+        same = Equal(s, all)
+        shape = Where(same, ones, s)
+        wide = Expand(z, shape)
+        y = Add(x, wide)
+    }""",
+    "resize": """g (float[b, 3, h, w] x) => (float[b, 3, i, j] y) {
+        s = Shape<start = 2>(x)
+        real = Cast<to = 1>(s)
+        scale = Constant<value: tensor = float {0.7}>()
+        smaller = Mul(real, scale)
+        whole = Floor(smaller)
+        sizes = Cast<to = 7>(whole)
+        y = Resize<axes = [2, 3], mode = "linear">(x, , , sizes)
+    }""",
+    "a slice": """g (float[b, 3, h, w] x) => (float[b, 3, i, w] y) {
+        s = Shape(x)
+        axis = Constant<value: tensor = int64[1] {2}>()
+        h = Gather(s, axis)
+        two = Constant<value: tensor = int64[1] {2}>()
+        start = Div(h, two)
+        end = Min(h, h)
+        y = Slice(x, start, end, axis)
+    }""",
+    "a position": """g (float[b, 3, h, w] x) => (float[b, 3, h, w] y) {
+        s = Shape<start = -1>(x)
+        w = Squeeze(s)
+        zero = Constant<value: tensor = int64 {0}>()
+        one = Constant<value: tensor = int64 {1}>()
+        place = Range(zero, w, one)
+        real = Cast<to = 1>(place)
+        y = Add(x, real)
+    }""",
+    "a mean": """g (float[b, 3, h, w] x) => (float[b, 3] y) {
+        axes = Constant<value: tensor = int64[2] {2, 3}>()
+        none = Constant<value_int = 0>()
+        total = ReduceSum<keepdims = 0>(x, axes)
+        s = Shape<start = 2>(x)
+        n = ReduceProd<keepdims = 0>(s)
+        real = Cast<to = 1>(n)
+        y = Div(total, real)
+    }""",
+    "a table of pads": """g (float[b, 3, h, w] x) => (float[b, 3, i, j] y) {
+        pads = Constant<value: tensor = int64[8] {0, 1, 0, 0, 0, 2, 0, 0}>()
+        shape = Constant<value: tensor = int64[2] {-1, 2}>()
+        pairs = Reshape(pads, shape)
+        turned = Transpose<perm = [0, 1]>(pairs)
+        flat = Constant<value: tensor = int64[1] {-1}>()
+        row = Reshape(turned, flat)
+        y = Pad(x, row)
+    }""",
+    "sizes": """g (float[b, 3, h, w] x) => (int64[4] s, float n, bool[4] same, int64[1, 4] wide) {
+        s = Shape(x)
+        size = Size(x)
+        n = Cast<to = 1>(size)
+        three = Constant<value: tensor = int64 {3}>()
+        same = Equal(s, three)
+        axes = Constant<value: tensor = int64[1] {0}>()
+        wide = Unsqueeze(s, axes)
+    }""",
+}
+
+
+@pytest.mark.parametrize("name", SHAPES)
+def test_shapes_that_are_computed(name):
+    model = parsed(SHAPES[name])
+    module = build_module(model, {}, set())
+    for shape in ((2, 3, 10, 5), (1, 3, 30, 4)):
+        arrays = [normal(*shape)] + [normal(1, 3, 1, 1)] * (len(model.graph.input) - 1)
+        assert_same(run_torch(module, arrays), run_onnx(model, arrays), 1e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", sorted({*SHAPES} - {"a table of pads", "sizes", "resize"}))
+@pytest.mark.filterwarnings("ignore")
+def test_shapes_are_exported(name):
+    module = build_module(parsed(SHAPES[name]), {}, set())
+    x, z = torch.from_numpy(normal(4, 3, 10, 5)), torch.from_numpy(normal(1, 3, 1, 1))
+    given = (x, z)[: len(module.meta["input_names"])]
+    free = [{0: torch.export.Dim("b", min=2)}, None][: len(given)]
+    exported = torch.export.export(module, given, dynamic_shapes=free).module()
+    given = x[:3], *given[1:]
+    torch.testing.assert_close(exported(*given), module(*given))
+
+
+def test_functions_of_a_model_and_of_onnx():
+    functions = """g (float[n, 3] x) => (float[n, 3] y) { z = my.twice(x)  y = HardSwish(z) }
+        <domain: "my", opset_import: ["": 21]> twice (a) => (b) { b = Add(a, a) }"""
+    text = f'<ir_version: 10, opset_import: ["": 21, "my": 1]> {functions}'
+    model = onnx.parser.parse_model(text)
+    arrays = [normal(2, 3)]
+    module = build_module(model, {}, set())
+    assert_same(run_torch(module, arrays), run_onnx(model, arrays), 1e-5)
+    # Not among ours: ONNX says what it is made of.
+    assert "HannWindow" not in OPERATORS
+    model = parsed("""g (float[n, 5] x) => (float[n, 5] y) {
+        size = Constant<value: tensor = int64 {5}>()
+        window = HannWindow(size)
+        y = Mul(x, window)
+    }""")
+    arrays = [normal(2, 5)]
+    assert_same(run_torch(build_module(model, {}, set()), arrays), run_onnx(model, arrays), 1e-5)
+
+
+REFUSED = {
+    'y = TfIdfVectorizer<max_gram_length = 1, max_skip_count = 0, min_gram_length = 1, mode = "TF",'
+    " ngram_counts = [0], ngram_indexes = [0], pool_int64s = [1]>(x)": "TfIdfVectorizer",
+    "y = If<then_branch = g () => (float[3] a) { a = Identity(x) },"
+    " else_branch = g () => (float[3] b) { b = Neg(x) }>(c)": "If .* holds another graph",
+    "y = Cast<to = 8>(x)": "Cast .* has to=8",
+    'y = RoiAlign<mode = "max">(x, x, x)': "RoiAlign .* mode='max'",
+    'a, y = GRU<hidden_size = 1, activations = ["Sine", "Tanh"]>(x, x, x)': "GRU .*='Sine'",
+    "y = Relu<alpha = 0.5>(x)": "Relu .* takes alpha",
+    "y = Relu(x, x)": "Relu .* takes 2 inputs",
+    "y = my.Own(x)": "my::Own",
+    "y = Trilu(text)": "Trilu .* reads 'text', an array of object",
+    't = Constant<value_string = "a">() y = Trilu(t)': "Constant .*value_string",
+}
+
+
+@pytest.mark.parametrize("lines", REFUSED)
+def test_refused(lines):
+    """When the module is made, by operator and layer."""
+    text = f"g (float[3] x, bool c) => (float[3] y) {{ z = Neg(x) {lines} }}"
+    opsets = 'opset_import: ["": 21, "my": 1]'
+    model = onnx.parser.parse_model(f"<ir_version: 10, {opsets}> {text}")
+    with pytest.raises(Unsupported, match=f"^operator {REFUSED[lines]}") as caught:
+        build_module(model, {"text": np.array(["a"], object)}, set())
+    assert "(layer 'y')" in str(caught.value) or "(layer 'a')" in str(caught.value) or "t" in lines

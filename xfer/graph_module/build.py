@@ -86,8 +86,9 @@ def build_module(
     """Make a module of a graph, whose arrays are given beside it; it is in inference mode.
 
     Those that are `learned` become parameters and `statistics` buffers, under their own names; the
-    others are constants. The module returns the graph's output, or a tuple of several. Its
-    ``meta["input_names"]`` are the inputs that it is called with.
+    others are constants. The module returns the graph's output, or a tuple of several. In its
+    ``meta``, ``"input_names"`` are the inputs that it is called with, and ``"places"`` the names of
+    parameters and buffers by those of the arrays: a few cannot keep theirs, such as ``training``.
     """
     return _Builder(_inlined(model), parameters, learned, statistics).module.eval()
 
@@ -96,19 +97,27 @@ def _inlined(model: onnx.ModelProto) -> onnx.ModelProto:
     """Replace functions, the model's own and those that ONNX defines, by what they are made of."""
     if model.functions:
         model = inline_local_functions(model)
-    kinds = {node.op_type for node in model.graph.node if not node.domain}
-    if all(kind in OPERATORS or not _is_function(kind) for kind in kinds):
+    if not any(_is_composed(node) for node in model.graph.node):
         return model
-    known = [("", name) for name in OPERATORS]
+    whole = onnx.ModelProto()
+    whole.CopyFrom(model)
+    for node in whole.graph.node:
+        if _is_composed(node):  # the inliner knows no defaults
+            given = {attribute.name for attribute in node.attribute}
+            known = onnx.defs.get_schema(node.op_type).attributes
+            defaults = {name: attribute.default_value for name, attribute in known.items()}
+            node.attribute.extend(d for name, d in defaults.items() if d.name and name not in given)
+    ours = [("", name) for name in OPERATORS]
     with suppress(RuntimeError):  # a type that is not known; the operator is then refused
-        return inline_selected_functions(model, known, exclude=True, inline_schema_functions=True)
+        return inline_selected_functions(whole, ours, exclude=True, inline_schema_functions=True)
     return model
 
 
-def _is_function(kind: str) -> bool:
-    if not onnx.defs.has(kind):
+def _is_composed(node: onnx.NodeProto) -> bool:
+    """Return whether ONNX defines an operator, which we lack, by others."""
+    if node.domain or node.op_type in OPERATORS or not onnx.defs.has(node.op_type):
         return False
-    schema = onnx.defs.get_schema(kind)
+    schema = onnx.defs.get_schema(node.op_type)
     return schema.has_function or schema.has_context_dependent_function
 
 
@@ -127,6 +136,7 @@ class _Builder:
         self.root, self.graph = torch.nn.Module(), torch.fx.Graph()
         self.values: dict[str, Any] = {}  # nodes of the new graph by name
         self.sizes: dict[str, Size] = {}  # what is computed in Python
+        self.places: dict[str, str] = {}  # names in the module by those of learned arrays
         inputs = [value.name for value in model.graph.input if value.name not in self.arrays]
         for name in inputs:
             self.values[name] = node = self.graph.placeholder(_identifier(name))
@@ -138,7 +148,7 @@ class _Builder:
         self.graph.output(outputs[0] if len(outputs) == 1 else tuple(outputs))
         self.graph.eliminate_dead_code(lambda node: node.op in ("placeholder", "output"))
         self.module = torch.fx.GraphModule(self.root, self.graph)
-        self.module.meta["input_names"] = inputs
+        self.module.meta.update(input_names=inputs, places=self.places)
 
     def _add(self, node: onnx.NodeProto) -> None:
         kind = node.op_type if node.domain in ("", "ai.onnx") else f"{node.domain}::{node.op_type}"
@@ -262,11 +272,12 @@ class _Builder:
         except KeyError:
             dtype = self.arrays[name].dtype
             raise Unsupported(f"reads {name!r}, an array of {dtype}") from None
-        if name in self.learned and tensor.is_floating_point():
-            return self.graph.get_attr(self._place(name, torch.nn.Parameter(tensor)))
-        if name in self.learned or name in self.statistics:
-            return self.graph.get_attr(self._place(name, tensor))
-        return self._call(name, Constant(tensor), [])
+        if name not in self.learned and name not in self.statistics:
+            return self._call(name, Constant(tensor), [])
+        is_parameter = name in self.learned and tensor.is_floating_point()
+        where = self._place(name, torch.nn.Parameter(tensor) if is_parameter else tensor)
+        self.places[name] = where
+        return self.graph.get_attr(where)
 
     def _place(self, name: str, value: Any) -> str:
         """Put a module, a parameter or a buffer where its dotted name says; return that name."""
@@ -300,7 +311,7 @@ class _Builder:
 
 _TYPES_OF_SIZES = {"int32", "int64", "bool", "float32"}
 # What neither a module nor generated code can have as a name.
-_RESERVED = {"", *keyword.kwlist, *dir(torch.fx.GraphModule), *vars(torch.nn.Module())}
+_RESERVED = {"", "self", *keyword.kwlist, *dir(torch.fx.GraphModule), *vars(torch.nn.Module())}
 _RESERVED |= {*vars(torch.fx.GraphModule({}, torch.fx.Graph()))}
 
 

@@ -41,7 +41,7 @@ def result_of(kind: str, given: Sequence[Size], options: Mapping[str, Any]) -> S
     elif kind == "Gather":
         rank = given[1].rank
     elif kind in ("Unsqueeze", "Squeeze"):
-        rank = 1 - rank if rank == (kind == "Squeeze") else 2
+        rank = 1 - given[0].rank if given[0].rank == (kind == "Squeeze") else 2
     elif kind in ("Reshape", "ConstantOfShape"):
         shape = values[-1]
         rank = len(shape) if isinstance(shape, list) else 2

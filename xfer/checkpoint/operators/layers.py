@@ -271,7 +271,6 @@ def dropout(op: Call, x: Tensor) -> Tensor:
     *("LinearRegressionOutput", "_sparse_LinearRegressionOutput"),
     *("MAERegressionOutput", "_sparse_MAERegressionOutput", "SVMOutput"),
     *("MakeLoss", "make_loss", "_sparse_make_loss", "IdentityAttachKLSparseReg"),
-    "_contrib_gradientmultiplier",
     *("_copy", "_np_copy", "_CrossDeviceCopy", "_identity_with_attr_like_rhs"),
     idle=(1,),
 )
@@ -284,6 +283,17 @@ def identity(op: Call, x: Tensor, other: Tensor | None = None) -> Tensor:
 def block_gradient(op: Call, x: Tensor) -> Tensor:
     """Do nothing; in training, nothing below learns from what is above."""
     return op("Identity", x, doc_string=NO_GRADIENT) if op.training else x
+
+
+@operator("_contrib_gradientmultiplier")
+def multiply_gradient(op: Call, x: Tensor) -> Tensor:
+    """Do nothing; in training, multiply what passes backwards."""
+    if not op.training:
+        return x
+    factor = op.float("scalar", 1.0)
+    rest = op("Mul", x, op.constant(1 - factor))
+    passed = op("Mul", x, op.constant(factor))
+    return op("Add", passed, op("Identity", rest, doc_string=NO_GRADIENT))
 
 
 def _with_statistics(*names: str) -> Outputs:

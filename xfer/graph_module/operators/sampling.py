@@ -25,6 +25,11 @@ def GridSample(
     return F.grid_sample(X, grid.to(X.dtype), *how)
 
 
+@operator("AffineGrid", sizes="size")
+def AffineGrid(theta: Tensor, size: Any, align_corners: int = 0) -> Tensor:
+    return F.affine_grid(theta, size, align_corners=bool(align_corners))
+
+
 @operator("Upsample", sizes="scales")
 def Upsample(X: Tensor, scales: Any, mode: str = "nearest") -> Tensor:
     return Resize(X, scales, mode=mode, opset=10)
@@ -233,16 +238,16 @@ def NonMaxSuppression(
         for one in (max_output_boxes_per_class, iou_threshold, score_threshold)
     )
     one, other = boxes.chunk(2, -1)
-    if center_point_box:
-        one, other = one - other / 2, one + other / 2
     low, high = torch.minimum(one, other), torch.maximum(one, other)
+    if center_point_box:
+        low, high = one - other / 2, one + other / 2
     found = []
     for n in range(boxes.shape[0]):
         area = (high[n] - low[n]).prod(-1)
         shared = torch.minimum(high[n, :, None], high[n]) - torch.maximum(low[n, :, None], low[n])
         shared = shared.clamp(min=0).prod(-1)
         union = area[:, None] + area - shared
-        overlaps = (shared > 0) & (shared / union > (threshold or 0.0))
+        overlaps = (shared > 0) & (area > 0) & (shared / union > (threshold or 0.0))
         for c, row in enumerate(scores[n]):
             order = row.argsort(descending=True, stable=True)
             order = order if lowest is None else order[row[order] > lowest]
