@@ -28,7 +28,8 @@ class Network(torch.nn.Module):
             self._source = source.with_module(self.body)
         elif isinstance(source, OnnxSource):
             self.body = source.to_torch([layer.name])
-        self.scores = torch.nn.Linear(coef.shape[1], len(coef))
+        # Without initial values, for which PyTorch's own generator would be used.
+        self.scores = torch.nn.utils.skip_init(torch.nn.Linear, coef.shape[1], len(coef))
         with torch.no_grad():
             self.scores.weight.copy_(torch.from_numpy(np.asarray(coef)))
             self.scores.bias.copy_(torch.from_numpy(np.asarray(intercept)))
