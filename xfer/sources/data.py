@@ -206,11 +206,11 @@ class LoaderData(Data):
         batch_size: int,
         progress: bool | None,
     ) -> Iterator[Batch]:
-        total, given = length_of(self.given), self.given
+        # Progress bars start an iterator of their own, and with it a DataLoader's workers.
+        total, given = length_of(self.given), iter(self.given)
         if is_example:
-            rest = iter(given)
-            first = list(islice(rest, 1))
-            given = chain(first, rest)
+            first = list(islice(given, 1))
+            given = chain(first, given)
             if first and is_example(first[0]):
                 total, given = None, _in_lists(given, batch_size)
         start = 0
