@@ -68,7 +68,13 @@ SHAPES = {
 }
 RANDOM = np.random.RandomState(0)
 ARRAYS = {n: RANDOM.normal(size=s, scale=0.5).astype(np.float32) for n, s in SHAPES.items()}
-ARRAYS["bn1_moving_var"] = np.abs(ARRAYS["bn1_moving_var"]) + 0.5
+# 60 images of three kinds that a classifier can tell apart, whose statistics the network has seen.
+TARGETS = np.resize([0, 1, 2], 60)
+IMAGES = (RANDOM.normal(size=(60, 2, 6, 6)) + TARGETS[:, None, None, None]).astype(np.float32)
+_windows = np.lib.stride_tricks.sliding_window_view(IMAGES, (3, 3), axis=(2, 3))
+_maps = np.einsum("ncijkl,ockl->noij", _windows, ARRAYS["conv1_weight"])
+ARRAYS["bn1_moving_mean"] = _maps.mean(axis=(0, 2, 3)) + ARRAYS["conv1_bias"]
+ARRAYS["bn1_moving_var"] = _maps.var(axis=(0, 2, 3))
 STATISTICS = {"bn1_moving_mean", "bn1_moving_var"}
 # The parameters below the layer tanh1, and their names in PyTorch.
 BODY = {name for name in SHAPES if not name.startswith("fc1")}
@@ -108,8 +114,8 @@ def make_checkpoint():
 
 def make_module():
     mx = pytest.importorskip("mxnet")
-    symbol = mx.sym.load_json(small_graph().to_json())
-    module = bound_module(mx, symbol, {"data": (8, 2, 6, 6)}, label_names=None)
+    module = mx.mod.Module(mx.sym.load_json(small_graph().to_json()), label_names=None)
+    module.bind([("data", (8, 2, 6, 6))], for_training=False)
     halves = [{}, {}]
     for name, array in ARRAYS.items():
         halves[name in STATISTICS][name] = mx.nd.array(array)
@@ -194,11 +200,7 @@ def small():
 
 @pytest.fixture
 def data():
-    """60 images of three kinds that a classifier can tell apart, with the index of their class."""
-    random = np.random.RandomState(3)
-    targets = np.resize([0, 1, 2], 60)
-    images = random.normal(size=(60, 2, 6, 6)) + 2 * targets[:, None, None, None]
-    return images.astype(np.float32), targets
+    return IMAGES.copy(), TARGETS.copy()
 
 
 def parameters(model):

@@ -394,10 +394,15 @@ def test_scaled_scores_learn_a_temperature():
         axis=1
     )
     classes = np.array(["a", "b", "c"])
-    model = calibrated.ScaledScores.held_out(classes, scores / 2, y)
-    assert model.inverse_temperature == pytest.approx(2, rel=0.1)
-    np.testing.assert_allclose(
-        model.predict_proba(scores), softmax(model.inverse_temperature * scores, axis=1)
-    )
-    np.testing.assert_array_equal(model.predict(scores), classes[scores.argmax(axis=1)])
-    np.testing.assert_array_equal(model.classes_, classes)
+    scale = calibrated.fit_inverse_temperature(scores / 2, y, np.ones(3000), 0.0)
+    assert scale == pytest.approx(2, rel=0.1)
+    coef, intercept = random.normal(size=(3, 5)), random.normal(size=3)
+    features = (scores - intercept) @ np.linalg.pinv(coef).T
+    for model, given in (
+        (calibrated.ScaledScores(classes, scale), scores),
+        (calibrated.ScaledScores(classes, scale, coef, intercept), features),
+    ):
+        np.testing.assert_allclose(model.decision_function(given), scale * scores)
+        np.testing.assert_allclose(model.predict_proba(given), softmax(scale * scores, axis=1))
+        np.testing.assert_array_equal(model.predict(given), classes[scores.argmax(axis=1)])
+        np.testing.assert_array_equal(model.classes_, classes)

@@ -117,7 +117,7 @@ def _is_composed(node: onnx.NodeProto) -> bool:
     """Return whether ONNX defines an operator, which we lack, by others."""
     if node.domain or node.op_type in OPERATORS or not onnx.defs.has(node.op_type):
         return False
-    schema = onnx.defs.get_schema(node.op_type)
+    schema: Any = onnx.defs.get_schema(node.op_type)  # its types lack some of its properties
     return schema.has_function or schema.has_context_dependent_function
 
 
