@@ -103,6 +103,7 @@ LAYERS = [
         ("Activation", ROWS, {"act_type": kind})
         for kind in ("relu", "sigmoid", "tanh", "softrelu", "softsign")
     ),
+    ("Activation", np.zeros((2, 3), np.float32), {"act_type": "softrelu"}),
     *(
         ("LeakyReLU", IMAGES, {"act_type": kind, **options})
         for kind, options in (

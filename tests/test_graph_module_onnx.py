@@ -174,6 +174,7 @@ CASES = [
         for options in ({}, {"largest": 0}, {"axis": 0})
     ),
     ("TopK", [normal(4, 6), whole(3)], {"n_outputs": 2}),
+    ("TopK", [np.round(normal(2, 900)), whole(800)], {"n_outputs": 2}),
     *(
         ("CumSum", [normal(3, 4), whole(axis).reshape(())], options)
         for axis in (0, -1)

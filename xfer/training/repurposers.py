@@ -53,7 +53,7 @@ class NeuralNetworkRepurposer(Repurposer, ABC):
     batch_size, num_epochs : int, int, default=32, as many as give 400 steps, but 6 to 30
         Examples in a step, and passes over the examples. Loaders bring their own batches.
     optimizer, optimizer_params : str, dict, default="adam", ``{"learning_rate": 0.001}``
-        The name of a class of :mod:`torch.optim`, or MXNet's name (``"nag"``), and its parameters
+        The name of a class of ``torch.optim``, or MXNet's name (``"nag"``), and its parameters
         by PyTorch's or MXNet's names.
     learning_rate_schedule : {"cosine", "linear", "constant"}, default="cosine"
         How the learning rate falls to 0 by the end, if it does.
