@@ -91,6 +91,8 @@ class NeuralNetworkRepurposer(Repurposer, ABC):
 
     trains_network = True
     _not_saved: ClassVar[tuple[str, ...]] = ("source_model", "context_function", "augment")
+    # Parameters of earlier versions, which their files have.
+    _former_parameters: ClassVar[tuple[str, ...]] = ("unfreeze_epochs",)
 
     target_class_count: int | None
     pooling: str
