@@ -13,6 +13,7 @@ import torch
 from numpy.random import RandomState
 from torch.nn.functional import cross_entropy
 
+from xfer._checks import check_number
 from xfer._io import progress_bar
 from xfer.training.augment import augmented
 from xfer.training.bottom import Bottom
@@ -278,6 +279,7 @@ def make_optimizer(
     if "fused" in accepted and all(one.is_floating_point() for one in [*new, *transferred]):
         given.setdefault("fused", True)
     rate = given["lr"]
+    check_number("learning_rate", rate, 0)
     groups = [{"params": new}, {"params": transferred, "lr": rate * options.transferred_rate}]
     try:
         return kind([one for one in groups if one["params"]], **given), rate
