@@ -1,6 +1,6 @@
 """Initial values of parameters that start at random."""
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -12,9 +12,11 @@ from xfer.training.network import Network
 
 
 def start_at_random(
-    network: Network, source: Any, layer_names: Iterable[str], random: RandomState
+    network: Network, source: Any, layer_names: Sequence[str], random: RandomState
 ) -> None:
     """Give layers new parameters, sampled as for a new network."""
+    if not layer_names:
+        return
     if isinstance(source, TorchSource):
         with torch.random.fork_rng([]):
             torch.manual_seed(random.randint(1 << 31))
