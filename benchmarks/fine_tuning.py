@@ -208,9 +208,8 @@ def compare_step(name, epoch, layer, inputs, targets, optimizer, params):
         if getattr(one, "kind", "") == "Dropout":
             one.eval()
     options = loop.TrainingOptions(optimizer=optimizer, optimizer_params=params)
-    step, _ = loop.make_optimizer(
-        options, list(network.scores.parameters()), list(network.body.parameters())
-    )
+    groups = {"new": network.scores.parameters(), "transferred": network.body.parameters()}
+    step, _ = loop.make_optimizer(options, {key: [*group] for key, group in groups.items()})
     scores = network.score({source.input_names[0]: inputs})
     torch.nn.functional.cross_entropy(scores, torch.from_numpy(targets)).backward()
     step.step()

@@ -46,7 +46,8 @@ class Operator(torch.nn.Module):
 
     def extra_repr(self) -> str:
         """Show the options."""
-        return ", ".join(f"{name}={value!r}" for name, value in self.options.items())
+        shown = {n: v for n, v in self.options.items() if n not in ("n_outputs", "opset")}
+        return ", ".join(f"{name}={value!r}" for name, value in shown.items())
 
 
 class OnHost(torch.nn.Module):

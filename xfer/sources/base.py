@@ -369,9 +369,13 @@ class SourceModel(ABC):
         """Tell the axis of an example that holds the channels: "first", "last" or None."""
         return "first"
 
+    def _id_sizes(self) -> Iterable[tuple[str, int]]:
+        """Return the inputs that are known to hold ids, each with the size of a table of them."""
+        return ()
+
     def _id_inputs(self) -> Collection[str]:
         """Return the names of the inputs that are known to hold word ids."""
-        return ()
+        return of_words(self._id_sizes())
 
     def _fingerprints(self, layers: Sequence[Layer]) -> list[Any]:
         """Return for each layer what decides its values, as JSON can hold it."""

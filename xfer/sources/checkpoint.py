@@ -14,7 +14,7 @@ from xfer.checkpoint.edit import find_layer as find_node
 from xfer.checkpoint.network import Network
 from xfer.checkpoint.onnx_builder import BATCH, Dims, follows_batch
 from xfer.checkpoint.operators import Unsupported
-from xfer.sources.base import Layer, SourceModel, check_rows, example_shapes, find_layer, of_words
+from xfer.sources.base import Layer, SourceModel, check_rows, example_shapes, find_layer
 from xfer.sources.candidates import Ends, graph_ends
 from xfer.sources.data import check_ids, take
 from xfer.sources.onnx import OnnxSource, one_opens
@@ -230,8 +230,8 @@ class CheckpointSource(OnnxSource):
         heads = [value.name for value in values if value is not None]
         return graph_ends(builder.nodes, builder.initializers, self.input_names, heads, names)
 
-    def _id_inputs(self) -> set[str]:
-        return of_words((name, size) for name, _, size in self._id_limits)
+    def _id_sizes(self) -> Iterable[tuple[str, int]]:
+        return ((name, size) for name, _, size in self._id_limits)
 
     def _read_inputs(self, names: tuple[str, ...]) -> list[str]:
         return self.network.inputs_of(names)

@@ -4,7 +4,7 @@ import copy
 import os
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,7 +13,7 @@ import numpy as np
 import onnx
 
 from xfer.checkpoint.params import check_is_no_pointer
-from xfer.sources.base import Layer, SourceModel, of_words
+from xfer.sources.base import Layer, SourceModel
 from xfer.sources.candidates import Ends, graph_ends
 from xfer.sources.data import Examples
 from xfer.sources.onnx_model import OnnxGraph, channels_axis, parse, take_apart
@@ -231,8 +231,8 @@ class OnnxSource(SourceModel):
             self._inputs_memo[names] = self._read_inputs(names) or self.input_names
         return self._inputs_memo[names]
 
-    def _id_inputs(self) -> set[str]:
-        return of_words((name, size) for name, _, size in self._graph.id_limits())
+    def _id_sizes(self) -> Iterable[tuple[str, int]]:
+        return ((name, size) for name, _, size in self._graph.id_limits())
 
     def _channels(self, name: str, shape: tuple) -> str | None:
         return channels_axis(self._graph.model.graph.node, name, self._graph.parameters)

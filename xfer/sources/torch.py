@@ -5,7 +5,7 @@ import inspect
 import re
 import threading
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field, fields, is_dataclass
 from functools import partial
@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from xfer.sources.base import Layer, SourceModel, check_rows, example_shapes, of_words
+from xfer.sources.base import Layer, SourceModel, check_rows, example_shapes
 from xfer.sources.candidates import Ends
 from xfer.sources.data import check_ids, count, to_numpy
 from xfer.sources.table import pool, with_axis
@@ -385,8 +385,8 @@ class TorchSource(SourceModel):
         is_square = len(shape) == 3 and shape[0] == shape[1] != shape[2]
         return "last" if is_square and shape[-1] in _channels_of(whole, _CHANNELS_LAST) else None
 
-    def _id_inputs(self) -> set[str]:
-        return of_words(self._seen_ids.items())
+    def _id_sizes(self) -> Iterable[tuple[str, int]]:
+        return self._seen_ids.items()
 
     def _block_ends(self) -> Ends:
         """Find blocks by their class, which occurs several times, and what is between them."""
@@ -750,8 +750,8 @@ def _channels_of(parts: list[torch.nn.Module], kinds: Mapping[type, str]) -> set
 
 
 def _class_name(module: torch.nn.Module) -> str:
-    # A scripted module knows the class it was made of.
-    return getattr(module, "original_name", type(module).__name__)
+    # A scripted module knows the class it was made of, and one of ours the operator.
+    return getattr(module, "original_name", module._get_name())
 
 
 def _device_of(module: torch.nn.Module) -> torch.device:

@@ -8,7 +8,7 @@ from numpy.random import RandomState
 
 from xfer.sources.data import to_numpy
 
-_MARGIN = 4
+_MARGIN, _REPLACED = 4, 0.3
 
 
 def images(given: np.ndarray, random: RandomState) -> np.ndarray:
@@ -36,7 +36,35 @@ def images(given: np.ndarray, random: RandomState) -> np.ndarray:
     return np.moveaxis(found, 1, 3) if is_last else found
 
 
-AUGMENTATIONS: dict[str, Callable[[Any, RandomState], Any]] = {"images": images}
+def words_of(source: Any) -> Callable[[Any, RandomState], Any]:
+    """Return a function that replaces 30% of the words by others, any of the network's.
+
+    Few labelled texts hold few of the words that later texts do. The network learns from this not
+    to be misled by words that it has no labels for.
+    """
+    names, sizes = source._id_inputs(), dict(source._id_sizes())
+    if not names:
+        raise ValueError("augment='words' takes a network that looks words up in an embedding")
+    padding = source.padding_id or 0
+
+    def vary(given: Any, random: RandomState) -> Any:
+        several = isinstance(given, Mapping)
+        found = {}
+        for name, ids in given.items() if several else [(next(iter(names)), given)]:
+            others = random.randint(1, sizes.get(name, 2), size=ids.shape)
+            replaced = (random.rand(*ids.shape) < _REPLACED) & (ids != padding)
+            found[name] = np.where(replaced, others, ids).astype(ids.dtype)
+        kept = {**given, **{name: found[name] for name in names}} if several else found
+        return kept if several else next(iter(found.values()))
+
+    return vary
+
+
+#: Makes a function that varies a batch, given the source.
+AUGMENTATIONS: dict[str, Callable[[Any], Callable[[Any, RandomState], Any]]] = {
+    "images": lambda source: images,
+    "words": words_of,
+}
 
 
 def augmented(

@@ -39,6 +39,10 @@ class Examples:
             given = [self.given[i] for i in index]
         return replace(self, given=given, targets=self.targets[index])
 
+    def prepared(self) -> "Examples":
+        """Make the inputs of all examples."""
+        return replace(self, given=self.prepare(self.given))
+
     def inputs(self, size: int) -> Iterator[Inputs]:
         """Yield the inputs of all examples in their order, in batches."""
         for start in range(0, len(self), size):

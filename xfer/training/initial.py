@@ -16,7 +16,7 @@ def start_at_random(
 ) -> None:
     """Give layers new parameters, sampled as for a new network."""
     if not layer_names:
-        return  # and sample nothing, so that all kinds of sources get the same batches
+        return
     if isinstance(source, TorchSource):
         with torch.random.fork_rng([]):
             torch.manual_seed(random.randint(1 << 31))

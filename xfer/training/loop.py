@@ -3,7 +3,7 @@
 import inspect
 import math
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from itertools import chain
 from typing import Any
@@ -31,6 +31,12 @@ _SCHEDULES: dict[str, Callable[[float], float]] = {
 }
 # By default, the epochs that give so many steps, within these limits.
 _STEPS, _FEWEST_EPOCHS, _MOST_EPOCHS = 400, 6, 30
+# The learning rate by default; the new layer comes first in the groups of the optimizer.
+_RATE, _TRANSFORMER_RATE = 0.001, 0.0001
+# Word vectors need more: a word is learned only from the examples that hold it. And words that no
+# labelled example holds are noise later, as large as the others if the network never learned them
+# either; so all vectors decay by this share in the first step, and less as the rate falls.
+_WORD_FACTOR, _DECAY = 10.0, 0.02
 # The most bytes of fixed layers' outputs that are kept instead of computed in every epoch.
 _MOST_KEPT = 1 << 30
 # MXNet's names of parameters of optimizers.
@@ -70,7 +76,7 @@ def train(
 def check_options(options: TrainingOptions) -> None:
     """Refuse a device that is not there, and an optimizer or its parameters that PyTorch lacks."""
     find_device(options.device)
-    make_optimizer(options, [torch.zeros(1, requires_grad=True)], [])
+    make_optimizer(options, {"new": [torch.zeros(1, requires_grad=True)]})
 
 
 def prepare(
@@ -81,14 +87,15 @@ def prepare(
     random: RandomState,
 ) -> set[str]:
     """Fix some layers, and start others at random; return the names of parameters that are new."""
-    names = {*network.body.state_dict()}
-    found = []
+    found: list[set[str]] = []
     for option, layers in ("fixed_layers", fixed_layers), ("random_layers", random_layers):
-        owned = {layer: source.parameters_of(layer) for layer in layers}
-        for layer, own in owned.items():
-            if own and names.isdisjoint(own):
+        found.append(set())
+        for layer in layers:
+            own = source.parameters_of(layer)
+            places = network.places_of(own)
+            if own and not places:
                 raise ValueError(f"{option} has layer {layer!r}, which num_layers_to_drop drops")
-        found.append({name for own in owned.values() for name in own})
+            found[-1] |= places
     start_at_random(network, source, random_layers, random)
     fix(network, found[0])
     return {f"body.{name}" for name in found[1]}
@@ -111,10 +118,16 @@ class _Loop:
         self.examples, self.held_out, self.device = examples, held_out, device
         self.weights = torch.as_tensor(class_weights, dtype=torch.float32, device=device)
         self.history = history
-        trained = {n: one for n, one in network.named_parameters() if one.requires_grad}
-        names = [name for name in trained if name.startswith("body.") and name not in new]
-        kept, rest = [trained.pop(name) for name in names], list(trained.values())
-        optimizer, first = make_optimizer(options, rest, kept)
+        self.words = network.word_tables()
+        groups: dict[str, list[Any]] = {"new": [], "words": [], "transferred": []}
+        for name, one in network.named_parameters():
+            is_word = any(one is table for table in self.words)
+            is_new = name in new or not name.startswith("body.")
+            if one.requires_grad:
+                groups["new" if is_new else "words" if is_word else "transferred"].append(one)
+        rate = _TRANSFORMER_RATE if network.is_transformer() else _RATE
+        optimizer, first = make_optimizer(options, groups, rate)
+        self.variation = options.variation(network.source)
         steps = examples.steps(options.batch_size)
         few_enough = int(np.clip(_STEPS // steps, _FEWEST_EPOCHS, _MOST_EPOCHS))
         self.num_epochs = options.num_epochs or few_enough
@@ -172,8 +185,8 @@ class _Loop:
         results = []
         for batch in batches:
             inputs = batch.inputs
-            if self.options.variation is not None:
-                inputs = augmented(self.options.variation, inputs, self.random)
+            if self.variation is not None:
+                inputs = augmented(self.variation, inputs, self.random)
             if self.bottom is not None and self.outputs is not None:
                 self.bottom.put(self.outputs[batch.index])
             targets = torch.from_numpy(batch.targets).to(self.device)
@@ -183,6 +196,7 @@ class _Loop:
             self.optimizer.zero_grad()
             loss.backward()
             self.optimizer.step()
+            self._shrink_words()
             self.scheduler.step()
             hits = (scores.argmax(1) == targets).float().mean()
             results.append((loss.item(), hits.item()))
@@ -215,11 +229,20 @@ class _Loop:
             return
         batch = next(examples.inputs(self.options.batch_size))
         bottom = Bottom(self.network, batch)
-        if bottom.last is None or self.options.variation is not None:
+        if bottom.last is None or self.variation is not None:
             return
         if bottom.bytes_per_example * len(examples) <= _MOST_KEPT:
+            # Texts then have one length.
+            self.examples = examples = examples.prepared()
             self.outputs = bottom.compute(examples.inputs(self.options.batch_size))
             self.bottom = bottom
+
+    def _shrink_words(self) -> None:
+        """Let word vectors decay, so that those that no labelled example holds end as nothing."""
+        share = self.scheduler.get_last_lr()[0] / self.first_rate if self.first_rate else 0.0
+        with torch.no_grad():
+            for table in self.words:
+                table.mul_(1 - _DECAY * min(self.options.transferred_rate, 1) * share)
 
     def _precision(self) -> Any:
         if self.device.type == "cuda" and torch.cuda.is_bf16_supported():
@@ -257,9 +280,12 @@ def find_device(name: str) -> torch.device:
 
 
 def make_optimizer(
-    options: TrainingOptions, new: list[Any], transferred: list[Any]
+    options: TrainingOptions, groups: Mapping[str, list[Any]], rate: float = _RATE
 ) -> tuple[torch.optim.Optimizer, float]:
-    """Make an optimizer of two groups of parameters; return it and the learning rate."""
+    """Make an optimizer of groups of parameters; return it and the learning rate.
+
+    The groups are "new", "transferred" and "words"; `rate` is the default of the learning rate.
+    """
     kinds = {
         name.lower(): kind
         for name, kind in vars(torch.optim).items()
@@ -270,19 +296,20 @@ def make_optimizer(
     if not isinstance(name, str) or name.lower() not in known:
         raise ValueError(f"optimizer must be one of {', '.join(sorted(known))}, got {name!r}")
     kind, accepted = known[name.lower()], inspect.signature(known[name.lower()]).parameters
-    given: dict[str, Any] = {"lr": 0.001}
+    given: dict[str, Any] = {"lr": rate}
     given.update((_RENAMED.get(k, k), v) for k, v in (options.optimizer_params or {}).items())
     if name.lower() == "nag":
         given["nesterov"] = given.get("momentum", 0) > 0
     if {"beta1", "beta2"} & given.keys() and "betas" in accepted:
         given["betas"] = given.pop("beta1", 0.9), given.pop("beta2", 0.999)
-    if "fused" in accepted and all(one.is_floating_point() for one in [*new, *transferred]):
+    if "fused" in accepted:
         given.setdefault("fused", True)
-    rate = given["lr"]
-    check_number("learning_rate", rate, 0)
-    groups = [{"params": new}, {"params": transferred, "lr": rate * options.transferred_rate}]
+    rate, of_old = given["lr"], options.transferred_rate
+    check_number("the learning_rate in optimizer_params", rate, 0)
+    factors = {"new": 1.0, "transferred": of_old, "words": _WORD_FACTOR * of_old}
+    parts = [{"params": groups[key], "lr": rate * factors[key]} for key in groups if groups[key]]
     try:
-        return kind([one for one in groups if one["params"]], **given), rate
+        return kind(parts, **given), rate
     except (TypeError, ValueError) as error:
         raise ValueError(f"optimizer {name!r} does not accept optimizer_params: {error}") from error
 

@@ -1,6 +1,6 @@
 """The network that is trained: up to one layer, with a new last layer that gives scores."""
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -22,13 +22,13 @@ class Network(torch.nn.Module):
     ) -> None:
         super().__init__()
         self.layer, self._pooling = layer, pooling
-        self._source: Any = source
+        self.source: Any = source
         if isinstance(source, TorchSource):
             self.body = copied(source.module)
-            self._source = source.with_module(self.body)
+            self.source = source.with_module(self.body)
         elif isinstance(source, OnnxSource):
             self.body = source.to_torch([layer.name])
-        # Without initial values, for which PyTorch's own generator would be used.
+        # Not initialised, which would take numbers from the global generator.
         self.scores = torch.nn.utils.skip_init(torch.nn.Linear, coef.shape[1], len(coef))
         with torch.no_grad():
             self.scores.weight.copy_(torch.from_numpy(np.asarray(coef)))
@@ -36,35 +36,60 @@ class Network(torch.nn.Module):
 
     def forward(self, *args: Any, **kwargs: Any) -> torch.Tensor:
         """Take what the network takes, as tensors; return scores of shape (n, n_classes)."""
-        if isinstance(self._source, TorchSource):
-            output = self._source.run_to(self.body, self.layer.name, args, kwargs)
+        if isinstance(self.source, TorchSource):
+            output = self.source.run_to(self.body, self.layer.name, args, kwargs)
         else:
             output = self.body(*args, **kwargs)
         return self._scores_of(output, kwargs.get("attention_mask"))
 
     def score(self, inputs: Mapping[str, np.ndarray]) -> torch.Tensor:
         """Return the scores of a batch of arrays, of shape (n, n_classes)."""
-        if isinstance(self._source, TorchSource):
-            output = self._source.run(inputs, self.layer.name)
+        if isinstance(self.source, TorchSource):
+            output = self.source.run(inputs, self.layer.name)
         else:
-            tensors = self._source.torch_inputs(inputs, self.body.meta["input_names"])
+            tensors = self.source.torch_inputs(inputs, self.body.meta["input_names"])
             output = self.body(*(one.to(self.scores.weight.device) for one in tensors))
-            output = examples_first(output, *self._source.place_of(inputs, self.layer.name))
-        mask = self._source._mask(inputs, [self._pooling])
+            output = examples_first(output, *self.source.place_of(inputs, self.layer.name))
+        mask = self.source._mask(inputs, [self._pooling])
         return self._scores_of(output, None if mask is None else torch.from_numpy(mask))
 
     def _scores_of(self, output: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
         name, shape = self.layer.name, tuple(output.shape)
-        pooling = with_axis(self._pooling, name, shape, self._source._channels)
+        pooling = with_axis(self._pooling, name, shape, self.source._channels)
         mask = None if mask is None else mask.to(output.device)
         features = pool(output, pooling, name, mask).flatten(1)
         return self.scores(features.to(self.scores.weight.dtype))
 
     def trained_source(self) -> SourceModel:
         """Return the network with its present parameters as a source of features."""
-        if isinstance(self._source, TorchSource):
-            return self._source
-        return self._source.with_arrays({n: to_numpy(t) for n, t in self.body.state_dict().items()})
+        if isinstance(self.source, TorchSource):
+            return self.source
+        state, places = self.body.state_dict(), self.body.meta["places"]
+        return self.source.with_arrays({n: to_numpy(state[at]) for n, at in places.items()})
+
+    def places_of(self, names: Iterable[str]) -> set[str]:
+        """Return the names in the body of parameters that the source names."""
+        places = {name: name for name in self.body.state_dict()}
+        if not isinstance(self.source, TorchSource):
+            places = self.body.meta["places"]
+        return {places[name] for name in names if name in places}
+
+    def word_tables(self) -> list[torch.nn.Parameter]:
+        """Return the embedding tables; none of a transformer, where rows are learned otherwise."""
+        if self.is_transformer():
+            return []
+        found = [one.weight for one in self.body.modules() if isinstance(one, torch.nn.Embedding)]
+        if isinstance(self.body, torch.fx.GraphModule):
+            found = [
+                read[0]
+                for module, read in readers(self.body)
+                if module._get_name() == "Gather" and read and read[0].ndim == 2
+            ]
+        return [one for one in found if one.requires_grad]
+
+    def is_transformer(self) -> bool:
+        """Return whether layers are normalised as in transformers."""
+        return any("LayerNorm" in module._get_name() for module in self.body.modules())
 
     def head(self) -> tuple[np.ndarray, np.ndarray]:
         """Return the weights and intercepts of the scores."""
@@ -77,12 +102,12 @@ def fix(network: Network, names: Collection[str]) -> None:
         if name in names:
             parameter.requires_grad_(False)
     network.train()
-    for module, parameters in _readers(network.body):
+    for module, parameters in readers(network.body):
         if parameters and not any(one.requires_grad for one in parameters):
             module.eval()
 
 
-def _readers(body: torch.nn.Module) -> Iterator[tuple[torch.nn.Module, list[Any]]]:
+def readers(body: torch.nn.Module) -> Iterator[tuple[torch.nn.Module, list[Any]]]:
     """Yield modules, each with the parameters that it reads."""
     if not isinstance(body, torch.fx.GraphModule):
         for module in body.modules():

@@ -55,9 +55,8 @@ class TrainingOptions:
         if not isinstance(self.augment, (str, type(None))) and not callable(self.augment):
             raise TypeError(f"augment must be callable, got {type(self.augment).__name__}")
 
-    @property
-    def variation(self) -> Callable[[Any, RandomState], Any] | None:
-        """The function that varies a batch, if any."""
+    def variation(self, source: Any) -> Callable[[Any, RandomState], Any] | None:
+        """Return the function that varies a batch, if any."""
         if isinstance(self.augment, str):
-            return AUGMENTATIONS[self.augment]
+            return AUGMENTATIONS[self.augment](source)
         return self.augment
