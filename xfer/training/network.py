@@ -89,7 +89,8 @@ class Network(torch.nn.Module):
 
     def is_transformer(self) -> bool:
         """Return whether layers are normalised as in transformers."""
-        return any("LayerNorm" in module._get_name() for module in self.body.modules())
+        names = [module._get_name() for module in self.body.modules()]
+        return any("LayerNorm" in name or "RMSNorm" in name for name in names)
 
     def head(self) -> tuple[np.ndarray, np.ndarray]:
         """Return the weights and intercepts of the scores."""
