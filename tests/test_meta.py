@@ -394,7 +394,8 @@ def test_scaled_scores_learn_a_temperature():
         axis=1
     )
     classes = np.array(["a", "b", "c"])
-    model = calibrated.ScaledScores.held_out(classes, scores / 2, y)
+    scale = calibrated.fit_inverse_temperature(scores / 2, y, np.ones(3000), 0.0)
+    model = calibrated.ScaledScores(classes, scale)
     assert model.inverse_temperature == pytest.approx(2, rel=0.1)
     np.testing.assert_allclose(
         model.predict_proba(scores), softmax(model.inverse_temperature * scores, axis=1)

@@ -228,7 +228,8 @@ def _read(archive: bytes, source_model: Any, given: Mapping[str, Any]) -> Any:
         source = source_from_state(manifest["network"], content["network"], source)
     source = _with_inputs(source, manifest, content["inputs"], given)
     _check_same_network(source, manifest)
-    repurposer = kind(source_model=source_model, **content["parameters"])
+    parameters = {n: v for n, v in content["parameters"].items() if n not in kind._removed}
+    repurposer = kind(source_model=source_model, **parameters)
     return repurposer._restore(source, manifest["layers"], content["learned"])
 
 
