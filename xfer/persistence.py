@@ -228,8 +228,7 @@ def _read(archive: bytes, source_model: Any, given: Mapping[str, Any]) -> Any:
         source = source_from_state(manifest["network"], content["network"], source)
     source = _with_inputs(source, manifest, content["inputs"], given)
     _check_same_network(source, manifest)
-    former = getattr(kind, "_former_parameters", ())  # which earlier files still have
-    parameters = {n: value for n, value in content["parameters"].items() if n not in former}
+    parameters = {n: v for n, v in content["parameters"].items() if n not in kind._removed}
     repurposer = kind(source_model=source_model, **parameters)
     return repurposer._restore(source, manifest["layers"], content["learned"])
 

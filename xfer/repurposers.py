@@ -95,6 +95,9 @@ class Repurposer(ClassifierMixin, SharesNetwork):
     #: Parameters that do not go into a file.
     _not_saved: ClassVar[tuple[str, ...]] = ("source_model", "cache", "context_function")
 
+    #: Parameters of older versions, which files may have.
+    _removed: ClassVar[tuple[str, ...]] = ()
+
     features_: LayerFeatures
     meta_model_: Any
     classes_: np.ndarray

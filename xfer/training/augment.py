@@ -36,8 +36,8 @@ def images(given: np.ndarray, random: RandomState) -> np.ndarray:
     return np.moveaxis(found, 1, 3) if is_last else found
 
 
-def words_of(source: Any) -> Callable[[Any, RandomState], Any]:
-    """Return a function that replaces 30% of the words by others, any of the network's.
+def words_of(source: Any, share: float) -> Callable[[Any, RandomState], Any]:
+    """Return a function that replaces 30% of the words, times a share, by any of the network's.
 
     Few labelled texts hold few of the words that later texts do. The network learns from this not
     to be misled by words that it has no labels for.
@@ -52,7 +52,7 @@ def words_of(source: Any) -> Callable[[Any, RandomState], Any]:
         found = {}
         for name, ids in given.items() if several else [(next(iter(names)), given)]:
             others = random.randint(1, sizes.get(name, 2), size=ids.shape)
-            replaced = (random.rand(*ids.shape) < _REPLACED) & (ids != padding)
+            replaced = (random.rand(*ids.shape) < _REPLACED * share) & (ids != padding)
             found[name] = np.where(replaced, others, ids).astype(ids.dtype)
         kept = {**given, **{name: found[name] for name in names}} if several else found
         return kept if several else next(iter(found.values()))
@@ -60,9 +60,9 @@ def words_of(source: Any) -> Callable[[Any, RandomState], Any]:
     return vary
 
 
-#: Makes a function that varies a batch, given the source.
-AUGMENTATIONS: dict[str, Callable[[Any], Callable[[Any, RandomState], Any]]] = {
-    "images": lambda source: images,
+#: Makes a function that varies a batch, given the source and the share of words to vary.
+AUGMENTATIONS: dict[str, Callable[[Any, float], Callable[[Any, RandomState], Any]]] = {
+    "images": lambda source, share: images,
     "words": words_of,
 }
 

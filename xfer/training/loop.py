@@ -36,7 +36,8 @@ _RATE, _TRANSFORMER_RATE = 0.001, 0.0001
 # Word vectors need more: a word is learned only from the examples that hold it. And words that no
 # labelled example holds are noise later, as large as the others if the network never learned them
 # either; so all vectors decay by this share in the first step, and less as the rate falls.
-_WORD_FACTOR, _DECAY = 10.0, 0.02
+# Below 50 examples the source network's vectors are worth more as they are, above 150 they are not.
+_WORD_FACTOR, _DECAY = 9.0, 0.02
 # The most bytes of fixed layers' outputs that are kept instead of computed in every epoch.
 _MOST_KEPT = 1 << 30
 # MXNet's names of parameters of optimizers.
@@ -126,8 +127,10 @@ class _Loop:
             if one.requires_grad:
                 groups["new" if is_new else "words" if is_word else "transferred"].append(one)
         rate = _TRANSFORMER_RATE if network.is_transformer() else _RATE
-        optimizer, first = make_optimizer(options, groups, rate)
-        self.variation = options.variation(network.source)
+        n = len(examples) if isinstance(examples, Examples) else math.inf
+        self.word_share = min(max(n / 100 - 0.5, 0.0), 1.0)
+        optimizer, first = make_optimizer(options, groups, rate, self.word_share)
+        self.variation = options.variation(network.source, self.word_share)
         steps = examples.steps(options.batch_size)
         few_enough = int(np.clip(_STEPS // steps, _FEWEST_EPOCHS, _MOST_EPOCHS))
         self.num_epochs = options.num_epochs or few_enough
@@ -239,10 +242,11 @@ class _Loop:
 
     def _shrink_words(self) -> None:
         """Let word vectors decay, so that those that no labelled example holds end as nothing."""
-        share = self.scheduler.get_last_lr()[0] / self.first_rate if self.first_rate else 0.0
+        rate = self.scheduler.get_last_lr()[0] / self.first_rate if self.first_rate else 0.0
+        decay = _DECAY * self.word_share * rate * min(self.options.transferred_rate, 1)
         with torch.no_grad():
-            for table in self.words:
-                table.mul_(1 - _DECAY * min(self.options.transferred_rate, 1) * share)
+            for table in self.words if decay else ():
+                table.mul_(1 - decay)
 
     def _precision(self) -> Any:
         if self.device.type == "cuda" and torch.cuda.is_bf16_supported():
@@ -280,11 +284,15 @@ def find_device(name: str) -> torch.device:
 
 
 def make_optimizer(
-    options: TrainingOptions, groups: Mapping[str, list[Any]], rate: float = _RATE
+    options: TrainingOptions,
+    groups: Mapping[str, list[Any]],
+    rate: float = _RATE,
+    word_share: float = 0.0,
 ) -> tuple[torch.optim.Optimizer, float]:
     """Make an optimizer of groups of parameters; return it and the learning rate.
 
-    The groups are "new", "transferred" and "words"; `rate` is the default of the learning rate.
+    The groups are "new", "transferred" and "words", which `word_share` from 0 to 1 tells how far to
+    train like the others or faster; `rate` is the default of the learning rate.
     """
     kinds = {
         name.lower(): kind
@@ -306,7 +314,7 @@ def make_optimizer(
         given.setdefault("fused", True)
     rate, of_old = given["lr"], options.transferred_rate
     check_number("the learning_rate in optimizer_params", rate, 0)
-    factors = {"new": 1.0, "transferred": of_old, "words": _WORD_FACTOR * of_old}
+    factors = {"new": 1.0, "transferred": of_old, "words": (1 + _WORD_FACTOR * word_share) * of_old}
     parts = [{"params": groups[key], "lr": rate * factors[key]} for key in groups if groups[key]]
     try:
         return kind(parts, **given), rate

@@ -55,8 +55,8 @@ class TrainingOptions:
         if not isinstance(self.augment, (str, type(None))) and not callable(self.augment):
             raise TypeError(f"augment must be callable, got {type(self.augment).__name__}")
 
-    def variation(self, source: Any) -> Callable[[Any, RandomState], Any] | None:
+    def variation(self, source: Any, word_share: float) -> Callable[[Any, RandomState], Any] | None:
         """Return the function that varies a batch, if any."""
         if isinstance(self.augment, str):
-            return AUGMENTATIONS[self.augment](source)
+            return AUGMENTATIONS[self.augment](source, word_share)
         return self.augment

@@ -56,7 +56,7 @@ class NeuralNetworkRepurposer(Repurposer, ABC):
     optimizer, optimizer_params : str, dict, default="adam", ``{"learning_rate": 0.001}``
         The name of a class of ``torch.optim``, or MXNet's name (``"nag"``), and its parameters
         by PyTorch's or MXNet's names. The default learning rate of transformers is 0.0001.
-        Elsewhere, word vectors learn 10 times as fast, and decay.
+        Elsewhere, with more than 50 examples, word vectors learn up to 10 times as fast, and decay.
     learning_rate_schedule : {"cosine", "linear", "constant"}, default="cosine"
         How the learning rate falls to 0 by the end, if it does.
     transferred_rate : float, default=1.0
@@ -71,10 +71,10 @@ class NeuralNetworkRepurposer(Repurposer, ABC):
         Weight of an example by its label; "balanced" gives all classes the same weight.
     augment : "images", "words" or callable, optional
         ``"images"`` flips images left to right and shifts them by up to 4 pixels. ``"words"``
-        replaces 30% of the word ids by others at random. A function is called with the input of a
-        batch, an array of shape (m, ...) or a dict of arrays if there are several inputs, and a
-        numpy RandomState; it returns other inputs (arrays or tensors) of the same shape to learn
-        from. Not saved with the repurposer.
+        replaces up to 30% of the word ids by others at random, and none with 50 examples or fewer.
+        A function is called with the input of a batch, an array of shape (m, ...) or a dict of
+        arrays if there are several inputs, and a numpy RandomState; it returns other inputs (arrays
+        or tensors) of the same shape to learn from. Not saved with the repurposer.
     device : str, default="auto"
         The PyTorch device to train on; "auto" is an NVIDIA GPU if there is one, which computes in
         mixed precision.
@@ -94,8 +94,8 @@ class NeuralNetworkRepurposer(Repurposer, ABC):
 
     trains_network = True
     _not_saved: ClassVar[tuple[str, ...]] = ("source_model", "context_function", "augment")
-    # Parameters of earlier versions, which their files have.
-    _former_parameters: ClassVar[tuple[str, ...]] = ("unfreeze_epochs",)
+
+    _removed: ClassVar[tuple[str, ...]] = ("unfreeze_epochs",)
 
     target_class_count: int | None
     pooling: str
