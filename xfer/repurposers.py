@@ -413,6 +413,7 @@ class MetaModelRegressor(RegressorMixin, SharesNetwork):
 
     trains_network: ClassVar[bool] = False
     _not_saved: ClassVar[tuple[str, ...]] = Repurposer._not_saved
+    _removed: ClassVar[tuple[str, ...]] = Repurposer._removed
 
     features_: LayerFeatures
     meta_model_: Any
