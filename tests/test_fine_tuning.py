@@ -476,6 +476,50 @@ def test_word_vectors_are_learned_too(shared):
     assert repurposer.score(ids, labels) > 0.9
 
 
+@pytest.mark.parametrize(("n", "share"), [(40, 0.0), (100, 0.5), (200, 1.0)])
+def test_vectors_of_words_without_labels_decay(n, share):
+    """The more examples there are; otherwise they stay as they are."""
+    torch.manual_seed(0)
+    net = torch.nn.Sequential(torch.nn.Embedding(50, 4), torch.nn.Flatten(), torch.nn.Tanh())
+    ids, labels = np.random.RandomState(0).randint(20, size=(n, 5)), np.resize(["a", "b"], n)
+    options = {"num_epochs": 1, "learning_rate_schedule": "constant"}
+    trained = fine_tune(net, "2", **options).fit(ids, labels).features_.source_.module
+    before, after = net[0].weight.detach(), trained[0].weight.detach()
+    steps = -(-n // 32)
+    np.testing.assert_allclose(after[20:], (1 - 0.02 * share) ** steps * before[20:], rtol=1e-5)
+    # Each step of Adam changes a number by about the learning rate.
+    largest = float((after[:20] - (1 - 0.02 * share) ** steps * before[:20]).abs().max())
+    assert largest == pytest.approx(0.001 * (1 + 9 * share) * steps, rel=0.3)
+    still = fine_tune(net, "2", transferred_rate=0.0, **options).fit(ids, labels)
+    assert torch.equal(still.features_.source_.module[0].weight, net[0].weight)
+
+
+def test_transformers_learn_slowly_by_default(data):
+    layer = torch.nn.TransformerEncoderLayer(16, 2, 16, batch_first=True)
+    net = torch.nn.Sequential(torch.nn.Flatten(1, 2), layer)
+    assert fine_tune(net, "output").fit(*data).history_.learning_rate[0] == 1e-4
+    rate = {"optimizer_params": {"lr": 0.002}}
+    assert fine_tune(net, "output", **rate).fit(*data).history_.learning_rate[0] == 0.002
+
+
+def test_words_are_replaced_by_others_but_not_padding():
+    from xfer.training.augment import words_of
+
+    net = torch.nn.Sequential(torch.nn.Embedding(50, 4, padding_idx=0), torch.nn.Flatten())
+    source = open_source(net)
+    ids = np.random.RandomState(0).randint(50, size=(300, 20)) * (np.arange(20) < 15)
+    source.extract(ids, "1")
+    found = words_of(source, 1.0)(ids, np.random.RandomState(0))
+    changed = found != ids
+    assert not changed[ids == 0].any()
+    assert changed[ids > 0].mean() == pytest.approx(0.3 * 48 / 49, abs=0.02)
+    assert found.min() >= 0 and {*found[changed]} == {*range(1, 50)}
+    assert found.dtype == ids.dtype
+    np.testing.assert_array_equal(words_of(source, 0.0)(ids, np.random.RandomState(0)), ids)
+    labels = np.resize(["a", "b"], 300)
+    assert fine_tune(net, "1", augment="words").fit(ids, labels).history_.loss
+
+
 # Data
 
 
