@@ -25,7 +25,7 @@ from sklearn.ensemble import (
 from sklearn.exceptions import NotFittedError
 from sklearn.gaussian_process import GaussianProcessClassifier
 from sklearn.gaussian_process.kernels import DotProduct, Matern, RationalQuadratic, WhiteKernel
-from sklearn.linear_model import LogisticRegression
+from sklearn.linear_model import LinearRegression, LogisticRegression
 from sklearn.multiclass import OneVsRestClassifier, OutputCodeClassifier
 from sklearn.naive_bayes import GaussianNB
 from sklearn.neighbors import KNeighborsClassifier
@@ -613,6 +613,15 @@ def test_files_of_other_versions_load(path):
     loaded = xfer.load(path)
     assert loaded.classes_.tolist() == ["autos", "guns", "hockey"]
     np.testing.assert_allclose(loaded.predict_proba(images), expected, atol=1e-5)
+
+
+def test_a_regressor_comes_back_the_same(tmp_path):
+    images, _ = xfer.example.digits()
+    source, ink = xfer.load_checkpoint(xfer.example.checkpoint()), images.sum(axis=(1, 2, 3))
+    regressor = xfer.MetaModelRegressor(source, "relu1", LinearRegression(), pooling="mean")
+    regressor.fit(images[:50], ink[:50]).save_repurposer("ink", tmp_path)
+    loaded = xfer.load("ink", tmp_path)
+    np.testing.assert_array_equal(loaded.predict(images[:60]), regressor.predict(images[:60]))
 
 
 PICTURES = xfer.ImageInputs(size=8, channels="gray", scale=1 / 16)
