@@ -553,6 +553,7 @@ def test_an_interruption_keeps_the_epoch_before(net, data):
     expected = fine_tune(net, num_epochs=2, augment=lambda X, random: X, **options).fit(*data)
     learned = BODY - STATISTICS | {"scores_weight", "scores_bias"}
     assert not moved(parameters(tuned), parameters(expected)) & learned
+    assert moved(parameters(net), parameters(tuned)) & BODY >= BODY - STATISTICS
     np.testing.assert_allclose(
         tuned.predict_proba(data[0]), expected.predict_proba(data[0]), atol=1e-6
     )
