@@ -242,8 +242,8 @@ class _Loop:
 
     def _shrink_words(self) -> None:
         """Let word vectors decay, so that those that no labelled example holds end as nothing."""
-        rate = self.scheduler.get_last_lr()[0] / self.first_rate if self.first_rate else 0.0
-        decay = _DECAY * self.word_share * rate * min(self.options.transferred_rate, 1)
+        rate = self.scheduler.get_last_lr()[0] * self.options.transferred_rate / _RATE
+        decay = _DECAY * self.word_share * min(rate, 1)
         with torch.no_grad():
             for table in self.words if decay else ():
                 table.mul_(1 - decay)
