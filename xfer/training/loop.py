@@ -119,13 +119,14 @@ class _Loop:
         self.examples, self.held_out, self.device = examples, held_out, device
         self.weights = torch.as_tensor(class_weights, dtype=torch.float32, device=device)
         self.history = history
-        self.words = network.word_tables()
+        tables = network.word_tables()
         groups: dict[str, list[Any]] = {"new": [], "words": [], "transferred": []}
         for name, one in network.named_parameters():
-            is_word = any(one is table for table in self.words)
+            is_word = any(one is table for table in tables)
             is_new = name in new or not name.startswith("body.")
             if one.requires_grad:
                 groups["new" if is_new else "words" if is_word else "transferred"].append(one)
+        self.words = groups["words"]
         rate = _TRANSFORMER_RATE if network.is_transformer() else _RATE
         n = len(examples) if isinstance(examples, Examples) else math.inf
         self.word_share = min(max(n / 100 - 0.5, 0.0), 1.0)
