@@ -1,6 +1,7 @@
 """Networks in 8 bits, made by MXNet's quantization, layer by layer against MXNet."""
 
 import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,6 +12,9 @@ from xfer.checkpoint.onnx_builder import BATCH
 from xfer.checkpoint.operators import Unsupported
 from xfer.checkpoint.symbol import MxGraph
 
+# Instructions that sum products of 8-bit integers in 32 bits.
+CPU = Path("/proc/cpuinfo")
+HAS_VNNI = "vnni" in (CPU.read_text() if CPU.exists() else "vnni")
 SHAPE = (8, 3, 8, 8)
 
 
@@ -101,8 +105,10 @@ def test_every_layer(mx, tmp_path, network, kind):
         error = np.abs(found.astype(float) - expected)
         if expected.dtype == np.float32:
             assert error.max() < 0.01 * np.abs(expected).max()
-        else:  # sums are rounded in another order
+        elif HAS_VNNI:  # sums are rounded in another order
             assert error.max() <= 1 and (error > 0).sum() < 3 + error.size / 100, name
+        else:  # MXNet's sums of products in 8 bits overflow
+            assert error.max() <= 8 and (error > 1).sum() < 3 + error.size / 20, name
 
 
 @pytest.mark.parametrize("kind", ["int8", "uint8", "auto"])
