@@ -111,7 +111,7 @@ class CheckpointSource(OnnxSource):
         return source
 
     def with_network(self, network: Network) -> "CheckpointSource":
-        """Open another network on this one's engine, compared with MXNet on its first examples."""
+        """Open another network on this one's engine, compared with MXNet if this one is."""
         names = network.input_names
         source = CheckpointSource(
             network,
@@ -119,7 +119,7 @@ class CheckpointSource(OnnxSource):
             data_shapes={n: self.data_shapes[n] for n in names if n in self.data_shapes},
             data_types={n: self._data_types[n] for n in names if n in self._data_types},
             contexts=self.contexts,
-            compare=True,
+            compare=self._compare,
         )
         source.inputs, source.padding_id = self.inputs, self.padding_id
         source.batch_axes = {n: axis for n, axis in self.batch_axes.items() if n in names}
