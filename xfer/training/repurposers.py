@@ -381,7 +381,9 @@ def _read_again(
         labels = np.asarray(batch.labels)
         targets = np.searchsorted(classes, labels).clip(max=len(classes) - 1)
         if (unknown := labels[classes[targets] != labels]).size:
-            raise ValueError(f"the loader has the label {unknown[0]!r}, which it had not before")
+            raise ValueError(
+                f"the loader has the label {unknown.tolist()[0]!r}, which it had not before"
+            )
         yield Batch({n: array[: batch.n_examples] for n, array in inputs.items()}, targets)
 
 
