@@ -98,7 +98,7 @@ def open_task(name, epoch):
 
 def time_xfer(name, epoch, layer, inputs, targets, fixed):
     """Return the seconds per step of xfer, over all epochs of a fit except the first."""
-    source, seconds, run_epoch = open_task(name, epoch), [], loop._Loop._run_epoch
+    source, seconds, run_epoch = open_task(name, epoch), [], loop.Training._run_epoch
 
     def timed(self, *arguments):
         start = time.perf_counter()
@@ -106,7 +106,7 @@ def time_xfer(name, epoch, layer, inputs, targets, fixed):
         seconds.append(time.perf_counter() - start)
         return found
 
-    loop._Loop._run_epoch = timed
+    loop.Training._run_epoch = timed
     names = source.layer_names
     options = {"num_epochs": 1 + EPOCHS, "batch_size": BATCH}
     try:
@@ -114,7 +114,7 @@ def time_xfer(name, epoch, layer, inputs, targets, fixed):
             source, None, fixed, (), len(names) - 1 - names.index(layer), **options
         ).fit(inputs, targets)
     finally:
-        loop._Loop._run_epoch = run_epoch
+        loop.Training._run_epoch = run_epoch
     return np.mean(seconds[1:]) / -(-len(inputs) // BATCH)
 
 

@@ -180,6 +180,7 @@ def run_torch(module, data):
 def open_session(builder):
     """Open a session of ONNX Runtime on one core."""
     options = onnxruntime.SessionOptions()
+    options.add_session_config_entry("session.x64quantprecision", "1")  # as our own runner
     options.intra_op_num_threads = 1
     options.log_severity_level = 4
     model = builder.to_model().SerializeToString()

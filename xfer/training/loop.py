@@ -3,7 +3,7 @@
 import inspect
 import math
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from itertools import chain
 from typing import Any
@@ -21,21 +21,15 @@ from xfer.training.examples import Examples, Stream
 from xfer.training.history import History, TrainingDiverged
 from xfer.training.initial import start_at_random
 from xfer.training.network import Network, fix, in_prediction
-from xfer.training.options import TrainingOptions
+from xfer.training.options import SCHEDULES, TrainingOptions
 
-# Factor of the learning rate when a share of the steps has been done.
-_SCHEDULES: dict[str, Callable[[float], float]] = {
-    "cosine": lambda done: (1 + math.cos(math.pi * done)) / 2,
-    "linear": lambda done: 1 - done,
-    "constant": lambda done: 1.0,
-}
 # By default, the epochs that give so many steps, within these limits.
 _STEPS, _FEWEST_EPOCHS, _MOST_EPOCHS = 400, 6, 30
 # The learning rate by default; the new layer comes first in the groups of the optimizer.
 _RATE, _TRANSFORMER_RATE = 0.001, 0.0001
-# Word vectors need more: a word is learned only from the examples that hold it. And words that no
-# labelled example holds are noise later, as large as the others if the network never learned them
-# either; so all vectors decay by this share in the first step, and less as the rate falls.
+# Word vectors need more: a word is learned only from the examples that hold it. And if the source
+# network has left them close to their random start, they are noise in later texts; so all vectors
+# decay by this share in the first step, and less as the rate falls.
 # Below 50 examples the source network's vectors are worth more as they are, above 150 they are not.
 _WORD_FACTOR, _DECAY = 9.0, 0.02
 # The most bytes of fixed layers' outputs that are kept instead of computed in every epoch.
@@ -44,34 +38,6 @@ _MOST_KEPT = 1 << 30
 _RENAMED = {"learning_rate": "lr", "wd": "weight_decay", "epsilon": "eps", "gamma1": "alpha"}
 # These need a function that computes the loss again, or other gradients.
 _OTHERS = {"Optimizer", "LBFGS", "SparseAdam"}
-
-
-def train(
-    network: Network,
-    options: TrainingOptions,
-    examples: Examples | Stream,
-    held_out: Examples | None,
-    new: set[str],
-    class_weights: np.ndarray,
-    random: RandomState,
-    history: History,
-) -> None:
-    """Train a network in place and leave it with the best weights, in inference mode.
-
-    Without held-out examples these are the last ones. `new` are parameters of the network's body
-    that do not come from the source model.
-    """
-    home = next(
-        chain(network.body.parameters(), network.body.buffers()), network.scores.bias
-    ).device
-    device = find_device(options.device)
-    network.to(device)
-    try:
-        with _seeded(random.randint(1 << 31), device):
-            given = network, options, examples, held_out, new, class_weights, random, history
-            _Loop(*given, device).run()
-    finally:
-        network.to(home).eval()
 
 
 def check_options(options: TrainingOptions) -> None:
@@ -102,7 +68,13 @@ def prepare(
     return {f"body.{name}" for name in found[1]}
 
 
-class _Loop:
+class Training:
+    """Trains a network in place and leaves it with the best weights, in inference mode.
+
+    Without held-out examples these are the last ones. `new` are parameters of the network's body
+    that do not come from the source model.
+    """
+
     def __init__(
         self,
         network: Network,
@@ -113,11 +85,11 @@ class _Loop:
         class_weights: np.ndarray,
         random: RandomState,
         history: History,
-        device: torch.device,
     ) -> None:
         self.network, self.options, self.random = network, options, random
-        self.examples, self.held_out, self.device = examples, held_out, device
-        self.weights = torch.as_tensor(class_weights, dtype=torch.float32, device=device)
+        self.examples, self.held_out = examples, held_out
+        self.device = find_device(options.device)
+        self.weights = torch.as_tensor(class_weights, dtype=torch.float32, device=self.device)
         self.history = history
         tables = network.word_tables()
         groups: dict[str, list[Any]] = {"new": [], "words": [], "transferred": []}
@@ -135,7 +107,7 @@ class _Loop:
         steps = examples.steps(options.batch_size)
         few_enough = int(np.clip(_STEPS // steps, _FEWEST_EPOCHS, _MOST_EPOCHS))
         self.num_epochs = options.num_epochs or few_enough
-        schedule, self.n_steps = _SCHEDULES[options.learning_rate_schedule], self.num_epochs * steps
+        schedule, self.n_steps = SCHEDULES[options.learning_rate_schedule], self.num_epochs * steps
         self.optimizer, self.first_rate = optimizer, first
         self.scheduler = torch.optim.lr_scheduler.LambdaLR(
             optimizer, lambda step: schedule(min(step / self.n_steps, 1))
@@ -144,6 +116,17 @@ class _Loop:
         self.outputs: torch.Tensor | None = None
 
     def run(self) -> None:
+        """Train on the device, and bring the network back to where it was."""
+        body = self.network.body
+        home = next(chain(body.parameters(), body.buffers()), self.network.scores.bias).device
+        self.network.to(self.device)
+        try:
+            with _seeded(self.random.randint(1 << 31), self.device):
+                self._run_epochs()
+        finally:
+            self.network.to(home).eval()
+
+    def _run_epochs(self) -> None:
         """Train until the last epoch, the end of patience, divergence or an interruption."""
         history, options = self.history, self.options
         best = self._snapshot()
@@ -176,7 +159,7 @@ class _Loop:
             warnings.warn(
                 f"training was interrupted in epoch {epoch}; the weights of epoch "
                 f"{history.best_epoch} are kept",
-                stacklevel=4,
+                stacklevel=5,
             )
         finally:
             if self.bottom is not None:

@@ -1,5 +1,6 @@
 """The options of a training."""
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -9,7 +10,12 @@ from numpy.random import RandomState
 from xfer._checks import check_integer, check_number
 from xfer.training.augment import AUGMENTATIONS
 
-SCHEDULES = ("cosine", "linear", "constant")
+#: Factor of the learning rate when a share of the steps has been done.
+SCHEDULES: dict[str, Callable[[float], float]] = {
+    "cosine": lambda done: (1 + math.cos(math.pi * done)) / 2,
+    "linear": lambda done: 1 - done,
+    "constant": lambda done: 1.0,
+}
 
 
 @dataclass(kw_only=True)
@@ -41,7 +47,7 @@ class TrainingOptions:
         check_number("validation_fraction", self.validation_fraction, 0, below=1)
         check_integer("patience", self.patience)
         schedules, schedule = ", ".join(SCHEDULES), self.learning_rate_schedule
-        if schedule not in SCHEDULES:
+        if schedule not in [*SCHEDULES]:
             raise ValueError(f"learning_rate_schedule must be one of {schedules}, got {schedule!r}")
         given = self.optimizer_params or {}
         if not isinstance(given, Mapping):

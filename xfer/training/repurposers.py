@@ -160,7 +160,8 @@ class NeuralNetworkRepurposer(Repurposer, ABC):
         new = loop.prepare(network, source, self._fixed_layers(), self._random_layers(), random)
         history = History()
         try:
-            loop.train(network, options, to_learn, unseen, new, weights, random, history)
+            given = network, options, to_learn, unseen, new, weights, random, history
+            loop.Training(*given).run()
         except TrainingDiverged:
             self._set_trained(network, classes, history, unseen)
             raise
