@@ -160,8 +160,7 @@ class NeuralNetworkRepurposer(Repurposer, ABC):
         new = loop.prepare(network, source, self._fixed_layers(), self._random_layers(), random)
         history = History()
         try:
-            given = network, options, to_learn, unseen, new, weights, random, history
-            loop.Training(*given).run()
+            loop.Training(network, options, to_learn, unseen, new, weights, random, history).run()
         except TrainingDiverged:
             self._set_trained(network, classes, history, unseen)
             raise
