@@ -13,7 +13,11 @@ collect_ignore = [] if find_spec("torch") else ["torch_resnet.py"]
 
 
 # Packages that the examples in docstrings need, by the start of their name.
-_EXAMPLES_WITH = {"xfer.plots": "matplotlib", "xfer.inputs.ImageInputs": "PIL"}
+_EXAMPLES_WITH = {
+    "xfer.plots": "matplotlib",
+    "xfer.inputs.ImageInputs": "PIL",
+    "xfer.training": "torch",
+}
 
 
 def pytest_collection_modifyitems(items):
