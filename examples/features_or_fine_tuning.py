@@ -197,7 +197,7 @@ def make(way, source, layer, count, cache):
         features = xfer.LayerFeatures(sentences, "sentence", cache=cache)
         return make_pipeline(make_union(features, words), CalibratedSvm(kernel="linear"))
     if way == "fine-tuned":
-        augment = "words" if layer == "dropout0" else None
+        augment = "words" if layer == "dropout0" else "images"
         return xfer.NeuralNetworkFineTuneRepurposer(source, layer, augment=augment)
     if way != "from scratch":
         return getattr(xfer, way)(source, layer)

@@ -25,7 +25,15 @@ NO_FEATURES = (
 )
 
 
-@pytest.fixture(params=field_networks.NETWORKS)
+SLOW = {"arcface_resnet100"}  # arcface_in_training is a small one of its kind
+
+
+@pytest.fixture(
+    params=[
+        pytest.param(name, marks=[pytest.mark.slow] if name in SLOW else [])
+        for name in field_networks.NETWORKS
+    ]
+)
 def field(request, mx, tmp_path):
     """A network, and the prefix that it is saved under."""
     return load(mx, request.param, tmp_path)

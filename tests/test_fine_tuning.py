@@ -739,6 +739,12 @@ def test_what_ends_a_training_keeps_the_epoch_before(net, data, error):
     assert repurposer.history_ == expected.history_
 
 
+@pytest.mark.parametrize(("augment", "epochs"), [(None, 30), ("images", 100)])
+def test_varied_images_are_shown_more_often(net, data, augment, epochs):
+    repurposer = fine_tune(net, num_epochs=None, augment=augment).fit(*(part[::8] for part in data))
+    assert len(repurposer.history_.loss) == epochs
+
+
 # What is refused
 
 OUT_OF_RANGE = [

@@ -25,6 +25,9 @@ from xfer.training.options import SCHEDULES, TrainingOptions
 
 # By default, the epochs that give so many steps, within these limits.
 _STEPS, _FEWEST_EPOCHS, _MOST_EPOCHS = 400, 6, 30
+# Varied images teach longer: with 10 of CIFAR-100 per class, 100 epochs gave 0.73 and 30 gave 0.70.
+# Without variation it was 0.71 and 0.70.
+_MOST_WITH_IMAGES = 100
 # The learning rate by default; the new layer comes first in the groups of the optimizer.
 _RATE, _TRANSFORMER_RATE = 0.001, 0.0001
 # Word vectors need more: a word is learned only from the examples that hold it. And if the source
@@ -105,7 +108,8 @@ class Training:
         optimizer, first = make_optimizer(options, groups, rate, self.word_share)
         self.variation = options.variation(network.source, self.word_share)
         steps = examples.steps(options.batch_size)
-        few_enough = int(np.clip(_STEPS // steps, _FEWEST_EPOCHS, _MOST_EPOCHS))
+        most = _MOST_WITH_IMAGES if options.augment == "images" else _MOST_EPOCHS
+        few_enough = int(np.clip(_STEPS // steps, _FEWEST_EPOCHS, most))
         self.num_epochs = options.num_epochs or few_enough
         schedule, self.n_steps = SCHEDULES[options.learning_rate_schedule], self.num_epochs * steps
         self.optimizer, self.first_rate = optimizer, first

@@ -52,6 +52,7 @@ class NeuralNetworkRepurposer(Repurposer, ABC):
         How the new layer reads the output of the last layer that is kept: see
         :meth:`xfer.sources.SourceModel.extract`.
     batch_size, num_epochs : int, int, default=32, as many as give 400 steps, but 6 to 30
+        (to 100 with ``augment="images"``)
         Examples in a step, and passes over the examples. Loaders bring their own batches.
     optimizer, optimizer_params : str, dict, default="adam", ``{"learning_rate": 0.001}``
         The name of a class of ``torch.optim``, or MXNet's name (``"nag"``), and its parameters
