@@ -282,8 +282,8 @@ STEPS = {
     "nag": ("nag", {"momentum": 0.9}, {}, 1e-5),
     # MXNet adds epsilon before it corrects the bias of the second moment, PyTorch after. With a
     # small one, gradients that are nothing but rounding would make whole steps; with this one, the
-    # order of a batch changes weights by up to 1.4e-5.
-    "adam": ("adam", {"epsilon": 1e-4}, {"epsilon": 1e-4 / np.sqrt(1 - 0.999)}, 3e-5),
+    # order of a batch moves weights by 2e-5 to 5e-5 of those of the same step in float64.
+    "adam": ("adam", {"epsilon": 1e-4}, {"epsilon": 1e-4 / np.sqrt(1 - 0.999)}, 1e-4),
     # MXNet adds it under the root, and is itself 1e-3 and 3e-4 from the same step in float64, from
     # which PyTorch's are 1e-5.
     "rmsprop": ("rmsprop", {"gamma1": 0.9, "epsilon": 1e-16}, {"epsilon": 1e-8}, 3e-3),
