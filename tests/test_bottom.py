@@ -173,7 +173,7 @@ def test_what_varies_is_computed_each_time(data, monkeypatch):
 
     options = {"fixed_layers": ["0"], "num_epochs": 2, "augment": vary, "batch_size": 20}
     xfer.NeuralNetworkFineTuneRepurposer(chain(), "output", **options).fit(*data)
-    assert len(puts) <= 1, "only to see where the fixed part ends"
+    assert len(puts) <= 2, "only to see where the fixed part ends"
 
 
 @pytest.mark.parametrize("name", ["a chain", "residual blocks", "a norm that learns"])

@@ -17,7 +17,7 @@ def to_torch(
     prefix: str | PathLike[str],
     epoch: int = 0,
     *,
-    layer_names: Sequence[str] | None = None,
+    layer_names: str | Sequence[str] | None = None,
     shapes: Mapping[str, Sequence[int]] | None = None,
 ) -> "torch.fx.GraphModule":
     """Return a checkpoint as a PyTorch module, with parameters and layers under their own names.
@@ -28,7 +28,7 @@ def to_torch(
         What comes before ``-symbol.json`` in the name of the file with the graph.
     epoch : int, default=0
         The epoch in ``-0000.params``.
-    layer_names : list of str, optional
+    layer_names : str or list of str, optional
         The layers to return instead of the network's own outputs.
     shapes : dict of str to sequence of int, optional
         Shapes of one example by input. By default they are inferred from the parameters as far as

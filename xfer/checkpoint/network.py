@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from difflib import get_close_matches
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -286,7 +287,7 @@ class Network:
         }
 
     def to_torch(
-        self, inputs: Mapping[str, Input], layer_names: Sequence[str] | None = None
+        self, inputs: Mapping[str, Input], layer_names: str | Sequence[str] | None = None
     ) -> "torch.fx.GraphModule":
         """Return the network as a PyTorch module, cut at layers or whole.
 
@@ -294,6 +295,12 @@ class Network:
         """
         from xfer.graph_module import build_module
 
+        if isinstance(layer_names, str):
+            layer_names = [layer_names]
+        for name in layer_names or ():
+            if name not in self.positions:
+                near = get_close_matches(name, self.positions, cutoff=0.0)
+                raise ValueError(f"the network has no layer {name!r}; nearest: {', '.join(near)}")
         graph = self.graph if layer_names is None else self.prune(layer_names)
         conversion = convert(graph, self.parameters, inputs, training=True)
         try:

@@ -173,7 +173,9 @@ class OnnxSource(SourceModel):
         for name in names:
             dims = sizes.get(name, self._input_dims(name))
             if dims is None or None in dims:
-                raise ValueError(f"the shape of input {name!r} is not known: give it (--shape)")
+                raise ValueError(
+                    f"the shape of input {name!r} is not known: give it (--shape {name}=3,32,32, without the examples)"
+                )
             zeros[name] = np.zeros((batch_size, *(size or 0 for size in dims)))
         return self.torch_inputs(zeros, names)
 

@@ -124,12 +124,13 @@ class TorchSource(SourceModel):
 
     def to_weights(self) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
         """Return the arrays of the network, but not its code, as what JSON can hold, and arrays."""
-        state = self.module.state_dict()
+        # Buffers that the module does not save may have been trained.
+        state = {**self.module.state_dict(), **dict(self.module.named_buffers())}
         for name, value in state.items():
             if not isinstance(value, torch.Tensor):
                 kind = type(value).__name__
                 raise TypeError(f"{name!r} of the network is of class {kind} and cannot be saved")
-        arrays = {f"array/{i}": to_numpy(value) for i, value in enumerate(state.values())}
+        arrays = {f"array/{i}": _exact(value) for i, value in enumerate(state.values())}
         # A name may hold anything, so it cannot name a file.
         return {"kind": "torch", "names": list(state), "batch_size": self.batch_size}, arrays
 
@@ -140,7 +141,11 @@ class TorchSource(SourceModel):
         module = copied(self.module)
         named = enumerate(state["names"])
         tensors = {name: torch.from_numpy(np.array(arrays[f"array/{i}"])) for i, name in named}
+        buffers, known = dict(module.named_buffers()), module.state_dict()
         try:
+            for name in [*tensors]:
+                if name in buffers and name not in known:
+                    buffers[name].copy_(tensors.pop(name))
             module.load_state_dict(tensors)
         except RuntimeError as error:
             reason = " ".join(str(error).split())
@@ -193,8 +198,8 @@ class TorchSource(SourceModel):
             try:
                 for name, value in self._outputs(module(*args, **kwargs)).items():
                     capture.take(name, module, (), value)
-            except _Stop:
-                pass
+            except _Stop as end:
+                end.raise_unless_of(capture)
         return capture.finish()[0]
 
     def layer_below_top(self, count: int) -> str:
@@ -324,8 +329,8 @@ class TorchSource(SourceModel):
                     if is_first:
                         self._note_shape(name, self.module, (), value)
                     capture.take(name, self.module, (), value)
-            except _Stop:
-                pass
+            except _Stop as end:
+                end.raise_unless_of(capture)
             except (torch.cuda.OutOfMemoryError, MemoryError):
                 raise
             except Exception as error:
@@ -484,6 +489,11 @@ def _read_name(name: str, modules: Collection[str]) -> _Output | None:
 class _Stop(BaseException):
     """Ends a pass; a BaseException, so that no network takes it for an error of its own."""
 
+    def raise_unless_of(self, capture: "_Capture") -> None:
+        """Let a pass around this one end: a trained network may be part of another."""
+        if self.args[0] is not capture:
+            raise self
+
 
 @dataclass
 class _Capture:
@@ -517,7 +527,7 @@ class _Capture:
                 tensor = self.attempt(_tensor_of, output, value)
                 self.kept[output.name] = self.attempt(self.keep, output, tensor, is_last)
         if self.may_stop and self.complete:
-            raise _Stop
+            raise _Stop(self)
 
     def attempt(self, function: Callable[..., Any], *args: Any) -> Any:
         """Call a function of ours inside the pass; the network must not catch its error."""
@@ -525,7 +535,7 @@ class _Capture:
             return function(*args)
         except Exception as error:
             self.error = error
-            raise _Stop from error
+            raise _Stop(self) from error
 
     def finish(self) -> list[Any]:
         """Return what was taken, in the order of the outputs."""
@@ -634,6 +644,11 @@ def unwrap(module: torch.nn.Module) -> torch.nn.Module:
     while isinstance(inner, wrappers) or hasattr(inner, "_orig_mod"):
         inner = inner.module if isinstance(inner, wrappers) else inner._orig_mod
     return inner
+
+
+def _exact(tensor: torch.Tensor) -> np.ndarray:
+    """Return the values of a tensor; NumPy has no bfloat16."""
+    return tensor.detach().cpu().numpy() if tensor.dtype == torch.float64 else to_numpy(tensor)
 
 
 def copied(module: torch.nn.Module) -> torch.nn.Module:

@@ -14,8 +14,8 @@ _MARGIN, _REPLACED = 4, 0.3
 def images(given: np.ndarray, random: RandomState) -> np.ndarray:
     """Flip half of the images left to right, and shift each by up to 4 pixels.
 
-    The channels of (m, channels, height, width) or (m, height, width, channels) are the axis of 1,
-    3 or 4. What a shift uncovers repeats the image's edge.
+    Images are (m, channels, height, width), or (m, height, width, channels) if the last axis is the
+    shorter one and the first not 1, 3 or 4. What a shift uncovers repeats the image's edge.
     """
     if not isinstance(given, np.ndarray) or given.ndim != 4:
         shape = given.shape if isinstance(given, np.ndarray) else type(given).__name__
@@ -23,7 +23,7 @@ def images(given: np.ndarray, random: RandomState) -> np.ndarray:
             "augment='images' takes one input of shape (m, channels, height, width) or (m, height, "
             f"width, channels), got {shape}"
         )
-    is_last = given.shape[1] not in (1, 3, 4) and given.shape[3] in (1, 3, 4)
+    is_last = given.shape[1] not in (1, 3, 4) and given.shape[3] < given.shape[1]
     pixels = np.moveaxis(given, 3, 1) if is_last else given
     n, _, height, width = pixels.shape
     margins = [(0, 0), (0, 0), (_MARGIN, _MARGIN), (_MARGIN, _MARGIN)]

@@ -1,53 +1,47 @@
 """The fixed part of a network, computed once and not in every step."""
 
-from collections.abc import Iterable, Mapping
-from contextlib import ExitStack, suppress
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack
 from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
 
+from xfer.sources.data import count
 from xfer.sources.torch import tensors_in
 from xfer.training.network import Network, in_prediction
 
 _MOST_TRIES = 20
 
 
-class _Stop(BaseException):
-    """Ends a pass; a BaseException, so that no network takes it for an error of its own."""
-
-
 class Bottom:
     """The output of the fixed part of a network, which can be given instead of computed.
 
-    A batch shows where that part ends: at the last module whose output no gradient reaches, before
-    anything that is trained. Its output is then put in its place, and the modules before it are not
-    run. They return NaN instead, which shows in the scores where it is used after all; an earlier
-    end is tried then. If none is found, `last` is None.
+    A batch shows where that part may end: at the last module whose output no gradient reaches,
+    before anything that is trained. Its output is then put in its place, and the modules before it
+    are not run. They return NaN instead, which shows in the scores where it is used after all; an
+    earlier end is tried then. If none is found, `last` is None.
     """
 
-    def __init__(self, network: Network, batch: Mapping[str, np.ndarray]) -> None:
+    def __init__(self, network: Network, batch: dict[str, np.ndarray]) -> None:
         self._network = network
         self._found: list[tuple[torch.nn.Module, torch.Tensor]] = []
         self._rows: Any = None
+        statistics = [(buffer, buffer.clone()) for buffer in network.body.buffers()]
         ends = self._ends(batch)
+        for buffer, before in statistics:
+            buffer.copy_(before)
         below = ends[: next((i for i, (_, _, trained) in enumerate(ends) if trained), len(ends))]
         for module, *_ in below:
             module.eval()  # dropout of the fixed part, too
         calls = [module for module, *_ in ends]
         once = [(m, output) for m, output, _ in below if output is not None and calls.count(m) == 1]
-        with in_prediction(network):
-            expected = network.score(batch)
-            # The outputs seen were computed with dropout, so they are computed again.
-            for n in range(len(once), max(len(once) - _MOST_TRIES, 0), -1):
-                self._found = once[:n]
-                self.put(self.compute([batch]))
-                is_same = torch.allclose(network.score(batch), expected, rtol=1e-4, atol=1e-5)
-                self.remove()
-                if is_same:
-                    break
-                self._found = []
+        for n in range(len(once), max(len(once) - _MOST_TRIES, 0), -1):
+            self._found = once[:n]
+            if self.compute(partial(_parts, batch), count(batch)) is not None:
+                break
+            self._found = []
 
     @property
     def last(self) -> torch.nn.Module | None:
@@ -59,10 +53,10 @@ class Bottom:
         """The size of what is kept of one example."""
         return self._found[-1][1][:1].nbytes
 
-    def _ends(self, batch: Mapping[str, np.ndarray]) -> list[Any]:
+    def _ends(self, batch: dict[str, np.ndarray]) -> list[Any]:
         """Run a batch; return each module that ends, its output, and whether that is trained."""
         ends: list[Any] = []
-        n = len(next(iter(batch.values())))
+        n = count(batch)
 
         def note(module: torch.nn.Module, inputs: Any, value: Any) -> None:
             trained = any(tensor.requires_grad for _, tensor in tensors_in(value))
@@ -75,25 +69,37 @@ class Bottom:
             self._network.score(batch)
         return ends
 
-    def compute(self, batches: Iterable[Mapping[str, np.ndarray]]) -> torch.Tensor:
-        """Compute the output of the fixed part, of shape (n, ...)."""
+    def compute(
+        self, batches: Callable[[int], Iterable[dict[str, np.ndarray]]], size: int
+    ) -> torch.Tensor | None:
+        """Compute the output of the fixed part, of shape (n, ...), from batches of a size.
+
+        Return None if the scores of batches of another size are others when it is given. One batch
+        cannot show that rows are examples and not time steps, or that integers depend on what is
+        left out.
+        """
         rows: list[torch.Tensor] = []
-
-        def keep(module: torch.nn.Module, inputs: Any, value: torch.Tensor) -> None:
-            rows.append(value.cpu())
-            raise _Stop
-
         assert self.last is not None
         self.remove()
-        handle = self.last.register_forward_hook(keep)
-        try:
-            with in_prediction(self._network):
-                for batch in batches:
-                    with suppress(_Stop):
-                        self._network.score(batch)
-        finally:
-            handle.remove()
-        return torch.cat(rows)
+        handle = self.last.register_forward_hook(lambda module, _, value: rows.append(value.cpu()))
+        with in_prediction(self._network):
+            try:
+                expected = torch.cat([self._network.score(batch) for batch in batches(size)])
+            finally:
+                handle.remove()
+            outputs, start = torch.cat(rows), 0
+            try:
+                for batch in batches(max(size - 1, 1)):
+                    these = slice(start, start := start + count(batch))
+                    self.put(outputs[these])
+                    scores = self._network.score(batch)
+                    if not torch.allclose(scores, expected[these], rtol=1e-4, atol=1e-5):
+                        return None
+            except Exception:  # what a network says of other shapes
+                return None
+            finally:
+                self.remove()
+        return outputs if start == len(outputs) else None
 
     def put(self, rows: torch.Tensor) -> None:
         """Give the output for the next batch."""
@@ -109,6 +115,11 @@ class Bottom:
         """Let the modules compute again."""
         for module, _ in self._found:
             vars(module).pop("forward", None)
+
+
+def _parts(batch: dict[str, np.ndarray], size: int) -> Iterator[dict[str, np.ndarray]]:
+    for start in range(0, count(batch), size):
+        yield {name: array[start : start + size] for name, array in batch.items()}
 
 
 def _given(value: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:

@@ -66,6 +66,8 @@ def prepare(
             if own and not places:
                 raise ValueError(f"{option} has layer {layer!r}, which num_layers_to_drop drops")
             found[-1] |= places
+    if shared := found[0] & found[1]:
+        raise ValueError(f"fixed_layers and random_layers share the parameter {min(shared)!r}")
     start_at_random(network, source, random_layers, random)
     fix(network, found[0])
     return {f"body.{name}" for name in found[1]}
@@ -116,6 +118,9 @@ class Training:
         self.scheduler = torch.optim.lr_scheduler.LambdaLR(
             optimizer, lambda step: schedule(min(step / self.n_steps, 1))
         )
+        # Masks may hold infinity, and layers that are left out anything.
+        tensors = chain(network.named_parameters(), network.named_buffers())
+        self.finite = [(name, one) for name, one in tensors if torch.isfinite(one).all()]
         self.bottom: Bottom | None = None
         self.outputs: torch.Tensor | None = None
 
@@ -125,7 +130,7 @@ class Training:
         home = next(chain(body.parameters(), body.buffers()), self.network.scores.bias).device
         self.network.to(self.device)
         try:
-            with _seeded(self.random.randint(1 << 31), self.device):
+            with _seeded(self.random.randint(1 << 31), self.device), torch.enable_grad():
                 self._run_epochs()
         finally:
             self.network.to(home).eval()
@@ -186,6 +191,7 @@ class Training:
             loss = cross_entropy(scores, targets, self.weights)
             self.optimizer.zero_grad()
             loss.backward()
+            self.network.check_copy()
             self.optimizer.step()
             self._shrink_words()
             self.scheduler.step()
@@ -194,7 +200,7 @@ class Training:
             if not math.isfinite(results[-1][0]):
                 raise FloatingPointError("the loss is NaN or infinite")
             bar.update()
-        for name, tensor in self.network.state_dict(keep_vars=True).items():
+        for name, tensor in self.finite:
             if not torch.isfinite(tensor).all():
                 raise FloatingPointError(f"{name.removeprefix('body.')!r} is NaN or infinite")
         loss, accuracy = np.mean(results, axis=0).tolist()
@@ -223,10 +229,10 @@ class Training:
         if bottom.last is None or self.variation is not None:
             return
         if bottom.bytes_per_example * len(examples) <= _MOST_KEPT:
-            # Texts then have one length.
-            self.examples = examples = examples.prepared()
-            self.outputs = bottom.compute(examples.inputs(self.options.batch_size))
-            self.bottom = bottom
+            prepared = examples.prepared()  # texts then have one length
+            self.outputs = bottom.compute(prepared.inputs, self.options.batch_size)
+            if self.outputs is not None:
+                self.examples, self.bottom = prepared, bottom
 
     def _shrink_words(self) -> None:
         """Let word vectors decay, so that those that no labelled example holds end as nothing."""
@@ -298,7 +304,7 @@ def make_optimizer(
         given["nesterov"] = given.get("momentum", 0) > 0
     if {"beta1", "beta2"} & given.keys() and "betas" in accepted:
         given["betas"] = given.pop("beta1", 0.9), given.pop("beta2", 0.999)
-    if "fused" in accepted:
+    if "fused" in accepted and kind is not torch.optim.SGD:  # which takes sparse gradients, too
         given.setdefault("fused", True)
     rate, of_old = given["lr"], options.transferred_rate
     check_number("the learning_rate in optimizer_params", rate, 0)

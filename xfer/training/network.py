@@ -23,9 +23,14 @@ class Network(torch.nn.Module):
         super().__init__()
         self.layer, self._pooling = layer, pooling
         self.source: Any = source
+        self._originals: list[tuple[torch.nn.Parameter, Any]] = []
         if isinstance(source, TorchSource):
             self.body = copied(source.module)
+            if not all(one.is_leaf for one in self.body.parameters()):
+                kind = type(source.module).__name__
+                raise ValueError(f"a {kind} cannot be trained: train the module it was made of")
             self.source = source.with_module(self.body)
+            self._originals = [(one, one.grad) for one in source.module.parameters()]
         elif isinstance(source, OnnxSource):
             self.body = source.to_torch([layer.name])
             # Convolutions of images then keep channels last: a step of a ResNet-20 took two thirds.
@@ -42,10 +47,19 @@ class Network(torch.nn.Module):
     def forward(self, *args: Any, **kwargs: Any) -> torch.Tensor:
         """Take what the network takes, as tensors; return scores of shape (n, n_classes)."""
         if isinstance(self.source, TorchSource):
+            names = self.source.input_names
             output = self.source.run_to(self.body, self.layer.name, args, kwargs)
         else:
+            names = self.body.meta["input_names"]
             output = self.body(*args, **kwargs)
-        return self._scores_of(output, kwargs.get("attention_mask"))
+        inputs = {**dict(zip(names, args)), **kwargs}
+        for value in [*inputs.values()]:  # one input of a SentenceTransformer is a dict
+            inputs.update(value if isinstance(value, Mapping) else {})
+        tensors = {name: one for name, one in inputs.items() if isinstance(one, torch.Tensor)}
+        mask = tensors.get("attention_mask")
+        if mask is None:
+            mask = self.source._mask(tensors, [self._pooling])
+        return self._scores_of(output, mask)
 
     def score(self, inputs: Mapping[str, np.ndarray]) -> torch.Tensor:
         """Return the scores of a batch of arrays, of shape (n, n_classes)."""
@@ -74,10 +88,25 @@ class Network(torch.nn.Module):
 
     def places_of(self, names: Iterable[str]) -> set[str]:
         """Return the names in the body of parameters that the source names."""
-        places = {name: name for name in self.body.state_dict()}
         if not isinstance(self.source, TorchSource):
             places = self.body.meta["places"]
+            return {places[name] for name in names if name in places}
+        # What has several names goes by the first, as in named_parameters.
+        first: dict[int, str] = {}
+        state = self.body.state_dict(keep_vars=True)
+        places = {name: first.setdefault(id(one), name) for name, one in state.items()}
         return {places[name] for name in names if name in places}
+
+    def check_copy(self) -> None:
+        """Raise ValueError if gradients have reached the user's own module."""
+        reached = [(one, grad) for one, grad in self._originals if one.grad is not grad]
+        for one, grad in reached:
+            one.grad = grad
+        if reached:
+            raise ValueError(
+                "the network's forward uses the original by a function that was made in it, such "
+                "as a lambda in __init__, so a copy cannot be trained: make it a method"
+            )
 
     def word_tables(self) -> list[torch.nn.Parameter]:
         """Return the embedding tables; none of a transformer, where rows are learned otherwise."""
@@ -110,6 +139,10 @@ def fix(network: Network, names: Collection[str]) -> None:
     network.train()
     for module, parameters in readers(network.body):
         if parameters and not any(one.requires_grad for one in parameters):
+            module.eval()
+    for name, module in network.body.named_modules():
+        statistics = {f"{name}.{one}" for one, _ in module.named_buffers()}
+        if statistics and statistics <= {*names} and not [*module.parameters()]:
             module.eval()
 
 

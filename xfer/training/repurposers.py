@@ -314,13 +314,6 @@ class NeuralNetworkRandomFreezeRepurposer(NeuralNetworkRepurposer):
 
     def _last_layer(self, source: Any) -> str:
         check_integer("num_layers_to_drop", self.num_layers_to_drop)
-        fixed, new = (
-            {name for layer in layers for name in source.parameters_of(layer)}
-            for layers in (self._fixed_layers(), self._random_layers())
-        )
-        if fixed & new:
-            shared = min(fixed & new)
-            raise ValueError(f"fixed_layers and random_layers share the parameter {shared!r}")
         return source.layer_below_top(int(self.num_layers_to_drop))
 
 
