@@ -174,7 +174,8 @@ class OnnxSource(SourceModel):
             dims = sizes.get(name, self._input_dims(name))
             if dims is None or None in dims:
                 raise ValueError(
-                    f"the shape of input {name!r} is not known: give it (--shape {name}=3,32,32, without the examples)"
+                    f"the shape of input {name!r} is not known: give that of one example, such as "
+                    f"--shape {name}=3,32,32"
                 )
             zeros[name] = np.zeros((batch_size, *(size or 0 for size in dims)))
         return self.torch_inputs(zeros, names)

@@ -128,12 +128,12 @@ class Training:
         """Train on the device, and bring the network back to where it was."""
         body = self.network.body
         home = next(chain(body.parameters(), body.buffers()), self.network.scores.bias).device
-        self.network.to(self.device)
+        self.network.to(self.device).arrange(torch.channels_last)
         try:
             with _seeded(self.random.randint(1 << 31), self.device), torch.enable_grad():
                 self._run_epochs()
         finally:
-            self.network.to(home).eval()
+            self.network.to(home).eval().arrange(torch.contiguous_format)
 
     def _run_epochs(self) -> None:
         """Train until the last epoch, the end of patience, divergence or an interruption."""

@@ -33,11 +33,6 @@ class Network(torch.nn.Module):
             self._originals = [(one, one.grad) for one in source.module.parameters()]
         elif isinstance(source, OnnxSource):
             self.body = source.to_torch([layer.name])
-            # Convolutions of images then keep channels last: a step of a ResNet-20 took two thirds.
-            # A module of the user's own may need the usual order, such as for `view`.
-            for one in self.body.parameters():
-                if one.ndim == 4:
-                    one.data = one.data.contiguous(memory_format=torch.channels_last)
         # Not initialised, which would take numbers from the global generator.
         self.scores = torch.nn.utils.skip_init(torch.nn.Linear, coef.shape[1], len(coef))
         with torch.no_grad():
@@ -78,6 +73,16 @@ class Network(torch.nn.Module):
         mask = None if mask is None else mask.to(output.device)
         features = pool(output, pooling, name, mask).flatten(1)
         return self.scores(features.to(self.scores.weight.dtype))
+
+    def arrange(self, order: torch.memory_format) -> None:
+        """Change the order in memory of the parameters of convolutions.
+
+        With channels last, a step of a ResNet-20 took two thirds of the time. A module of the
+        user's own may need the usual order, such as for `view`.
+        """
+        for one in () if isinstance(self.source, TorchSource) else self.body.parameters():
+            if one.ndim == 4:
+                one.data = one.data.contiguous(memory_format=order)
 
     def trained_source(self) -> SourceModel:
         """Return the network with its present parameters as a source of features."""
