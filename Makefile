@@ -20,6 +20,7 @@ PYTEST := -m pytest -n 2 $(OPTIONS)
 # Where a package is left out on purpose, so are the docstrings of modules that import it.
 PARTLY := $(PYTEST) -p no:cacheprovider --doctest-ignore-import-errors
 export OMP_NUM_THREADS := 1
+unexport PYTHONDONTWRITEBYTECODE  # with it, every process would compile all that it imports
 
 demo: .venv/ready
 	.venv/bin/python examples/demo.py

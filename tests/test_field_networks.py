@@ -90,6 +90,7 @@ def test_what_is_no_feature_is_refused(mx, field):
             source.extract(data, layer)
 
 
+@pytest.mark.slow
 def test_the_command_line_takes_them(mx, field, capsys, tmp_path):
     network, prefix = field
     assert main(["layers", prefix]) == 0

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 plt = pytest.importorskip("matplotlib.pyplot")
+pytestmark = pytest.mark.slow  # `make docs` runs the scripts, too
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 FEWER = {
