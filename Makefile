@@ -13,7 +13,7 @@ CANDIDATES := $(or $(PYTHON),python3.11 python3.12 python3.13 python3 python)
 NEWEST := $(or $(PYTHON),python3.13 python3.12 python3.11 python3 python)
 first = $(firstword $(foreach candidate,$(1),$(shell \
 	$(candidate) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $(candidate))))
-# Modules are compiled when they are first imported: compiling all takes three times as long as the rest.
+# Modules are compiled when they are first imported: compiling all is two thirds of an installation.
 PIP := -m pip install --quiet --disable-pip-version-check --no-compile
 # One process per core, each with one thread of BLAS. OPTIONS=--cov reports the coverage.
 PYTEST := -m pytest -n 2 $(OPTIONS)

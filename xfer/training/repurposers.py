@@ -161,7 +161,9 @@ class NeuralNetworkRepurposer(Repurposer, ABC):
         new = loop.prepare(network, source, self._fixed_layers(), self._random_layers(), random)
         history = History()
         try:
-            loop.Training(network, options, to_learn, unseen, new, weights, random, history).run()
+            loop.Training(
+                network, source, options, to_learn, unseen, new, weights, random, history
+            ).run()
         except TrainingDiverged:
             self._set_trained(network, classes, history, unseen)
             raise
