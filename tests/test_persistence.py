@@ -642,6 +642,7 @@ def text_network():
     return onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 13)])
 
 
+@pytest.mark.slow
 def test_a_fresh_process_classifies_files_and_texts_with_nothing_else_given(tmp_path):
     Image = pytest.importorskip("PIL.Image")
     images, digits = xfer.example.digits()

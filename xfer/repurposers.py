@@ -227,6 +227,46 @@ class Repurposer(ClassifierMixin, SharesNetwork):
         """
         return save(self, model_name, model_directory, save_source_model)
 
+    def to_onnx(
+        self, path: str | PathLike[str], X: Any = None, outputs: Sequence[str] | None = None
+    ) -> Path:
+        """Write everything that prediction needs to one ONNX file of standard operators.
+
+        Its inputs are those of the network, or ready inputs where the network has ``inputs=`` of
+        texts or pictures, in batches of any size. The file is compared with this model on a few
+        examples before it is written. ONNX Runtime alone runs it: see :doc:`/export`.
+
+        Parameters
+        ----------
+        path : str or path-like
+            The file.
+        X : array, dict of str to array, or list, optional
+            Examples to compare on, of which three are used. By default they are random numbers like
+            those that the network has seen. A loaded model of a PyTorch network needs them.
+        outputs : list of str, optional
+            Outputs of the file: by default ``"label"``, of shape (n,), and ``"probabilities"``,
+            float32 of shape (n, n_classes). Where the model has them, also ``"total"``,
+            ``"aleatoric"`` and ``"epistemic"`` (uncertainty in nats) and ``"novelty"``, each of
+            shape (n,), which take more time.
+
+        Returns
+        -------
+        pathlib.Path
+            The file. Its metadata ``xfer`` holds classes, layers and the version as JSON.
+
+        Raises
+        ------
+        ImportError
+            If a meta-model of scikit-learn or a PyTorch network needs ``xfer-learn[export]``.
+        RuntimeError
+            If the file would give other results; nothing is written.
+        TypeError, ValueError
+            If the network or the meta-model cannot be written as ONNX; nothing is written.
+        """
+        from xfer.export import to_onnx
+
+        return to_onnx(self, path, X, outputs)
+
     @property
     def n_features_in_(self) -> int:
         """Columns of the data, where they have two dimensions."""
@@ -454,6 +494,12 @@ class MetaModelRegressor(RegressorMixin, SharesNetwork):
     ) -> Path:
         """Save to one file; see :meth:`xfer.Repurposer.save_repurposer`."""
         return save(self, model_name, model_directory, save_source_model)
+
+    def to_onnx(self, path: str | PathLike[str], X: Any = None) -> Path:
+        """Write to one ONNX file, with the output ``variable``; see ``Repurposer.to_onnx``."""
+        from xfer.export import to_onnx
+
+        return to_onnx(self, path, X, None)
 
     n_features_in_: Any = Repurposer.n_features_in_
     feature_names_in_: Any = Repurposer.feature_names_in_

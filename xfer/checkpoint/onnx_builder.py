@@ -19,8 +19,8 @@ BATCH = 134_217_689
 #: A shape as far as it is known; multiples of ``BATCH`` follow the batch.
 Dims = tuple[int | None, ...] | None
 
-# What a protocol buffer holds, less some room for the graph.
-_MOST_BYTES = 2**31 - 2**24
+#: What a protocol buffer holds, less some room for the graph.
+MOST_BYTES = 2**31 - 2**24
 _OPSETS = [helper.make_opsetid("", OPSET)]
 # Operators that only move values are evaluated at once on constants: the weights of a recurrent
 # network are then known, though they were saved in pieces.
@@ -91,7 +91,8 @@ class OnnxBuilder:
         self.initializers: dict[str, np.ndarray] = {}
         self.inputs: list[Tensor] = []
         self.outputs: list[Tensor] = []
-        self._names: set[str] = set()
+        #: Names that are taken.
+        self.names: set[str] = set()
         self._learned: set[str] = set()
         self._batch_size: Tensor | None = None
 
@@ -177,7 +178,7 @@ class OnnxBuilder:
         """Return the model with its arrays, which may be up to 2 GB."""
         model, arrays = self.build()
         size = sum(array.nbytes for array in arrays.values())
-        if size > _MOST_BYTES:
+        if size > MOST_BYTES:
             found = f"its parameters are {size:,} bytes"
             raise ValueError(f"an ONNX model holds less than 2 GB; {found}")
         model.graph.initializer.extend(
@@ -227,10 +228,10 @@ class OnnxBuilder:
 
     def _unique(self, name: str) -> str:
         unique, count = name, 1
-        while unique in self._names or not unique:
+        while unique in self.names or not unique:
             count += 1
             unique = f"{name}.{count}"
-        self._names.add(unique)
+        self.names.add(unique)
         return unique
 
 

@@ -5,7 +5,8 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -23,6 +24,9 @@ from xfer.sources.data import (
     to_numpy,
 )
 from xfer.sources.table import Features, FeatureTable, check_poolings, pool, with_axis
+
+if TYPE_CHECKING:
+    import onnx
 
 # The poolings that leave padding out.
 _MASKED = {"masked_mean", "first_token"}
@@ -50,6 +54,19 @@ class Layer:
     parameter_count: int
 
 
+class OnnxLayers(NamedTuple):
+    """A network as an ONNX model up to some layers.
+
+    For each layer: its name in the model, its output for the examples that were given, and the axis
+    of the examples in the model's output with the rows of each of them, (0, 1) for most.
+    """
+
+    model: "onnx.ModelProto"
+    names: list[str]
+    arrays: list[np.ndarray]
+    places: list[tuple[int, int]]
+
+
 class SourceModel(ABC):
     """A frozen network with named layers.
 
@@ -68,6 +85,8 @@ class SourceModel(ABC):
     _advice = ""
     #: Your name for what xfer cannot know about the network or its inputs.
     cache_key: str | None = None
+    # Of each input: dtype, shape of an example, smallest and largest number, whether all are whole.
+    _seen_inputs: Mapping[str, tuple[Any, ...]] = MappingProxyType({})
 
     @property
     @abstractmethod
@@ -222,6 +241,25 @@ class SourceModel(ABC):
                 )
         return {name: checked_input(array, name) for name, array in inputs.items()}
 
+    def sample_inputs(self, n: int) -> dict[str, np.ndarray]:
+        """Return random examples like the first ones that the network has seen.
+
+        Raises
+        ------
+        ValueError
+            If it has seen none since it was opened.
+        """
+        if not self._seen_inputs:
+            raise ValueError(
+                "the network has seen no data since it was opened, so it is unknown what they look "
+                "like: give X, a few examples"
+            )
+        random, found = np.random.default_rng(0), {}
+        for name, (dtype, shape, low, high, are_whole) in self._seen_inputs.items():
+            numbers = random.uniform(low, high + are_whole, (n, *shape))
+            found[name] = (np.floor(numbers) if are_whole else numbers).astype(dtype)
+        return found
+
     @property
     def _is_example(self) -> IsExample:
         """The test that tells a raw example from a batch; None if data are ready inputs."""
@@ -237,6 +275,12 @@ class SourceModel(ABC):
         inputs = self.prepare(examples, needed)
         outputs = self._pooled(inputs, layers, poolings)
         self._check_same_features(examples, inputs, outputs, layers, poolings)
+        if not self._seen_inputs:
+            self._seen_inputs = {
+                name: (array.dtype, array.shape[1:], *_range_of(array))
+                for name, array in inputs.items()
+                if array.size
+            }
         return outputs
 
     def _pooled(
@@ -494,6 +538,11 @@ def examples_first(output: np.ndarray, axis: int, count: int) -> np.ndarray:
         return output
     output = np.moveaxis(output, axis, 0) if axis else output
     return output if count == 1 else output.reshape(-1, count, *output.shape[1:])
+
+
+def _range_of(array: np.ndarray) -> tuple[float, float, bool]:
+    """Return the smallest and the largest number, and whether all are whole."""
+    return float(array.min()), float(array.max()), bool((array == np.floor(array)).all())
 
 
 def _close(found: np.ndarray, other: np.ndarray, bound: np.ndarray) -> bool:

@@ -14,7 +14,7 @@ from xfer.checkpoint.edit import find_layer as find_node
 from xfer.checkpoint.network import Network
 from xfer.checkpoint.onnx_builder import BATCH, Dims, follows_batch
 from xfer.checkpoint.operators import Unsupported
-from xfer.sources.base import Layer, SourceModel, check_rows, example_shapes, find_layer
+from xfer.sources.base import Layer, OnnxLayers, SourceModel, check_rows, example_shapes, find_layer
 from xfer.sources.candidates import Ends, graph_ends
 from xfer.sources.data import check_ids, take
 from xfer.sources.onnx import OnnxSource, one_opens
@@ -267,7 +267,19 @@ class CheckpointSource(OnnxSource):
             return self._compare_engines(inputs, names, outputs)
         return outputs
 
+    def to_onnx(self, layer_names: Sequence[str], inputs: Mapping[str, np.ndarray]) -> OnnxLayers:
+        """Return the network that computes some layers for such inputs as an ONNX model."""
+        layers = self._look_up(layer_names)
+        names = tuple(layer.name for layer in layers)
+        self._forward(dict(inputs), layers)  # which may leave them to MXNet
+        if self._engine == "mxnet" or names in self._left_to_mxnet:
+            raise ValueError(f"MXNet computes {', '.join(names)}, and no ONNX network does")
+        return super().to_onnx(names, inputs)
+
     def _run_onnx(self, inputs: dict[str, np.ndarray], names: tuple[str, ...]) -> list[np.ndarray]:
+        return self._runner_for(inputs, names).run(inputs)
+
+    def _runner_for(self, inputs: Mapping[str, np.ndarray], names: tuple[str, ...]) -> Runner:
         conversion, shapes = self._conversion_for(inputs, names)
         size = self._own_sizes.get(names)
 
@@ -285,7 +297,7 @@ class CheckpointSource(OnnxSource):
             axes = self.batch_axes
             return Runner(names, model, parameters, types, size, batch_axes=axes, places=places)
 
-        return self._runner((names, size, tuple(shapes.items())), open_one).run(inputs)
+        return self._runner((names, size, tuple(shapes.items())), open_one)
 
     def _conversion_for(
         self, inputs: Mapping[str, np.ndarray], names: tuple[str, ...]

@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import onnx
+from onnx import numpy_helper
 
 from xfer.checkpoint.params import check_is_no_pointer
-from xfer.sources.base import Layer, SourceModel
+from xfer.sources.base import Layer, OnnxLayers, SourceModel
 from xfer.sources.candidates import Ends, graph_ends
 from xfer.sources.data import Examples
 from xfer.sources.onnx_model import OnnxGraph, channels_axis, parse, take_apart
@@ -271,13 +272,47 @@ class OnnxSource(SourceModel):
         self, inputs: dict[str, np.ndarray], layers: tuple[Layer, ...]
     ) -> Sequence[np.ndarray]:
         names = tuple(layer.name for layer in layers)
-        size = self._own_sizes.get(names)
-        outputs = self._runner((names, size), lambda: self._open(names, size)).run(inputs)
+        outputs = self._runner_for(inputs, names).run(inputs)
         if any(layer.shape is None or None in layer.shape for layer in layers):
             # From now on the table of layers can show these shapes.
             seen = {name: output.shape[1:] for name, output in zip(names, outputs)}
             self._layers = [replace(e, shape=seen.get(e.name, e.shape)) for e in self.layers]
         return outputs
+
+    def to_onnx(self, layer_names: Sequence[str], inputs: Mapping[str, np.ndarray]) -> OnnxLayers:
+        """Return the network that computes some layers for such inputs as an ONNX model."""
+        names = tuple(layer.name for layer in self._look_up(layer_names))
+        arrays = list(self._forward(dict(inputs), self._look_up(names)))
+        runner = self._runner_for(inputs, names)
+        if runner.size is not None:
+            raise ValueError(
+                f"the network computes {', '.join(names)} only in batches of {runner.size}, and a "
+                "file is for batches of any size"
+            )
+        model = onnx.ModelProto()
+        model.CopyFrom(runner.model)
+        model.graph.initializer.extend(
+            numpy_helper.from_array(array, name) for name, array in runner.parameters.items()
+        )
+        outputs = [value.name for value in model.graph.output]
+        return OnnxLayers(model, outputs, arrays, list(runner.places))
+
+    def sample_inputs(self, n: int) -> dict[str, np.ndarray]:
+        """Return random examples like those that were seen, or of the shapes in the network."""
+        known = {name: self._input_dims(name) for name in self.input_names}
+        if self._seen_inputs or any(dims is None or None in dims for dims in known.values()):
+            return super().sample_inputs(n)
+        random, types = np.random.default_rng(0), self._input_types()
+        return {
+            name: random.integers(0, 2, (n, *(size or 0 for size in dims))).astype(types[name])
+            for name, dims in known.items()
+            if dims is not None
+        }
+
+    def _runner_for(self, inputs: Mapping[str, np.ndarray], names: tuple[str, ...]) -> Runner:
+        """Return a session that computes layers for such inputs."""
+        size = self._own_sizes.get(names)
+        return self._runner((names, size), lambda: self._open(names, size))
 
     def _runner(self, key: Any, open_one: Callable[[], Runner]) -> Runner:
         """Return a session that is open, or open it; those used most recently are kept."""

@@ -37,6 +37,7 @@ class Runner:
         if not types:
             raise ValueError(f"layers {', '.join(names)} depend on no input of the network")
         self.names, self.types, self.size, self.id_limits = names, types, size, list(id_limits)
+        self.model, self.parameters = model, parameters
         self.batch_axes, self.places = batch_axes, places or [(0, 1)] * len(names)
         try:
             self.session = open_session(model, parameters)

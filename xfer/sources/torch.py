@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from xfer.sources.base import Layer, SourceModel, check_rows, example_shapes
+from xfer.sources.base import Layer, OnnxLayers, SourceModel, check_rows, example_shapes
 from xfer.sources.candidates import Ends
 from xfer.sources.data import check_ids, count, to_numpy
 from xfer.sources.table import pool, with_axis
@@ -184,6 +184,20 @@ class TorchSource(SourceModel):
         args, kwargs = self._arguments({name: self._send(a) for name, a in inputs.items()})
         return self.run_to(self.module, layer_name, args, kwargs)
 
+    def outputs_of(
+        self, names: Sequence[str], tensors: dict[str, torch.Tensor]
+    ) -> list[torch.Tensor]:
+        """Call the whole network and return the outputs of layers."""
+        outputs = [output for name in names if (output := _read_name(name, self._names))]
+        args, kwargs = self._arguments(tensors)
+        capture = _Capture(outputs, lambda output, tensor, is_last: tensor.clone(), may_stop=False)
+        with ExitStack() as hooks:
+            for name in {output.module for output in outputs} & self._modules.keys():
+                _hook(hooks, self._modules[name], partial(capture.take, name))
+            for name, value in self._outputs(self.module(*args, **kwargs)).items():
+                capture.take(name, self.module, (), value)
+        return capture.finish()
+
     def run_to(
         self, module: torch.nn.Module, layer_name: str, args: Sequence[Any], kwargs: dict[str, Any]
     ) -> torch.Tensor:
@@ -201,6 +215,15 @@ class TorchSource(SourceModel):
             except _Stop as end:
                 end.raise_unless_of(capture)
         return capture.finish()[0]
+
+    def to_onnx(self, layer_names: Sequence[str], inputs: Mapping[str, np.ndarray]) -> OnnxLayers:
+        """Return the network up to some layers as an ONNX model, traced on such inputs."""
+        from xfer.sources.torch_onnx import export
+
+        names = [layer.name for layer in self._look_up(layer_names)]
+        tensors = {name: self._send(array) for name, array in inputs.items()}
+        with _one_pass, _at_rest(self.module, self.autocast):
+            return export(self, names, tensors)
 
     def layer_below_top(self, count: int) -> str:
         """Name the innermost module that is left when the last ones are dropped, as defined."""
