@@ -14,11 +14,14 @@ import pytest
 from conftest import cifar_input
 from sklearn.ensemble import RandomForestClassifier, RandomForestRegressor
 from sklearn.linear_model import LogisticRegression, Ridge
+from sklearn.neighbors import KNeighborsClassifier
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 import xfer
+from xfer.meta import CalibratedSvm
 
+CALIBRATED_PIPELINE = make_pipeline(StandardScaler(), CalibratedSvm())
 ALL = ["label", "probabilities", "total", "aleatoric", "epistemic", "novelty"]
 HEADS = {
     "lr": (xfer.LrRepurposer, {}),
@@ -190,7 +193,10 @@ def test_a_pytorch_network(task, tmp_path):
 
 
 @pytest.mark.slow
-def test_tokens_without_padding(tmp_path):
+@pytest.mark.parametrize(
+    "pooling", ["masked_mean", pytest.param("first_token", marks=pytest.mark.slow)]
+)
+def test_tokens_without_padding(tmp_path, pooling):
     torch = pytest.importorskip("torch")
     pytest.importorskip("onnxscript")
 
@@ -200,8 +206,9 @@ def test_tokens_without_padding(tmp_path):
             self.words = torch.nn.Embedding(50, 6)
             self.mix = torch.nn.Linear(6, 6)
 
-        def forward(self, input_ids, attention_mask):
-            return self.mix(self.words(input_ids)) * attention_mask[:, :, None]
+        def forward(self, input_ids, attention_mask=None):
+            tokens = self.mix(self.words(input_ids))
+            return tokens if attention_mask is None else tokens * attention_mask[:, :, None]
 
     torch.manual_seed(0)
     random = np.random.RandomState(0)
@@ -209,12 +216,11 @@ def test_tokens_without_padding(tmp_path):
     X["attention_mask"][::2, 4:] = 0
     X["attention_mask"][1::4, :2] = 0  # on the left
     y = X["input_ids"][:, 3] > 25
-    for pooling in ("masked_mean", "first_token"):
-        repurposer = xfer.LrRepurposer(Tokens(), "mix", pooling=pooling).fit(X, y)
-        path = repurposer.to_onnx(tmp_path / "a.onnx", X)
-        assert_same(repurposer, path, X)
-        longer = {name: np.concatenate([a, a[:, :3]], axis=1) for name, a in X.items()}
-        assert_same(repurposer, path, longer)
+    repurposer = xfer.LrRepurposer(Tokens(), "output", pooling=pooling).fit(X, y)
+    path = repurposer.to_onnx(tmp_path / "a.onnx")
+    assert_same(repurposer, path, X)
+    longer = {name: np.concatenate([a, a[:, :3]], axis=1) for name, a in X.items()}
+    assert_same(repurposer, path, longer)
 
 
 def test_networks_of_older_onnx_and_layouts(task, tmp_path):
@@ -377,6 +383,15 @@ def test_what_is_refused(task, tmp_path):
             matrix = np.asarray(data).reshape(len(data), -1)[:, :4].astype(np.float32)
             return xfer.sources.Features(matrix, {"a": slice(0, 4)}, {"a": (4,)})
 
+    several = xfer.MetaModelRepurposer(source, "relu2", KNeighborsClassifier(3), pooling="max")
+    several.fit(images, np.column_stack([np.arange(60) % 2, np.arange(60) % 3 > 0]))
+    with pytest.raises(ValueError, match="several labels per example cannot be exported"):
+        several.to_onnx(path)
+    with pytest.raises(TypeError, match="X must be an array, a dict of arrays or a list"):
+        repurposer.to_onnx(path, iter([images]))
+    unknown = xfer.MetaModelRepurposer(source, "relu2", CALIBRATED_PIPELINE, pooling="max")
+    with pytest.raises(ValueError, match="skl2onnx cannot convert Pipeline: "):
+        unknown.fit(images, names).to_onnx(path)
     own = xfer.LrRepurposer(Own(), "a").fit(np.random.rand(20, 4), names[:20])
     with pytest.raises(TypeError, match="a source of class Own cannot be exported"):
         own.to_onnx(path)

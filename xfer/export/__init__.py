@@ -30,6 +30,7 @@ from xfer.inputs import ImageInputs
 from xfer.sources.base import Layer
 from xfer.sources.data import count, open_data, take_first
 from xfer.sources.onnx_model import checksum
+from xfer.sources.onnx_session import reason_of
 from xfer.sources.table import with_axis
 
 UNCERTAINTY = ("total", "aleatoric", "epistemic")
@@ -38,6 +39,8 @@ _EXAMPLES = 3  # that a file is compared on before it is written
 _TOLERANCE = 1e-4
 _RESIZED = 0.02  # where pictures are resized, whose pixels are rounded to bytes
 _SKLEARN = "sklearn/"
+# Subclasses written for xfer-ml define these.
+_HOOKS = ("_predict_label_from_features", "_predict_probability_from_features")
 # The words of ONNX Runtime for types of inputs.
 _TYPES = {
     **{f"tensor({kind})": kind for kind in ("float16", "int8", "int16", "int32", "int64", "bool")},
@@ -54,6 +57,11 @@ def to_onnx(
 ) -> Path:
     """Write a repurposer or regressor; see ``Repurposer.to_onnx``."""
     check_is_fitted(model)
+    if getattr(model, "classes_", np.empty(0)).ndim > 1:
+        raise ValueError("a model of several labels per example cannot be exported")
+    hooks = [name for name in _HOOKS if hasattr(model, name)]
+    if hooks:
+        raise TypeError(f"{type(model).__name__} predicts by its own {hooks[0]}, not as a graph")
     names = _checked_outputs(model, outputs)
     sample = _sample(model, X)
     content = _Export(model, sample.inputs, names).finish().SerializeToString()
@@ -104,13 +112,14 @@ def _sample(model: Any, X: Any) -> _Sample:
         return _Sample(source.prepare(trials[0][0], needed), trials)
     if X is None:
         found = source.sample_inputs(_EXAMPLES)
+    elif not hasattr(X, "__getitem__"):
+        raise TypeError(f"X must be an array, a dict of arrays or a list, got {type(X).__name__}")
     else:
         options: Any = {"batch_size": _EXAMPLES, "progress": False}
         data = open_data(take_first(X, _EXAMPLES))
         batches = data.batches(source.input_names, needed, source._is_example, **options)
         found = source.prepare(next(iter(batches)).examples, needed)
-    inputs, axes = {name: found[name] for name in needed}, getattr(source, "batch_axes", {})
-    trials = []
+    inputs, axes, trials = dict(found), getattr(source, "batch_axes", {}), []
     for rows in (slice(None), *(slice(i, i + 1) for i in range(_EXAMPLES))):
         part = {name: array[rows] for name, array in inputs.items()}
         if count(part):
@@ -230,12 +239,16 @@ class _Export:
         is_classifier = not is_regressor(self.model)
         options = {"zipmap": False} if is_classifier else None
         width = [None, model.n_features_in_]
-        found = convert_sklearn(
-            model,
-            initial_types=[("features", FloatTensorType(width))],
-            options=options,
-            target_opset={"": OPSET, "ai.onnx.ml": 3},
-        )
+        try:
+            found = convert_sklearn(
+                model,
+                initial_types=[("features", FloatTensorType(width))],
+                options=options,
+                target_opset={"": OPSET, "ai.onnx.ml": 3},
+            )
+        except Exception as error:  # of many kinds
+            reason = " ".join(str(error).split())[:300]
+            raise ValueError(f"skl2onnx cannot convert {type(model).__name__}: {reason}") from error
         found = add_prefix(found, _SKLEARN)
         X = X.astype(np.float32)
         self.builder.nodes.append(
@@ -345,7 +358,10 @@ def _check(model: Any, content: bytes, sample: _Sample, outputs: Sequence[str]) 
     onnx.checker.check_model(content)
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4
-    session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+    try:
+        session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # ONNX Runtime has no one class of errors
+        raise ValueError(f"ONNX Runtime cannot run the file: {reason_of(error)}") from error
     types = {one.name: _TYPES[one.type] for one in session.get_inputs()}
     for given, feeds, tolerance in sample.trials:
         feeds = {n: np.ascontiguousarray(feeds[n], types[n]) for n in types}

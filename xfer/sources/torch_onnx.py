@@ -54,4 +54,9 @@ def export(source: Any, layers: Sequence[str], tensors: Mapping[str, torch.Tenso
         except Exception as error:
             reason = " ".join(str(error).split())[-500:]
             raise ValueError(f"PyTorch cannot export the network to ONNX: {reason}") from error
-    return OnnxLayers(program.model_proto, names, arrays, [(0, 1)] * len(names))
+    model = program.model_proto
+    del model.graph.value_info[:]
+    for value, n in zip(model.graph.input, axes):
+        for axis, name in enumerate(("batch", "tokens")[:n]):
+            value.type.tensor_type.shape.dim[axis].dim_param = name
+    return OnnxLayers(model, names, arrays, [(0, 1)] * len(names))
