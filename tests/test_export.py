@@ -192,7 +192,6 @@ def test_a_pytorch_network(task, tmp_path):
     assert_same(loaded, loaded.to_onnx(tmp_path / "c.onnx", images), others)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     "pooling", ["masked_mean", pytest.param("first_token", marks=pytest.mark.slow)]
 )
