@@ -23,9 +23,11 @@ if TYPE_CHECKING:
     from xfer import model_handler as model_handler
     from xfer import persistence as persistence
     from xfer import plots as plots
+    from xfer import predictor as predictor
     from xfer import ranking as ranking
     from xfer import repurposers as repurposers
     from xfer import sources as sources
+    from xfer import tables as tables
     from xfer import text as text
     from xfer import training as training
     from xfer.auto import AutoRepurposer as AutoRepurposer
@@ -36,6 +38,7 @@ if TYPE_CHECKING:
     from xfer.model_handler import ModelError as ModelError
     from xfer.model_handler import ModelHandler as ModelHandler
     from xfer.persistence import load as load
+    from xfer.predictor import Predictor as Predictor
     from xfer.ranking import rank_layers as rank_layers
     from xfer.repurposers import BnnRepurposer as BnnRepurposer
     from xfer.repurposers import GpRepurposer as GpRepurposer
@@ -46,6 +49,7 @@ if TYPE_CHECKING:
     from xfer.repurposers import SvmRepurposer as SvmRepurposer
     from xfer.sources import load_checkpoint as load_checkpoint
     from xfer.sources import open_source as open_source
+    from xfer.tables import image_folder as image_folder
     from xfer.text import Corpus as Corpus
     from xfer.text import Vocabulary as Vocabulary
     from xfer.training.history import TrainingDiverged as TrainingDiverged
@@ -68,9 +72,11 @@ else:
         "model_handler",
         "persistence",
         "plots",
+        "predictor",
         "ranking",
         "repurposers",
         "sources",
+        "tables",
         "text",
         "training",
     )
@@ -90,11 +96,13 @@ else:
         "NeuralNetworkFineTuneRepurposer": "training.repurposers",
         "NeuralNetworkRandomFreezeRepurposer": "training.repurposers",
         "NeuralNetworkRepurposer": "training.repurposers",
+        "Predictor": "predictor",
         "Repurposer": "repurposers",
         "SvmRepurposer": "repurposers",
         "TextInputs": "inputs",
         "TrainingDiverged": "training.history",
         "Vocabulary": "text",
+        "image_folder": "tables",
         "load": "persistence",
         "load_checkpoint": "sources",
         "open_source": "sources",

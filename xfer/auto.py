@@ -9,6 +9,7 @@ from scipy.sparse import csr_matrix, vstack
 from sklearn.utils.validation import check_is_fitted
 
 from xfer.features import LayerFeatures, NetworkOptions, look_up, stores_parameters
+from xfer.inputs import ImageInputs
 from xfer.meta.base import ClassPrior, ClassWeight
 from xfer.meta.mixture import Explanation, MixtureClassifier, Score, SuspiciousLabel
 from xfer.meta.words import WordWeights, count_words
@@ -27,6 +28,7 @@ from xfer.sources.data import (
     to_numpy,
 )
 from xfer.sources.table import Features
+from xfer.tables import is_picture
 
 __all__ = ["AutoRepurposer"]
 
@@ -259,10 +261,17 @@ class _Counts(NamedTuple):
 def _extract(features: LayerFeatures, X: Any) -> tuple[Features, _Counts | None]:
     """Return the features of data, and the counts of their words, if there are words."""
     found: list[_Counts | None] = []
+    are_read = isinstance(getattr(features.source_, "inputs", None), ImageInputs)
+
+    def are_pictures(examples: Examples) -> bool:
+        # The words of paths are no features: the name of a folder may be the label.
+        is_list = isinstance(examples, list)
+        return is_list and (are_read or all(isinstance(n, str) and is_picture(n) for n in examples))
+
     of_ids = getattr(features.source_, "_id_inputs", frozenset[str])()
 
     def count(examples: Examples) -> None:
-        documents, of = _documents(examples, of_ids)
+        documents, of = (None, "") if are_pictures(examples) else _documents(examples, of_ids)
         found.append(None if documents is None else _Counts(count_words(documents), of))
 
     # Your own source need not know how to be watched.

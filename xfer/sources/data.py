@@ -148,8 +148,7 @@ class ExampleData(Data):
                 sides = given.shape
                 if len(sides) == 2 or sides[2] in (1, 3, 4):
                     raise TypeError(f"data must be a list of examples, got one of shape {sides}")
-            # What has an index of its own, such as a table's column, is read in its order.
-            examples: Any = given.to_numpy() if hasattr(given, "to_numpy") else given
+            examples: Any = _column(given)
         else:
             examples = self._arrays(input_names, needed)
         if not count(examples):
@@ -540,9 +539,7 @@ def _given_labels(y: Any, n_examples: int) -> np.ndarray:
     refuse_masked(y)
     if is_tensor(y) or (isinstance(y, (list, tuple)) and y and is_tensor(y[0])):
         y = to_numpy(y)
-    # Some types of pandas would become floats.
-    y = y.to_numpy() if hasattr(y, "to_numpy") else y
-    labels = check_array(y, dtype=None, input_name="y", **_ANY_ARRAY)
+    labels = check_array(_column(y), dtype=None, input_name="y", **_ANY_ARRAY)
     if labels.dtype == object and all(isinstance(one, (Number, np.bool_)) for one in labels.flat):
         labels = np.array(labels.tolist())
     if labels.ndim != 2 or labels.shape[1] == 1:
@@ -556,6 +553,14 @@ def _given_labels(y: Any, n_examples: int) -> np.ndarray:
     if len(labels) != n_examples:
         raise ValueError(f"X has {n_examples} examples and y has {len(labels)} labels")
     return labels
+
+
+def _column(values: Any) -> Any:
+    """Return a column of pandas, polars or Arrow in its own order and type as an array."""
+    try:
+        return values.to_numpy() if hasattr(values, "to_numpy") else values
+    except ValueError:  # Arrow's own way copies nothing, which texts need
+        return np.asarray(values)
 
 
 def _length(data: Any) -> int:

@@ -1,13 +1,9 @@
-"""The command line: what is in a network, and checkpoints as ONNX or PyTorch files.
-
-Commands import what they need, so that ``xfer --help`` is quick.
-"""
+"""What is in a network, and checkpoints as ONNX or PyTorch files."""
 
 from __future__ import annotations
 
 import argparse
 import re
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,7 +17,7 @@ if TYPE_CHECKING:
     from xfer.checkpoint.network import Network
     from xfer.checkpoint.onnx_builder import Dims
 
-_PREFIX_HELP = "a checkpoint: what comes before -symbol.json"
+PREFIX_HELP = "a checkpoint: what comes before -symbol.json"
 _FILE_HELP = "an .onnx file, a saved repurposer, or the folder of a sentence transformer"
 _SHAPE_HELP = (
     "shape of one example of an input, such as data=3,224,224; by default it is inferred from the "
@@ -29,27 +25,14 @@ _SHAPE_HELP = (
 )
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a command, by default that of the process; return 0, or 1 after printing an error."""
-    options = _parser().parse_args(arguments)
-    try:
-        options.run(options)
-    except (ValueError, TypeError, OSError, ImportError) as error:
-        print(f"xfer: {error}", file=sys.stderr)
-        return 1
-    return 0
-
-
-def _parser() -> argparse.ArgumentParser:
-    description = "Show what is in a pre-trained network, and convert it to ONNX or PyTorch."
-    parser = argparse.ArgumentParser("xfer", description=description)
-    commands = parser.add_subparsers(title="commands", required=True)
+def add_commands(commands: Any) -> None:
+    """Add ``layers`` and ``convert``."""
     layers = commands.add_parser("layers", help="print a network's layers as a table")
-    layers.add_argument("prefix", help=f"{_PREFIX_HELP}; or {_FILE_HELP}")
+    layers.add_argument("prefix", help=f"{PREFIX_HELP}; or {_FILE_HELP}")
     layers.add_argument("epoch", nargs="?", type=int, help="by default the last one in the folder")
     layers.set_defaults(run=_layers)
     convert = commands.add_parser("convert", help="write a network for ONNX or PyTorch")
-    network_help = f"{_PREFIX_HELP}; for PyTorch also an .onnx file, or a saved repurposer (.xfer)"
+    network_help = f"{PREFIX_HELP}; for PyTorch also an .onnx file, or a saved repurposer (.xfer)"
     convert.add_argument("prefix", help=f"{network_help} that has trained its network")
     convert.add_argument("epoch", nargs="?", type=int, help="the epoch in PREFIX-0000.params")
     out_help = (
@@ -66,7 +49,15 @@ def _parser() -> argparse.ArgumentParser:
         command.add_argument(
             "--shape", action="append", default=[], metavar="INPUT=SIZES", help=_SHAPE_HELP
         )
-    return parser
+
+
+def open_network(name: str) -> Any:
+    """Open the network that a path names: a checkpoint, a file or a folder."""
+    from xfer.sources import load_checkpoint, open_source
+
+    if name.endswith(".params") or _is_one_file(Path(name)):
+        return open_source(name)
+    return load_checkpoint(name, _last_epoch(name))
 
 
 def _layers(options: argparse.Namespace) -> None:

@@ -1,0 +1,190 @@
+"""Results in a file that grows, so that an interrupted run goes on where it stopped."""
+
+import csv
+import io
+import json
+import os
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from xfer._io import atomic_write
+from xfer.tables import import_pyarrow
+
+_SECONDS = 1.0  # between two notes of how far the results have come
+
+Columns = Mapping[str, Sequence[Any]]
+
+
+class Format(Protocol):
+    """Makes bytes of results, to be written one after the other."""
+
+    def start(self, columns: Columns) -> bytes:
+        """Return what comes before the first rows."""
+
+    def rows(self, columns: Columns) -> bytes:
+        """Return some rows."""
+
+    def resume(self, part: Path) -> None:
+        """Look at results that are to be continued."""
+
+    def finish(self, part: Path, out: Path) -> None:
+        """Make the result of all these bytes."""
+
+
+class CsvFormat:
+    """Comma-separated values, UTF-8, with 6 digits of numbers; what is missing is empty."""
+
+    def start(self, columns: Columns) -> bytes:  # noqa: D102  (see Format)
+        return _csv([list(columns)])
+
+    def rows(self, columns: Columns) -> bytes:  # noqa: D102
+        return _csv(zip(*(map(_field, values) for values in columns.values())))
+
+    def resume(self, part: Path) -> None:  # noqa: D102
+        pass
+
+    def finish(self, part: Path, out: Path) -> None:  # noqa: D102
+        part.replace(out)
+
+
+class ParquetFormat:
+    """Parquet; until the end a stream of Arrow, because a Parquet file cannot be continued."""
+
+    def __init__(self) -> None:
+        self._arrow = import_pyarrow("pyarrow")
+
+    def start(self, columns: Columns) -> bytes:  # noqa: D102  (see Format)
+        found = self._arrow.table({name: _typed(values) for name, values in columns.items()})
+        text = self._arrow.string()
+        fields = [
+            field.with_type(text) if self._arrow.types.is_null(field.type) else field
+            for field in found.schema
+        ]
+        self._schema = self._arrow.schema(fields)
+        return self._schema.serialize().to_pybytes()
+
+    def rows(self, columns: Columns) -> bytes:  # noqa: D102
+        arrays = [
+            self._arrow.array(_typed(columns[field.name]), type=field.type)
+            for field in self._schema
+        ]
+        batch = self._arrow.record_batch(arrays, schema=self._schema)
+        return batch.serialize().to_pybytes()
+
+    def resume(self, part: Path) -> None:  # noqa: D102
+        with self._arrow.ipc.open_stream(part) as stream:
+            self._schema = stream.schema
+
+    def finish(self, part: Path, out: Path) -> None:  # noqa: D102
+        parquet = import_pyarrow("pyarrow.parquet")
+        with (
+            atomic_write(out) as file,
+            self._arrow.ipc.open_stream(part) as stream,
+            parquet.ParquetWriter(file, stream.schema) as writer,
+        ):
+            for batch in stream:
+                writer.write_batch(batch)
+        part.unlink()
+
+
+class GrowingFile:
+    """A file beside its place until it is complete, and a note of what it is made of.
+
+    ``NAME.part`` only grows. ``NAME.part.json`` says how many of its rows and bytes are whole, and
+    of which model and data they are. After an interruption, the bytes beyond are cut off.
+    """
+
+    def __init__(self, out: Path, made_of: dict[str, str], form: Format) -> None:
+        if not out.parent.is_dir():
+            raise FileNotFoundError(f"there is no folder {out.parent} to write {out.name} in")
+        self.out, self._made_of, self._form = out, made_of, form
+        self.part = out.with_name(f"{out.name}.part")
+        self._note = out.with_name(f"{out.name}.part.json")
+        self.rows = self.errors = self._size = 0
+        if self.part.exists():
+            self._resume()
+        self._save()
+        self._file = self.part.open("r+b" if self.part.exists() else "w+b")
+        self._file.truncate(self._size)
+        self._file.seek(self._size)
+        self._saved = time.monotonic()
+
+    def _resume(self) -> None:
+        advice = f"delete {self.part} and {self._note} to start again"
+        if not self._note.exists():
+            raise FileExistsError(f"{self.part} was not written by this command: {advice}")
+        state = json.loads(self._note.read_text(encoding="utf-8"))
+        made_of, found = self._made_of, state["made_of"]
+        if changed := [name for name in made_of if found.get(name) != made_of[name]]:
+            raise ValueError(
+                f"{self.part} is the unfinished result of another run: {', '.join(changed)} "
+                f"changed since; {advice}"
+            )
+        if self.part.stat().st_size < state["bytes"]:
+            raise ValueError(f"{self.part} has been cut: {advice}")
+        self.rows, self.errors, self._size = state["rows"], state["errors"], state["bytes"]
+        if self.rows:
+            self._form.resume(self.part)
+
+    def append(self, columns: Columns, n_errors: int) -> None:
+        """Write some rows."""
+        if os.fstat(self._file.fileno()).st_size != self._size:
+            raise OSError(f"another process is writing to {self.part}")
+        start = b"" if self._size else self._form.start(columns)
+        data = start + self._form.rows(columns)
+        self._file.write(data)
+        self._file.flush()
+        self._size += len(data)
+        self.rows += len(next(iter(columns.values())))
+        self.errors += n_errors
+        if time.monotonic() - self._saved > _SECONDS:
+            self.save()
+
+    def save(self) -> None:
+        """Note how far the file has come, after it is on the disk."""
+        os.fsync(self._file.fileno())
+        self._save()
+        self._saved = time.monotonic()
+
+    def _save(self) -> None:
+        state = {"made_of": self._made_of, "rows": self.rows, "errors": self.errors}
+        with atomic_write(self._note) as file:
+            file.write(json.dumps({**state, "bytes": self._size}, indent=1).encode())
+
+    def close(self) -> None:
+        """Stop for now."""
+        if not self._file.closed:
+            self.save()
+            self._file.close()
+
+    def finish(self) -> None:
+        """Put the complete file in its place."""
+        self.close()
+        self._form.finish(self.part, self.out)
+        self._note.unlink()
+
+
+def _csv(rows: Any) -> bytes:
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows(rows)
+    # The bytes of names that are no text, which Python keeps in this way, become themselves again.
+    return text.getvalue().encode(errors="surrogateescape")
+
+
+def _field(value: Any) -> Any:
+    if isinstance(value, (float, np.floating)):
+        return "" if np.isnan(value) else f"{value:.6g}"
+    value = value.tolist() if isinstance(value, (np.ndarray, np.generic)) else value
+    if isinstance(value, (list, dict)):
+        return json.dumps(value, ensure_ascii=False, default=str)
+    return "" if value is None else value
+
+
+def _typed(values: Sequence[Any]) -> Any:
+    """Return a column as a list in which what is missing is None."""
+    values = values.tolist() if isinstance(values, np.ndarray) else values
+    return [None if isinstance(one, float) and np.isnan(one) else one for one in values]
