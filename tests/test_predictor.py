@@ -1,4 +1,4 @@
-"""A repurposer as a function of batches, against its own methods, and in the engines that call it."""
+"""A repurposer as a function of batches, against its own methods, and in engines that call it."""
 
 import os
 import pickle
@@ -156,7 +156,9 @@ def test_several_labels_and_several_numbers_are_rows_of_values(digits, source, k
     for numbers in (ink, ink[:, 0]):
         regressor = xfer.MetaModelRegressor(source, meta_model=LinearRegression(), **options)
         regressor.fit(images[:50], numbers[:50])
-        found = xfer.Predictor(regressor, "pixels")(make(kind, {"id": range(9), "pixels": images[:9]}))
+        found = xfer.Predictor(regressor, "pixels")(
+            make(kind, {"id": range(9), "pixels": images[:9]})
+        )
         np.testing.assert_allclose(
             np.array(list(column(found, "prediction")), float), regressor.predict(images[:9])
         )
@@ -208,7 +210,11 @@ def test_types_do_not_depend_on_the_rows(digits, path, kind):
     def types(rows):
         # Arrow, to which Spark and Ray convert, sees the type of a value that is there.
         batch = make(kind, {"id": np.arange(6), "pixels": images})
-        found = predictor(batch[rows] if kind in ("pandas", "polars") else batch[rows.start :][: rows.stop - rows.start])
+        found = predictor(
+            batch[rows]
+            if kind in ("pandas", "polars")
+            else batch[rows.start :][: rows.stop - rows.start]
+        )
         schema = found.dtypes if kind == "pandas" else found.schema
         return found, list(map(str, schema if kind != "polars" else schema.items()))
 
@@ -222,8 +228,13 @@ def test_types_do_not_depend_on_the_rows(digits, path, kind):
 
 def test_an_example_may_be_in_a_tensor_column(digits, path, gp):
     pyarrow = pytest.importorskip("pyarrow")
-    pixels = pyarrow.FixedShapeTensorArray.from_numpy_ndarray(np.ascontiguousarray(digits[0][50:60]))
-    for table in (pyarrow.table({"pixels": pixels}), pyarrow.table({"pixels": pixels}).to_batches()[0]):
+    pixels = pyarrow.FixedShapeTensorArray.from_numpy_ndarray(
+        np.ascontiguousarray(digits[0][50:60])
+    )
+    for table in (
+        pyarrow.table({"pixels": pixels}),
+        pyarrow.table({"pixels": pixels}).to_batches()[0],
+    ):
         found = xfer.Predictor(path)(table)
         assert found["label"].to_pylist() == gp.predict(digits[0][50:60]).tolist()
 
@@ -277,7 +288,9 @@ def test_wrong_batches_and_models_are_refused(digits, path, gp):
     with pytest.raises(ValueError, match="errors must be 'fail' or 'report', got 'ignore'"):
         xfer.Predictor(path, errors="ignore")
     for wrong in (LogisticRegression(), None, 3):
-        with pytest.raises(TypeError, match=f"repurposer, LayerFeatures.*got {type(wrong).__name__}"):
+        with pytest.raises(
+            TypeError, match=f"repurposer, LayerFeatures.*got {type(wrong).__name__}"
+        ):
             xfer.Predictor(wrong)
     with pytest.raises(NotFittedError):
         xfer.Predictor(xfer.LrRepurposer(gp.source_model, "relu2"))
@@ -326,9 +339,7 @@ def test_a_row_may_be_refused_by_the_network_itself():
 def test_pictures_that_cannot_be_read_are_reported(kind, tmp_path, shared):
     image = pytest.importorskip("PIL.Image")
     data = np.load(shared / "data" / "cifar100_10class.npz")
-    inputs = xfer.ImageInputs(
-        size=32, mean=[0.4914, 0.4822, 0.4465], std=[0.2023, 0.1994, 0.2010]
-    )
+    inputs = xfer.ImageInputs(size=32, mean=[0.4914, 0.4822, 0.4465], std=[0.2023, 0.1994, 0.2010])
     checkpoint = shared / "models" / "cifar_resnet20_v1"
     source = xfer.load_checkpoint(checkpoint, 0, inputs=inputs)
     paths = [str(tmp_path / f"图 {i}.png") for i in range(12)]
@@ -492,7 +503,7 @@ def test_ray_gives_what_one_process_gives(ray, digits, source, path, tmp_path):
     ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False)
     images = digits[0][:240].copy()
     images[[7, 100, 101, 230], 0, 3, 3] = np.nan
-    options = {"batch_size": 20, "compute": ray.data.ActorPoolStrategy(size=2)}
+    options = {"batch_size": 20, "compute": ray.data.ActorPoolStrategy(min_size=1, max_size=2)}
     options.update(fn_constructor_args=(path, "pixels"))
 
     class Threads(xfer.Predictor):

@@ -297,12 +297,13 @@ def _examples(model: Any, columns: Mapping[str | None, Any], rows: np.ndarray) -
     if None in taken and is_raw:
         return list(taken[None])
     arrays = {name: _stacked(values) for name, values in taken.items()}
-    return arrays[None] if None in arrays else arrays
+    return arrays.get(None, arrays)
 
 
 def _stacked(values: Any) -> np.ndarray:
     """Return rows that are arrays, lists or, as in tables, arrays of arrays as one array."""
-    if getattr(values, "dtype", object) == object and len(values) and _has_length(values[0]):
+    is_plain = isinstance(values, np.ndarray) and values.dtype != object
+    if not is_plain and len(values) and _has_length(values[0]):
         return np.stack([_stacked(value) for value in values])
     return np.asarray(values)
 
