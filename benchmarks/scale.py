@@ -49,7 +49,7 @@ def save_model(folder):
     import xfer
 
     images, digits = xfer.example.digits()
-    images, digits = images[digits >= 5], digits[digits >= 5]
+    images, digits = (255 * images[digits >= 5]).astype(np.uint8), digits[digits >= 5]
     source = xfer.load_checkpoint(xfer.example.checkpoint())
     repurposer = xfer.LrRepurposer(source, "relu2", pooling="max").fit(images[:200], digits[:200])
     repurposer.save_repurposer("model", folder)
@@ -78,7 +78,7 @@ def write_rows(folder, n_rows):
 
 def measure(folder, n_rows, way):
     """Run one way in a process of its own: rows per second, seconds of the start, peak memory."""
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "RAY_DEDUP_LOGS": "0"}
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
         [sys.executable, __file__, folder, str(n_rows), way],
         capture_output=True,
@@ -110,12 +110,12 @@ def in_a_loop(model, data, out, way):
     import xfer
 
     repurposer = xfer.load(model)
-    predict = xfer.Predictor(repurposer, "pixels") if way.startswith("Predictor") else plain
+    predictor = xfer.Predictor(repurposer, "pixels")
     first_batch = time.time()
     for path in sorted(data.iterdir()):
         writer = None
         for batch in pyarrow.parquet.ParquetFile(path).iter_batches(BATCH_SIZE):
-            found = predict(batch) if predict is not plain else plain(repurposer, batch)
+            found = plain(repurposer, batch) if way == "plain loop" else predictor(batch)
             found = found.drop_columns(["pixels"])
             writer = writer or pyarrow.parquet.ParquetWriter(out / path.name, found.schema)
             writer.write_batch(found)
@@ -125,11 +125,13 @@ def in_a_loop(model, data, out, way):
 
 def plain(repurposer, batch):
     """Predict a batch as one would by hand; the features are computed once."""
+    import pyarrow
+
     probabilities = repurposer.predict_proba(batch["pixels"].to_numpy_ndarray())
     best = probabilities.argmax(axis=1)
     found = {"label": repurposer.classes_[best], "probability": probabilities.max(axis=1)}
     for name, values in found.items():
-        batch = batch.append_column(name, __import__("pyarrow").array(values))
+        batch = batch.append_column(name, pyarrow.array(values))
     return batch
 
 

@@ -154,6 +154,16 @@ def test_classifiers_of_scikit_learn(task, tmp_path, classifier):
     assert_same(repurposer, repurposer.to_onnx(tmp_path / "a.onnx"), others)
 
 
+def test_a_classifier_that_skl2onnx_does_not_know(task, tmp_path):
+    pytest.importorskip("skl2onnx")
+    source, images, names, _ = task
+    path = tmp_path / "a.onnx"
+    unknown = xfer.MetaModelRepurposer(source, "relu2", CALIBRATED_PIPELINE, pooling="max")
+    with pytest.raises(ValueError, match="skl2onnx cannot convert Pipeline: "):
+        unknown.fit(images, names).to_onnx(path)
+    assert not path.exists()
+
+
 @pytest.mark.parametrize("regressor", [Ridge(), RandomForestRegressor(10, random_state=0)])
 def test_regressors(task, tmp_path, regressor):
     pytest.importorskip("skl2onnx")
@@ -388,9 +398,6 @@ def test_what_is_refused(task, tmp_path):
         several.to_onnx(path)
     with pytest.raises(TypeError, match="X must be an array, a dict of arrays or a list"):
         repurposer.to_onnx(path, iter([images]))
-    unknown = xfer.MetaModelRepurposer(source, "relu2", CALIBRATED_PIPELINE, pooling="max")
-    with pytest.raises(ValueError, match="skl2onnx cannot convert Pipeline: "):
-        unknown.fit(images, names).to_onnx(path)
     own = xfer.LrRepurposer(Own(), "a").fit(np.random.rand(20, 4), names[:20])
     with pytest.raises(TypeError, match="a source of class Own cannot be exported"):
         own.to_onnx(path)

@@ -104,8 +104,8 @@ def prepare(text, request):
         request.getfixturevalue("monkeypatch").setenv("SCIKIT_LEARN_DATA", str(folder))
     # An import that is indented is one that the page can do without.
     for name in OPTIONAL:
-        is_plotted = name == "matplotlib" and "xfer.plots." in code
-        if is_plotted or re.search(rf"^(import|from) {name}\b", code, re.M):
+        is_used = {"matplotlib": "xfer.plots.", "PIL": "ImageInputs("}.get(name, "\0") in code
+        if is_used or re.search(rf"^(import|from) {name}\b", code, re.M):
             package = pytest.importorskip(name)
             if name == "mxnet":
                 package.random.seed(0)

@@ -288,7 +288,7 @@ def _distance(model: Novelty, X: Value) -> Value:
     along, elsewhere, _ = model._precisions(
         np.array([model.total_weight_]), np.array([model.trace_])
     )
-    excess, apart = along - elsewhere, float(elsewhere)
+    excess, apart = along - elsewhere, elsewhere.item()
     Z, means = X, model._project(model.means_)
     for matrix in model.projections_:
         Z = Z @ matrix
