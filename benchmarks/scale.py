@@ -149,7 +149,7 @@ def with_ray(model, data, out, way):
                 began.touch()
             return super().__call__(batch)
 
-    ray.init(num_cpus=4, object_store_memory=STORE_BYTES, include_dashboard=False)
+    ray.init("local", num_cpus=4, object_store_memory=STORE_BYTES, include_dashboard=False)
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     context.target_max_block_size = 2_000_000  # else a few blocks hold all rows

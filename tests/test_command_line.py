@@ -1,6 +1,7 @@
 """From files to a model and to predictions, as one would type it."""
 
 import csv
+import itertools
 import json
 import os
 import shutil
@@ -494,3 +495,54 @@ def test_a_sentence_transformer(tmp_path, capsys):
     assert code == 1 and "without its network" in err
     assert run(*command, "--source", network, capsys=capsys)[0] == 0
     assert [row["label"] for row in read(out)] == ["car", "car", "sky", "sky"] * 4
+
+
+def test_columns_come_out_as_they_went_in(folder, others, tmp_path, capsys):
+    pyarrow, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    n, paths = 270, list(itertools.islice(itertools.cycle(others[0]), 270))
+    kept = {
+        "path": pyarrow.array(paths),
+        "small": pyarrow.array([None] * 260 + [7] * 10, pyarrow.int32()),
+        "large": pyarrow.array([2**63 + row for row in range(n)], pyarrow.uint64()),
+        "when": pyarrow.array([1234567890123456789] * n, pyarrow.timestamp("ns")),
+        "label_given": pyarrow.array(["kept"] * n),
+        "label": pyarrow.array([f"given {row}" for row in range(n)]),
+    }
+    data, out = tmp_path / "data.parquet", tmp_path / "found.parquet"
+    parquet.write_table(pyarrow.table(kept), data)
+    assert run("predict", folder / "model.xfer", data, "-o", out, capsys=capsys)[0] == 0
+    found = parquet.read_table(out)
+    assert found["label_given_given"].combine_chunks().equals(kept["label"])
+    for name in [*kept][:-1]:
+        assert found[name].combine_chunks().equals(kept[name]), name
+
+
+def test_no_value_is_cut_to_fit(folder, others, tmp_path, capsys):
+    pytest.importorskip("pyarrow")
+    paths = list(itertools.islice(itertools.cycle(others[0]), 270))
+    values = [1] * 260 + [1.5] * 10
+    data = write(tmp_path / "data.jsonl", {"path": paths, "v": values})
+    code, _, error = run(
+        "predict", folder / "model.xfer", data, "-o", tmp_path / "a.parquet", capsys=capsys
+    )
+    assert code == 1 and "the column 'v' has values that one type of Parquet does not hold" in error
+    lines = {"path": others[0][:2], "v": ["lone\rCR", "a"]}
+    data = write(tmp_path / "data.csv", lines)
+    code, _, _ = run(
+        "predict", folder / "model.xfer", data, "-o", tmp_path / "a.csv", capsys=capsys
+    )
+    assert code == 0 and [row["v"] for row in read(tmp_path / "a.csv")] == lines["v"]
+
+
+def test_a_result_takes_the_place_of_nothing(folder, others, tmp_path, capsys):
+    data = write(tmp_path / "data.csv", {"path": others[0][:2]})
+    before = data.read_bytes()
+    for out, reason in ((data, "is DATA"), (tmp_path / "folder.csv", "is a folder")):
+        (tmp_path / "folder.csv").mkdir(exist_ok=True)
+        code, _, error = run("predict", folder / "model.xfer", data, "-o", out, capsys=capsys)
+        assert code == 1 and reason in error
+    assert data.read_bytes() == before
+    broken = write(tmp_path / "broken.csv", {"path": ["missing.png"]})
+    out = tmp_path / "found.csv"
+    assert run("predict", folder / "model.xfer", broken, "-o", out, capsys=capsys)[0] == 1
+    assert sorted(os.listdir(tmp_path)) == ["broken.csv", "data.csv", "folder.csv"]

@@ -12,11 +12,14 @@ import onnx
 import onnxruntime
 import pytest
 from conftest import cifar_input
+from sklearn.discriminant_analysis import QuadraticDiscriminantAnalysis
 from sklearn.ensemble import RandomForestClassifier, RandomForestRegressor
-from sklearn.linear_model import LogisticRegression, Ridge
+from sklearn.linear_model import LogisticRegression, Ridge, RidgeClassifier
+from sklearn.multiclass import OneVsOneClassifier
 from sklearn.neighbors import KNeighborsClassifier
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
+from sklearn.svm import LinearSVC
 
 import xfer
 from xfer.meta import CalibratedSvm
@@ -247,7 +250,7 @@ def test_networks_of_older_onnx_and_layouts(task, tmp_path):
     opset = [onnx.helper.make_opsetid("", 11)]
     model = onnx.helper.make_model(graph, opset_imports=opset, ir_version=6)
     repurposer = xfer.LrRepurposer(model, "conv", pooling="mean").fit(images, names)
-    with pytest.raises(ValueError, match="the network has a value named 'label'"):
+    with pytest.raises(ValueError, match="the network has an input named 'label'"):
         repurposer.to_onnx(tmp_path / "a.onnx")
     path = repurposer.to_onnx(tmp_path / "a.onnx", outputs=["probabilities"])
     found = run(path, others)["probabilities"]
@@ -369,6 +372,57 @@ def test_a_wrong_file_is_not_written(task, tmp_path, monkeypatch):
     with pytest.raises(RuntimeError, match="the file gives probabilities"):
         repurposer.to_onnx(tmp_path / "a.onnx")
     assert not list(tmp_path.iterdir())
+
+
+def test_values_of_the_network_may_have_the_names_of_outputs(task, tmp_path):
+    _, images, names, others = task
+    random = np.random.RandomState(0)
+    weights = onnx.numpy_helper.from_array(random.randn(4, 1, 3, 3).astype(np.float32), "label")
+    node = onnx.helper.make_node("Conv", ["x", "label"], ["probabilities"], name="novelty")
+    value = onnx.helper.make_tensor_value_info
+    outputs = [value("probabilities", 1, None)]
+    graph = onnx.helper.make_graph(
+        [node], "g", [value("x", 1, ["n", 1, 16, 16])], outputs, [weights]
+    )
+    opset = [onnx.helper.make_opsetid("", 21)]
+    model = onnx.helper.make_model(graph, opset_imports=opset, ir_version=10)
+    repurposer = xfer.LrRepurposer(model, "probabilities", pooling="mean").fit(images, names)
+    assert_same(repurposer, repurposer.to_onnx(tmp_path / "a.onnx"), others)
+
+
+def test_a_loaded_repurposer(shared, tmp_path):
+    source = xfer.load_checkpoint(shared / "models" / "newsgroups_cnn", 0)
+    ids = np.random.RandomState(0).randint(0, 30_000, size=(30, 300))
+    xfer.LrRepurposer(source, "dropout0").fit(ids, ids[:, 0] > 15_000).save_repurposer(
+        "a", tmp_path
+    )
+    loaded = xfer.load("a", tmp_path)
+    assert_same(loaded, loaded.to_onnx(tmp_path / "a.onnx"), ids, ids.astype(np.float32))
+
+
+@pytest.mark.filterwarnings("ignore:The covariance matrix")
+@pytest.mark.parametrize(
+    "classifier",
+    [LinearSVC(), QuadraticDiscriminantAnalysis(reg_param=0.5), RidgeClassifier()],
+    ids=lambda one: type(one).__name__,
+)
+def test_labels_have_one_axis(task, tmp_path, classifier):
+    pytest.importorskip("skl2onnx")
+    source, images, _, others = task
+    labels = np.arange(60) // 15 + 5
+    repurposer = xfer.MetaModelRepurposer(source, "relu2", classifier, pooling="max")
+    repurposer.fit(images, labels)
+    assert_same(repurposer, repurposer.to_onnx(tmp_path / "a.onnx"), others)
+
+
+def test_labels_alone_are_compared_too(task, tmp_path):
+    pytest.importorskip("skl2onnx")
+    source, images, _, _ = task
+    one_by_one = OneVsOneClassifier(LogisticRegression())  # which skl2onnx gets wrong
+    repurposer = xfer.MetaModelRepurposer(source, "relu2", one_by_one, pooling="max")
+    repurposer.fit(images, np.arange(60) // 15 + 5)
+    with pytest.raises(RuntimeError, match="the file gives label"):
+        repurposer.to_onnx(tmp_path / "a.onnx")
 
 
 def test_what_is_refused(task, tmp_path):

@@ -488,7 +488,7 @@ def check_rows(found, predictor, images):
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")  # of Ray itself
 def test_ray_gives_what_one_process_gives(ray, digits, source, path, tmp_path):
-    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False)
+    ray.init("local", num_cpus=2, include_dashboard=False, log_to_driver=False)
     images = digits[0][:240].copy()
     images[[7, 100, 101, 230], 0, 3, 3] = np.nan
     options = {"batch_size": 20, "compute": ray.data.ActorPoolStrategy(min_size=1, max_size=2)}
@@ -526,7 +526,7 @@ def test_ray_gives_what_one_process_gives(ray, digits, source, path, tmp_path):
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 def test_a_worker_that_is_killed_loses_nothing(ray, digits, path, tmp_path):
-    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False)
+    ray.init("local", num_cpus=2, include_dashboard=False, log_to_driver=False)
     images, killed = digits[0][:240], tmp_path / "killed"
 
     class Killed(xfer.Predictor):

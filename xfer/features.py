@@ -264,7 +264,9 @@ class LayerFeatures(TransformerMixin, SharesNetwork):
 
     def note_fit_data(self, shapes: Mapping[str, Any], ranges: Mapping[str, Any]) -> None:
         """Remember the data of a fit, to compare later data with them."""
+        seen = getattr(self.source_, "_seen_inputs", {})
         self.fit_data_ = {
+            "inputs": {n: [kind.str, [*shape], *rest] for n, (kind, shape, *rest) in seen.items()},
             "shapes": {name: list(shape) for name, shape in shapes.items()},
             "ranges": {name: list(ends) for name, ends in ranges.items()},
         }

@@ -7,10 +7,11 @@ import json
 import os
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
+from types import MappingProxyType
 from typing import IO, Any
 
 import numpy as np
@@ -82,6 +83,8 @@ class Rows(ABC):
     columns: list[str]
     #: How many rows there are, for a text file estimated from the part that has been read.
     n_rows: int | None = None
+    #: The types of Arrow of columns, where the file says them.
+    types: Mapping[str, Any] = MappingProxyType({})
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -245,6 +248,7 @@ class _ParquetRows(Rows):
         super().__init__(path)
         with self._open() as file:
             self.columns, self.n_rows = file.schema_arrow.names, file.metadata.num_rows
+            self.types = dict(zip(self.columns, file.schema_arrow.types))
 
     def _open(self) -> Any:
         return import_pyarrow("pyarrow.parquet").ParquetFile(self.path)

@@ -4,7 +4,7 @@ import argparse
 import hashlib
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -89,11 +89,13 @@ def add_commands(commands: Any) -> None:
 
 def _predict(options: argparse.Namespace) -> int:
     out: Path | None = options.out
-    formats: dict[str, Any] = {".csv": CsvFormat, ".parquet": ParquetFormat}
-    if out is not None and out.suffix not in formats:
+    if out is not None and out.suffix not in (".csv", ".parquet"):
         raise ValueError(f"{out} must end in .csv or .parquet")
-    form = CsvFormat() if out is None else formats[out.suffix]()
+    if out is not None and out.resolve() == Path(options.data).resolve():
+        raise ValueError(f"{out} is DATA, which would be replaced: give the result another name")
     rows = open_rows(options.data)
+    is_parquet = out is not None and out.suffix == ".parquet"
+    form: Any = ParquetFormat(_types(rows)) if is_parquet else CsvFormat()
     model = open_model(options)
     columns = find_columns(rows, model.features_.source_, options.column)
     file = None if out is None else GrowingFile(out, _made_of(options, rows, columns), form)
@@ -233,8 +235,22 @@ def _given(job: Job, piece: dict[str, list[Any]], found: dict[str, Any]) -> dict
     for name, values in piece.items():
         if isinstance(values[0], np.ndarray) or (job.rows.path.is_dir() and name == "label"):
             continue  # arrays of an .npz file, and what is in the path
-        kept[f"{name}_given" if name in found else name] = values
+        kept[_given_name(name, job.rows.columns, found)] = values
     return kept
+
+
+def _given_name(name: str, columns: Sequence[str], found: Collection[str]) -> str:
+    """Return the name of a column of the data that neither results nor other columns have."""
+    free = name
+    while free in found or (free != name and free in columns):
+        free += "_given"
+    return free
+
+
+def _types(rows: Rows) -> dict[str, Any]:
+    """Return the types of Arrow that columns of the data have, where the file says so."""
+    results = {"label", "probability", "uncertainty", "novelty", "prediction", "error"}
+    return {_given_name(name, rows.columns, results): kind for name, kind in rows.types.items()}
 
 
 def _print(form: CsvFormat, begun: list[bool], columns: Any, n_errors: int) -> None:

@@ -54,24 +54,34 @@ class CsvFormat:
 class ParquetFormat:
     """Parquet; until the end a stream of Arrow, because a Parquet file cannot be continued."""
 
-    def __init__(self) -> None:
-        self._arrow = import_pyarrow("pyarrow")
+    def __init__(self, types: Mapping[str, Any]) -> None:
+        self._arrow, self._types = import_pyarrow("pyarrow"), types
 
     def start(self, columns: Columns) -> bytes:  # noqa: D102  (see Format)
-        found = self._arrow.table({name: _typed(values) for name, values in columns.items()})
-        text = self._arrow.string()
-        fields = [
-            field.with_type(text) if self._arrow.types.is_null(field.type) else field
-            for field in found.schema
-        ]
+        fields = []
+        for name, values in columns.items():
+            kind = self._types.get(name) or self._array(name, values).type
+            kind = self._arrow.string() if self._arrow.types.is_null(kind) else kind
+            fields.append(self._arrow.field(name, kind))
         self._schema = self._arrow.schema(fields)
         return self._schema.serialize().to_pybytes()
 
+    def _array(self, name: str, values: Sequence[Any], kind: Any = None) -> Any:
+        """Return a column of some type, if it holds the values as they are."""
+        try:
+            if kind is None or name in self._types:
+                return self._arrow.array(_typed(values), kind)
+            # The cast refuses to cut numbers, as the type of an array does not.
+            return self._arrow.array(_typed(values)).cast(kind)
+        except (self._arrow.ArrowException, OverflowError) as error:
+            was = "" if kind is None else f", after rows of {kind}"
+            raise ValueError(
+                f"the column {name!r} has values that one type of Parquet does not hold{was}: "
+                f"{error}; write a .csv file instead"
+            ) from error
+
     def rows(self, columns: Columns) -> bytes:  # noqa: D102
-        arrays = [
-            self._arrow.array(_typed(columns[field.name]), type=field.type)
-            for field in self._schema
-        ]
+        arrays = [self._array(one.name, columns[one.name], one.type) for one in self._schema]
         batch = self._arrow.record_batch(arrays, schema=self._schema)
         return batch.serialize().to_pybytes()
 
@@ -101,6 +111,8 @@ class GrowingFile:
     def __init__(self, out: Path, made_of: dict[str, str], form: Format) -> None:
         if not out.parent.is_dir():
             raise FileNotFoundError(f"there is no folder {out.parent} to write {out.name} in")
+        if out.is_dir():
+            raise IsADirectoryError(f"{out} is a folder, and the result is a file")
         self.out, self._made_of, self._form = out, made_of, form
         self.part = out.with_name(f"{out.name}.part")
         self._note = out.with_name(f"{out.name}.part.json")
@@ -156,10 +168,13 @@ class GrowingFile:
             file.write(json.dumps({**state, "bytes": self._size}, indent=1).encode())
 
     def close(self) -> None:
-        """Stop for now."""
+        """Stop for now; without a row, nothing is kept."""
         if not self._file.closed:
             self.save()
             self._file.close()
+            if not self.rows:
+                self.part.unlink()
+                self._note.unlink()
 
     def finish(self) -> None:
         """Put the complete file in its place."""
@@ -169,10 +184,14 @@ class GrowingFile:
 
 
 def _csv(rows: Any) -> bytes:
-    text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows(rows)
+    lines = []
+    for row in rows:
+        text = io.StringIO()
+        # With its own line end, the writer also puts fields with a single \r between quotes.
+        csv.writer(text, lineterminator="\r\n").writerow(row)
+        lines.append(text.getvalue().removesuffix("\r\n") + "\n")
     # The bytes of names that are no text, which Python keeps in this way, become themselves again.
-    return text.getvalue().encode(errors="surrogateescape")
+    return "".join(lines).encode(errors="surrogateescape")
 
 
 def _field(value: Any) -> Any:
@@ -187,4 +206,11 @@ def _field(value: Any) -> Any:
 def _typed(values: Sequence[Any]) -> Any:
     """Return a column as a list in which what is missing is None."""
     values = values.tolist() if isinstance(values, np.ndarray) else values
-    return [None if isinstance(one, float) and np.isnan(one) else one for one in values]
+    return [_value(one) for one in values]
+
+
+def _value(one: Any) -> Any:
+    if isinstance(one, str) and not one.isascii():
+        # Names of files that are no text are shown with their bytes.
+        return one.encode(errors="surrogateescape").decode(errors="backslashreplace")
+    return None if isinstance(one, float) and np.isnan(one) else one

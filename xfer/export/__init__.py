@@ -38,7 +38,7 @@ _IR_VERSION = 10
 _EXAMPLES = 3  # that a file is compared on before it is written
 _TOLERANCE = 1e-4
 _RESIZED = 0.02  # where pictures are resized, whose pixels are rounded to bytes
-_SKLEARN = "sklearn/"
+_NETWORK, _SKLEARN = "network/", "sklearn/"
 # Subclasses written for xfer-ml define these.
 _HOOKS = ("_predict_label_from_features", "_predict_probability_from_features")
 # The words of ONNX Runtime for types of inputs.
@@ -111,6 +111,9 @@ def _sample(model: Any, X: Any) -> _Sample:
             trials.append((list(pictures), {PICTURES: pictures}, tolerance))
         return _Sample(source.prepare(trials[0][0], needed), trials)
     if X is None:
+        saved = (model.features_.fit_data_ or {}).get("inputs", {})
+        if saved and not source._seen_inputs:
+            source._seen_inputs = {n: (np.dtype(kind), *rest) for n, (kind, *rest) in saved.items()}
         found = source.sample_inputs(_EXAMPLES)
     elif not hasattr(X, "__getitem__"):
         raise TypeError(f"X must be an array, a dict of arrays or a list, got {type(X).__name__}")
@@ -137,11 +140,14 @@ class _Export:
         self.source, self.layers = features.source_, features.layers_
         found = self.source.to_onnx([layer.name for layer in self.layers], inputs)
         self.network, self.builder = _with_opset(found.model), OnnxBuilder()
+        names = [*found.names]
+        if not {*outputs}.isdisjoint(_inner_names(self.network.graph)):
+            self.network = add_prefix(self.network, _NETWORK, rename_inputs=False)
+            names = [_NETWORK + name for name in names]
         graph = self.network.graph
-        self.builder.names.update(n for node in graph.node for n in (*node.output, node.name))
-        self.builder.names.update(one.name for one in (*graph.input, *graph.initializer))
+        self.builder.names.update(_inner_names(graph), (one.name for one in graph.input))
         self.inputs = {value.name: self._input(value) for value in graph.input}
-        of_layers = zip(self.layers, found.names, found.arrays, found.places, features.poolings_)
+        of_layers = zip(self.layers, names, found.arrays, found.places, features.poolings_)
         self.features = {layer.name: self._features(layer, *rest) for layer, *rest in of_layers}
 
     def finish(self) -> onnx.ModelProto:
@@ -155,7 +161,10 @@ class _Export:
             dims = (BATCH, widths[name]) if name in widths else (BATCH,)
             builder.outputs[-1] = replace(builder.outputs[-1], dims=dims)
             if builder.outputs[-1].name != name:
-                raise ValueError(f"the network has a value named {name!r}, as an output has")
+                raise ValueError(
+                    f"the network has an input named {name!r}, as an output of the file has: leave "
+                    "that out of outputs, or rename the input"
+                )
         takes_pictures = isinstance(self.source.inputs, ImageInputs)
         before = self._add_pictures() if takes_pictures else []
         head, arrays = builder.build()
@@ -237,7 +246,8 @@ class _Export:
                 f"'xfer-learn[export]' ({error})"
             ) from error
         is_classifier = not is_regressor(self.model)
-        options = {"zipmap": False} if is_classifier else None
+        # Only what has probabilities knows this option, which keeps them an array.
+        options = {"zipmap": False} if is_classifier and hasattr(model, "predict_proba") else None
         width = [None, model.n_features_in_]
         try:
             found = convert_sklearn(
@@ -258,11 +268,16 @@ class _Export:
         self.builder.nodes.extend(found.graph.node)
         known = {entry.domain for entry in self.network.opset_import}
         self.network.opset_import.extend(e for e in found.opset_import if e.domain not in known)
-        types = [one.type.tensor_type.elem_type for one in found.graph.output]
+        # Some converters leave the type of integer labels out.
+        types = [
+            one.type.tensor_type.elem_type or onnx.TensorProto.INT64 for one in found.graph.output
+        ]
         values = [
             Value(self.builder, Tensor(one.name, onnx.helper.tensor_dtype_to_np_dtype(kind), None))
             for one, kind in zip(found.graph.output, types)
         ]
+        if is_classifier:
+            values[0] = values[0].reshape(-1)
         return dict(zip(("label", "probabilities") if is_classifier else ("variable",), values))
 
     def _input(self, value: onnx.ValueInfoProto) -> Value:
@@ -334,6 +349,11 @@ class _Export:
         return notes
 
 
+def _inner_names(graph: onnx.GraphProto) -> set[str]:
+    names = {name for node in graph.node for name in (*node.output, node.name)}
+    return names.union(tensor.name for tensor in graph.initializer)
+
+
 def _to_front(value: Value, axis: int, ndim: int) -> Value:
     return value.apply("Transpose", perm=[axis, *(i for i in range(ndim) if i != axis)])
 
@@ -380,7 +400,9 @@ def _compare(model: Any, inputs: Any, found: dict[str, Any], tolerance: float) -
     labels = model.predict(inputs)
     if "variable" in found:
         expected["variable"] = labels.reshape(found["variable"].shape)
-    elif "label" in found and "probabilities" in found:
+    else:
+        expected["label"] = labels
+    if "label" in found and "probabilities" in found:
         # Where two classes are equally likely, rounding may choose either.
         best = np.sort(expected["probabilities"], axis=1)
         clear = best[:, -1] - best[:, -2] > 2 * tolerance
@@ -388,10 +410,11 @@ def _compare(model: Any, inputs: Any, found: dict[str, Any], tolerance: float) -
     for name in expected.keys() & found.keys():
         value, right = np.asarray(found[name]), np.asarray(expected[name])
         if name == "label":
-            same = bool((value == right).all())
+            same = value.shape == right.shape and bool((value == right).all())
         else:
             size = max(1.0, float(np.abs(right).max(initial=0)))
-            same = bool(np.allclose(value, right, rtol=0, atol=tolerance * size))
+            same = value.shape == right.shape
+            same = same and bool(np.allclose(value, right, rtol=0, atol=tolerance * size))
         if not same:
             raise RuntimeError(
                 f"nothing was written: on examples that were tried, the file gives {name} "
