@@ -546,3 +546,21 @@ def test_a_result_takes_the_place_of_nothing(folder, others, tmp_path, capsys):
     out = tmp_path / "found.csv"
     assert run("predict", folder / "model.xfer", broken, "-o", out, capsys=capsys)[0] == 1
     assert sorted(os.listdir(tmp_path)) == ["broken.csv", "data.csv", "folder.csv"]
+
+
+def test_pictures_in_tables_and_arrays(folder, others, tmp_path, capsys):
+    pyarrow, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    image = pytest.importorskip("PIL.Image")
+    paths, _, expected = others
+    files = [Path(path).read_bytes() for path in paths]
+    parquet.write_table(pyarrow.table({"image": [*files, b"broken"]}), tmp_path / "a.parquet")
+    np.savez(tmp_path / "a.npz", x=np.stack([np.asarray(image.open(path)) for path in paths]))
+    for data, code, n in (("a.parquet", 3, 1), ("a.npz", 0, 0)):
+        out = tmp_path / "found.csv"
+        arguments = ["--column", "image"] if n else []
+        arguments += ["-o", out, "--errors", "report"]
+        found = run("predict", folder / "model.xfer", tmp_path / data, *arguments, capsys=capsys)
+        assert found[0] == code and len(found[2]) < 400
+        rows = read(out)
+        check_results(rows[: len(paths)], expected)
+        assert [row["label"] for row in rows[len(paths) :]] == [""] * n

@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import KW_ONLY, dataclass, field
 from functools import partial
+from io import BytesIO
 from os import PathLike
 from typing import Any, Literal, Self, cast
 
@@ -54,8 +55,8 @@ class Inputs:
 class ImageInputs(Inputs):
     """Pictures as a float32 array: resized, scaled and normalized.
 
-    Examples are file paths, PIL images, or arrays of shape (height, width) or (height, width, 1, 3
-    or 4). Each becomes ``(pixels * scale - mean) / std``.
+    Examples are file paths, the bytes of files, PIL images, or arrays of shape (height, width) or
+    (height, width, 1, 3 or 4). Each becomes ``(pixels * scale - mean) / std``.
 
     Parameters
     ----------
@@ -319,7 +320,7 @@ def from_state(state: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> In
 
 def _listed(examples: Sequence[Any], *kinds: type) -> list[Any]:
     """Return a list of examples that are each of one of these kinds, by default pictures."""
-    kinds = kinds or (str, PathLike, _package("PIL.Image").Image, np.ndarray)
+    kinds = kinds or (str, bytes, PathLike, _package("PIL.Image").Image, np.ndarray)
     is_picture = isinstance(examples, np.ndarray) and examples.shape[2:] in ((1,), (3,), (4,))
     is_one = is_picture or isinstance(examples, (str, bytes, PathLike, Mapping))
     if is_one or not hasattr(examples, "__len__"):
@@ -365,8 +366,9 @@ def _read(index: int, example: Any, mode: str) -> Any:
     """Return a file or PIL image the right way up, in ``mode``, or in mode F with more bits."""
     Image = _package("PIL.Image")
     is_image = isinstance(example, Image.Image)
+    file = BytesIO(example) if isinstance(example, bytes) else example
     try:
-        with nullcontext(example) if is_image else Image.open(example) as opened:
+        with nullcontext(example) if is_image else Image.open(file) as opened:
             image = _package("PIL.ImageOps").exif_transpose(opened)
         if image.mode.startswith("I"):
             return Image.fromarray(np.asarray(image, np.float32) / np.float32(257))
@@ -377,7 +379,10 @@ def _read(index: int, example: Any, mode: str) -> Any:
     except FileNotFoundError as error:
         raise FileNotFoundError(f"example {index}: there is no file {str(example)!r}") from error
     except Exception as error:  # what is broken in a file shows in many kinds of errors
-        raise ValueError(f"example {index} is not a readable image: {example}: {error}") from error
+        # Pillow repeats what it was given, which may be a whole file.
+        shown = f"{len(example)} bytes" if isinstance(example, bytes) else f"{example!s:.200}"
+        reason = f"{error!s:.200}"
+        raise ValueError(f"example {index} is not a readable image: {shown}: {reason}") from error
 
 
 def _package(name: str) -> Any:

@@ -99,7 +99,10 @@ def take_examples(
     if folder is None:
         return found
     return {
-        name: [one if is_empty(one) else str(folder / str(one)) for one in values]
+        name: [
+            str(folder / one) if isinstance(one, str) and not is_empty(one) else one
+            for one in values
+        ]
         for name, values in found.items()
     }
 
