@@ -309,9 +309,13 @@ def test_a_file_cut_short_is_never_half_a_picture(picture, suffix, cut, tmp_path
 @pytest.mark.parametrize(
     ("example", "error", "message"),
     [
-        (5, TypeError, "example 1 must be a str or PathLike or Image or ndarray, got int: 5"),
+        (
+            5,
+            TypeError,
+            "example 1 must be a str or bytes or PathLike or Image or ndarray, got int: 5",
+        ),
         (None, TypeError, "example 1 must be .* got NoneType"),
-        (b"path", TypeError, "example 1 must be .* got bytes"),
+        (b"path", ValueError, "example 1 is not a readable image: 4 bytes: cannot identify"),
         (
             np.zeros((4, 4), int),
             ValueError,
