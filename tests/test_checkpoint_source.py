@@ -270,6 +270,7 @@ def test_a_graph_for_one_number_of_examples(mx, images, tmp_path):
         source.extract(images, "turned", batch_size=8)
 
 
+@pytest.mark.slow
 def test_repurposers_of_a_module_work_where_there_is_no_mxnet(module, images, tmp_path):
     labels = np.array(["a", "b", "c"])[np.arange(21) % 3]
     repurposer = xfer.LrRepurposer(module, ["relu1"]).fit(images, labels)

@@ -942,6 +942,7 @@ def test_a_tampered_network_is_refused(data, tmp_path, change):
         xfer.load("net", tmp_path)
 
 
+@pytest.mark.slow
 def test_what_was_trained_predicts_without_torch_and_mxnet(data, tmp_path):
     source = xfer.load_checkpoint(xfer.example.checkpoint())
     repurposer = fine_tune(source, validation_fraction=0.2).fit(*data)

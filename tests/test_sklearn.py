@@ -105,6 +105,7 @@ def several(data):
 # --- processes ---------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_each_worker_gets_the_network_once_and_the_answer_is_the_same(data, tmp_path):
     source = Maps(tmp_path / "log")
     repurposer = xfer.MetaModelRepurposer(source, "same", LogisticRegression(max_iter=500))
