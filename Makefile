@@ -38,9 +38,9 @@ lint: .venv/ready-to-test
 	.venv/bin/lint-imports
 
 # The newest NumPy, PyTorch and pandas, and xfer beside them, which must change none: the tests that
-# test-base, which has the newest NumPy too, leaves out, but for the examples and the command line,
-# which take long. Then what needs MXNet, beside that NumPy.
-WITH_EXTRAS = $(filter-out %_gallery.py %_examples.py %_command_line.py,$(shell grep -lE 'torch|pandas|matplotlib' tests/test_*.py))
+# test-base, which has the newest NumPy too, leaves out, but for the examples, the command line
+# and exports, which take long. Then what needs MXNet, beside that NumPy.
+WITH_EXTRAS = $(filter-out %_gallery.py %_examples.py %_command_line.py %_export.py,$(shell grep -lE 'torch|pandas|matplotlib' tests/test_*.py))
 test-numpy2: .venv-numpy2/ready
 	.venv-numpy2/bin/python $(PARTLY) -m "not slow" $(WITH_EXTRAS)
 

@@ -763,6 +763,7 @@ def test_a_function_of_another_version_is_refused(tmp_path, monkeypatch):
         loaded.set_params(cache=tmp_path / "cache.sqlite").fit(images, ["a", "b", "c"] * 7)
 
 
+@pytest.mark.slow
 def test_a_network_of_torch_stays_with_its_owner(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     torch = pytest.importorskip("torch")

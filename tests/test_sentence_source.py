@@ -69,6 +69,7 @@ def test_sentences_are_those_of_encode(source, texts):
     assert source.find_layers("sentence")[0].shape == (384,)
 
 
+@pytest.mark.slow
 def test_one_model_has_one_fingerprint_however_it_was_opened(source):
     loaded = sentence_transformers.SentenceTransformer(str(packaged.MODEL_DIR), device="cpu")
     assert xfer.open_source(loaded).fingerprint(["sentence"]) == source.fingerprint(["sentence"])
