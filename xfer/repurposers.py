@@ -242,7 +242,7 @@ class Repurposer(ClassifierMixin, SharesNetwork):
             The file.
         X : array, dict of str to array, or list, optional
             Examples to compare on, of which three are used. By default they are random numbers like
-            those that the network has seen. A loaded model of a PyTorch network needs them.
+            those that the network has seen. With ``ImageInputs``, they are pictures made up.
         outputs : list of str, optional
             Outputs of the file: by default ``"label"``, of shape (n,), and ``"probabilities"``,
             float32 of shape (n, n_classes). Where the model has them, also ``"total"``,
@@ -265,6 +265,8 @@ class Repurposer(ClassifierMixin, SharesNetwork):
         """
         from xfer.export import to_onnx
 
+        if own := [name for name in _HOOKS.values() if hasattr(self, name)]:
+            raise TypeError(f"{type(self).__name__} predicts by its own {own[0]}, not as a graph")
         return to_onnx(self, path, X, outputs)
 
     @property

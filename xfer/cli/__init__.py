@@ -23,15 +23,15 @@ a model in three lines:
 
 DATA of fit, predict and evaluate:
   a folder                    pictures; for fit and evaluate, in one folder for each class
-  .csv .tsv .jsonl .parquet   a column of texts or of paths of pictures, and maybe one of labels;
-                              relative paths begin at the folder of the table
-  .npz                        arrays, as inputs of the network
+  .csv .tsv .jsonl .parquet   a column of texts, or of paths or bytes of pictures, and maybe one
+                              of labels; relative paths begin at the folder of the table
+  .npz                        arrays: inputs of the network, or pictures
 
 exit codes:
   0    everything is done
   1    it failed, for the reason that is printed
   2    the command is not written as --help says
-  3    it is done but for rows that could not be read, which were reported (--errors report)
+  3    done, except for rows that could not be read, which were reported (--errors report)
   130  interrupted; for predict, the same command continues
 """
 

@@ -326,8 +326,8 @@ def _write_report(
 
 
 def _export(options: argparse.Namespace) -> None:
+    if options.out.suffix != ".onnx":
+        raise ValueError(f"{options.out} must end in .onnx")
     model = open_model(options)
-    if not hasattr(model, "to_onnx"):
-        raise TypeError(f"a {type(model).__name__} cannot be written as an ONNX file")
     model.to_onnx(options.out)
     print(f"Wrote {options.out}.")

@@ -183,7 +183,8 @@ def _with_ray(job: Job, model: Any) -> Iterator[tuple[Columns, Columns, Any]]:
 
     is_ours = not ray.is_initialized()
     # On one machine, reading has a place beside the actors, of which each takes a core.
-    places = {} if os.environ.get("RAY_ADDRESS") else {"num_cpus": cpu_count() + 1}
+    here = {"address": "local", "num_cpus": cpu_count() + 1}
+    places: dict[str, Any] = {} if os.environ.get("RAY_ADDRESS") else here
     ray.init(ignore_reinit_error=True, log_to_driver=False, logging_level="error", **places)
     context = ray.data.DataContext.get_current()
     context.execution_options.preserve_order = True

@@ -39,15 +39,6 @@ _EXAMPLES = 3  # that a file is compared on before it is written
 _TOLERANCE = 1e-4
 _RESIZED = 0.02  # where pictures are resized, whose pixels are rounded to bytes
 _NETWORK, _SKLEARN = "network/", "sklearn/"
-# Subclasses written for xfer-ml define these.
-_HOOKS = ("_predict_label_from_features", "_predict_probability_from_features")
-# The words of ONNX Runtime for types of inputs.
-_TYPES = {
-    **{f"tensor({kind})": kind for kind in ("float16", "int8", "int16", "int32", "int64", "bool")},
-    **{f"tensor({kind})": kind for kind in ("uint8", "uint16", "uint32", "uint64")},
-    "tensor(float)": "float32",
-    "tensor(double)": "float64",
-}
 
 Arrays: TypeAlias = Mapping[str, np.ndarray]
 
@@ -59,13 +50,12 @@ def to_onnx(
     check_is_fitted(model)
     if getattr(model, "classes_", np.empty(0)).ndim > 1:
         raise ValueError("a model of several labels per example cannot be exported")
-    hooks = [name for name in _HOOKS if hasattr(model, name)]
-    if hooks:
-        raise TypeError(f"{type(model).__name__} predicts by its own {hooks[0]}, not as a graph")
     names = _checked_outputs(model, outputs)
     sample = _sample(model, X)
-    content = _Export(model, sample.inputs, names).finish().SerializeToString()
-    _check(model, content, sample, names)
+    found = _Export(model, sample.inputs, names).finish()
+    types = {value.name: _dtype(value) for value in found.graph.input}
+    content = found.SerializeToString()
+    _check(model, content, types, sample, names)
     with atomic_write(Path(path)) as file:
         file.write(content)
     return Path(path)
@@ -268,13 +258,8 @@ class _Export:
         self.builder.nodes.extend(found.graph.node)
         known = {entry.domain for entry in self.network.opset_import}
         self.network.opset_import.extend(e for e in found.opset_import if e.domain not in known)
-        # Some converters leave the type of integer labels out.
-        types = [
-            one.type.tensor_type.elem_type or onnx.TensorProto.INT64 for one in found.graph.output
-        ]
         values = [
-            Value(self.builder, Tensor(one.name, onnx.helper.tensor_dtype_to_np_dtype(kind), None))
-            for one, kind in zip(found.graph.output, types)
+            Value(self.builder, Tensor(one.name, _dtype(one), None)) for one in found.graph.output
         ]
         if is_classifier:
             values[0] = values[0].reshape(-1)
@@ -282,8 +267,7 @@ class _Export:
 
     def _input(self, value: onnx.ValueInfoProto) -> Value:
         """Return an input of the network, with the examples on the first axis."""
-        kind = onnx.helper.tensor_dtype_to_np_dtype(value.type.tensor_type.elem_type)
-        found = Value(self.builder, Tensor(value.name, np.dtype(kind), None))
+        found = Value(self.builder, Tensor(value.name, _dtype(value), None))
         axis = getattr(self.source, "batch_axes", {}).get(value.name, 0)
         return _to_front(found, axis, self.sample[value.name].ndim) if axis else found
 
@@ -349,6 +333,12 @@ class _Export:
         return notes
 
 
+def _dtype(value: onnx.ValueInfoProto) -> np.dtype:
+    # Some converters of skl2onnx leave the type of integer labels out.
+    kind = value.type.tensor_type.elem_type or onnx.TensorProto.INT64
+    return np.dtype(onnx.helper.tensor_dtype_to_np_dtype(kind))
+
+
 def _inner_names(graph: onnx.GraphProto) -> set[str]:
     names = {name for node in graph.node for name in (*node.output, node.name)}
     return names.union(tensor.name for tensor in graph.initializer)
@@ -373,7 +363,13 @@ def _with_opset(model: onnx.ModelProto) -> onnx.ModelProto:
     return model
 
 
-def _check(model: Any, content: bytes, sample: _Sample, outputs: Sequence[str]) -> None:
+def _check(
+    model: Any,
+    content: bytes,
+    types: Mapping[str, np.dtype],
+    sample: _Sample,
+    outputs: Sequence[str],
+) -> None:
     """Compare what a file gives with what the model predicts."""
     onnx.checker.check_model(content)
     options = onnxruntime.SessionOptions()
@@ -382,7 +378,6 @@ def _check(model: Any, content: bytes, sample: _Sample, outputs: Sequence[str]) 
         session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # ONNX Runtime has no one class of errors
         raise ValueError(f"ONNX Runtime cannot run the file: {reason_of(error)}") from error
-    types = {one.name: _TYPES[one.type] for one in session.get_inputs()}
     for given, feeds, tolerance in sample.trials:
         feeds = {n: np.ascontiguousarray(feeds[n], types[n]) for n in types}
         found = session.run([*outputs], feeds)

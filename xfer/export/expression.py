@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any, TypeAlias
 
 import numpy as np
+from onnx.helper import np_dtype_to_tensor_dtype
 
 from xfer.checkpoint.onnx_builder import OnnxBuilder, Tensor
 
@@ -68,8 +69,6 @@ class Value:
         to = np.dtype(dtype)
         if to == self.dtype:
             return self
-        from onnx.helper import np_dtype_to_tensor_dtype
-
         return self.apply("Cast", to=np_dtype_to_tensor_dtype(to))
 
     def square(self) -> Value:
