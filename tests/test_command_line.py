@@ -285,7 +285,9 @@ def test_the_report(folder, others, tmp_path, capsys):
     assert code == 0 and "digit 5" in told
     report = json.loads((out / "report.json").read_text())
     assert report["accuracy"] == np.mean(expected["label"] == labels)
-    assert np.sum(report["confusion_matrix"]) == len(paths)
+    assert np.sum(report["confusion_matrix"]) == report["examples"] == len(paths)
+    assert report["mean_probability"] == pytest.approx(np.mean(expected["probability"]), abs=1e-6)
+    assert report["by_class"]["digit 5"]["support"] == np.sum(labels == "digit 5")
     for name in ("confusion_matrix.png", "reliability.png"):
         assert (out / name).read_bytes().startswith(b"\x89PNG")
 
@@ -360,21 +362,57 @@ def test_image_folder(tmp_path):
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("a.csv", b"path,label\na.png\n", "row 1 has 1 fields for 2 columns"),
         ("a.csv", b'path,label\na.png,b\n"c.png,d\n', "is broken after row 1: unexpected end"),
         ("a.csv", b"path,path\na,b\n", "must begin with the names of its columns"),
         ("a.csv", b"", "must begin with the names of its columns"),
         ("a.csv", b"text\n" + "café\n".encode("latin-1"), "is not UTF-8 after row 0"),
-        ("a.jsonl", b'{"a": 1}\n{"a"\n', "is broken after row 1"),
-        ("a.jsonl", b'{"a": 1}\n\n{"b": 1}\n', "row 2 has 'b', which row 1 has not"),
+        ("a.npz", b"PK", "a.npz is broken: "),
+        ("a.parquet", b"PAR1", "a.parquet is broken: "),
         ("a.jsonl", b"[1]\n", "must begin with a line like"),
         ("a.xlsx", b"", "must be a folder of pictures, or a .csv, "),
     ],
 )
 def test_tables_that_cannot_be_read(tmp_path, name, content, message):
+    if name.endswith(".parquet"):
+        pytest.importorskip("pyarrow")
     (tmp_path / name).write_bytes(content)
     with pytest.raises(ValueError, match=message):
         list(open_rows(tmp_path / name))
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "reasons"),
+    [
+        (
+            "a.csv",
+            'path,label\n"{0}",b\n"{0}"\n"{0}",b,c\n\n"{0}",d',
+            ["it has 1 fields for 2 columns", "it has 3 fields for 2 columns"],
+        ),
+        (
+            "a.jsonl",
+            '{{"path": "{0}"}}\n{{"path"\n[1]\n{{"text": "{0}"}}\n{{}}\n{{"path": "{0}"}}\n',
+            [
+                "it is not JSON",
+                "it must be like {...}, got [1]",
+                "it has 'text', which",
+                "it is em",
+            ],
+        ),
+    ],
+)
+def test_rows_that_are_broken(folder, tmp_path, capsys, name, content, reasons):
+    path = xfer.image_folder(folder / "few")[0][0]
+    (tmp_path / name).write_text(content.format(path))
+    arguments = "predict", folder / "model.xfer", tmp_path / name, "-o", tmp_path / "found.csv"
+    code, _, err = run(*arguments, capsys=capsys)
+    assert code == 1 and f"{name}, row 2: {reasons[0]}" in err
+    code, _, err = run(*arguments, "--errors", "report", capsys=capsys)
+    assert code == 3 and f"{len(reasons)} rows could not be read" in err
+    first, *broken, last = read(tmp_path / "found.csv")
+    assert first["label"] == last["label"] != "" == first["error"]
+    for row, reason in zip(broken, reasons, strict=True):
+        assert row["error"].startswith(reason)
+        assert row["label"] == row["path"] == ""
 
 
 def test_tables_of_spreadsheets(tmp_path):
@@ -406,7 +444,13 @@ def test_large_tables_are_read_in_little_memory(tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["fit", "net", "{few}", "-o", "model"], "must be a .xfer file"),
+        (["fit", "net", "{few}", "-o", "model"], "-o must be the name of a .xfer file, got model"),
+        (["fit", "net", "{few}", "-o", "no/m.xfer"], "there is no folder no to write m.xfer in"),
+        (
+            ["evaluate", "{model}", "{flat}"],
+            "a.png is in none of the folders of the",
+        ),
+        (["predict", "m.onnx", "{few}"], "MODEL must be a .xfer file, which xfer fit writes, got"),
         (["fit", "net", "{few}", "-o", "m.xfer", "--head", "gp"], "--head gp needs --layer"),
         (["fit", "{net}", "{few}", "-o", "m.xfer", "--column", "file"], "no column 'file'; its"),
         (["fit", "{net}", "{few}", "-o", "m.xfer", "--length", "3"], "belong together"),
@@ -414,7 +458,10 @@ def test_large_tables_are_read_in_little_memory(tmp_path):
         (["predict", "{model}", "nowhere"], "there is no file or folder nowhere"),
         (["predict", "nothing.xfer", "{few}"], "there is no saved repurposer nothing.xfer"),
         (["predict", "{model}", "{few}", "-o", "none/found.csv"], "there is no folder none"),
-        (["evaluate", "{model}", "{table}"], "row 1: the model knows no label 'cat', only digit 5"),
+        (
+            ["evaluate", "{model}", "{table}"],
+            "row 1: the model has no class 'cat'; its classes are digit 5",
+        ),
         (["evaluate", "{model}", "{wide}"], "a, b, c: name the column of the examples"),
     ],
 )
@@ -424,14 +471,25 @@ def test_errors_are_one_line(folder, tmp_path, monkeypatch, capsys, arguments, m
     write(tmp_path / "table.csv", {"path": [path], "kind": ["cat"]})
     write(tmp_path / "wide.csv", {"a": [path], "b": ["cat"], "c": ["dog"]})
     names = {"net": CHECKPOINT, "few": folder / "few", "model": folder / "model.xfer"}
-    names.update(table="table.csv", wide="wide.csv")
+    names.update(table="table.csv", wide="wide.csv", flat="flat")
+    (tmp_path / "flat").mkdir()
+    shutil.copy(path, tmp_path / "flat/a.png")
     code, told, err = run(*(one.format(**names) for one in arguments), capsys=capsys)
     assert (code, told) == (1, "") and err.startswith("xfer: ") and err.count("\n") == 1
     assert message in err, err
-    assert sorted(os.listdir(tmp_path)) == ["table.csv", "wide.csv"]
+    assert sorted(os.listdir(tmp_path)) == ["flat", "table.csv", "wide.csv"]
+
+
+@pytest.mark.filterwarnings("always")
+def test_small_pictures_are_warned_of(folder, tmp_path, capsys):
+    arguments = "fit", CHECKPOINT, folder / "few", "-o", tmp_path / "a.xfer", "--channels", "gray"
+    _, _, err = run(*arguments, *LAYER, "--head", "lr", capsys=capsys)
+    assert "warning: the first picture has 16 x 16 pixels, and is enlarged to 224 x 224" in err
 
 
 def test_help_teaches(capsys):
+    code, told, _ = run(capsys=capsys)
+    assert code == 0 and "exit codes:" in told
     for arguments in (["--help"], ["fit", "--help"], ["predict", "--help"], ["evaluate", "--help"]):
         with pytest.raises(SystemExit, match="0"):
             main(arguments)

@@ -168,12 +168,12 @@ def reliability(
     # The outline is drawn once more, because bars of other lines may cover it.
     counts_ax.stairs(counts, edges, fill=True, color=style["color"], alpha=0.15)
     counts_ax.stairs(counts, edges, color=style["color"], linewidth=1.2)
-    ax.set_xlabel("how sure")
+    ax.set_xlabel("probability of the predicted class")
     bottom, top = ax.get_ylim()
-    ax.set_ylabel("how often right", y=(0.5 - bottom) / (top - bottom))
+    ax.set_ylabel("share that is right", y=(0.5 - bottom) / (top - bottom))
     square = {"loc": "best", "bbox_to_anchor": (0, 0, 1, 1), "bbox_transform": ax.transData}
     small = {"fontsize": _SMALL, "title_fontsize": _SMALL, "handlelength": 1.2, "framealpha": 0.7}
-    ax.legend(title="calibration error", **square, **small)
+    ax.legend(title="expected calibration error", **square, **small)
     return ax
 
 

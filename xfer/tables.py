@@ -13,6 +13,7 @@ from itertools import islice
 from pathlib import Path
 from types import MappingProxyType
 from typing import IO, Any
+from zipfile import BadZipFile
 
 import numpy as np
 
@@ -76,6 +77,10 @@ def is_picture(name: str) -> bool:
     return name.lower().endswith(_PICTURES)
 
 
+class Broken(str):
+    """In the place of each value of a row that cannot be read: the reason."""
+
+
 class Rows(ABC):
     """The rows of a file or folder, which can be read again and again."""
 
@@ -117,7 +122,12 @@ def open_rows(path: str | os.PathLike[str]) -> Rows:
         raise FileNotFoundError(f"there is no file or folder {path}")
     if path.suffix.lower() not in kinds:
         raise ValueError(f"{path} must be {_KINDS}")
-    return kinds[path.suffix.lower()](path)
+    try:
+        return kinds[path.suffix.lower()](path)
+    except (ValueError, EOFError, BadZipFile) as error:
+        if str(path) in str(error):
+            raise
+        raise ValueError(f"{path} is broken: {error}") from error
 
 
 def import_pyarrow(name: str) -> Any:
@@ -183,6 +193,9 @@ class _TextRows(Rows):
                 self._n_read += 1
                 yield row
 
+    def _broken(self, reason: str) -> list[Broken]:
+        return [Broken(reason)] * len(self.columns)
+
     @abstractmethod
     def _rows(self, file: IO[str]) -> Iterator[Sequence[Any]]:
         """Read the rows of an open file."""
@@ -213,10 +226,9 @@ class _CsvRows(_TextRows):
             if len(row) == len(self.columns):
                 yield row
             elif row:  # empty lines are no rows
-                raise ValueError(
-                    f"{self.path}: row {self._n_read + 1} has {len(row)} fields for "
-                    f"{len(self.columns)} columns: put fields that hold {self._separator!r} "
-                    'between quotes, "like this"'
+                yield self._broken(
+                    f"it has {len(row)} fields for {len(self.columns)} columns: put fields that "
+                    f'hold {self._separator!r} between quotes, "like this"'
                 )
 
 
@@ -233,12 +245,17 @@ class _JsonRows(_TextRows):
 
     def _rows(self, file: IO[str]) -> Iterator[Sequence[Any]]:
         for line in filter(str.strip, file):
-            row, number = json.loads(line), self._n_read + 1
+            try:
+                row = json.loads(line)
+            except (json.JSONDecodeError, RecursionError) as error:
+                yield self._broken(f"it is not JSON: {error}")
+                continue
             if not isinstance(row, dict):
-                raise ValueError(f"{self.path}: row {number} must be like {{...}}, got {line:.40}")
-            if more := [name for name in row if name not in self.columns]:
-                raise ValueError(f"{self.path}: row {number} has {more[0]!r}, which row 1 has not")
-            yield [row.get(name) for name in self.columns]
+                yield self._broken(f"it must be like {{...}}, got {line:.40}")
+            elif more := [name for name in row if name not in self.columns]:
+                yield self._broken(f"it has {more[0]!r}, which row 1 does not have")
+            else:
+                yield [row.get(name) for name in self.columns]
 
 
 class _ParquetRows(Rows):
@@ -269,6 +286,8 @@ class _ArrayRows(Rows):
         self.n_rows = max((len(one) for one in found.values() if one.ndim), default=0)
         self._arrays = {n: one for n, one in found.items() if one.ndim and len(one) == self.n_rows}
         self.columns = list(self._arrays)
+        if not self.columns:
+            raise ValueError(f"{path} must have an array with a row for each example")
 
     def __iter__(self) -> Iterator[Sequence[Any]]:
         return zip(*(one.tolist() if one.ndim == 1 else one for one in self._arrays.values()))

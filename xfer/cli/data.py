@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from xfer.tables import Rows
+from xfer.tables import Broken, Rows
 
 _EXAMPLES = ("text", "path", "file", "file_name", "filename", "image", "x", "X", "data")
 _LABELS = ("label", "labels", "class", "target", "y")
@@ -47,6 +47,8 @@ def open_model(options: argparse.Namespace) -> Any:
     from xfer.cli.networks import open_network
     from xfer.persistence import load
 
+    if options.model.suffix not in ("", ".xfer"):
+        raise ValueError(f"MODEL must be a .xfer file, which xfer fit writes, got {options.model}")
     source = None if options.source is None else open_network(options.source)
     return load(options.model, source_model=source)
 
@@ -100,7 +102,7 @@ def take_examples(
         return found
     return {
         name: [
-            str(folder / one) if isinstance(one, str) and not is_empty(one) else one
+            str(folder / one) if isinstance(one, str) and problem(one) is None else one
             for one in values
         ]
         for name, values in found.items()
@@ -112,9 +114,20 @@ def predicted_from(columns: dict[str, str]) -> Any:
     return "example" if "example" in columns else list(columns)
 
 
-def is_empty(value: Any) -> bool:
-    """Return whether this is a text without a letter, or missing."""
-    return value is None or (isinstance(value, str) and not value.strip())
+def problem(value: Any) -> str | None:
+    """Return what is wrong with an example or label: missing, without a letter, not readable."""
+    if isinstance(value, Broken):
+        return str(value)
+    is_missing = value is None or (isinstance(value, float) and value != value)
+    return "it is empty" if is_missing or (isinstance(value, str) and not value.strip()) else None
+
+
+def label_problem(label: Any, example: Any, rows: Rows) -> str | None:
+    """Return what is wrong with the label of an example."""
+    if problem(label) is None:
+        return None
+    is_folder = rows.path.is_dir()
+    return f"{example} is in none of the folders of the classes" if is_folder else "it has no label"
 
 
 class Report:

@@ -2,10 +2,14 @@
 
 import argparse
 import json
+import re
 import sys
+import warnings
 from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 
@@ -17,9 +21,10 @@ from xfer.cli.data import (
     find_columns,
     find_label,
     folder_of_paths,
-    is_empty,
+    label_problem,
     open_model,
     predicted_from,
+    problem,
     take_examples,
 )
 from xfer.cli.networks import PREFIX_HELP, open_network
@@ -109,16 +114,27 @@ def add_commands(commands: Any) -> None:
     )
     add_model_options(export)
     export.add_argument("out", metavar="OUT", type=Path, help="an .onnx file")
+    output_help = (
+        "label, probabilities, total, aleatoric, epistemic or novelty; can be repeated; by default "
+        "label and probabilities"
+    )
+    export.add_argument("--output", action="append", metavar="NAME", help=output_help)
     export.set_defaults(run=_export)
 
 
 def _size(text: str) -> Any:
+    if not re.fullmatch(r"[1-9]\d*(,[1-9]\d*)?", text):
+        raise argparse.ArgumentTypeError(f"must be like 224 or 224,300 (height,width), got {text}")
     sizes = [int(one) for one in text.split(",")]
     return sizes[0] if len(sizes) == 1 else tuple(sizes)
 
 
 def _numbers(text: str) -> Any:
-    numbers = [float(one) for one in text.split(",")]
+    try:
+        numbers = [float(one) for one in text.split(",")]
+    except ValueError:
+        like = "one number, or one for each channel such as 0.485,0.456,0.406"
+        raise argparse.ArgumentTypeError(f"must be {like}, got {text}") from None
     return numbers[0] if len(numbers) == 1 else tuple(numbers)
 
 
@@ -126,8 +142,10 @@ def _fit(options: argparse.Namespace) -> int:
     import xfer
 
     out = options.out
-    if out.suffix != ".xfer" or not out.parent.is_dir():
-        raise ValueError(f"{out} must be a .xfer file in a folder that exists")
+    if out.suffix != ".xfer":
+        raise ValueError(f"-o must be the name of a .xfer file, got {out}")
+    if not out.parent.is_dir():
+        raise FileNotFoundError(f"there is no folder {out.parent} to write {out.name} in")
     if options.head != "auto" and not options.layer:
         raise ValueError(f"--head {options.head} needs --layer: xfer layers {options.source}")
     progress = sys.stderr.isatty()
@@ -138,10 +156,13 @@ def _fit(options: argparse.Namespace) -> int:
     read = next(rows.pieces(sys.maxsize), None)
     if read is None:
         raise ValueError(f"{rows.path} has no rows")
-    source = _with_inputs(source, options, rows, read[next(iter(columns.values()))][0])
+    first = read[next(iter(columns.values()))]
+    source = _with_inputs(source, options, rows, next(filter(_is_fine, first), first[0]))
     examples = take_examples(read, columns, folder_of_paths(rows, source))
     report = Report(rows, options.errors)
     kept = _readable(examples, read[label], source, report, progress)
+    if options.size is None and kept:
+        _warn_if_small(source.inputs, next(iter(examples.values()))[kept[0]])
     labels = [read[label][row] for row in kept]
     given: dict[str, Any] = {"progress": progress}
     given.update({"pooling": options.pooling} if options.pooling else {})
@@ -193,29 +214,45 @@ def _with_inputs(source: Any, options: argparse.Namespace, rows: Rows, first: An
     return source
 
 
+def _warn_if_small(inputs: Any, first: Any) -> None:
+    """Warn if pictures are made much larger, which networks of large pictures are not good at."""
+    from xfer.inputs import ImageInputs
+
+    if isinstance(inputs, ImageInputs):
+        height, width = replace(inputs, size=None, layout="NHWC")([first]).shape[1:3]
+        size = cast(tuple[int, int], inputs.size)
+        if height < size[0] / 2 and width < size[1] / 2:
+            warnings.warn(
+                f"the first picture has {height} x {width} pixels, and is enlarged to {size[0]} x "
+                f"{size[1]}: if the network was trained on small pictures, give their --size",
+                stacklevel=2,
+            )
+
+
 def _readable(
     examples: dict[str, list[Any]], labels: list[Any], source: Any, report: Report, progress: bool
 ) -> list[int]:
     """Return the rows that can be learned from, and report the others."""
     from xfer.inputs import ImageInputs
 
-    kept = []
+    kept, first = [], next(iter(examples.values()))
     bar = progress_bar(range(len(labels)), progress, None, "checking", "row")
     for row in bar:
-        reason = "it has no label" if is_empty(labels[row]) else None
-        for values in examples.values():
-            try:
-                if is_empty(values[row]):
-                    reason = "it is empty"
-                elif isinstance(source.inputs, ImageInputs):
-                    source.inputs([values[row]])
-            except (ValueError, TypeError, OSError) as error:
-                reason = str(error)
+        reason = problem(first[row]) or label_problem(labels[row], first[row], report.rows)
+        try:
+            if reason is None and isinstance(source.inputs, ImageInputs):
+                source.inputs([first[row]])
+        except (ValueError, TypeError, OSError) as error:
+            reason = str(error)
         if reason is None:
             kept.append(row)
         else:
             report.add(row + 1, reason)
     return kept
+
+
+def _is_fine(example: Any) -> bool:
+    return problem(example) is None
 
 
 def _as_data(examples: dict[str, list[Any]], kept: Sequence[int], source: Any) -> Any:
@@ -232,29 +269,40 @@ def _evaluate(options: argparse.Namespace) -> int:
 
     model = open_model(options)
     if is_regressor(model) or model.classes_.ndim > 1:
-        raise TypeError(f"{options.model} predicts {_OTHER_TARGETS}; evaluate compares one label")
-    true, predicted, sure, report = _compare(model, options)
-    classes = [str(one) for one in model.classes_]
-    right = np.mean([one == other for one, other in zip(true, predicted)])
-    print(f"Accuracy {right:.3f} on {len(true)} examples.")
-    if sure:
-        print(f"Mean probability of the predicted labels {np.mean(sure):.3f}.")
-    shown: Any = {"labels": classes, "zero_division": 0}
-    print(classification_report(true, predicted, digits=3, **shown))
-    if options.out is not None:
+        raise TypeError(
+            f"{options.model} predicts numbers or several labels; evaluate compares one label"
+        )
+    if options.out is not None:  # before the long work
         options.out.mkdir(parents=True, exist_ok=True)
-        summary = classification_report(true, predicted, output_dict=True, **shown)
-        _write_report(options.out, true, predicted, sure, classes, summary)
+    compared, report = _compare(model, options)
+    accuracy = float(np.mean([one == other for one, other in zip(compared.true, compared.labels)]))
+    numbers = {"accuracy": accuracy, "examples": len(compared.true)}
+    text = f"Accuracy {accuracy:.3f} on {len(compared.true)} examples.\n"
+    if compared.sure:
+        numbers["mean_probability"] = float(np.mean(compared.sure))
+        text += f"Mean probability of the predicted labels {numbers['mean_probability']:.3f}.\n"
+    classes = [str(one) for one in model.classes_]
+    each = partial(classification_report, *compared[:2], labels=classes, zero_division=0)
+    if options.out is not None:  # before anything is printed, which may fail
+        names = [*classes, "macro avg", "weighted avg"]
+        by_class = {n: one for n, one in each(output_dict=True).items() if n in names}
+        written = _write_report(options.out, compared, classes, {**numbers, "by_class": by_class})
+    print(text + each(digits=3))
+    if options.out is not None:
+        print(f"Wrote {', '.join(written)} in {options.out}.")
     return report.exit_code()
 
 
-_OTHER_TARGETS = "numbers or several labels"
+class _Compared(NamedTuple):
+    """The true and the predicted label of each example, and how sure the model is."""
+
+    true: list[str]
+    labels: list[str]
+    sure: list[float]
 
 
-def _compare(
-    model: Any, options: argparse.Namespace
-) -> tuple[list[str], list[str], list[float], Report]:
-    """Return the true and the predicted label of each row, and how sure the model is."""
+def _compare(model: Any, options: argparse.Namespace) -> tuple[_Compared, Report]:
+    """Predict the rows that can be compared, and report the others."""
     from xfer.predictor import Predictor
 
     rows, source = open_rows(options.data), model.features_.source_
@@ -262,72 +310,63 @@ def _compare(
     label = find_label(rows, columns, options.label)
     folder = folder_of_paths(rows, source)
     predictor = Predictor(model, predicted_from(columns), errors="report")
-    classes = {str(one) for one in model.classes_}
-    report = Report(rows, options.errors)
-    true, predicted, sure = list[str](), list[str](), list[float]()
-    done = 0
+    classes = [str(one) for one in model.classes_]
+    report, compared, done = Report(rows, options.errors), _Compared([], [], []), 0
     bar = progress_bar(None, sys.stderr.isatty(), rows.n_rows, "evaluating", "row")
     with bar:
         for piece in rows.pieces(_PIECE):
             examples = take_examples(piece, columns, folder)
             found = predictor(examples)
             first = next(iter(examples.values()))
-            for row, given in enumerate(map(str, piece[label])):
-                reason = found["error"][row]
-                reason = "it is empty" if is_empty(first[row]) else reason
-                reason = "it has no label" if is_empty(piece[label][row]) else reason
+            for row, given in enumerate(piece[label]):
+                reason = problem(first[row]) or label_problem(given, first[row], rows)
+                reason = reason or found["error"][row]
+                if reason is None and str(given) not in classes:
+                    known = ", ".join(classes)
+                    reason = f"the model has no class {str(given)!r}; its classes are {known}"
                 if reason is not None:
                     report.add(done + row + 1, reason)
                     continue
-                if given not in classes:
-                    known = ", ".join(sorted(classes))
-                    where = f"{rows.path}, row {done + row + 1}"
-                    raise ValueError(f"{where}: the model knows no label {given!r}, only {known}")
-                true.append(given)
-                predicted.append(str(found["label"][row]))
+                compared.true.append(str(given))
+                compared.labels.append(str(found["label"][row]))
                 if "probability" in found:
-                    sure.append(float(found["probability"][row]))
+                    compared.sure.append(float(found["probability"][row]))
             done += len(piece[label])
             bar.update(len(piece[label]))
-    if not true:
+    if not compared.true:
         raise ValueError(f"{rows.path} has no row that can be compared")
-    return true, predicted, sure, report
+    return compared, report
 
 
 def _write_report(
-    folder: Path,
-    true: list[str],
-    predicted: list[str],
-    sure: list[float],
-    classes: list[str],
-    summary: dict[str, Any],
-) -> None:
-    """Write the numbers as JSON, and the pictures."""
+    folder: Path, compared: _Compared, classes: list[str], numbers: dict[str, Any]
+) -> list[str]:
+    """Write the numbers as JSON, and the pictures; return the names of the files."""
     from sklearn.metrics import confusion_matrix
 
     from xfer import plots
 
-    counts = confusion_matrix(true, predicted, labels=classes)
-    summary = {"classes": classes, "confusion_matrix": counts.tolist(), **summary}
+    true, labels, sure = compared
+    counts = confusion_matrix(true, labels, labels=classes)
+    numbers = {**numbers, "classes": classes, "confusion_matrix": counts.tolist()}
     with atomic_write(folder / "report.json") as file:
-        file.write(json.dumps(summary, indent=1).encode())
-    figure: Any = plots.confusion_matrix(true, predicted, classes).figure
+        file.write(json.dumps(numbers, indent=1).encode())
+    figure: Any = plots.confusion_matrix(true, labels, classes).figure
     figure.savefig(folder / "confusion_matrix.png")
     written = ["report.json", "confusion_matrix.png"]
     if sure:
         # The picture needs no more of a row than the predicted label and its probability.
         probabilities = np.zeros((len(true), len(classes)))
-        index = {name: column for column, name in enumerate(classes)}
-        probabilities[np.arange(len(true)), [index[one] for one in predicted]] = sure
+        probabilities[np.arange(len(true)), [classes.index(one) for one in labels]] = sure
         figure = plots.reliability(probabilities, true, classes).figure
         figure.savefig(folder / "reliability.png")
         written.append("reliability.png")
-    print(f"Wrote {', '.join(written)} in {folder}.")
+    return written
 
 
 def _export(options: argparse.Namespace) -> None:
     if options.out.suffix != ".onnx":
         raise ValueError(f"{options.out} must end in .onnx")
     model = open_model(options)
-    model.to_onnx(options.out)
+    model.to_onnx(options.out, outputs=options.output)
     print(f"Wrote {options.out}.")

@@ -28,13 +28,15 @@ _SHAPE_HELP = (
 def add_commands(commands: Any) -> None:
     """Add ``layers`` and ``convert``."""
     layers = commands.add_parser("layers", help="print a network's layers as a table")
-    layers.add_argument("prefix", help=f"{PREFIX_HELP}; or {_FILE_HELP}")
+    layers.add_argument("prefix", metavar="SOURCE", help=f"{PREFIX_HELP}; or {_FILE_HELP}")
     layers.add_argument("epoch", nargs="?", type=int, help="by default the last one in the folder")
     layers.set_defaults(run=_layers)
     convert = commands.add_parser("convert", help="write a network for ONNX or PyTorch")
     network_help = f"{PREFIX_HELP}; for PyTorch also an .onnx file, or a saved repurposer (.xfer)"
-    convert.add_argument("prefix", help=f"{network_help} that has trained its network")
-    convert.add_argument("epoch", nargs="?", type=int, help="the epoch in PREFIX-0000.params")
+    convert.add_argument(
+        "prefix", metavar="SOURCE", help=f"{network_help} that has trained its network"
+    )
+    convert.add_argument("epoch", nargs="?", type=int, help="the number in SOURCE-0000.params")
     out_help = (
         "the file to write: an .onnx file; a .pt2 file, for torch.export.load; or a .safetensors "
         "file, which holds the parameters by name"

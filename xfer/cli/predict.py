@@ -19,18 +19,17 @@ from xfer.cli.data import (
     add_model_options,
     find_columns,
     folder_of_paths,
-    is_empty,
     open_model,
     predicted_from,
+    problem,
     take_examples,
 )
 from xfer.cli.results import CsvFormat, GrowingFile, ParquetFormat
-from xfer.tables import Rows, open_rows
+from xfer.tables import Broken, Rows, open_rows
 
 # Rows that are read, predicted and written together. A run that is continued has the same pieces,
 # so that its numbers are the same to the last digit.
 _PIECE = 256
-_EMPTY = "it is empty"
 _DESCRIPTION = """\
 Predict the label of each row of DATA, with its probability and, where the classifier has them, its
 uncertainty in nats and its novelty. The rows come out in their order, with all their columns; one
@@ -144,13 +143,13 @@ def _run(job: Job, results: Iterator[Any], report: Report, write: Any) -> None:
         bar.update(n_done)
         for piece, examples, found in results:
             first = next(iter(examples.values()))
-            is_broken = [is_empty(one) for one in first]
+            problems = [problem(one) for one in first]
             found = {
-                name: _without(found[name], is_broken) for name in found if name not in examples
+                name: _without(found[name], problems) for name in found if name not in examples
             }
             found["error"] = [
-                _EMPTY if empty else reason if isinstance(reason, str) else None
-                for empty, reason in zip(is_broken, found["error"])
+                one or (reason if isinstance(reason, str) else None)
+                for one, reason in zip(problems, found["error"])
             ]
             counted = report.count
             for row, reason in enumerate(found["error"]):
@@ -224,10 +223,10 @@ def _read(
         yield {name: np.array(values, kind) for name, values in examples.items()}
 
 
-def _without(values: Any, is_broken: list[bool]) -> list[Any]:
+def _without(values: Any, problems: list[str | None]) -> list[Any]:
     """Return a column of results as a list with None where a row is broken."""
     values = values.tolist() if isinstance(values, np.ndarray) else list(values)
-    return [None if broken else one for one, broken in zip(values, is_broken)]
+    return [None if broken else one for one, broken in zip(values, problems)]
 
 
 def _given(job: Job, piece: dict[str, list[Any]], found: dict[str, Any]) -> dict[str, list[Any]]:
@@ -236,7 +235,9 @@ def _given(job: Job, piece: dict[str, list[Any]], found: dict[str, Any]) -> dict
     for name, values in piece.items():
         if isinstance(values[0], np.ndarray) or (job.rows.path.is_dir() and name == "label"):
             continue  # arrays of an .npz file, and what is in the path
-        kept[_given_name(name, job.rows.columns, found)] = values
+        kept[_given_name(name, job.rows.columns, found)] = [
+            None if isinstance(one, Broken) else one for one in values
+        ]
     return kept
 
 

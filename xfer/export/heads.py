@@ -7,6 +7,7 @@ from functools import singledispatch
 from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
+from scipy.sparse import issparse
 
 from xfer.export.expression import Value, concatenate
 from xfer.meta import (
@@ -17,7 +18,7 @@ from xfer.meta import (
     MixtureClassifier,
 )
 from xfer.meta.calibrated import ScaledScores
-from xfer.meta.graph import _ALPHA, _NEIGHBOURS, _POWER, _ROUNDING, GraphSpreading
+from xfer.meta.graph import _ALPHA, _NEIGHBOURS, _POWER, _ROUNDING, GraphSpreading, unpack
 from xfer.meta.heads import _GAMMA, FeatureHeads, GaussianHead, RidgeHead
 from xfer.meta.mixture import _ALL, _FLOOR, JoinedSpace
 from xfer.meta.novelty import Novelty
@@ -211,9 +212,9 @@ class Words:
         return other
 
     def __matmul__(self, table: np.ndarray) -> Value:
-        rows = np.vstack([table, np.zeros((1, table.shape[1]))])
-        found = self.shares.constant(rows).take(self.index, axis=0)
-        return (found * self.shares.add_axis(2)).sum(1)
+        rows = np.vstack([table, np.zeros((1, table.shape[1]), table.dtype)])
+        found = self.shares.constant(rows, rows.dtype).take(self.index, axis=0)
+        return (found.astype(np.float64) * self.shares.add_axis(2)).sum(1)
 
 
 def _feature_heads(heads: FeatureHeads, X: Any) -> list[Value]:
@@ -238,31 +239,25 @@ def _log_proba(head: Any, Z: Any) -> Value:
 
 
 def _spread(graph: GraphSpreading, X: Any) -> Value:
-    if isinstance(X, Words) or isinstance(graph.nodes_, list):
-        raise ValueError(
-            "a fit with words and unlabelled examples compares all words with all examples, for "
-            "which ONNX has no fast operator: fit without unlabelled examples to export"
-        )
     if graph.whitening_ is not None:
         assert graph.axes_ is not None
         X = _whitened(graph.whitening_, X) * graph.axes_
     elif graph.mean_ is not None:
         X = (_root(X) if graph.square_root_ else X) - graph.mean_
-    new = _unit_rows(X).astype(np.float32).astype(np.float64)
-    nodes = graph.nodes_.astype(np.float64)
-    norms = np.square(nodes).sum(axis=1)
-    cosines = new @ nodes.T
-    k = new.constant([min(_NEIGHBOURS, len(nodes))], np.int64)
+    nodes = _dense(graph.nodes_)
+    norms = np.square(nodes, dtype=np.float64).sum(axis=1)
+    cosines = _cosines(X, nodes)
+    k = cosines.constant([min(_NEIGHBOURS, len(nodes))], np.int64)
     near = (cosines * 2.0 - norms).tensor
-    found = new.builder.add_node("TopK", "xfer", [near, k.tensor], 2, axis=1)
-    index = Value(new.builder, found[1])
+    found = cosines.builder.add_node("TopK", "xfer", [near, k.tensor], 2, axis=1)
+    index = Value(cosines.builder, found[1])
     cosines = cosines.apply("GatherElements", index, axis=1)
     edges = cosines.where(cosines.apply("Greater", _ROUNDING), 0.0)
     edges = edges.apply("Pow", float(_POWER))
-    to = new.constant(graph.degrees_).take(index, axis=0).at_least(edges)
+    to = cosines.constant(graph.degrees_).take(index, axis=0).at_least(edges)
     roots = (edges.sum(1, keepdims=True) * to).apply("Sqrt")
     weights = edges / roots.where(edges.apply("Greater", 0.0), 1.0)
-    rows = new.constant(graph.scores_).take(index, axis=0)
+    rows = cosines.constant(graph.scores_).take(index, axis=0)
     scores = (rows * weights.add_axis(2)).sum(1) * _ALPHA
     return ((scores + graph.floor_).apply("Log") * graph.inverse_temperature_).log_softmax()
 
@@ -271,16 +266,28 @@ def _joined(space: JoinedSpace, X: Mapping[str, Any]) -> Value:
     parts = _joined_parts(space, X)
     return concatenate(
         [
-            _unit_rows(part - space.means_[name]) * np.sqrt(space.shares[name])
+            _unit_rows(part - space.means_.get(name, 0.0)) * np.sqrt(space.shares[name])
             for name, part in parts.items()
         ]
     )
 
 
 def _joined_parts(space: JoinedSpace, X: Mapping[str, Any]) -> dict[str, Value]:
-    if not space.means_:
-        raise ValueError("novelty cannot be exported where words are the only features")
-    return {name: _root(X[name]) if space.roots_[name] else X[name] for name in space.means_}
+    if space.means_:
+        return {name: _root(X[name]) if space.roots_[name] else X[name] for name in space.means_}
+    return {name: _cosines(X[name], _dense(rows)) for name, rows in space.rows_.items()}
+
+
+def _cosines(X: Any, rows: np.ndarray) -> Value:
+    """Compare features or words with rows of norm 1, in the precision of the rows."""
+    if isinstance(X, Words):
+        return X.unit() @ rows.T
+    return _unit_rows(X).astype(rows.dtype).astype(np.float64) @ rows.T
+
+
+def _dense(rows: Any) -> np.ndarray:
+    found: Any = unpack(rows)
+    return found.toarray() if issparse(found) else found
 
 
 def _distance(model: Novelty, X: Value) -> Value:
