@@ -38,13 +38,16 @@ lint: .venv/ready-to-test
 	.venv/bin/lint-imports
 
 # The newest NumPy, PyTorch and pandas, and xfer beside them, which must change none: the tests that
-# test-base, which has the newest NumPy too, leaves out, but for the examples, the command line
-# and exports, which take long. Then what needs MXNet, beside that NumPy.
-WITH_EXTRAS = $(filter-out %_gallery.py %_examples.py %_command_line.py %_export.py,$(shell grep -lE 'torch|pandas|matplotlib' tests/test_*.py))
+# test-base, which has the newest NumPy too, leaves out, but for some that take long and have little
+# to do with NumPy. Then what needs MXNet, beside that NumPy.
+LONG := gallery examples command_line export typing torch_fingerprint training_steps sentence_source
+WITH_EXTRAS = $(filter-out $(LONG:%=tests/test_%.py),$(shell grep -lE 'torch|pandas|matplotlib' tests/test_*.py))
 test-numpy2: .venv-numpy2/ready
 	.venv-numpy2/bin/python $(PARTLY) -m "not slow" $(WITH_EXTRAS)
 
 test-numpy2-mxnet: .venv-numpy2/ready
+	.venv-numpy2/bin/python $(PIP) --no-deps --target .venv-numpy2/mxnet mxnet==1.9.1 graphviz==0.8.4
+	.venv-numpy2/bin/python $(PIP) requests
 	PYTHONPATH=$(CURDIR)/.venv-numpy2/mxnet .venv-numpy2/bin/python $(PARTLY) -m "mxnet and not slow"
 
 # The newest Python, with nothing but what `pip install xfer-learn` brings.
@@ -77,10 +80,13 @@ define make_venv
 $(call first,$(2)) -m venv $(1)
 endef
 
-# The extra installs nothing where MXNet has no wheels.
+# EXTRAS=docs installs all at once, which is quicker than one after the other.
+EXTRAS := plots
+more = $(if $(filter docs,$(EXTRAS)),,.venv/bin/python $(PIP) --editable '.[mxnet,$(1)]')
+# The extra mxnet installs nothing where MXNet has no wheels.
 .venv/ready: pyproject.toml
 	$(call make_venv,.venv,$(CANDIDATES))
-	.venv/bin/python $(PIP) --editable '.[mxnet,plots]'
+	.venv/bin/python $(PIP) --editable '.[mxnet,$(EXTRAS)]'
 	@.venv/bin/python -c 'import importlib.util, platform; \
 	python = f"Python {platform.python_version()} on {platform.system()} {platform.machine()}"; \
 	print("MXNet 1.9.1 is installed, with NumPy 1.23." if importlib.util.find_spec("mxnet") else \
@@ -89,11 +95,11 @@ endef
 
 # Only the tests need PyTorch and what else is large.
 .venv/ready-to-test: .venv/ready
-	.venv/bin/python $(PIP) --editable '.[mxnet,test]'
+	$(call more,test)
 	touch $@
 
 .venv/ready-for-docs: .venv/ready-to-test
-	.venv/bin/python $(PIP) --editable '.[mxnet,docs]'
+	$(call more,docs)
 	touch $@
 
 .venv-numpy2/ready: pyproject.toml
@@ -105,8 +111,6 @@ endef
 	.venv-numpy2/bin/python -m pip freeze | grep -vxFf - .venv-numpy2/before && { \
 	echo "Installing xfer changed these packages."; exit 1; } || true
 	.venv-numpy2/bin/python $(PIP) --editable '.[test]'
-	.venv-numpy2/bin/python $(PIP) --no-deps --target .venv-numpy2/mxnet mxnet==1.9.1 graphviz==0.8.4
-	.venv-numpy2/bin/python $(PIP) requests
 	touch $@
 
 .venv-base/ready: pyproject.toml

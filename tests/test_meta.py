@@ -35,7 +35,7 @@ ROUNDING = {
 }
 
 # Enough for what scikit-learn asks.
-FAST = {BayesianNetwork: {"num_epochs": 50}}
+FAST = {BayesianNetwork: {"num_epochs": 50, "num_samples_mc": 1, "num_samples_mc_prediction": 10}}
 
 
 def checks():

@@ -663,6 +663,8 @@ import sys
 import xfer
 
 pictures, texts = xfer.load("pictures"), xfer.load("texts")
+assert not {"torch", "dask", "mxnet"} & {*sys.modules}  # they take seconds
+assert None not in sys.modules.values()
 answers = pictures.predict_proba(sys.argv[1:]), texts.predict(["bad", "good"])
 print(json.dumps([answer.tolist() for answer in answers]))
 """

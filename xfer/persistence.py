@@ -9,6 +9,7 @@ import importlib
 import io
 import json
 import re
+import sys
 import warnings
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
@@ -194,11 +195,10 @@ def _checksum(archive: bytes) -> bytes:
 
 
 def _dump(content: dict[str, Any], model: str) -> bytes:
-    import skops.io
-
+    skops_io = _import_skops()
     reason = "skops cannot write what it holds: "
     try:
-        archive = skops.io.dumps(content)
+        archive = skops_io.dumps(content)
         reason = ""
         _audit(archive)
     except Exception as error:
@@ -207,10 +207,8 @@ def _dump(content: dict[str, Any], model: str) -> bytes:
 
 
 def _read(archive: bytes, source_model: Any, given: Mapping[str, Any]) -> Any:
-    import skops.io
-
     _audit(archive)
-    content = skops.io.loads(archive, trusted=_TRUSTED)
+    content = _import_skops().loads(archive, trusted=_TRUSTED)
     manifest = json.loads(content["manifest"])
     if manifest["format"] != _FORMAT:
         raise ValueError(
@@ -319,16 +317,29 @@ def _differing(saved: Any, found: Any) -> list[str]:
     return names
 
 
+def _import_skops() -> Any:
+    """Import skops.io without what takes most of the time: modules for PyTorch and Dask.
+
+    skops looks for estimators in all of scikit-learn, and there are none in these modules.
+    """
+    names = [f"sklearn.externals.array_api_compat.{name}" for name in ("torch", "dask")]
+    blocked = [name for name in names if name not in sys.modules]
+    sys.modules.update(dict.fromkeys(blocked))  # type: ignore[arg-type]  # None forbids to import it
+    try:
+        return importlib.import_module("skops.io")
+    finally:
+        for name in blocked:
+            del sys.modules[name]
+
+
 def _audit(archive: bytes) -> None:
     """Refuse an archive that needs more than the fixed lists of loaders and types."""
-    import skops.io
-
     with zipfile.ZipFile(io.BytesIO(archive)) as members:
         schema = json.loads(members.read("schema.json"))
     # First of all: the loader of losses imports what it names even while it is looked at.
     found = _loaders(schema)
     wrong = {f"{name} ({loader})" for loader, name in found if not _LOADERS.fullmatch(loader)}
-    wrong = wrong or set(skops.io.get_untrusted_types(data=archive)) - set(_TRUSTED)
+    wrong = wrong or set(_import_skops().get_untrusted_types(data=archive)) - set(_TRUSTED)
     if wrong:
         raise ValueError(f"it holds {', '.join(sorted(wrong))}, which xfer.load does not allow")
 
