@@ -1,6 +1,6 @@
 # `make demo` and `make test` need nothing but Python 3.11 or later: they install the rest in .venv.
 # PYTHON=/path/to/python picks an interpreter; otherwise it is the first of CANDIDATES that fits.
-.PHONY: demo test test-all test-numpy2 test-numpy2-mxnet test-base lint docs notebooks wheel clean
+.PHONY: demo test test-all test-numpy2 test-numpy2-mxnet test-base test-lowest test-coming campaigns lint docs notebooks wheel clean
 
 # Real models and data, in a folder beside the checkout or in the one that XFER_TEST_DATA names.
 ifneq ($(wildcard ../shared/models),)
@@ -53,6 +53,18 @@ test-numpy2-mxnet: .venv-numpy2/ready
 # The newest Python, with nothing but what `pip install xfer-learn` brings.
 test-base: .venv-base/ready
 	.venv-base/bin/python $(PARTLY) -m "not slow"
+
+# The lowest versions that pyproject.toml allows of what xfer cannot do without.
+test-lowest: .venv-lowest/ready
+	.venv-lowest/bin/python $(PARTLY) -m "not slow"
+
+# Versions that are about to be released.
+test-coming: .venv-coming/ready
+	.venv-coming/bin/python $(PARTLY) -m "not slow"
+
+# All faults of docs/reliability.md, which take hours.
+campaigns: .venv/ready-to-test
+	for one in crash many hostile; do .venv/bin/python campaigns/$$one.py; done
 
 docs: .venv/ready-for-docs
 	.venv/bin/python -m sphinx -W --keep-going -b html docs build/site
@@ -111,6 +123,17 @@ more = $(if $(filter docs,$(EXTRAS)),,.venv/bin/python $(PIP) --editable '.[mxne
 	.venv-numpy2/bin/python -m pip freeze | grep -vxFf - .venv-numpy2/before && { \
 	echo "Installing xfer changed these packages."; exit 1; } || true
 	.venv-numpy2/bin/python $(PIP) --editable '.[test]'
+	touch $@
+
+.venv-lowest/ready: pyproject.toml
+	$(call make_venv,.venv-lowest,$(CANDIDATES))
+	sed -n '/^dependencies/,/^]/ s/ *"\(.*\)>=\(.*\)",.*/\1==\2/p' pyproject.toml >.venv-lowest/constraints
+	.venv-lowest/bin/python $(PIP) --constraint .venv-lowest/constraints --editable . pytest pytest-xdist
+	touch $@
+
+.venv-coming/ready: pyproject.toml
+	$(call make_venv,.venv-coming,$(NEWEST))
+	.venv-coming/bin/python $(PIP) --pre --editable . pytest pytest-xdist
 	touch $@
 
 .venv-base/ready: pyproject.toml

@@ -1,7 +1,8 @@
 """Crashes: a process that writes is killed, interrupted or refused, at random and at every call.
 
-Run with ``python campaigns/crash.py [trials of each kind, 500 by default] [seed]``; needs Linux and
-gcc. Each trial begins with an older file in its place. Then
+Run with ``python campaigns/crash.py [--count 500] [--seed 0] [--only save]``; needs Linux and gcc.
+``--count`` is that of random moments, and the most calls that are tried one by one, for each kind.
+Each trial begins with an older file in its place. Then
 
 - the process is killed at a random moment, or interrupted as by Ctrl-C;
 - it is killed before, after or in the middle of each write, rename, fsync and other call that
@@ -15,6 +16,7 @@ the right content and without other files being left behind. A process that is n
 with a clear error.
 """
 
+import argparse
 import ctypes
 import errno
 import os
@@ -306,14 +308,19 @@ class Campaign:
                     break
 
 
-def main(count=500, seed=0, names=tuple(JOBS)):
+def main(arguments=None):
     """Print a table; return how many trials failed."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--count", type=int, default=500)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--only", nargs="+", choices=list(JOBS), default=list(JOBS))
+    options = parser.parse_args(arguments)
     shim = os.environ.get("XFER_FAULTS")
     if shim is None:
-        return again_with_shim(count, seed)
-    n_failed = 0
+        return again_with_shim(sys.argv[1:] if arguments is None else arguments)
+    count, seed, n_failed = options.count, options.seed, 0
     print("| what is written | trials | failed | seed |\n| --- | --- | --- | --- |", flush=True)
-    for name in names:
+    for name in options.only:
         with tempfile.TemporaryDirectory() as scratch:
             inputs = Path(scratch, "inputs")
             inputs.mkdir()
@@ -328,7 +335,7 @@ def main(count=500, seed=0, names=tuple(JOBS)):
     return n_failed
 
 
-def again_with_shim(*arguments):
+def again_with_shim(arguments):
     """Run this program once more, with the library that makes calls fail."""
     with tempfile.TemporaryDirectory() as folder:
         shim = Path(folder, "faults.so")
@@ -340,4 +347,4 @@ def again_with_shim(*arguments):
 
 
 if __name__ == "__main__":
-    sys.exit(min(main(*map(int, sys.argv[1:3])), 1))
+    sys.exit(min(main(), 1))

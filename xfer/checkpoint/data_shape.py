@@ -95,7 +95,10 @@ def _shape_from_weights(network: "Network", node_id: int) -> Shape | None:
         elif sources[0] in reached and len(sources) > 1:
             weight = network.parameters.get(nodes[sources[1]].name)
             if weight is not None and node.operator in _WEIGHTED:
-                found = _WEIGHTED[node.operator](attributes, weight)
+                try:
+                    found = _WEIGHTED[node.operator](attributes, weight)
+                except ValueError as error:
+                    raise ValueError(f"layer {node.name!r}: {error}") from None
                 return (BATCH, found[0] and found[0] * times, *found[1:]) if found else None
     return None
 

@@ -261,7 +261,10 @@ def load_checkpoint(
         network = Network.read(symbol_file, params_file)
     else:
         raise TypeError("give a prefix, or both symbol_file and params_file")
-    source = CheckpointSource(network, engine=engine)
+    try:
+        source = CheckpointSource(network, engine=engine)
+    except ValueError as error:
+        raise ValueError(f"{prefix or symbol_file} cannot be opened: {error}") from error
     given = {"inputs": inputs, "preprocess": preprocess, "engine": engine}
     given.update(padding_id=padding_id, cache_key=cache_key, batch_axis=batch_axis)
     return open_source(source, **given)

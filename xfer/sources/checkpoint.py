@@ -241,7 +241,9 @@ class CheckpointSource(OnnxSource):
     ) -> Sequence[np.ndarray]:
         check_ids(inputs, self._id_limits)
         outputs = self._run_engine(inputs, tuple(layer.name for layer in layers))
-        if any(None in (self.data_shapes.get(name) or (None,)) for name in inputs):
+        known = {name: self.data_shapes.get(name) or (None,) for name in inputs}
+        # A dense layer tells how many numbers an example has, not how many axes.
+        if any(None in known[name] or len(known[name]) != inputs[name].ndim for name in inputs):
             # From now on the table of layers can show their shapes.
             seen = {name: self._dims(name, BATCH, array) for name, array in inputs.items()}
             self.data_shapes = {**self.data_shapes, **seen}

@@ -1,8 +1,10 @@
 """ONNX graphs run by ONNX Runtime on the CPU."""
 
+import ctypes
 import os
 import re
 import warnings
+import weakref
 from collections.abc import Iterable, Mapping, Sequence
 from types import MappingProxyType
 
@@ -18,6 +20,19 @@ from xfer.sources.data import check_ids
 # Smaller arrays go into the graph whole: shapes, axes and the like are among them, and shapes are
 # inferred only from values that are found there.
 _LEAST_BYTES = 1024
+
+# A session's threads are not in a forked process: there, using it can wait for them for ever, and
+# destroying it ends the process. So each process opens its own, and the others stay in memory.
+_sessions: "weakref.WeakSet[onnxruntime.InferenceSession]" = weakref.WeakSet()
+
+
+def _keep_sessions() -> None:
+    for session in list(_sessions):
+        ctypes.pythonapi.Py_IncRef(ctypes.py_object(session))
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_keep_sessions)
 
 
 class Runner:
@@ -39,12 +54,17 @@ class Runner:
         self.names, self.types, self.size, self.id_limits = names, types, size, list(id_limits)
         self.model, self.parameters = model, parameters
         self.batch_axes, self.places = batch_axes, places or [(0, 1)] * len(names)
+        self._open()
+
+    def _open(self) -> None:
         try:
-            self.session = open_session(model, parameters)
+            self.session = open_session(self.model, self.parameters)
         except Exception as error:  # ONNX Runtime has no one class of errors
             raise ValueError(
-                f"ONNX Runtime cannot run the network up to {', '.join(names)}: {reason_of(error)}"
+                f"ONNX Runtime cannot run the network up to {', '.join(self.names)}: "
+                f"{reason_of(error)}"
             ) from error
+        self._process = os.getpid()
 
     def run(self, inputs: Mapping[str, np.ndarray]) -> list[np.ndarray]:
         """Compute one batch, in parts of the fixed size where there is one."""
@@ -64,6 +84,8 @@ class Runner:
             name: np.ascontiguousarray(np.moveaxis(array, 0, self.batch_axes.get(name, 0)))
             for name, array in inputs.items()
         }
+        if self._process != os.getpid():
+            self._open()
         try:
             outputs = self.session.run(None, feeds)
         except Exception as error:
@@ -116,6 +138,7 @@ def open_session(
     )
     # It does not keep alive what it was lent.
     session.lent_parameters = lent
+    _sessions.add(session)
     return session
 
 

@@ -126,6 +126,8 @@ def Gemm(
     transA: int = 0,
     transB: int = 0,
 ) -> Tensor:
+    # MXNet's dense layers take examples of any shape, which the parameters do not tell.
+    A = A.flatten(1) if A.ndim > 2 else A
     A = (A.T if transA else A).to(B.dtype)
     if alpha == beta == 1 and (C is None or C.shape == B.shape[1 - bool(transB) :][:1]):
         return torch.nn.functional.linear(A, B if transB else B.T, C)

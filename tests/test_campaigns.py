@@ -1,0 +1,30 @@
+"""The campaigns of docs/reliability.md, in small."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("polars")  # once, where all is installed
+FOLDER = Path(__file__).parents[1] / "campaigns"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs /proc and LD_PRELOAD")
+@pytest.mark.parametrize(
+    ("name", "options", "tried"),
+    [
+        ("crash", ["--count", 8, "--only", "save"], 8),
+        ("many", ["--seconds", 2, "--only", "threads", "fork"], 2),
+        ("hostile", ["--count", 200], 200),
+    ],
+)
+def test_a_campaign_in_small(name, options, tried):
+    command = [sys.executable, FOLDER / f"{name}.py", *map(str, options)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stdout + done.stderr
+    _, _, *rows = done.stdout.splitlines()
+    for row in rows:
+        _, count, *_, failed, _ = row.strip("| ").split(" | ")
+        assert int(count.replace(",", "")) >= tried
+        assert failed == "0"
