@@ -418,7 +418,7 @@ def test_mutations(path):
     mutate, rng, found = load_campaign().mutate, Random(7), set()
     where = re.compile(re.escape(str(path)) + r", byte \d+: expected (.+), found .+")
     tracemalloc.start()
-    for _ in range(3000):
+    for _ in range(1500):
         path.write_bytes(mutate(whole, rng, []))
         tracemalloc.reset_peak()
         try:

@@ -7,6 +7,7 @@ from functools import singledispatch
 from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
+from onnx import numpy_helper
 from scipy.sparse import issparse
 
 from xfer.export.expression import Value, concatenate
@@ -212,9 +213,21 @@ class Words:
         return other
 
     def __matmul__(self, table: np.ndarray) -> Value:
-        rows = np.vstack([table, np.zeros((1, table.shape[1]), table.dtype)])
-        found = self.shares.constant(rows, rows.dtype).take(self.index, axis=0)
-        return (found.astype(np.float64) * self.shares.add_axis(2)).sum(1)
+        rows = np.vstack([table, np.zeros((1, table.shape[1]))])
+        found = self.shares.constant(rows).take(self.index, axis=0)
+        return (found * self.shares.add_axis(2)).sum(1)
+
+    def compare(self, rows: np.ndarray) -> Value:
+        """Multiply by many rows of words, which is quicker with a column for each word."""
+        shares = self.shares.astype(rows.dtype)
+        n = shares.apply("Shape", end=1)
+        sizes = n.apply("Concat", n.constant([self.width + 1], np.int64), axis=0)
+        zeros = sizes.apply(
+            "ConstantOfShape", value=numpy_helper.from_array(np.zeros(1, rows.dtype))
+        )
+        words = zeros.apply("ScatterElements", self.index, shares, axis=1, reduction="add")
+        table = np.vstack([rows.T, np.zeros((1, len(rows)), rows.dtype)])
+        return (words @ table).astype(np.float64)
 
 
 def _feature_heads(heads: FeatureHeads, X: Any) -> list[Value]:
@@ -281,7 +294,7 @@ def _joined_parts(space: JoinedSpace, X: Mapping[str, Any]) -> dict[str, Value]:
 def _cosines(X: Any, rows: np.ndarray) -> Value:
     """Compare features or words with rows of norm 1, in the precision of the rows."""
     if isinstance(X, Words):
-        return X.unit() @ rows.T
+        return X.unit().compare(rows)
     return _unit_rows(X).astype(rows.dtype).astype(np.float64) @ rows.T
 
 
