@@ -193,7 +193,7 @@ class Network:
         return self.rng.choice([x + y, x * y, x - y, mx.sym.maximum(x, y), mx.sym.add_n(x, y, x)])
 
     def broadcast(self, x, shape):
-        narrow = [one for one, size in self.pool if len(size) == 3 and size[1:] == (1, 1)]
+        narrow = [one for one, size in self.pool if size in ((shape[0], 1, 1), (1, 1, 1))]
         y = self.rng.choice(narrow)
         return mx.sym.broadcast_mul(x, y, name=self.name("scaled"))
 
