@@ -7,6 +7,7 @@ import sys
 import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
+from functools import lru_cache
 from pathlib import Path
 from typing import IO, Any
 
@@ -56,6 +57,7 @@ def _open_unfinished(path: Path) -> IO[bytes]:
         file.close()
 
 
+@lru_cache(64)  # once for each file: some are written every second, in folders of any size
 def _remove_unfinished(path: Path) -> None:
     name = re.compile(re.escape(path.name) + r"\.[0-9a-f]{8}\.part")
     with suppress(OSError):  # whatever is wrong here, it does not keep the file from being written
