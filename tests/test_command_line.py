@@ -259,6 +259,7 @@ def test_texts_for_a_checkpoint(shared, tmp_path, capsys):
     assert [row["label"] for row in rows[:6]] == labels
 
 
+@pytest.mark.filterwarnings("always")
 def test_arrays_and_labels_that_are_numbers(tmp_path, capsys):
     images, digits = xfer.example.digits()
     new = np.flatnonzero(digits >= 5)[:90]
@@ -266,7 +267,8 @@ def test_arrays_and_labels_that_are_numbers(tmp_path, capsys):
     np.savez(tmp_path / "data.npz", **arrays)
     model, out = tmp_path / "model.xfer", tmp_path / "found.csv"
     fit = ["fit", CHECKPOINT, tmp_path / "data.npz", *LAYER, "--head", "svm", "-o", model]
-    assert run(*fit, capsys=capsys)[0] == 0
+    code, _, err = run(*fit, capsys=capsys)
+    assert code == 0 and "names of shape (2,) is left out, because the longest array has 90" in err
     assert xfer.load(model).classes_.tolist() == [5, 6, 7, 8, 9]
     assert run("predict", model, tmp_path / "data.npz", "-o", out, capsys=capsys)[0] == 0
     found = [int(row["label"]) for row in read(out)]
@@ -363,12 +365,12 @@ def test_image_folder(tmp_path):
     ("name", "content", "message"),
     [
         ("a.csv", b'path,label\na.png,b\n"c.png,d\n', "is broken after row 1: unexpected end"),
-        ("a.csv", b"path,path\na,b\n", "must begin with the names of its columns"),
-        ("a.csv", b"", "must begin with the names of its columns"),
+        ("a.csv", b"path,path\na,b\n", "must have columns with names that differ"),
+        ("a.csv", b"", "must have columns with names that differ"),
         ("a.csv", b"text\n" + "café\n".encode("latin-1"), "is not UTF-8 after row 0"),
         ("a.npz", b"PK", "a.npz is broken: "),
         ("a.parquet", b"PAR1", "a.parquet is broken: "),
-        ("a.jsonl", b"[1]\n", "must begin with a line like"),
+        ("a.jsonl", b"[1]\n", "must have lines like"),
         ("a.xlsx", b"", "must be a folder of pictures, or a .csv, "),
     ],
 )
@@ -398,6 +400,12 @@ def test_tables_that_cannot_be_read(tmp_path, name, content, message):
                 "it is em",
             ],
         ),
+        (
+            "a.jsonl",
+            '{{"path": "{0}", "id": 1}}\n{{"path": "{0}", "id": ' + "1" * 5000 + "}}\n"
+            '{{"path": "{0}", "id": 123456789.5}}',
+            ["it is not JSON: Exceeds the limit"],
+        ),
     ],
 )
 def test_rows_that_are_broken(folder, tmp_path, capsys, name, content, reasons):
@@ -413,6 +421,54 @@ def test_rows_that_are_broken(folder, tmp_path, capsys, name, content, reasons):
     for row, reason in zip(broken, reasons, strict=True):
         assert row["error"].startswith(reason)
         assert row["label"] == row["path"] == ""
+
+
+def test_what_the_data_hold_comes_out_as_it_was(folder, tmp_path, capsys):
+    arrow = pytest.importorskip("pyarrow")
+    path = xfer.image_folder(folder / "few")[0][0]
+    columns = {"path": [path] * 3, "id": [123456789.0, 0.1 + 0.2, None]}
+    columns["kind"] = arrow.array(["a", "b", "a"]).dictionary_encode()
+    write(tmp_path / "a.parquet", columns)
+    for name in ("found.csv", "found.parquet"):
+        arguments = "predict", folder / "model.xfer", tmp_path / "a.parquet", "-o", tmp_path / name
+        assert run(*arguments, capsys=capsys)[0] == 0
+    assert [row["id"] for row in read(tmp_path / "found.csv")] == [
+        *("123456789.0", "0.30000000000000004", "")
+    ]
+    found = pytest.importorskip("pyarrow.parquet").read_table(tmp_path / "found.parquet")
+    assert found["kind"].to_pylist() == ["a", "b", "a"]
+    first = '{"path": \n'
+    lines = json.dumps({"path": path, "note": "\ud800 café"})
+    (tmp_path / "a.jsonl").write_text(first + lines + "\n")
+    arguments = "predict", folder / "model.xfer", tmp_path / "a.jsonl", "--errors", "report"
+    code, told, _ = run(*arguments, capsys=capsys)
+    assert code == 3 and "\ufffd café" in told
+
+
+def test_a_damaged_note_is_named(folder, tmp_path, capsys):
+    (tmp_path / "found.csv.part").touch()
+    for content in ("", "{}", "[]", '{"made_of": 1}'):
+        (tmp_path / "found.csv.part.json").write_text(content)
+        arguments = "predict", folder / "model.xfer", folder / "few", "-o", tmp_path / "found.csv"
+        code, _, err = run(*arguments, capsys=capsys)
+        assert code == 1 and "found.csv.part.json is damaged: delete" in err
+
+
+def test_numbers_that_are_not_finite_are_not_learned_from(tmp_path, capsys):
+    images, digits = xfer.example.digits()
+    images = images[:60].copy()
+    images[7, 0, 3, 3] = np.nan
+    np.savez(tmp_path / "a.npz", data=images, label=digits[:60].astype(float))
+    model = tmp_path / "m.xfer"
+    fit = "fit", CHECKPOINT, tmp_path / "a.npz", *LAYER, "--head", "lr", "-o", model
+    code, _, err = run(*fit, capsys=capsys)
+    assert code == 1 and "a.npz, row 8: it is not an array of finite numbers" in err
+    code, told, _ = run(*fit, "--errors", "report", capsys=capsys)
+    assert code == 3 and "from 59 examples" in told
+    # 5 in a table is the class 5.0.
+    lines = [json.dumps({"data": x.tolist(), "label": int(y)}) for x, y in zip(images, digits[:7])]
+    (tmp_path / "a.jsonl").write_text("\n".join(lines))
+    assert run("evaluate", model, tmp_path / "a.jsonl", capsys=capsys)[0] == 0
 
 
 def test_tables_of_spreadsheets(tmp_path):

@@ -15,7 +15,7 @@ from conftest import cifar_input
 from sklearn.ensemble import RandomForestClassifier, RandomForestRegressor
 from sklearn.linear_model import LogisticRegression, Ridge, RidgeClassifier
 from sklearn.multiclass import OneVsOneClassifier
-from sklearn.neighbors import KNeighborsClassifier
+from sklearn.neighbors import KNeighborsClassifier, KNeighborsRegressor
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.svm import LinearSVC
@@ -102,6 +102,29 @@ def test_a_mixture(task, tmp_path, with_pool):
     auto.fit(images[:30], names[:30], unlabelled=images[30:] if with_pool else None)
     path = auto.to_onnx(tmp_path / "a.onnx", outputs=["label", "probabilities", "novelty"])
     assert_same(auto, path, others)
+
+
+def test_labels_are_not_rounded(task, tmp_path):
+    source, images, names, _ = task
+    large = np.where(names == names[0], 2.0**24 + 1, 5.0)
+    repurposer = xfer.LrRepurposer(source, "relu2", pooling="max").fit(images, large)
+    found = run(repurposer.to_onnx(tmp_path / "a.onnx"), images)
+    np.testing.assert_array_equal(found["label"], repurposer.predict(images))
+    repurposer.fit(images, np.where(names == names[0], 2**63 + 5, 5).astype(np.uint64))
+    with pytest.raises(ValueError, match="labels must fit 64 bits with a sign, got 92233720368547"):
+        repurposer.to_onnx(tmp_path / "b.onnx")
+
+
+def test_small_targets_are_compared_as_closely(task, tmp_path):
+    pytest.importorskip("skl2onnx")
+    source, images, _, _ = task
+    # skl2onnx leaves the weights of the neighbours out.
+    neighbours = KNeighborsRegressor(3, weights="distance")
+    model = xfer.MetaModelRegressor(source, "relu2", neighbours, pooling="max")
+    for size in (1e-4, 1, 1e4):
+        model.fit(images, size * np.arange(len(images)))
+        with pytest.raises(RuntimeError, match="nothing was written"):
+            model.to_onnx(tmp_path / "a.onnx")
 
 
 @pytest.mark.parametrize("widest", [None, 1])

@@ -8,6 +8,7 @@ import copy
 import hashlib
 import importlib
 import json
+import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
@@ -381,7 +382,7 @@ def _read(index: int, example: Any, mode: str) -> Any:
     except Exception as error:  # what is broken in a file shows in many kinds of errors
         # Pillow repeats what it was given, which may be a whole file.
         shown = f"{len(example)} bytes" if isinstance(example, bytes) else f"{example!s:.200}"
-        reason = f"{error!s:.200}"
+        reason = re.sub(r" <_io.BytesIO object at \w+>", "", f"{error!s:.200}")
         raise ValueError(f"example {index} is not a readable image: {shown}: {reason}") from error
 
 

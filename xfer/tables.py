@@ -212,9 +212,7 @@ class _CsvRows(_TextRows):
             self._separator = max(",;\t", key=file.readline().count)
             file.seek(0)
             self.columns = next(self._reader(file), [])
-        names = self.columns
-        if not names or len({*names}) < len(names):
-            raise ValueError(f"{path} must begin with the names of its columns, got {names}")
+        _check_names(path, self.columns)
 
     def _reader(self, file: IO[str]) -> Iterator[list[str]]:
         return csv.reader(file, delimiter=self._separator, strict=True)
@@ -232,30 +230,41 @@ class _CsvRows(_TextRows):
                 )
 
 
+def _check_names(path: Path, names: Sequence[str]) -> None:
+    if not names or len({*names}) < len(names):
+        raise ValueError(f"{path} must have columns with names that differ, got {[*names]}")
+
+
 class _JsonRows(_TextRows):
     """JSON lines, with the names of the first one."""
 
     def __init__(self, path: Path) -> None:
         super().__init__(path)
         with self._reading() as file:
-            first = json.loads(next(filter(str.strip, file), "{}"))
-        self.columns = list(first) if isinstance(first, dict) else []
+            found = (_json(line) for line in file)
+            self.columns = list(next((row for row in found if isinstance(row, dict)), {}))
         if not self.columns:
-            raise ValueError(f"{path} must begin with a line like {{...}}, got {first!r:.40}")
+            raise ValueError(f"{path} must have lines like {{...}}")
 
     def _rows(self, file: IO[str]) -> Iterator[Sequence[Any]]:
         for line in filter(str.strip, file):
-            try:
-                row = json.loads(line)
-            except (json.JSONDecodeError, RecursionError) as error:
-                yield self._broken(f"it is not JSON: {error}")
-                continue
-            if not isinstance(row, dict):
+            row = _json(line)
+            if isinstance(row, Exception):
+                yield self._broken(f"it is not JSON: {row}")
+            elif not isinstance(row, dict):
                 yield self._broken(f"it must be like {{...}}, got {line:.40}")
             elif more := [name for name in row if name not in self.columns]:
-                yield self._broken(f"it has {more[0]!r}, which row 1 does not have")
+                yield self._broken(f"it has {more[0]!r}, which the first row does not have")
             else:
                 yield [row.get(name) for name in self.columns]
+
+
+def _json(line: str) -> Any:
+    """Return what a line holds, or what is wrong with it."""
+    try:
+        return json.loads(line)
+    except (ValueError, RecursionError) as error:  # also numbers of too many digits
+        return error
 
 
 class _ParquetRows(Rows):
@@ -265,7 +274,12 @@ class _ParquetRows(Rows):
         super().__init__(path)
         with self._open() as file:
             self.columns, self.n_rows = file.schema_arrow.names, file.metadata.num_rows
-            self.types = dict(zip(self.columns, file.schema_arrow.types))
+            is_dictionary = import_pyarrow("pyarrow.types").is_dictionary
+            kinds = [
+                kind.value_type if is_dictionary(kind) else kind for kind in file.schema_arrow.types
+            ]
+        _check_names(path, self.columns)
+        self.types = dict(zip(self.columns, kinds))
 
     def _open(self) -> Any:
         return import_pyarrow("pyarrow.parquet").ParquetFile(self.path)
@@ -286,6 +300,14 @@ class _ArrayRows(Rows):
         self.n_rows = max((len(one) for one in found.values() if one.ndim), default=0)
         self._arrays = {n: one for n, one in found.items() if one.ndim and len(one) == self.n_rows}
         self.columns = list(self._arrays)
+        if others := [
+            f"{n} of shape {one.shape}" for n, one in found.items() if n not in self.columns
+        ]:
+            warnings.warn(
+                f"{path}: {', '.join(others)} is left out, because the longest array has "
+                f"{self.n_rows} rows",
+                stacklevel=3,
+            )
         if not self.columns:
             raise ValueError(f"{path} must have an array with a row for each example")
 

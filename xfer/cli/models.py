@@ -6,6 +6,7 @@ import re
 import sys
 import warnings
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -244,6 +245,10 @@ def _readable(
                 source.inputs([first[row]])
         except (ValueError, TypeError, OSError) as error:
             reason = str(error)
+        if reason is None and source.inputs is None:
+            numbers = [np.asarray(values[row]) for values in examples.values()]
+            is_fine = all(one.dtype.kind in "biuf" and np.isfinite(one).all() for one in numbers)
+            reason = None if is_fine else "it is not an array of finite numbers"
         if reason is None:
             kept.append(row)
         else:
@@ -321,13 +326,14 @@ def _compare(model: Any, options: argparse.Namespace) -> tuple[_Compared, Report
             for row, given in enumerate(piece[label]):
                 reason = problem(first[row]) or label_problem(given, first[row], rows)
                 reason = reason or found["error"][row]
-                if reason is None and str(given) not in classes:
+                label_text = _as_class(given, model.classes_)
+                if reason is None and label_text not in classes:
                     known = ", ".join(classes)
-                    reason = f"the model has no class {str(given)!r}; its classes are {known}"
+                    reason = f"the model has no class {label_text!r}; its classes are {known}"
                 if reason is not None:
                     report.add(done + row + 1, reason)
                     continue
-                compared.true.append(str(given))
+                compared.true.append(label_text)
                 compared.labels.append(str(found["label"][row]))
                 if "probability" in found:
                     compared.sure.append(float(found["probability"][row]))
@@ -336,6 +342,14 @@ def _compare(model: Any, options: argparse.Namespace) -> tuple[_Compared, Report
     if not compared.true:
         raise ValueError(f"{rows.path} has no row that can be compared")
     return compared, report
+
+
+def _as_class(given: Any, classes: np.ndarray) -> str:
+    """Return a label as the text of the class that it is: of numbers, 5 is also 5.0."""
+    if classes.dtype.kind in "iuf":
+        with suppress(ValueError, TypeError):
+            return str(next(iter(classes[classes == float(given)]), given))
+    return str(given)
 
 
 def _write_report(
@@ -352,16 +366,21 @@ def _write_report(
     with atomic_write(folder / "report.json") as file:
         file.write(json.dumps(numbers, indent=1).encode())
     figure: Any = plots.confusion_matrix(true, labels, classes).figure
-    figure.savefig(folder / "confusion_matrix.png")
+    _draw(figure, folder / "confusion_matrix.png")
     written = ["report.json", "confusion_matrix.png"]
     if sure:
         # The picture needs no more of a row than the predicted label and its probability.
         probabilities = np.zeros((len(true), len(classes)))
         probabilities[np.arange(len(true)), [classes.index(one) for one in labels]] = sure
         figure = plots.reliability(probabilities, true, classes).figure
-        figure.savefig(folder / "reliability.png")
+        _draw(figure, folder / "reliability.png")
         written.append("reliability.png")
     return written
+
+
+def _draw(figure: Any, path: Path) -> None:
+    with atomic_write(path) as file:
+        figure.savefig(file, format="png")
 
 
 def _export(options: argparse.Namespace) -> None:

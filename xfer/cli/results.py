@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import os
+import re
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -15,6 +16,10 @@ from xfer._io import atomic_write
 from xfer.tables import import_pyarrow
 
 _SECONDS = 1.0  # between two notes of how far the results have come
+
+_ROUNDED = ("probability", "uncertainty", "novelty")  # to 6 digits in CSV
+# Halves of characters, which JSON can hold and UTF-8 cannot; but for those that stand for bytes.
+_LONE = re.compile("[\ud800-\udc7f\udd00-\udfff]")
 
 Columns = Mapping[str, Sequence[Any]]
 
@@ -36,13 +41,17 @@ class Format(Protocol):
 
 
 class CsvFormat:
-    """Comma-separated values, UTF-8, with 6 digits of numbers; what is missing is empty."""
+    """Comma-separated values, UTF-8; what is missing is empty."""
 
     def start(self, columns: Columns) -> bytes:  # noqa: D102  (see Format)
         return _csv([list(columns)])
 
     def rows(self, columns: Columns) -> bytes:  # noqa: D102
-        return _csv(zip(*(map(_field, values) for values in columns.values())))
+        fields = [
+            [_rounded(one) if name in _ROUNDED else _field(one) for one in values]
+            for name, values in columns.items()
+        ]
+        return _csv(zip(*fields))
 
     def resume(self, part: Path) -> None:  # noqa: D102
         pass
@@ -129,16 +138,20 @@ class GrowingFile:
         advice = f"delete {self.part} and {self._note} to start again"
         if not self._note.exists():
             raise FileExistsError(f"{self.part} was not written by this command: {advice}")
-        state = json.loads(self._note.read_text(encoding="utf-8"))
-        made_of, found = self._made_of, state["made_of"]
+        try:
+            state = json.loads(self._note.read_text(encoding="utf-8"))
+            found, rows, errors, size = (state[n] for n in ("made_of", "rows", "errors", "bytes"))
+        except (ValueError, TypeError, LookupError):
+            raise ValueError(f"{self._note} is damaged: {advice}") from None
+        made_of = self._made_of
         if changed := [name for name in made_of if found.get(name) != made_of[name]]:
             raise ValueError(
                 f"{self.part} is the unfinished result of another run: {', '.join(changed)} "
                 f"changed since; {advice}"
             )
-        if self.part.stat().st_size < state["bytes"]:
+        if self.part.stat().st_size < size:
             raise ValueError(f"{self.part} has been cut: {advice}")
-        self.rows, self.errors, self._size = state["rows"], state["errors"], state["bytes"]
+        self.rows, self.errors, self._size = rows, errors, size
         if self.rows:
             self._form.resume(self.part)
 
@@ -194,9 +207,15 @@ def _csv(rows: Any) -> bytes:
     return "".join(lines).encode(errors="surrogateescape")
 
 
+def _rounded(value: Any) -> Any:
+    return "" if value is None or np.isnan(value) else f"{value:.6g}"
+
+
 def _field(value: Any) -> Any:
-    if isinstance(value, (float, np.floating)):
-        return "" if np.isnan(value) else f"{value:.6g}"
+    if isinstance(value, (float, np.floating)) and np.isnan(value):
+        return ""
+    if isinstance(value, str):
+        return _LONE.sub("\ufffd", value)
     value = value.tolist() if isinstance(value, (np.ndarray, np.generic)) else value
     if isinstance(value, (list, dict)):
         return json.dumps(value, ensure_ascii=False, default=str)
@@ -211,6 +230,7 @@ def _typed(values: Sequence[Any]) -> Any:
 
 def _value(one: Any) -> Any:
     if isinstance(one, str) and not one.isascii():
+        one = _LONE.sub("\ufffd", one)
         # Names of files that are no text are shown with their bytes.
         return one.encode(errors="surrogateescape").decode(errors="backslashreplace")
     return None if isinstance(one, float) and np.isnan(one) else one

@@ -145,7 +145,7 @@ class _Export:
         builder, network, values = self.builder, self.network, self._predictions()
         for name in self.outputs:
             value = values[name]
-            is_double = value.dtype == np.float64
+            is_double = value.dtype == np.float64 and name != "label"
             builder.add_output(name, (value.astype(np.float32) if is_double else value).tensor)
             widths = {"probabilities": len(getattr(self.model, "classes_", ())), "variable": None}
             dims = (BATCH, widths[name]) if name in widths else (BATCH,)
@@ -221,6 +221,8 @@ class _Export:
             classes = classes.astype(object)
             if not all(isinstance(label, str) for label in classes):
                 raise ValueError(f"labels must be strings or numbers, got {classes[0]!r}")
+        if classes.dtype.kind == "u" and int(classes.max()) > np.iinfo(np.int64).max:
+            raise ValueError(f"labels must fit 64 bits with a sign, got {classes.max()}")
         classes = classes.astype(np.int64) if classes.dtype.kind in "iu" else classes
         index = scores.apply("ArgMax", axis=1, keepdims=0)
         return scores.constant(classes, classes.dtype).take(index, axis=0)
@@ -407,7 +409,9 @@ def _compare(model: Any, inputs: Any, found: dict[str, Any], tolerance: float) -
         if name == "label":
             same = value.shape == right.shape and bool((value == right).all())
         else:
-            size = max(1.0, float(np.abs(right).max(initial=0)))
+            # The numbers of a regressor have a size of their own.
+            least = 1e-12 if name == "variable" else 1.0
+            size = max(least, float(np.abs(right).max(initial=0)))
             same = value.shape == right.shape
             same = same and bool(np.allclose(value, right, rtol=0, atol=tolerance * size))
         if not same:
