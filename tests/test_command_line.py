@@ -390,6 +390,7 @@ def test_tables_that_cannot_be_read(tmp_path, name, content, message):
             'path,label\n"{0}",b\n"{0}"\n"{0}",b,c\n\n"{0}",d',
             ["it has 1 fields for 2 columns", "it has 3 fields for 2 columns"],
         ),
+        ("a.csv", 'path,label\n"{0}",b\n"{0}","b"c\n"{0}",d', ["it is not CSV: ',' expected"]),
         (
             "a.jsonl",
             '{{"path": "{0}"}}\n{{"path"\n[1]\n{{"text": "{0}"}}\n{{}}\n{{"path": "{0}"}}\n',
@@ -443,6 +444,21 @@ def test_what_the_data_hold_comes_out_as_it_was(folder, tmp_path, capsys):
     arguments = "predict", folder / "model.xfer", tmp_path / "a.jsonl", "--errors", "report"
     code, told, _ = run(*arguments, capsys=capsys)
     assert code == 3 and "\ufffd café" in told
+
+
+def test_arrays_of_another_shape_are_reported(tmp_path, capsys):
+    images, digits = xfer.example.digits()
+    np.savez(tmp_path / "a.npz", data=images[:60], label=digits[:60])
+    fit = "fit", CHECKPOINT, tmp_path / "a.npz", *LAYER, "--head", "lr", "-o", tmp_path / "m.xfer"
+    assert run(*fit, capsys=capsys)[0] == 0
+    arrays = [images[0, :, 1:], images[1], images[2, :, :9], images[3, :, 1:]]
+    lines = [json.dumps({"data": one.tolist()}) for one in arrays]
+    (tmp_path / "a.jsonl").write_text("\n".join(lines))
+    predict = "predict", tmp_path / "m.xfer", tmp_path / "a.jsonl", "-o", tmp_path / "a.csv"
+    code, _, err = run(*predict, "--errors", "report", capsys=capsys)
+    assert code == 3 and "row 2: its shape is (1, 16, 16), and that of the first row (1, 15" in err
+    labels = [bool(row["label"]) for row in read(tmp_path / "a.csv")]
+    assert labels == [True, False, False, True]
 
 
 def test_a_damaged_note_is_named(folder, tmp_path, capsys):

@@ -197,6 +197,7 @@ class Predictor:
                 raise
             except Exception as error:
                 found = _find_broken(model, columns, [row for row in range(n) if row not in broken])
+                found = found or _odd_shapes(columns, broken)
                 if not found:
                     raise
                 if self.errors == "fail":
@@ -284,6 +285,19 @@ def _find_broken(
             except Exception as error:
                 reason = re.sub(r"\bexample 0( of a batch)?\b", "the example", str(error))
                 found[row] = reason or type(error).__name__
+    return found
+
+
+def _odd_shapes(columns: Mapping[str | None, Any], broken: Mapping[int, str]) -> dict[int, str]:
+    """Return what is wrong with rows that have another shape than the first one."""
+    found: dict[int, str] = {}
+    for column in columns.values():
+        rows = [row for row in range(len(column)) if row not in broken]
+        shapes = {row: np.shape(column[row]) for row in rows}
+        first = shapes[rows[0]]
+        for row in rows:
+            if shapes[row] != first:
+                found[row] = f"its shape is {shapes[row]}, and that of the first row {first}"
     return found
 
 

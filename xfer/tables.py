@@ -220,7 +220,16 @@ class _CsvRows(_TextRows):
     def _rows(self, file: IO[str]) -> Iterator[Sequence[Any]]:
         reader = self._reader(file)
         next(reader)
-        for row in reader:
+        while True:
+            try:
+                row = next(reader)
+            except StopIteration:
+                return
+            except csv.Error as error:
+                if "end of data" in str(error):  # a quote that was not closed hides other rows
+                    raise
+                yield self._broken(f"it is not CSV: {error}")
+                continue
             if len(row) == len(self.columns):
                 yield row
             elif row:  # empty lines are no rows
