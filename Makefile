@@ -64,7 +64,7 @@ test-coming: .venv-coming/ready
 
 # All faults of docs/reliability.md, which take hours.
 campaigns: .venv/ready-to-test
-	for one in crash many hostile networks; do .venv/bin/python campaigns/$$one.py; done
+	for one in crash many hostile networks; do .venv/bin/python campaigns/$$one.py || exit 1; done
 
 docs: .venv/ready-for-docs
 	.venv/bin/python -m sphinx -W --keep-going -b html docs build/site
