@@ -110,7 +110,8 @@ def test_labels_are_not_rounded(task, tmp_path):
     repurposer = xfer.LrRepurposer(source, "relu2", pooling="max").fit(images, large)
     found = run(repurposer.to_onnx(tmp_path / "a.onnx"), images)
     np.testing.assert_array_equal(found["label"], repurposer.predict(images))
-    repurposer.fit(images, np.where(names == names[0], 2**63 + 5, 5).astype(np.uint64))
+    larger = np.array([5, 2**63 + 5], dtype=np.uint64)
+    repurposer.fit(images, larger[(names == names[0]).astype(int)])
     with pytest.raises(ValueError, match="labels must fit 64 bits with a sign, got 92233720368547"):
         repurposer.to_onnx(tmp_path / "b.onnx")
 
