@@ -331,6 +331,16 @@ DAMAGED = {
         52,
         "the type flag of array 0 (of 0 to 0), 0 to 12, found 13",
     ),
+    "rows of a scalar": (
+        file_bytes([struct.pack("<Ii2i3i2ifq", V3, 1, 0, 0, 1, 0, 0, 6, 0, 1.0, 0)]),
+        64,
+        "rows of array 0 (of 0 to 0), whose shape is (), found [0]",
+    ),
+    "rows that are one number": (
+        file_bytes([struct.pack("<Iiiqiq3i2iffq", V3, 1, 1, 2, 1, 2, 1, 0, 0, 6, 0, 1, 1, 0)]),
+        84,
+        "rows of array 0 (of 0 to 0), whose shape is (2,), found [0]",
+    ),
     "negative type": (
         file_bytes([array_bytes(np.float32([1]), flag=-1)]),
         52,

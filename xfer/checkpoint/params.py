@@ -192,9 +192,9 @@ def _read_array(reader: _Reader, what: str) -> np.ndarray:
     count = _read_shape(reader, version, f"the rows of {what}")
     values = _read_values(reader, flag, stored, what)
     rows = _read_values(reader, index_flag, count, f"the rows of {what}")
-    fits = stored[1:] == shape[1:] and count == stored[:1] and rows.dtype.kind == "i"
+    fits = [*count, *shape[1:]] == stored and len(count) == 1 and rows.dtype.kind == "i"
     if not fits or not ((rows >= 0) & (rows < shape[0])).all():
-        raise reader.error(f"rows of {what}, whose shape is {tuple(shape)}", f"{rows[:9]}")
+        raise reader.error(f"rows of {what}, whose shape is {tuple(shape)}", f"{rows.ravel()[:9]}")
     if math.prod(shape) * values.itemsize > _MOST_DENSE_BYTES:
         raise reader.error(f"{what} of less than 8 GiB when dense", tuple(shape))
     array = np.zeros(shape, values.dtype)
