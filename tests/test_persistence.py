@@ -69,10 +69,10 @@ def seal(path, archive):
     path.write_bytes(archive + hashlib.sha256(archive).hexdigest().encode())
 
 
-def pack(path, schema, members):
+def pack(path, schema, members, compression=zipfile.ZIP_STORED):
     """Write what :func:`unpack` returned."""
     file = io.BytesIO()
-    with zipfile.ZipFile(file, "w") as archive:
+    with zipfile.ZipFile(file, "w", compression) as archive:
         for name, data in members.items():
             archive.writestr(name, data)
         archive.writestr("schema.json", schema if isinstance(schema, str) else json.dumps(schema))
@@ -375,6 +375,15 @@ def test_every_byte_under_a_right_checksum_is_refused_or_harmless(saved, data):
         seal(path, archive[:length])
         with pytest.raises(ValueError, match=r"saved\.xfer cannot be loaded"):
             xfer.load(path.stem, path.parent)
+
+
+def test_a_small_file_that_becomes_large_is_refused(saved):
+    path, _ = saved
+    schema, members = unpack(path)
+    pack(path, schema, {**members, "large.npy": b"\0" * 10**7}, zipfile.ZIP_DEFLATED)
+    assert path.stat().st_size < 10**6
+    with pytest.raises(ValueError, match=r"saved\.xfer cannot be loaded: its parts have 10,"):
+        xfer.load(path.stem, path.parent)
 
 
 @pytest.mark.parametrize(

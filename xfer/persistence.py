@@ -335,6 +335,12 @@ def _import_skops() -> Any:
 def _audit(archive: bytes) -> None:
     """Refuse an archive that needs more than the fixed lists of loaders and types."""
     with zipfile.ZipFile(io.BytesIO(archive)) as members:
+        size = sum(member.file_size for member in members.infolist())
+        if size > len(archive):
+            raise ValueError(
+                f"its parts have {size:,} bytes and the archive {len(archive):,}: they are "
+                "compressed or overlap, which no file of xfer's does"
+            )
         schema = json.loads(members.read("schema.json"))
     # First of all: the loader of losses imports what it names even while it is looked at.
     found = _loaders(schema)
