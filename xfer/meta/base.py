@@ -218,12 +218,15 @@ def example_counts(sample_weight: Any, y: ArrayLike) -> np.ndarray | None:
 def assign_folds(X: np.ndarray, y: np.ndarray, random_state: Any) -> np.ndarray:
     """Return the fold of each example; -1 (always in training) for a class of one distinct row.
 
-    Equal rows share a fold: a copy in training would make its held-out twin look too easy.
+    Equal rows share a fold: a copy in training would make its held-out twin look too easy. The
+    order of rows and columns, and the names of classes, do not matter.
     """
     distinct, row = np.unique(np.column_stack([y, X]), axis=0, return_inverse=True)
     label = distinct[:, 0].astype(int)
-    order = np.random.RandomState(random_state).permutation(len(label))
-    order = order[np.argsort(label[order], kind="stable")]
+    by_values = np.lexsort(np.sort(distinct[:, 1:], axis=1).T)
+    first = np.unique(label[by_values], return_index=True)[1]
+    order = by_values[np.random.RandomState(random_state).permutation(len(label))]
+    order = order[np.argsort(first[label[order]], kind="stable")]
     fold = np.empty(len(label), dtype=int)
     fold[order] = np.arange(len(label)) % _FOLDS
     fold[np.bincount(label)[label] == 1] = -1

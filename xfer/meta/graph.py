@@ -13,13 +13,18 @@ from scipy.sparse import csr_array, issparse, vstack
 from scipy.special import log_softmax
 from sklearn.base import BaseEstimator
 from sklearn.neighbors import NearestNeighbors
-from sklearn.preprocessing import normalize
 from sklearn.utils import gen_batches
 from sklearn.utils.extmath import row_norms
 
 from xfer.meta.base import distinct_rows
 from xfer.meta.calibrated import fit_inverse_temperature
-from xfer.meta.whitening import PartialWhitening, signed_root
+from xfer.meta.whitening import (
+    PartialWhitening,
+    column_means,
+    signed_root,
+    takes_root,
+    unit_rows,
+)
 
 if TYPE_CHECKING:
     from scipy.sparse import csr_matrix
@@ -101,15 +106,16 @@ class GraphSpreading(BaseEstimator):
             # Shrunk as in the whitening, whose variances sum to 1.
             self.axes_ = ((n * variance + 1) / (n + d)) ** _AXES_POWER
         elif not issparse(rows):
-            self.square_root_ = bool(rows.min() >= 0)
-            self.mean_ = (signed_root(rows) if self.square_root_ else rows).mean(axis=0)
+            self.square_root_ = takes_root(rows)
+            roots = signed_root(rows) if self.square_root_ else rows
+            self.mean_ = column_means(roots, np.ones(len(rows)))
 
     def _unit_vectors(self, X: Features) -> Features:
         if self.whitening_ is not None:
             X = self.whitening_.transform(X) * self.axes_
         elif self.mean_ is not None:
             X = (signed_root(X) if self.square_root_ else X) - self.mean_
-        return normalize(X).astype(np.float32)
+        return unit_rows(X).astype(np.float32)
 
 
 def pack(rows: Any) -> Any:

@@ -16,10 +16,9 @@ from scipy.sparse import csr_matrix, issparse
 from scipy.special import log_softmax
 from sklearn.base import BaseEstimator
 from sklearn.metrics.pairwise import euclidean_distances
-from sklearn.preprocessing import normalize
 from sklearn.utils.extmath import safe_sparse_dot
 
-from xfer.meta.whitening import PartialWhitening
+from xfer.meta.whitening import PartialWhitening, column_means, unit_rows
 
 _GAMMA = 0.3
 LANDMARKS = 1500  # with more examples, these stand for them in the kernel
@@ -47,7 +46,7 @@ class FeatureHeads(BaseEstimator):
         if issparse(X) and X.min() >= 0:
             self.heads_["naive Bayes"] = WordsHead()
         if not issparse(X):
-            self.mean_ = w @ X / w.sum()
+            self.mean_ = column_means(X, w)
             self.whitening_ = PartialWhitening().fit(X, sample_weight=w)
             self.heads_ |= {"kernel": RidgeHead("rbf"), "gaussian": GaussianHead()}
         given = zip(self.heads_.items(), self._scaled(X))
@@ -60,9 +59,9 @@ class FeatureHeads(BaseEstimator):
     def _scaled(self, X: Any) -> list[Any]:
         """Return the features that each head takes."""
         if self.mean_ is None:
-            return [normalize(X), X]
+            return [unit_rows(X), X]
         Z = self.whitening_.transform(X)
-        return [normalize(X - self.mean_), Z, Z]
+        return [unit_rows(X - self.mean_), Z, Z]
 
 
 class RidgeHead(BaseEstimator):

@@ -11,7 +11,6 @@ from scipy.optimize import minimize
 from scipy.sparse import issparse
 from scipy.special import log_softmax, softmax
 from sklearn.base import BaseEstimator
-from sklearn.preprocessing import normalize
 from sklearn.utils import check_array, gen_batches
 from sklearn.utils.validation import check_is_fitted, column_or_1d, validate_data
 
@@ -31,7 +30,7 @@ from xfer.meta.heads import LANDMARKS, FeatureHeads, chosen_rows, has_company
 from xfer.meta.next_to_label import next_to_label
 from xfer.meta.novelty import Novelty, TellsNovelty
 from xfer.meta.posterior import mean_and_error
-from xfer.meta.whitening import signed_root
+from xfer.meta.whitening import column_means, signed_root, takes_root, unit_rows
 
 if TYPE_CHECKING:
     from xfer.meta.base import Matrix
@@ -455,17 +454,17 @@ class JoinedSpace(BaseEstimator):
         narrow = [name for name in kept if blocks[name].shape[1] <= _WIDEST]
         names = [name for name in narrow if not issparse(blocks[name])]
         self.rows_ = (
-            {} if names else {name: pack(normalize(block)) for name, block in blocks.items()}
+            {} if names else {name: pack(unit_rows(block)) for name, block in blocks.items()}
         )
-        self.roots_ = {name: bool((blocks[name] >= 0).all()) for name in names}
-        self.means_ = {name: w @ self._root(name, blocks[name]) / w.sum() for name in names}
+        self.roots_ = {name: takes_root(blocks[name]) for name in names}
+        self.means_ = {name: column_means(self._root(name, blocks[name]), w) for name in names}
         return self
 
     def transform(self, blocks: Blocks) -> np.ndarray:
         """Return a matrix with a row for each example."""
         parts = self.parts(blocks)
         return np.concatenate(
-            [np.sqrt(self.shares[n]) * normalize(parts[n] - self.means_.get(n, 0)) for n in parts],
+            [np.sqrt(self.shares[n]) * unit_rows(parts[n] - self.means_.get(n, 0)) for n in parts],
             axis=1,
         )
 
@@ -473,7 +472,7 @@ class JoinedSpace(BaseEstimator):
         """Return the matrices that are joined, before they are centred."""
         if self.means_:
             return {name: self._root(name, blocks[name]) for name in self.means_}
-        cosines = {n: normalize(blocks[n]) @ unpack(rows).T for n, rows in self.rows_.items()}
+        cosines = {n: unit_rows(blocks[n]) @ unpack(rows).T for n, rows in self.rows_.items()}
         return {name: c.toarray() if issparse(c) else c for name, c in cosines.items()}
 
     def _root(self, name: str, block: np.ndarray) -> np.ndarray:

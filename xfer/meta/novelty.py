@@ -15,7 +15,7 @@ from sklearn.utils.validation import _check_sample_weight, check_is_fitted, vali
 from xfer._checks import check_share
 from xfer.meta.base import distinct_rows
 from xfer.meta.conformal import quantile
-from xfer.meta.whitening import signed_root
+from xfer.meta.whitening import column_means, signed_root, takes_root
 
 if TYPE_CHECKING:
     from xfer.meta.base import Matrix
@@ -58,9 +58,9 @@ class Novelty(BaseEstimator):
         w = _check_sample_weight(sample_weight, matrix, dtype=np.float64, ensure_non_negative=True)
         self.left_out_distances_ = np.full(len(matrix), np.nan)
         used = np.flatnonzero(w)
-        self.roots_ = bool((matrix[used] >= 0).all())
+        self.roots_ = takes_root(matrix[used])
         matrix, w = self._roots(matrix[used]), w[used]
-        self.center_ = w @ matrix / w.sum()
+        self.center_ = column_means(matrix, w)
         matrix = matrix - self.center_
         classes = np.unique(np.asarray(labels)[used], return_inverse=True)[1]
         # A copy would make its twin look near when that is left out.

@@ -6,7 +6,9 @@ from typing import Any, Self
 
 import numpy as np
 from numpy.typing import ArrayLike
+from scipy.sparse import issparse
 from sklearn.base import BaseEstimator, TransformerMixin
+from sklearn.preprocessing import normalize
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
 
 # Axes whose deviation is below this fraction of the largest hold mostly rounding errors.
@@ -62,7 +64,7 @@ class PartialWhitening(TransformerMixin, BaseEstimator):
         w = _check_sample_weight(sample_weight, matrix, ensure_non_negative=True)
         if not w.all():
             matrix, w = matrix[w > 0], w[w > 0]
-        self.square_root_ = bool(self.square_root and matrix.min() >= 0)
+        self.square_root_ = self.square_root and takes_root(matrix)
         n, Z = w.sum(), self._root(matrix)
         size = np.maximum(Z.max(axis=0), -Z.min(axis=0))
         self.mean_ = w @ Z / n
@@ -93,6 +95,28 @@ class PartialWhitening(TransformerMixin, BaseEstimator):
 
     def _root(self, X: np.ndarray) -> np.ndarray:
         return signed_root(X) if self.square_root_ else X.copy()
+
+
+def takes_root(X: np.ndarray) -> bool:
+    """Return whether no feature that varies is negative, as of counts and activations."""
+    low = X.min(axis=0)
+    return bool(low[low < X.max(axis=0)].min(initial=0) >= 0)
+
+
+def column_means(X: np.ndarray, w: np.ndarray) -> np.ndarray:
+    """Return weighted means of shape (d,), without rounding where a feature is constant."""
+    return np.clip(w @ X / w.sum(), X.min(axis=0), X.max(axis=0))
+
+
+def unit_rows(X: Any) -> Any:
+    """Return rows divided by their lengths; rows of zeros stay.
+
+    scikit-learn's ``normalize``, which sparse matrices get, takes lengths below 2e-15 for zero.
+    """
+    if issparse(X):
+        return normalize(X)
+    lengths = np.sqrt(np.einsum("ij,ij->i", X, X, dtype=np.float64))[:, None]
+    return (X / np.where(lengths > 0, lengths, 1)).astype(X.dtype)
 
 
 def signed_root(X: np.ndarray) -> np.ndarray:
