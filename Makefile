@@ -40,7 +40,7 @@ lint: .venv/ready-to-test
 # The newest NumPy, PyTorch and pandas, and xfer beside them, which must change none: the tests that
 # test-base, which has the newest NumPy too, leaves out, but for some that take long and have little
 # to do with NumPy. Then what needs MXNet, beside that NumPy.
-LONG := gallery examples command_line export typing torch_fingerprint training_steps sentence_source
+LONG := gallery examples pages command_line export typing torch_fingerprint training_steps sentence_source
 WITH_EXTRAS = $(filter-out $(LONG:%=tests/test_%.py),$(shell grep -lE 'torch|pandas|matplotlib' tests/test_*.py))
 test-numpy2: .venv-numpy2/ready
 	.venv-numpy2/bin/python $(PARTLY) -m "not slow" $(WITH_EXTRAS)
@@ -64,7 +64,8 @@ test-coming: .venv-coming/ready
 
 # All faults of docs/reliability.md, which take hours.
 campaigns: .venv/ready-to-test
-	for one in crash many hostile networks; do .venv/bin/python campaigns/$$one.py || exit 1; done
+	.venv/bin/python $(PIP) atheris
+	for one in crash many hostile fuzz networks; do .venv/bin/python campaigns/$$one.py || exit 1; done
 
 docs: .venv/ready-for-docs
 	.venv/bin/python -m sphinx -W --keep-going -b html docs build/site

@@ -335,11 +335,17 @@ def main(arguments=None):
     return n_failed
 
 
+def build_shim(folder):
+    """Compile the library that makes calls fail; return its path."""
+    shim = Path(folder, "faults.so")
+    subprocess.run(["gcc", "-shared", "-fPIC", "-O1", SHIM, "-o", shim, "-ldl"], check=True)
+    return shim
+
+
 def again_with_shim(arguments):
     """Run this program once more, with the library that makes calls fail."""
     with tempfile.TemporaryDirectory() as folder:
-        shim = Path(folder, "faults.so")
-        subprocess.run(["gcc", "-shared", "-fPIC", "-O1", SHIM, "-o", shim, "-ldl"], check=True)
+        shim = build_shim(folder)
         # One thread: a process that forks must not have others.
         variables = {"LD_PRELOAD": str(shim), "XFER_FAULTS": str(shim), "OMP_NUM_THREADS": "1"}
         command = [sys.executable, __file__, *map(str, arguments)]

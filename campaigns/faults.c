@@ -2,7 +2,9 @@
 
    Calls are counted that change files below the folder that `watch` names: open for writing, write,
    rename, fsync, ftruncate and unlink. At the one with the number `at`, the process kills itself
-   (before the call, after it, or in the middle of a write), or the call fails with an error code. */
+   (before the call, after it, or in the middle of a write), or the call fails with an error code.
+
+   With XFER_LOCKS=ignored or =refused in the environment, locks of files do nothing or fail. */
 #define _GNU_SOURCE
 #include <dlfcn.h>
 #include <errno.h>
@@ -10,6 +12,7 @@
 #include <signal.h>
 #include <stdarg.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/types.h>
 #include <unistd.h>
@@ -131,3 +134,21 @@ static int will_write(int flags)
 
 WRAP_OPEN(open, (const char *path, int flags, ...), (path, flags, mode))
 WRAP_OPEN(open64, (const char *path, int flags, ...), (path, flags, mode))
+
+#define WRAP_LOCKS(name)                                        \
+    int name(int fd, int command, ...)                          \
+    {                                                           \
+        va_list rest;                                           \
+        va_start(rest, command);                                \
+        void *argument = va_arg(rest, void *);                  \
+        va_end(rest);                                           \
+        const char *locks = getenv("XFER_LOCKS");               \
+        if (locks && (command == F_SETLK || command == F_SETLKW)) { \
+            errno = ENOLCK;                                     \
+            return strcmp(locks, "ignored") ? -1 : 0;           \
+        }                                                       \
+        return REAL(name)(fd, command, argument);               \
+    }
+
+WRAP_LOCKS(fcntl)
+WRAP_LOCKS(fcntl64)

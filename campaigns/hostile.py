@@ -4,18 +4,19 @@ Run with ``python campaigns/hostile.py [--count 100000] [--seed 0] [--only .xfer
 ``--count`` is that of each format; by default about 700,000 in all. Files that xfer wrote, and
 small ones of the same kinds, are changed at random places: bits, counts, words of the format,
 repeated and lost parts. Changes to a saved repurposer are made inside its archive, under a right
-checksum. Each file must be read or refused with a ValueError that names it
+checksum. First come files that try one trick each: the numbers below 0. Each file must be read or
+refused with a ValueError that names it
 
-- within 5 seconds, and in the memory that the process had plus 200 MB;
+- within 5 seconds, and in the memory that the process had plus 200 MB; for each MB of the file
+  10 seconds and 60 MB more;
 - without a crash of the process;
 - without code that runs: no process is started, no connection opened, no file written, and no
   module imported that does not belong to a fixed list.
 
-``--only FORMAT --first NUMBER --count 1`` repeats one trial.
+``--only=FORMAT --first=NUMBER --count=1`` repeats one trial.
 """
 
 import argparse
-import io
 import multiprocessing
 import os
 import pickle
@@ -33,6 +34,7 @@ from contextlib import redirect_stdout
 from pathlib import Path
 
 import numpy as np
+from tricks import TRICKS, archive, members
 
 import xfer
 from xfer.checkpoint.params import read_params
@@ -40,21 +42,14 @@ from xfer.cli import main as command
 from xfer.persistence import _CHECKSUM_LENGTH, _checksum
 
 SECONDS, MEMORY = 5, 200 * 2**20
+SECONDS_PER_BYTE, MEMORY_PER_BYTE = 10e-6, 60
 #: Counts and sizes that can mislead a reader: small ones, and the limits of each type.
 EXTREMES = (0, 1, 2, 3, 7, 12, 33, 2**15, 2**24, 2**31 - 1, 2**31, 2**32 - 1, 2**40, 2**62, 2**63)
 EXTREMES += (-1, -2, -(2**31), -(2**63), 0x112, 0xF993FAC8, 0xF993FAC9, 0xF993FACA)
 #: Pieces of text that can mislead a reader of JSON.
-WORDS = ["-1", "0", "1e999", "NaN", "null", "true", "9" * 30, "9" * 5000, "[" * 2000, '"../../x"']
-WORDS += [
-    '"/etc/passwd"',
-    '"\\ud800"',
-    '"\\u0000"',
-    "{}",
-    "[]",
-    '""',
-    "4611686018427387904",
-    '"os"',
-]
+WORDS = ["-1", "0", "1e999", "NaN", "null", "true", "{}", "[]", '""', '"os"', str(2**62)]
+WORDS += ['"../../x"', '"/etc/passwd"', '"\\ud800"', '"\\u0000"']
+WORDS += ["9" * 30, "9" * 5000, "[" * 2000]
 #: Events of Python's audit hooks that must not occur, and packages that may be imported.
 FORBIDDEN = re.compile(
     r"(os\.(system|exec|fork|forkpty|posix_spawn|spawn|startfile|remove|rename|rmdir|mkdir|link|"
@@ -82,9 +77,9 @@ class Format:
     def seeds(self, folder):
         """Write some files; return their contents."""
 
-    def mutate(self, content, rng):
-        """Return a changed file."""
-        return mutate(content, rng, [str(word).encode() for word in WORDS])
+    def mutate(self, content, rng, change=None):
+        """Return a changed file; ``change`` changes bytes as the function ``mutate`` does."""
+        return (change or mutate)(content, rng, [word.encode() for word in WORDS])
 
     def read(self, path):
         """Read a file as a user would."""
@@ -96,9 +91,9 @@ class Params(Format):
     def seeds(self, folder):
         return [Path(f"{xfer.example.checkpoint()}-0000.params").read_bytes()]
 
-    def mutate(self, content, rng):
+    def mutate(self, content, rng, change=None):
         head = content[:200] + content[-400:] if rng.random() < 0.5 else content
-        return mutate(head, rng, [b"arg:", b"aux:"])
+        return (change or mutate)(head, rng, [b"arg:", b"aux:"])
 
     def read(self, path):
         assert all(isinstance(values, np.ndarray) for values in read_params(path).values())
@@ -142,30 +137,21 @@ class Saved(Format):
             contents.append((folder / "seed.xfer").read_bytes())
         return contents
 
-    def mutate(self, content, rng):
-        archive = content[:-_CHECKSUM_LENGTH]
+    def mutate(self, content, rng, change=None):
+        change = change or mutate
         if rng.random() < 0.1:
-            archive = mutate(archive, rng, [])
+            changed = change(content[:-_CHECKSUM_LENGTH], rng, [])
         else:
-            with zipfile.ZipFile(io.BytesIO(archive)) as file:
-                members = [(name, file.read(name)) for name in file.namelist()]
-            index = rng.randrange(len(members))
-            if rng.random() < 0.5:
-                index = [name for name, _ in members].index("schema.json")
-            words = [str(word).encode() for word in WORDS]
-            name, part = members[index]
-            members[index] = name, mutate(part, rng, words)
+            parts = members(content)
+            name = "schema.json" if rng.random() < 0.5 else rng.choice(list(parts))
+            parts[name] = change(parts[name], rng, [word.encode() for word in WORDS])
             if rng.random() < 0.05:
-                members.append(rng.choice(members))
+                again = rng.choice(list(parts))
+                parts[zipfile.ZipInfo(again)] = parts[again]
             if rng.random() < 0.05:
-                members[index] = f"../{name}", part
-            found = io.BytesIO()
-            with warnings.catch_warnings(), zipfile.ZipFile(found, "w") as file:
-                warnings.simplefilter("ignore")  # two members of one name
-                for name, part in members:
-                    file.writestr(name, part)
-            archive = found.getvalue()
-        return archive + _checksum(archive)
+                parts[f"../{name}"] = parts.pop(name)
+            return archive(parts)
+        return changed + _checksum(changed)
 
     def read(self, path):
         xfer.load(path).features_.layers_  # noqa: B018
@@ -189,10 +175,9 @@ class VocabularyPickle(Format):
     def seeds(self, folder):
         return tutorial_pickles()
 
-    def mutate(self, content, rng):
-        return mutate(
-            content, rng, [b"cos\nsystem\n", b"(S'id'\ntR.", b"\x8c\x02os\x94", b"R", b"b"]
-        )
+    def mutate(self, content, rng, change=None):
+        words = [b"cos\nsystem\n", b"(S'id'\ntR.", b"\x8c\x02os\x94", b"R", b"b"]
+        return (change or mutate)(content, rng, words)
 
     def read(self, path):
         xfer.Vocabulary.load_pickle(path)
@@ -246,8 +231,8 @@ def replace_word(data, at, word):
     data[slice(*found.span()) if found else slice(at, at)] = word
 
 
-def trials(kind, first, count, seed, folder, progress, failures):
-    """Read mutations in a process that is watched; send what is wrong."""
+def trials(kind, first, count, seed, size, folder, progress, failures):
+    """Read tricks and mutations in a process that is watched; send what is wrong."""
     form = FORMATS[kind]()
     seeds = form.seeds(folder)
     path = folder / f"mutated{form.suffix}"
@@ -255,30 +240,49 @@ def trials(kind, first, count, seed, folder, progress, failures):
         path.write_bytes(content)
         attempt(form, path)
     used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
-    resource.setrlimit(resource.RLIMIT_AS, (used + MEMORY, used + MEMORY))
-    watched, events = [False], []
-
-    def hook(event, arguments):
-        if watched[0] and is_forbidden(event, arguments):
-            events.append(f"{event} {arguments!r:.200}")
-
-    sys.addaudithook(hook)
-    signal.signal(signal.SIGALRM, too_long)
-    refused = 0
+    limit = used + MEMORY
+    watch, refused = Watch(), 0
     for number in range(first, first + count):
-        rng = random.Random(f"{seed} {kind} {number}")
-        path.write_bytes(form.mutate(rng.choice(seeds), rng))
         progress.value = number
-        signal.setitimer(signal.ITIMER_REAL, SECONDS)
-        watched[0] = True
-        wrong = attempt(form, path)
-        watched[0] = False
-        signal.setitimer(signal.ITIMER_REAL, 0)
+        if number < 0:
+            name = TRICKS[kind][number].__name__
+            content = TRICKS[kind][number](seeds[0], size)
+        else:
+            name, rng = "", random.Random(f"{seed} {kind} {number}")
+            content = form.mutate(rng.choice(seeds), rng)
+        path.write_bytes(content)
+        n_bytes = len(content)
+        del content
+        resource.setrlimit(resource.RLIMIT_AS, (limit + n_bytes * MEMORY_PER_BYTE, -1))
+        wrong = watch.read(form, path, SECONDS + n_bytes * SECONDS_PER_BYTE)
+        resource.setrlimit(resource.RLIMIT_AS, (-1, -1))
         refused += wrong is None
-        if wrong not in (None, "") or events:
-            failures.put((number, f"{wrong}\n{' '.join(events)}"))
-            events.clear()
+        if wrong:
+            failures.put((number, f"{name} {wrong}"))
     failures.put((None, refused))
+
+
+class Watch:
+    """Reads files, and notes what must not happen meanwhile."""
+
+    def __init__(self):
+        self.is_on, self.events = False, []
+        sys.addaudithook(self.hook)
+        signal.signal(signal.SIGALRM, too_long)
+
+    def hook(self, event, arguments):
+        if self.is_on and is_forbidden(event, arguments):
+            self.events.append(f"{event} {arguments!r:.200}")
+
+    def read(self, form, path, seconds=SECONDS):
+        """Return "" if a file was read, None if it was refused, or what is wrong."""
+        self.events.clear()
+        signal.setitimer(signal.ITIMER_REAL, seconds)
+        self.is_on = True
+        wrong = attempt(form, path)
+        self.is_on = False
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        return f"{wrong}\n{' '.join(self.events)}" if self.events else wrong
 
 
 def attempt(form, path):
@@ -308,16 +312,16 @@ def is_forbidden(event, arguments):
 
 def too_long(*_):
     """Interrupt what takes too long."""
-    raise TimeoutError(f"more than {SECONDS} s")
+    raise TimeoutError("too slow")
 
 
-def campaign(kind, first, count, seed):
-    """Try many mutations of a format; return how many were refused, and what is wrong."""
+def campaign(kind, first, count, seed, size):
+    """Try tricks and mutations of a format; return how many were refused, and what is wrong."""
     spawn, end, refused, wrong = multiprocessing.get_context("spawn"), first + count, 0, []
     while first < end:
         progress, failures = spawn.Value("q", first), spawn.SimpleQueue()
         with tempfile.TemporaryDirectory() as folder:
-            arguments = kind, first, end - first, seed, Path(folder), progress, failures
+            arguments = kind, first, end - first, seed, size, Path(folder), progress, failures
             process = spawn.Process(target=trials, args=arguments)
             process.start()
             number, done = 0, first
@@ -344,7 +348,7 @@ def main(arguments=None):
     """Print a table; return how many trials failed."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--count", type=int, default=0, help="of each format (by its speed)")
-    parser.add_argument("--first", type=int, default=0)
+    parser.add_argument("--first", type=int, help="number of the first trial")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--only", nargs="+", choices=list(FORMATS), default=list(FORMATS))
     options = parser.parse_args(arguments)
@@ -352,12 +356,16 @@ def main(arguments=None):
     n_failed = 0
     print("| file | tried | refused | failed | seed |\n| --- | --- | --- | --- | --- |", flush=True)
     for kind in options.only:
-        count = options.count or usual.get(kind, 250_000)
-        refused, wrong = campaign(kind, options.first, count, options.seed)
+        first, count = options.first, options.count or usual.get(kind, 250_000)
+        if first is None:
+            first = -len(TRICKS[kind])
+            count -= first
+        size = 10_000 if options.count else 1_000_000  # of graphs
+        refused, wrong = campaign(kind, first, count, options.seed, size)
         row = f"| {kind} | {count:,} | {refused:,} | {len(wrong)} | {options.seed} |"
         print(row, flush=True)
         for number, text in wrong[:5]:
-            print(f"{kind} --first {number}: {text}", file=sys.stderr, flush=True)
+            print(f"--only={kind} --first={number}: {text}", file=sys.stderr, flush=True)
         n_failed += len(wrong)
     return n_failed
 

@@ -1,9 +1,12 @@
 """Many processes and threads at once: on one cache, on one file, on one network, and after a fork.
 
-Run with ``python campaigns/many.py [--seconds 60] [--seed 0]``; needs Linux or macOS.
+Run with ``python campaigns/many.py [--seconds 60] [--seed 0]``; needs Linux and gcc.
 
 - cache: 8 processes with 16 threads each read and write overlapping rows of several keys in one
   file, which is so small that keys are evicted all the time. Each row that is served is compared.
+- ignored locks, refused locks: the same on a file system whose locks do nothing, or fail. There a
+  process may give up its cache with a warning, or get an error that names it; the next file comes
+  with the next second.
 - save: two processes save different models under one name, and a third loads it again and again.
 - threads: 16 threads use one network with batches of different sizes.
 - fork: a network that was used is used again in a process that was forked from this one, also
@@ -20,10 +23,12 @@ import tempfile
 import threading
 import time
 import traceback
+import warnings
 import zlib
 from pathlib import Path
 
 import numpy as np
+from crash import build_shim
 
 import xfer
 from xfer.cache import FeatureCache, example_digests
@@ -46,6 +51,19 @@ def use_cache(path, seconds, seed):
     cache = FeatureCache(path, max_bytes=2_000_000)
     counts = in_threads(THREADS, lambda index: read_and_write(cache, seconds, seed + index))
     return sum(counts)
+
+
+def use_cache_without_locks(path, seconds, seed):
+    """Use a new file each second, as what was given up stays so; return the compared rows."""
+    warnings.simplefilter("ignore")
+    compared, end = 0, time.monotonic() + seconds
+    while time.monotonic() < end:
+        name = f"{path}-{time.time():.0f}"
+        try:
+            compared += use_cache(name, 1, seed)
+        except (OSError, ValueError) as error:  # another process is making it
+            expect(name in str(error), f"{error!r} does not name the file")
+    return compared
 
 
 def read_and_write(cache, seconds, seed):
@@ -123,12 +141,12 @@ def use_after_fork(seconds, seed):
 
     def use():
         while not stop.is_set():
-            model.predict_proba(images[:10])
+            model.predict_proba(images)
 
     def use_and_forget():
-        nonlocal model
+        nonlocal model, source
         answers.put(model.predict_proba(images))
-        model = None
+        model = source = None
 
     fork, count = multiprocessing.get_context("fork"), 0
     end = time.monotonic() + seconds
@@ -193,9 +211,16 @@ def in_processes(*works):
     started = [spawn.Process(target=answer, args=(answers, *work)) for work in works]
     for process in started:
         process.start()
-    found = [answers.get(timeout=3600) for _ in started]
+    found = []
+    while len(found) < len(started):
+        try:
+            found.append(answers.get(timeout=LONGEST))
+        except queue.Empty:
+            found.append(f"no answer; exit codes {[process.exitcode for process in started]}")
+            break
     for process in started:
-        process.join(LONGEST)
+        process.join(1 if isinstance(found[-1], str) else LONGEST)
+        process.kill()
     return [one for one in found if isinstance(one, int)], [s for s in found if isinstance(s, str)]
 
 
@@ -212,7 +237,7 @@ def main(arguments=None):
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seconds", type=float, default=60, help="of each part (60)")
     parser.add_argument("--seed", type=int, default=0)
-    names = ["cache", "save", "threads", "fork"]
+    names = ["cache", "ignored locks", "refused locks", "save", "threads", "fork"]
     parser.add_argument("--only", nargs="+", choices=names, default=names)
     options = parser.parse_args(arguments)
     times = options.seconds, options.seed
@@ -235,8 +260,17 @@ def main(arguments=None):
             "threads": [(use_network_of_its_own, *times)],
             "fork": [(use_after_fork, *times)],
         }
+        for kind in ("ignored", "refused"):
+            parts[f"{kind} locks"] = [
+                (use_cache_without_locks, f"{cache}-{kind}", *works[2:]) for works in parts["cache"]
+            ]
+        shim = str(build_shim(folder))
         for name in options.only:
+            if name.endswith("locks"):
+                os.environ.update(LD_PRELOAD=shim, XFER_LOCKS=name.partition(" ")[0])
             counts, errors = in_processes(*parts[name])
+            for variable in ("LD_PRELOAD", "XFER_LOCKS"):
+                os.environ.pop(variable, None)
             left = [one for one in os.listdir(shared) if one != "model.xfer"]
             errors += [f"left: {left}"] * bool(left)
             print(f"| {name} | {sum(counts):,} | {len(errors)} | {options.seed} |", flush=True)

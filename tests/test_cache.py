@@ -534,6 +534,17 @@ def test_what_is_not_a_cache_is_refused_and_left_alone(tmp_path):
     assert (tmp_path / "new").read_text() == "more work"
 
 
+def test_a_file_that_is_destroyed_while_it_is_open_is_given_up(cache):
+    keep(cache, WORDS)
+    # Nothing is left elsewhere: neither in the log nor in memory.
+    cache._connection.executescript("PRAGMA wal_checkpoint(TRUNCATE); PRAGMA shrink_memory")
+    cache.path.write_bytes(b"other" * 2000)
+    with pytest.warns(UserWarning, match="stores no more features: file is not a database"):
+        assert not check(cache, WORDS).any()
+    keep(cache, WORDS)
+    assert cache.path.read_bytes() == b"other" * 2000
+
+
 def test_a_cache_of_another_format_is_refused(cache):
     keep(cache, WORDS)
     cache._close()

@@ -1,5 +1,6 @@
 """The campaigns of docs/reliability.md, in small."""
 
+import importlib
 import subprocess
 import sys
 from pathlib import Path
@@ -15,8 +16,8 @@ FOLDER = Path(__file__).parents[1] / "campaigns"
     ("name", "options", "tried"),
     [
         ("crash", ["--count", 3, "--only", "save"], 3),
-        ("many", ["--seconds", 1, "--only", "threads", "fork"], 1),
-        ("hostile", ["--count", 200, "--only", ".params", ".onnx", ".json"], 200),
+        ("many", ["--seconds", 1, "--only", "ignored locks", "threads", "fork"], 1),
+        ("hostile", ["--count", 100], 100),
         ("networks", ["--count", 60], 60),
     ],
 )
@@ -32,3 +33,18 @@ def test_a_campaign_in_small(name, options, tried):
         _, count, *_, failed, _ = row.strip("| ").split(" | ")
         assert int(count.replace(",", "")) >= tried
         assert failed == "0"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="campaigns need Linux")
+@pytest.mark.parametrize("kind", ["params", "symbol.json", "xfer", "onnx", "json", "pkl"])
+def test_files_that_reached_new_code_when_fuzzing(kind, tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(FOLDER)
+    hostile = importlib.import_module("hostile")
+    form = next(one for suffix, one in hostile.FORMATS.items() if suffix.strip(".-") == kind)()
+    if kind == "symbol.json":
+        form.seeds(tmp_path)  # puts parameters beside
+    path, files = tmp_path / f"mutated{form.suffix}", list((FOLDER / "corpus" / kind).iterdir())
+    assert files
+    for file in files:
+        path.write_bytes(file.read_bytes())
+        assert hostile.attempt(form, path) in (None, ""), file

@@ -1,6 +1,6 @@
 """MXNet's ``.params`` files: read as MXNet wrote them, written as MXNet reads, damage named."""
 
-import importlib.util
+import importlib
 import re
 import struct
 import tracemalloc
@@ -416,7 +416,7 @@ def test_cut_while_it_is_read(path, monkeypatch):
         read_params(path)
 
 
-def test_mutations(path):
+def test_mutations(path, monkeypatch):
     """Thousands of damaged files: an error that says where, or arrays; in little memory."""
     random = np.random.RandomState(7)
     arrays = [
@@ -425,7 +425,8 @@ def test_mutations(path):
     ]
     bfloat16 = array_bytes(np.zeros((2, 2), "uint16"), flag=12)
     whole = file_bytes([*arrays, bfloat16], [f"arg:{i}".encode() for i in range(5)])
-    mutate, rng, found = load_campaign().mutate, Random(7), set()
+    monkeypatch.syspath_prepend(Path(__file__).parents[1] / "campaigns")
+    mutate, rng, found = importlib.import_module("hostile").mutate, Random(7), set()
     where = re.compile(re.escape(str(path)) + r", byte \d+: expected (.+), found .+")
     tracemalloc.start()
     for _ in range(1500):
@@ -439,14 +440,6 @@ def test_mutations(path):
         assert tracemalloc.get_traced_memory()[1] < 200_000
     tracemalloc.stop()
     assert "arrays" in found and len(found) > 20
-
-
-def load_campaign():
-    file = Path(__file__).parents[1] / "campaigns" / "hostile.py"
-    spec = importlib.util.spec_from_file_location("hostile", file)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 # What is read belongs to the reader.

@@ -143,11 +143,12 @@ class FeatureCache:
     def _use(self, work: Callable[..., Any], *arguments: Any, writing: bool = False) -> Any:
         """Call `work` with a connection; return None if there is none, or SQLite fails."""
         with _lock:
+            was_open = self._connection is not None
             try:
-                is_there = writing or self._connection is not None or self.path.exists()
+                is_there = writing or was_open or self.path.exists()
                 if not is_there or not (self._writes if writing else self._reads):
                     return None
-                if self._connection is None:
+                if not was_open:
                     self._connect()
                 return work(self._connection, *arguments)
             except BaseException as error:
@@ -155,7 +156,7 @@ class FeatureCache:
                 code = getattr(error, "sqlite_errorcode", 0)
                 if isinstance(error, OSError) or code & 0xFF in _CANNOT_OPEN:
                     raise OSError(f"cannot open or write {self.path}: {error}") from error
-                if code == sqlite3.SQLITE_NOTADB:
+                if code == sqlite3.SQLITE_NOTADB and not was_open:
                     raise ValueError(f"{self.path} is not a feature cache") from error
                 if not isinstance(error, sqlite3.DatabaseError):
                     raise
