@@ -15,6 +15,8 @@ first = $(firstword $(foreach candidate,$(1),$(shell \
 	$(candidate) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $(candidate))))
 # Modules are compiled when they are first imported: compiling all is two thirds of an installation.
 PIP := -m pip install --quiet --disable-pip-version-check --no-compile
+# Tools of the project itself, from files that name their hashes.
+hashed = $(PIP) --require-hashes $(1:%=--requirement .ci/%.txt)
 # One process per core, each with one thread of BLAS. OPTIONS=--cov reports the coverage.
 PYTEST := -m pytest -n 2 $(OPTIONS)
 # Where a package is left out on purpose, so are the docstrings of modules that import it.
@@ -81,7 +83,7 @@ notebooks: .venv/ready-for-docs
 wheel:
 	rm -rf dist .venv-wheel
 	$(call make_venv,.venv-wheel,$(CANDIDATES))
-	.venv-wheel/bin/python $(PIP) build
+	.venv-wheel/bin/python $(call hashed,build)
 	.venv-wheel/bin/python -m build >/dev/null
 	.venv-wheel/bin/python $(PIP) "$$(echo dist/*.whl)[plots]"
 	.venv-wheel/bin/python -P tests/try_wheel.py dist
@@ -95,10 +97,12 @@ endef
 
 # EXTRAS=docs installs all at once, which is quicker than one after the other.
 EXTRAS := plots
+tools = .venv/bin/python $(call hashed,lint pytest)
 more = $(if $(filter docs,$(EXTRAS)),,.venv/bin/python $(PIP) --editable '.[mxnet,$(1)]')
 # The extra mxnet installs nothing where MXNet has no wheels.
 .venv/ready: pyproject.toml
 	$(call make_venv,.venv,$(CANDIDATES))
+	$(if $(filter docs,$(EXTRAS)),$(tools))
 	.venv/bin/python $(PIP) --editable '.[mxnet,$(EXTRAS)]'
 	@.venv/bin/python -c 'import importlib.util, platform; \
 	python = f"Python {platform.python_version()} on {platform.system()} {platform.machine()}"; \
@@ -108,6 +112,7 @@ more = $(if $(filter docs,$(EXTRAS)),,.venv/bin/python $(PIP) --editable '.[mxne
 
 # Only the tests need PyTorch and what else is large.
 .venv/ready-to-test: .venv/ready
+	$(tools)
 	$(call more,test)
 	touch $@
 
@@ -123,23 +128,27 @@ more = $(if $(filter docs,$(EXTRAS)),,.venv/bin/python $(PIP) --editable '.[mxne
 	.venv-numpy2/bin/python $(PIP) .
 	.venv-numpy2/bin/python -m pip freeze | grep -vxFf - .venv-numpy2/before && { \
 	echo "Installing xfer changed these packages."; exit 1; } || true
+	.venv-numpy2/bin/python $(call hashed,lint pytest)
 	.venv-numpy2/bin/python $(PIP) --editable '.[test]'
 	touch $@
 
 .venv-lowest/ready: pyproject.toml
 	$(call make_venv,.venv-lowest,$(CANDIDATES))
 	sed -n '/^dependencies/,/^]/ s/ *"\(.*\)>=\(.*\)",.*/\1==\2/p' pyproject.toml >.venv-lowest/constraints
-	.venv-lowest/bin/python $(PIP) --constraint .venv-lowest/constraints --editable . pytest pytest-xdist
+	.venv-lowest/bin/python $(call hashed,pytest)
+	.venv-lowest/bin/python $(PIP) --constraint .venv-lowest/constraints --editable .
 	touch $@
 
 .venv-coming/ready: pyproject.toml
 	$(call make_venv,.venv-coming,$(NEWEST))
-	.venv-coming/bin/python $(PIP) --pre --editable . pytest pytest-xdist
+	.venv-coming/bin/python $(call hashed,pytest)
+	.venv-coming/bin/python $(PIP) --pre --editable .
 	touch $@
 
 .venv-base/ready: pyproject.toml
 	$(call make_venv,.venv-base,$(NEWEST))
-	.venv-base/bin/python $(PIP) --editable . pytest pytest-xdist
+	.venv-base/bin/python $(call hashed,pytest)
+	.venv-base/bin/python $(PIP) --editable .
 	touch $@
 
 clean:

@@ -4,12 +4,14 @@ XFER_EXAMPLES=5000 tries more than the default.
 """
 
 import os
+from importlib.util import find_spec
 
 import numpy as np
 import pytest
 
 import xfer
 from xfer.cli import main
+from xfer.sources import Layer, SourceModel
 
 hypothesis = pytest.importorskip("hypothesis")
 torch = pytest.importorskip("torch")
@@ -37,6 +39,23 @@ def torch_network():
     return torch.nn.Sequential(*layers)
 
 
+class Doubled(SourceModel):
+    """A network of the user's own."""
+
+    layers = [Layer("double", "Mul", (1, 16, 16), 0)]
+    input_names = ["data"]
+
+    def _forward(self, inputs, layers):
+        return [2 * inputs["data"].astype(np.float32) for _ in layers]
+
+
+def module(prefix):
+    mx = pytest.importorskip("mxnet")
+    found = mx.mod.Module.load(str(prefix), 0, label_names=None)
+    found.bind([("data", (10, 1, 16, 16))], for_training=False)
+    return found
+
+
 def sources(tmp_path_factory):
     prefix = xfer.example.checkpoint()
     folder = tmp_path_factory.mktemp("verbs")
@@ -46,7 +65,8 @@ def sources(tmp_path_factory):
         "checkpoint": (checkpoint, "relu2"),
         "onnx": (xfer.open_source(folder / "digits.onnx"), None),
         "torch": (xfer.open_source(torch_network()), "1"),
-    }
+        "own": (Doubled(), "double"),
+    } | ({"module": (module(prefix), "relu2")} if "module" in NETWORKS else {})
 
 
 def batches(x, y):
@@ -68,6 +88,7 @@ DATA = {
     "every second of twice as many": (lambda x, y: np.repeat(x, 2, axis=0)[::2], False),
     "read-only": (lambda x, y: read_only(x), False),
     "big-endian": (lambda x, y: x.astype(">f4"), False),
+    "float16": (lambda x, y: x.astype(np.float16), False),  # sixteenths, which it has exactly
     "tensor": (lambda x, y: torch.from_numpy(x.copy()), False),
     "dict": (lambda x, y: {"data": x}, False),  # for the torch network {"input": x}
     "list": (lambda x, y: list(x), False),
@@ -100,7 +121,7 @@ HEADS = {
     "gp": lambda *given: xfer.GpRepurposer(*given, pooling="max"),
     "auto": lambda *given: xfer.AutoRepurposer(*given),
 }
-NETWORKS = ["checkpoint", "onnx", "torch"]
+NETWORKS = ["checkpoint", "onnx", "torch", "own", *["module"] * bool(find_spec("mxnet"))]
 VERBS = ["predict", "predict_proba", "score", "predict_label", "predict_probability"]
 
 
@@ -158,6 +179,10 @@ def test_fitting(networks, fitted, network, head, data, labels):
         with pytest.raises((ValueError, TypeError), match=r"label|class|y |NaN"):
             repurposer.fit(*given)
         assert not hasattr(repurposer, "classes_")
+        before = plain.predict_proba(IMAGES[TEST])
+        with pytest.raises((ValueError, TypeError)):
+            plain.fit(*given)
+        np.testing.assert_array_equal(plain.predict_proba(IMAGES[TEST]), before)
         return
     repurposer.fit(*given)
     expected = plain.predict_proba(IMAGES[TEST])

@@ -150,8 +150,7 @@ class Predictor:
             return self.model
         path = _path(self.model, "").absolute()
         with _loading:
-            # A network that was opened before a fork may wait for threads that are gone.
-            return _load(path, path.stat().st_mtime_ns, os.getpid())
+            return _load(path, path.stat().st_mtime_ns)
 
     def _inputs(self, source: Any, names: Sequence[str]) -> dict[str | None, str]:
         """Return the column of each input; the only key is None if a column is that of examples."""
@@ -208,7 +207,7 @@ class Predictor:
 
 
 @lru_cache(_MOST_NETWORKS)
-def _load(path: Path, modified: int, process: int) -> Any:
+def _load(path: Path, modified: int) -> Any:
     return load(path)
 
 
