@@ -2,6 +2,7 @@
 
 import copy
 import functools
+import json
 import os
 import pickle
 import random
@@ -21,7 +22,7 @@ import numpy as np
 import pytest
 
 from xfer import cache as cache_module
-from xfer.cache import FeatureCache, example_digests
+from xfer.cache import FeatureCache, _seal, example_digests
 
 WORDS = [f"text {i}" for i in range(200)]
 SHAPE = (7, 3)
@@ -543,6 +544,17 @@ def test_a_file_that_is_destroyed_while_it_is_open_is_given_up(cache):
         assert not check(cache, WORDS).any()
     keep(cache, WORDS)
     assert cache.path.read_bytes() == b"other" * 2000
+
+
+@pytest.mark.parametrize("shape", [b"[-1,-3]", b"[4611686018427387904]", b'"abc"', b"[" * 10**5])
+def test_a_forged_shape_is_no_key(cache, shape):
+    key = {"k": 1}
+    digests = example_digests(WORDS)
+    cache.write(key, digests, np.ones((len(WORDS), 3), np.float32))
+    text = json.dumps(key)
+    with cache._connection as file:
+        file.execute("UPDATE keys SET shape = ?, seal = ?", [shape.decode(), _seal(text, shape)])
+    assert not cache.read(key, digests)[0].any()
 
 
 def test_a_cache_of_another_format_is_refused(cache):

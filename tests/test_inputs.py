@@ -448,6 +448,20 @@ def test_a_damaged_state_is_refused(state, message):
         from_state(state, {})
 
 
+def test_a_tokenizer_that_panics_is_refused():
+    pytest.importorskip("tokenizers")
+    tokenizer = {
+        "version": "1.0",
+        "normalizer": {"type": "Precompiled", "precompiled_charsmap": "!!"},
+        "added_tokens": [],
+        "model": {"type": "WordLevel", "vocab": {"a": 0}, "unk_token": "a"},
+    }
+    content = np.frombuffer(json.dumps(tokenizer).encode(), np.uint8)
+    state = {"kind": "TokenizerInputs", "names": ["input_ids"]}
+    with pytest.raises(ValueError, match="its inputs 'TokenizerInputs' are damaged"):
+        from_state(state, {"tokenizer": content})
+
+
 # Texts
 
 

@@ -3,6 +3,7 @@
 import json
 import os
 import pickle
+import sys
 from contextlib import suppress
 
 import numpy as np
@@ -741,3 +742,30 @@ def test_sums_of_products_in_8_bits_do_not_overflow():
     source = xfer.open_source(onnx.helper.make_model(graph, opset_imports=opset, ir_version=10))
     found = source.extract(np.full((3, n, 1, 1), 255, np.uint8), "found").matrix
     assert (found == round(255 * 127 * n / 1e4)).all()
+
+
+@pytest.mark.parametrize("n", [3, 40])
+def test_a_chain_that_doubles_is_not_followed(n, tmp_path, monkeypatch):
+    """In 1 KB, it would become gigabytes."""
+    nodes = [node("Concat", [f"c{i}", f"c{i}"], [f"c{i + 1}"], axis=0) for i in range(n)]
+    ends = [node("ReduceSum", [f"c{n}"], ["s"]), node("Cast", ["s"], ["f"], to=1)]
+    model = network([*nodes, *ends, node("Add", ["x", "f"], ["y"])], {"x": ["n", 2]})
+    model.graph.initializer.append(numpy_helper.from_array(np.ones(8, np.int64), "c0"))
+    infer, followed = onnx.shape_inference.infer_shapes, []
+
+    def watched(model, *, data_prop):
+        followed.append(data_prop)
+        return infer(model, data_prop=data_prop and n < 10)
+
+    monkeypatch.setattr(onnx.shape_inference, "infer_shapes", watched)
+    assert OnnxSource(model).layer_names[-1] == "y"
+    assert followed == [n == 3]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs mkfifo")
+def test_a_pipe_in_place_of_values_is_refused(model, tmp_path):
+    model.graph.initializer[0].CopyFrom(external("w1", "pipe"))
+    (tmp_path / "net.onnx").write_bytes(model.SerializeToString())
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(ValueError, match="values of 'w1' are in 'pipe', which is no file"):
+        OnnxSource(tmp_path / "net.onnx")

@@ -32,7 +32,7 @@ from sklearn.neighbors import KNeighborsClassifier
 from sklearn.neural_network import MLPClassifier
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer, StandardScaler
-from sklearn.svm import LinearSVC
+from sklearn.svm import SVC, SVR, LinearSVC
 
 import xfer
 
@@ -811,3 +811,32 @@ def test_a_network_of_torch_stays_with_its_owner(tmp_path, monkeypatch):
         xfer.load("net", source_model=net, cache_key="second")
     with pytest.raises(ValueError, match="xfer cannot detect .*cache_key"):
         xfer.load("net", source_model=net)
+
+
+SHIFTED = {
+    "neighbors": (KNeighborsClassifier(3), "_y", lambda y: y + 10**9),
+    "fractions": (KNeighborsClassifier(3), "_y", lambda y: y + 0.5),
+    "negative": (KNeighborsClassifier(3), "_y", lambda y: y - 1),
+    "too many": (KNeighborsClassifier(3), "n_neighbors", lambda n: 10**6),
+    "counts": (SVC(), "_n_support", lambda n: n + np.int32([-(10**8), 10**8, 0])),
+    "more counts": (SVC(), "_n_support", lambda n: np.append(n, np.zeros(10_000, np.int32))),
+    "coefficients": (SVC(), "_dual_coef_", lambda a: a[:, :1].copy()),
+    "intercepts": (SVC(), "_intercept_", lambda a: a[:0]),
+    "vectors": (SVC(), "support_vectors_", lambda a: a[:, :-1].copy()),
+    "regression": (SVR(), "_dual_coef_", lambda a: a[:, :1].copy()),
+}
+
+
+@pytest.mark.parametrize("name", SHIFTED)
+def test_indices_that_compiled_code_would_follow_are_checked(name, module, data, tmp_path):
+    model, attribute, change = SHIFTED[name]
+    kind = xfer.MetaModelRegressor if isinstance(model, SVR) else xfer.MetaModelRepurposer
+    repurposer = kind(module, "relu1", model).fit(*data)
+    path = repurposer.save_repurposer("good", tmp_path)
+    expected = repurposer.predict(data[0])
+    np.testing.assert_array_equal(xfer.load(path).predict(data[0]), expected)
+    fitted = repurposer.meta_model_
+    setattr(fitted, attribute, change(getattr(fitted, attribute)))
+    path = repurposer.save_repurposer("forged", tmp_path)
+    with pytest.raises(ValueError, match=r"forged\.xfer cannot be loaded: "):
+        xfer.load(path)

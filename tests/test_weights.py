@@ -226,6 +226,8 @@ def test_balance_counts_weights_and_not_rows():
         (np.ones(59), r"sample_weight must have shape \(60,\), got \(59,\)"),
         (np.ones((60, 1)), r"sample_weight must have shape \(60,\), got \(60, 1\)"),
         (2.0, r"sample_weight must have shape \(60,\), got \(\)"),
+        (np.full(60, 1e20), r"sample_weight must have a sum of 1e-12 to 1e\+12, got 6e\+21"),
+        (np.full(60, 5e-324), r"sample_weight must have a sum of 1e-12 to 1e\+12, got 2.96e-322"),
         (np.append(np.ones(59), -1), r"sample_weight must be >= 0, got -1\.0 at 59"),
         (np.append(np.ones(59), np.nan), "sample_weight contains NaN"),
         (np.append(np.ones(59), np.inf), "sample_weight contains infinity"),

@@ -14,6 +14,7 @@ import numpy as np
 from sklearn.linear_model import LogisticRegression
 from sklearn.svm import SVC
 
+from xfer._compiled import check_compiled
 from xfer.checkpoint.edit import drop_top
 from xfer.checkpoint.network import Network
 from xfer.meta.calibrated import ScaledScores
@@ -43,8 +44,12 @@ def read(path: Path, source_model: Any, given: Mapping[str, Any]) -> Any:
         source = open_source(CheckpointSource(network), **given)
         names = signature(kind).parameters.keys() & options.keys() - {*_DEVICES}
         repurposer = kind(source_model, **{one: options[one] for one in names})
-        model: Any = ScaledScores(np.arange(options["target_class_count"]))
-        return repurposer._restore(source, network.head_names, {"meta_model": model, "history": {}})
+        count, head = options["target_class_count"], network.head_names
+        widths = [one.shape[-1] for one in source.layers if one.name in head and one.shape]
+        if widths and widths != [count]:
+            raise ValueError(f"its {count} classes are not the {widths[0]} outputs of its network")
+        model: Any = ScaledScores(np.arange(count))
+        return repurposer._restore(source, head, {"meta_model": model, "history": {}})
     if name not in _READ:
         known = ", ".join([*_READ, *_TRAINED])
         raise ValueError(f"a {name} of xfer-ml cannot be read, only {known}: fit it again")
@@ -87,11 +92,12 @@ def _read_svm(saved: Mapping[str, Any]) -> SVC:
     estimates = pairs if estimates_probability else 0
     model._probA = _array(values["probA"], estimates)
     model._probB = _array(values["probB"], estimates)
-    if (model._n_support < 0).any() or model._n_support.sum() != n or model.kernel == "precomputed":
-        raise ValueError("the arrays of the SVM do not match each other")
+    if model.kernel == "precomputed" or model.classes_.shape != (k,):
+        raise ValueError("an SVM of xfer-ml has another kernel, and a list of classes")
     model._gamma, model._sparse, model.fit_status_ = float(values["gamma"]), False, 0
     model.class_weight_, model.n_features_in_ = np.ones(k), model.support_vectors_.shape[1]
     model.shape_fit_ = tuple(values["shape_fit"][1])
+    check_compiled(model)
     return model
 
 

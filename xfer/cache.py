@@ -7,6 +7,7 @@ import hashlib
 import json
 import math
 import os
+import re
 import sqlite3
 import sys
 import threading
@@ -43,6 +44,7 @@ COMMIT;
 _SETTINGS = """PRAGMA trusted_schema = OFF; PRAGMA cell_size_check = ON;
 PRAGMA journal_mode = WAL; PRAGMA synchronous = NORMAL;"""
 _ROW = "SELECT checksum, row FROM features WHERE key_id = ? AND digest = ?"
+_SHAPE = rb"\[(\d{1,9}(, \d{1,9})*)?\]"
 _WAIT_SECONDS = 60.0  # for other processes to finish writing
 _TOUCH_SECONDS = 1.0  # the last use of a key is noted at most this often
 _CANNOT_OPEN = (sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_PERM)
@@ -258,6 +260,9 @@ def _find_key(file: _File, key_text: str) -> Any:
     query = "SELECT id, shape, seal, used > ? FROM keys WHERE key = ?"
     found = file.execute(query, [time.time() - _TOUCH_SECONDS, key_text]).fetchone()
     if found is None or found[2] != _seal(key_text, found[1]):
+        return None
+    # A forged shape has a right seal, too.
+    if not isinstance(found[1], bytes) or not re.fullmatch(_SHAPE, found[1]):
         return None
     return found[0], tuple(json.loads(found[1])), *found[2:]
 

@@ -224,7 +224,13 @@ class TokenizerInputs(Inputs):
     def __post_init__(self) -> None:
         if unknown := set(self.names) - set(_ENCODED):
             raise ValueError(f"a tokenizer does not give {sorted(unknown)}")
-        backend = _package("tokenizers").Tokenizer.from_str(self.tokenizer)
+        try:
+            backend = _package("tokenizers").Tokenizer.from_str(self.tokenizer)
+            backend.encode_batch(["", "a text"])
+        except (Exception, KeyboardInterrupt):
+            raise
+        except BaseException as error:  # what Rust panics with
+            raise ValueError(f"the tokenizer is damaged: {error}") from error
         found = {"_backend": backend, "padding_id": backend.padding["pad_id"]}
         vars(self).update(found, names=tuple(self.names))
 

@@ -209,6 +209,7 @@ def _dump(content: dict[str, Any], model: str) -> bytes:
 def _read(archive: bytes, source_model: Any, given: Mapping[str, Any]) -> Any:
     _audit(archive)
     content = _import_skops().loads(archive, trusted=_TRUSTED)
+    importlib.import_module("xfer._compiled").check_compiled(content)
     manifest = json.loads(content["manifest"])
     if manifest["format"] != _FORMAT:
         raise ValueError(

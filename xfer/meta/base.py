@@ -32,6 +32,7 @@ ClassPrior: TypeAlias = Mapping[Any, float] | str | None
 
 _BRING_BLAS = ("mxnet", "scipy.linalg", "torch")
 _FOLDS = 5
+_MOST_COPIES = 1e12  # beyond it, sums lose what is compared
 # Entries of X up to which one BLAS thread is at least as fast as two: measured by
 # benchmarks/meta_models.py --threads.
 _SMALL = 1_000_000
@@ -212,6 +213,9 @@ def example_counts(sample_weight: Any, y: ArrayLike) -> np.ndarray | None:
         raise ValueError(f"sample_weight must be >= 0, got {given.min()} at {given.argmin()}")
     if not given.any():
         raise ValueError("sample_weight is zero for every example")
+    if not 1 / _MOST_COPIES <= given.sum() <= _MOST_COPIES:
+        limits = f"{1 / _MOST_COPIES} to {_MOST_COPIES:.0e}"
+        raise ValueError(f"sample_weight must have a sum of {limits}, got {given.sum()}")
     return given
 
 

@@ -1,6 +1,7 @@
 """ONNX graphs: their layers, their shapes, what decides their values, and what files may hold."""
 
 import hashlib
+import math
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -36,6 +37,7 @@ _KEEP_AXES = {
     *("Identity", "Dropout", "Neg", "Abs", "Where", "Max", "Min"),
 }
 # The domains of the operators that ONNX Runtime brings.
+_MOST_VALUES = 100_000  # that are followed to find shapes
 _DOMAINS = {"", "ai.onnx", "ai.onnx.ml", "com.microsoft"}
 
 
@@ -66,7 +68,8 @@ class OnnxGraph:
         """List every output of every operator, with the shapes that can be inferred."""
         try:
             listed, _ = with_placeholders(self.model, self.parameters)
-            graph = onnx.shape_inference.infer_shapes(listed, data_prop=True).graph
+            follows = _most_values(listed.graph) <= _MOST_VALUES
+            graph = onnx.shape_inference.infer_shapes(listed, data_prop=follows).graph
         except Exception:
             graph = self.model.graph  # what the file says
         shapes = {
@@ -295,6 +298,26 @@ def take_apart(
     return bare, parameters
 
 
+def _most_values(graph: onnx.GraphProto) -> int:
+    """Return how many integers a tensor may have whose values are followed to find shapes.
+
+    A chain of Concat doubles them with each operator: 1 KB of a forged file would become gigabytes.
+    """
+    integers = onnx.TensorProto.INT32, onnx.TensorProto.INT64
+    sizes = {t.name: math.prod(t.dims) for t in graph.initializer if t.data_type in integers}
+    for node in graph.node:
+        given = [0, *(sizes.get(name, 0) for name in node.input)]
+        size = sum(given) if node.op_type == "Concat" else max(given)
+        if node.op_type == "Shape":
+            size = 8
+        for one in node.attribute:
+            if one.t.data_type in integers:
+                size = max(size, math.prod(one.t.dims))
+            size = max(size, len(one.ints)) if node.op_type == "Constant" else size
+        sizes.update(dict.fromkeys(node.output, size))
+    return max(sizes.values(), default=0)
+
+
 def parse(content: bytes) -> onnx.ModelProto:
     """Read a model from bytes."""
     try:
@@ -323,6 +346,8 @@ def _loaded(tensor: onnx.TensorProto, path: Path | None) -> onnx.TensorProto:
             ".onnx file"
         )
     file = (path.parent / location).resolve()
+    if file.exists() and not file.is_file():  # reading a named pipe would wait for ever
+        raise ValueError(f"the values of {tensor.name!r} are in {location!r}, which is no file")
     # In the cache of a model hub, both are links into another folder.
     if not any(file.is_relative_to(one) for one in (path.parent.resolve(), path.resolve().parent)):
         raise ValueError(f"the values of {tensor.name!r} are in {location!r}, outside its folder")
