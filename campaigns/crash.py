@@ -1,18 +1,18 @@
-"""Crashes: a process that writes is killed, interrupted or refused, at random and at every call.
+"""Crashes: a process that writes is killed or interrupted, or its calls fail, at every point.
 
 Run with ``python campaigns/crash.py [--count 500] [--seed 0] [--only save]``; needs Linux and gcc.
-``--count`` is that of random moments, and the most calls that are tried one by one, for each kind.
-Each trial begins with an older file in its place. Then
+``--count`` is the number of random moments, and the most calls that are tried for each kind of
+fault. Each trial begins with an older version of the file. Then
 
 - the process is killed at a random moment, or interrupted as by Ctrl-C;
 - it is killed before, after or in the middle of each write, rename, fsync and other call that
-  changes a file (the numbers of calls are tried one by one);
+  changes a file (each call in turn);
 - one such call fails: the disk is full from there on, the file system is read-only, or it reports
   an error;
 - the folder is removed.
 
-Afterwards the old file or the new one must be there, whole, and a second run must complete, with
-the right content and without other files being left behind. A process that is not killed must end
+Afterwards the old or the new file must be complete, and a second run must finish with the right
+content and leave no other files. A process that is not killed must end
 with a clear error.
 """
 

@@ -1,9 +1,9 @@
-"""Hostile files, guided by coverage: as ``hostile.py``, but what reaches new code is changed again.
+"""Coverage-guided fuzzing: as ``hostile.py``, but files that reach new code are changed again.
 
 Run with ``python campaigns/fuzz.py [--seconds 3600] [--only .xfer]``; needs Linux and ``pip install
-atheris``. It begins with the files in ``campaigns/corpus``; ``--keep`` writes there what reached
-new code, as few and as small files as reach the same. A file that failed is kept in the
-working folder as ``crash-*``, and ``python campaigns/fuzz.py --only=FORMAT -- crash-*`` repeats it.
+atheris``. ``--seconds`` is for each format. It begins with the files in ``campaigns/corpus``;
+``--keep`` replaces them with few small files of the same coverage. A file that failed is kept in
+the working folder as ``crash-*``; ``python campaigns/fuzz.py --only=FORMAT -- crash-*`` repeats it.
 """
 
 import argparse

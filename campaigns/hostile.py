@@ -1,19 +1,18 @@
-"""Hostile files: each is read, or refused with an error that names it; nothing else happens.
+"""Hostile files: each must be read, or refused with an error that names it, and nothing else.
 
-Run with ``python campaigns/hostile.py [--count 100000] [--seed 0] [--only .xfer]``; needs Linux.
-``--count`` is that of each format; by default about 700,000 in all. Files that xfer wrote, and
-small ones of the same kinds, are changed at random places: bits, counts, words of the format,
-repeated and lost parts. Changes to a saved repurposer are made inside its archive, under a right
-checksum. First come files that try one trick each: the numbers below 0. Each file must be read or
-refused with a ValueError that names it
+Run with ``python campaigns/hostile.py [--count N] [--seed 0] [--only .xfer]``; needs Linux.
+``--count`` is the number of files of each format; by default 1,050,000 in all. Files that xfer
+wrote are changed at random: bits flipped, counts and keywords replaced, parts repeated or removed.
+Changes to a saved repurposer are made inside its archive, which gets a valid checksum. First come
+files with one trick each, whose indices are negative; with ``--count``, their graphs have 10,000
+nodes instead of a million. Each file must be read or refused with a ValueError that names it
 
-- within 5 seconds, and in the memory that the process had plus 200 MB; for each MB of the file
-  10 seconds and 60 MB more;
+- within 5 s plus 10 s per MB of the file, in at most 200 MB plus 60 times its size of memory more;
 - without a crash of the process;
-- without code that runs: no process is started, no connection opened, no file written, and no
-  module imported that does not belong to a fixed list.
+- without running code: no process started, no connection opened, no file written, and no module
+  imported outside a fixed list.
 
-``--only=FORMAT --first=NUMBER --count=1`` repeats one trial.
+``--only=FORMAT --first=INDEX --count=1`` repeats one trial.
 """
 
 import argparse
@@ -348,7 +347,7 @@ def main(arguments=None):
     """Print a table; return how many trials failed."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--count", type=int, default=0, help="of each format (by its speed)")
-    parser.add_argument("--first", type=int, help="number of the first trial")
+    parser.add_argument("--first", type=int, help="index of the first trial")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--only", nargs="+", choices=list(FORMATS), default=list(FORMATS))
     options = parser.parse_args(arguments)

@@ -1,16 +1,14 @@
-"""Many processes and threads at once: on one cache, on one file, on one network, and after a fork.
+"""Concurrency: processes and threads share a cache, a file or a network, or use one after a fork.
 
 Run with ``python campaigns/many.py [--seconds 60] [--seed 0]``; needs Linux and gcc.
 
 - cache: 8 processes with 16 threads each read and write overlapping rows of several keys in one
   file, which is so small that keys are evicted all the time. Each row that is served is compared.
-- ignored locks, refused locks: the same on a file system whose locks do nothing, or fail. There a
-  process may give up its cache with a warning, or get an error that names it; the next file comes
-  with the next second.
-- save: two processes save different models under one name, and a third loads it again and again.
+- ignored locks, refused locks: the same where file locks do nothing, or fail. A process may give up
+  its cache with a warning, or get an error that names it; a new file is used each second.
+- save: two processes save different models under one name, while a third loads that file.
 - threads: 16 threads use one network with batches of different sizes.
-- fork: a network that was used is used again in a process that was forked from this one, also
-  while other threads use it.
+- fork: a network already in use is used in a forked process, also while other threads use it.
 """
 
 import argparse

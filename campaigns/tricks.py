@@ -1,6 +1,7 @@
-"""Files that try one trick each, for ``hostile.py``: bombs, cycles, impossible sizes, and others.
+"""Files with one trick each, for ``hostile.py``: bombs, cycles, impossible sizes and others.
 
-Each function takes a good file and a size for graphs, and returns the content of a file.
+Each function takes the bytes of a valid file and a number of nodes for graphs, and returns the
+bytes of a hostile file.
 """
 
 import copy

@@ -1,4 +1,4 @@
-"""Checks of arrays that compiled code of scikit-learn follows without checking them."""
+"""Checks of arrays that compiled code of scikit-learn uses as indices without checks."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -9,14 +9,14 @@ from sklearn.svm._base import BaseLibSVM
 
 
 def check_compiled(value: Any) -> None:
-    """Raise ValueError if something in ``value``, from a file, could lead compiled code astray."""
+    """Raise ValueError if ``value``, from a file, could make compiled code read out of bounds."""
     seen: dict[int, Any] = {}
     left = [value]
     while left:
         one = left.pop()
         if id(one) in seen or isinstance(one, type):
             continue
-        seen[id(one)] = one  # alive, so that its id is not given again
+        seen[id(one)] = one  # kept alive, so that its id is not reused
         if isinstance(one, BaseLibSVM) and hasattr(one, "support_"):
             _check_svm(one)
         elif isinstance(one, NeighborsBase) and hasattr(one, "_fit_X"):
@@ -47,9 +47,13 @@ def _check_svm(model: Any) -> None:
     _check_shapes(model, shapes)
     counts, support = model._n_support, model.support_
     if counts.min() < 0 or (is_classifier and counts.sum() != n):
-        raise ValueError(f"its {type(model).__name__} has {n} support vectors, not {counts}")
+        kind = type(model).__name__
+        raise ValueError(f"_n_support of its {kind} must be >= 0 and sum to {n}, got {counts}")
     if n and (support.min() < 0 or support.max() >= model.shape_fit_[0]):
-        raise ValueError(f"support_ of its {type(model).__name__} has {support.max()}")
+        raise ValueError(
+            f"support_ of its {type(model).__name__} must be >= 0 and < {model.shape_fit_[0]}, got "
+            f"{support.min()} to {support.max()}"
+        )
 
 
 def _check_neighbors(model: Any) -> None:
@@ -61,10 +65,11 @@ def _check_neighbors(model: Any) -> None:
         shapes["_y"] = y.shape, (n, len(classes))
         _check_shapes(model, shapes)
         if y.dtype.kind not in "iu" or (y < 0).any() or (y >= [len(one) for one in classes]).any():
-            raise ValueError(f"_y of its {type(model).__name__} are not indices of classes")
+            raise ValueError(f"_y of its {type(model).__name__} must be indices of classes")
     _check_shapes(model, shapes)
     if not 1 <= (getattr(model, "n_neighbors", None) or 1) <= max(n, 1):
-        raise ValueError(f"its {type(model).__name__} has {model.n_neighbors} neighbors of {n}")
+        kind = type(model).__name__
+        raise ValueError(f"n_neighbors of its {kind} must be 1 to {n}, got {model.n_neighbors}")
 
 
 def _check_shapes(model: Any, shapes: Mapping[str, tuple[Any, tuple[int, ...]]]) -> None:
