@@ -28,13 +28,14 @@ from sklearn.gaussian_process.kernels import DotProduct, Matern, RationalQuadrat
 from sklearn.linear_model import LinearRegression, LogisticRegression
 from sklearn.multiclass import OneVsRestClassifier, OutputCodeClassifier
 from sklearn.naive_bayes import GaussianNB
-from sklearn.neighbors import KNeighborsClassifier
+from sklearn.neighbors import KNeighborsClassifier, LocalOutlierFactor
 from sklearn.neural_network import MLPClassifier
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer, StandardScaler
-from sklearn.svm import SVC, SVR, LinearSVC
+from sklearn.svm import SVC, SVR, LinearSVC, NuSVC, NuSVR, OneClassSVM
 
 import xfer
+from xfer._compiled import check_compiled
 
 LABELS = {
     "integers": np.array([3, 7, 40]),
@@ -840,3 +841,12 @@ def test_indices_that_compiled_code_would_follow_are_checked(name, module, data,
     path = repurposer.save_repurposer("forged", tmp_path)
     with pytest.raises(ValueError, match=r"forged\.xfer cannot be loaded: "):
         xfer.load(path)
+
+
+@pytest.mark.filterwarnings("ignore:n_neighbors")
+def test_no_array_of_a_good_model_is_refused():
+    X, y = np.random.RandomState(0).normal(size=(10, 3)), np.arange(10) % 2
+    for model in (NuSVC(), NuSVR(), OneClassSVM(), LocalOutlierFactor(novelty=True)):
+        check_compiled([model.fit(X, y)])
+    check_compiled({"model": SVC(kernel="precomputed").fit(X @ X.T, y)})
+    check_compiled(KNeighborsClassifier().fit(X, np.column_stack([y, y])))

@@ -31,7 +31,7 @@ def check_compiled(value: Any) -> None:
 
 
 def _check_svm(model: Any) -> None:
-    is_classifier = model._impl in ("c_svc", "nu_svc")
+    kind, is_classifier = type(model).__name__, model._impl in ("c_svc", "nu_svc")
     n, k = len(model.support_), len(model.classes_) if is_classifier else 2
     pairs = k * (k - 1) // 2
     shapes = {
@@ -47,28 +47,25 @@ def _check_svm(model: Any) -> None:
     _check_shapes(model, shapes)
     counts, support = model._n_support, model.support_
     if counts.min() < 0 or (is_classifier and counts.sum() != n):
-        kind = type(model).__name__
         raise ValueError(f"_n_support of its {kind} must be >= 0 and sum to {n}, got {counts}")
     if n and (support.min() < 0 or support.max() >= model.shape_fit_[0]):
         raise ValueError(
-            f"support_ of its {type(model).__name__} must be >= 0 and < {model.shape_fit_[0]}, got "
+            f"support_ of its {kind} must be >= 0 and < {model.shape_fit_[0]}, got "
             f"{support.min()} to {support.max()}"
         )
 
 
 def _check_neighbors(model: Any) -> None:
-    n = model.n_samples_fit_
-    shapes = {"_fit_X": (model._fit_X.shape, (n, model.n_features_in_))}
-    if hasattr(model, "classes_"):
-        y = model._y.reshape(len(model._y), -1)
-        classes = model.classes_ if isinstance(model.classes_, list) else [model.classes_]
-        shapes["_y"] = y.shape, (n, len(classes))
-        _check_shapes(model, shapes)
-        if y.dtype.kind not in "iu" or (y < 0).any() or (y >= [len(one) for one in classes]).any():
-            raise ValueError(f"_y of its {type(model).__name__} must be indices of classes")
-    _check_shapes(model, shapes)
-    if not 1 <= (getattr(model, "n_neighbors", None) or 1) <= max(n, 1):
-        kind = type(model).__name__
+    n, kind = model.n_samples_fit_, type(model).__name__
+    _check_shapes(model, {"_fit_X": (model._fit_X.shape, (n, model.n_features_in_))})
+    if not hasattr(model, "classes_"):
+        return
+    y = model._y.reshape(len(model._y), -1)
+    classes = model.classes_ if isinstance(model.classes_, list) else [model.classes_]
+    _check_shapes(model, {"_y": (y.shape, (n, len(classes)))})
+    if y.dtype.kind not in "iu" or (y < 0).any() or (y >= [len(one) for one in classes]).any():
+        raise ValueError(f"_y of its {kind} must be indices of classes")
+    if not 1 <= (getattr(model, "n_neighbors", None) or 1) <= n:
         raise ValueError(f"n_neighbors of its {kind} must be 1 to {n}, got {model.n_neighbors}")
 
 

@@ -79,7 +79,8 @@ def _read_svm(saved: Mapping[str, Any]) -> SVC:
     estimates_probability = saved["parameters"]["probability"] is True
     model.set_params(**({"probability": True} if estimates_probability else {}))
     values = {name.strip("_"): value for name, value in saved["attributes"].items()}
-    model.classes_, k = _array(values["classes"]), len(values["classes"][1])
+    k = len(values["classes"][1])
+    model.classes_ = _array(values["classes"], k)
     model.support_vectors_ = _array(values["support_vectors"])
     n, pairs = len(model.support_vectors_), k * (k - 1) // 2
     model.support_ = _array(values["support"], n, np.int32)
@@ -92,8 +93,8 @@ def _read_svm(saved: Mapping[str, Any]) -> SVC:
     estimates = pairs if estimates_probability else 0
     model._probA = _array(values["probA"], estimates)
     model._probB = _array(values["probB"], estimates)
-    if model.kernel == "precomputed" or model.classes_.shape != (k,):
-        raise ValueError("an SVM of xfer-ml has another kernel, and a list of classes")
+    if model.kernel == "precomputed":
+        raise ValueError("an SVM of xfer-ml cannot have the kernel 'precomputed'")
     model._gamma, model._sparse, model.fit_status_ = float(values["gamma"]), False, 0
     model.class_weight_, model.n_features_in_ = np.ones(k), model.support_vectors_.shape[1]
     model.shape_fit_ = tuple(values["shape_fit"][1])

@@ -227,7 +227,7 @@ class TokenizerInputs(Inputs):
         try:
             backend = _package("tokenizers").Tokenizer.from_str(self.tokenizer)
             backend.encode_batch(["", "a text"])
-        except (Exception, KeyboardInterrupt):
+        except (Exception, KeyboardInterrupt, SystemExit):
             raise
         except BaseException as error:  # what Rust panics with
             raise ValueError(f"the tokenizer is damaged: {error}") from error

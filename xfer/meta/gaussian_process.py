@@ -23,7 +23,7 @@ from xfer.meta.posterior import (
     row_batches,
     standard_normal_points,
 )
-from xfer.meta.whitening import PartialWhitening, squash
+from xfer.meta.whitening import PartialWhitening, squash, unit_rows
 
 # Kernels are learned from at most this many examples, classes, and products of both.
 _LEARNED_ROWS, _LEARNED_CLASSES, _LEARNED_SCORES = 1000, 50, 20_000
@@ -165,10 +165,7 @@ class DirichletGaussianProcess(BayesianClassifier):
 
     def _layer(self, X: np.ndarray, columns: np.ndarray) -> np.ndarray:
         layer = X[:, columns]
-        if not self.apply_l2_norm:
-            return layer
-        length = np.linalg.norm(layer, axis=1, keepdims=True)
-        return np.divide(layer, length, out=np.zeros_like(layer), where=length > 0)
+        return unit_rows(layer) if self.apply_l2_norm else layer
 
     def _whitened(self, X: np.ndarray) -> Layers:
         return [

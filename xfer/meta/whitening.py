@@ -116,7 +116,7 @@ def unit_rows(X: Any) -> Any:
     if issparse(X):
         return normalize(X)
     lengths = np.sqrt(np.einsum("ij,ij->i", X, X, dtype=np.float64))[:, None]
-    return (X / np.where(lengths > 0, lengths, 1)).astype(X.dtype)
+    return (X / np.where(lengths > 0, lengths, 1)).astype(X.dtype, copy=False)
 
 
 def signed_root(X: np.ndarray) -> np.ndarray:

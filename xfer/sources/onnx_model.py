@@ -36,8 +36,8 @@ _KEEP_AXES = {
     *("Concat", "Pad", "Resize", "Slice", "Softmax", "Split", "Upsample"),
     *("Identity", "Dropout", "Neg", "Abs", "Where", "Max", "Min"),
 }
-# The domains of the operators that ONNX Runtime brings.
 _MOST_VALUES = 100_000  # that are followed to find shapes
+# The domains of the operators that ONNX Runtime brings.
 _DOMAINS = {"", "ai.onnx", "ai.onnx.ml", "com.microsoft"}
 
 
@@ -346,11 +346,11 @@ def _loaded(tensor: onnx.TensorProto, path: Path | None) -> onnx.TensorProto:
             ".onnx file"
         )
     file = (path.parent / location).resolve()
-    if file.exists() and not file.is_file():  # reading a named pipe would wait for ever
-        raise ValueError(f"the values of {tensor.name!r} are in {location!r}, which is no file")
     # In the cache of a model hub, both are links into another folder.
     if not any(file.is_relative_to(one) for one in (path.parent.resolve(), path.resolve().parent)):
         raise ValueError(f"the values of {tensor.name!r} are in {location!r}, outside its folder")
+    if file.exists() and not file.is_file():  # reading a named pipe would wait for ever
+        raise ValueError(f"the values of {tensor.name!r} are in {location!r}, which is no file")
     loaded = onnx.TensorProto()
     loaded.CopyFrom(tensor)
     for one in loaded.external_data:
