@@ -245,6 +245,13 @@ class NeuralNetworkFineTuneRepurposer(NeuralNetworkRepurposer):
     source_model, target_class_count, **options
         See :class:`xfer.NeuralNetworkRepurposer`.
 
+    Attributes
+    ----------
+    history_ : xfer.training.History
+        Loss, accuracy and learning rate of the epochs.
+    classes_, features_, meta_model_
+        See :class:`xfer.NeuralNetworkRepurposer`.
+
     Examples
     --------
     >>> import xfer
@@ -296,6 +303,13 @@ class NeuralNetworkRandomFreezeRepurposer(NeuralNetworkRepurposer):
         From the top: in most MXNet networks the output layer and the last layer with weights. In a
         PyTorch module, the innermost modules in the order in which they are defined.
     source_model, target_class_count, **options
+        See :class:`xfer.NeuralNetworkRepurposer`.
+
+    Attributes
+    ----------
+    history_ : xfer.training.History
+        Loss, accuracy and learning rate of the epochs.
+    classes_, features_, meta_model_
         See :class:`xfer.NeuralNetworkRepurposer`.
     """
 
