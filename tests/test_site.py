@@ -75,6 +75,36 @@ def test_a_name_in_a_text_is_there(name):
         pytest.skip(f"needs {error.name}")
 
 
+HEADS = [find(name) for name in REFERENCE if "Repurposer" in name or "Regressor" in name]
+HEADS = [one for one in HEADS if one is not xfer.Repurposer and not one.trains_network]
+
+
+def described(kind):
+    """Return what a docstring says of each parameter and attribute, by name."""
+    found = re.findall(r"^(\w[\w, ]*) : (.*(?:\n(?: .*)?)*)", inspect.getdoc(kind), re.M)
+    return {name: text.strip() for names, text in found for name in names.split(", ")}
+
+
+def test_heads_say_the_same_of_what_they_share():
+    assert len(HEADS) == 7
+    for name in ("source_model", "feature_layer_names", "pooling", "cache", "progress"):
+        chooses = name in ("feature_layer_names", "pooling")
+        kinds = [one for one in HEADS if not (chooses and one is xfer.AutoRepurposer)]
+        assert len({described(one)[name] for one in kinds}) == 1, name
+
+
+@pytest.mark.parametrize("name", sorted(REFERENCE))
+def test_every_parameter_and_field_is_described(name):
+    kind = find(name)
+    if not inspect.isclass(kind) or issubclass(kind, (Exception, xfer.sources.SourceModel)):
+        return
+    fields = {*getattr(kind, "_fields", ()), *getattr(kind, "__dataclass_fields__", ())}
+    fields |= set(inspect.signature(kind).parameters) - {"iterable"}
+    if issubclass(kind, xfer.NeuralNetworkRepurposer) and kind is not xfer.NeuralNetworkRepurposer:
+        fields -= set(inspect.signature(xfer.NeuralNetworkRepurposer).parameters)  # **options
+    assert fields - {"_"} <= set(described(kind))
+
+
 def test_the_version_is_the_same_everywhere():
     citation = (ROOT / "CITATION.cff").read_text()
     assert re.search(r"^version: (.+)$", citation, re.M)[1] == xfer.__version__
