@@ -181,10 +181,10 @@ class LayerFeatures(TransformerMixin, SharesNetwork):
         Module, an ONNX file, an open source. It is not changed.
     feature_layer_names : str or list of str, optional
         The layers whose outputs are the features; ``print(xfer.open_source(network))`` lists them.
-        By default the last one before the class scores, or the sentence vector.
+        By default the last one before the class scores; of a SentenceTransformer, its vector.
     pooling : str or dict of str to str, optional
         How an output becomes columns, for all layers or by name: ``"mean"``, ``"max"`` or
-        ``"mean+max"`` of each map, ``"first_token"`` or ``"masked_mean"`` of tokens, or
+        ``"mean+max"`` of each channel, ``"first_token"`` or ``"masked_mean"`` of tokens, or
         ``"flatten"``, which keeps everything. By default, layers that you name are flattened, and
         one that is found gets what fits it.
     cache : str, path-like or xfer.FeatureCache, optional

@@ -344,13 +344,13 @@ class MetaModelRepurposer(Repurposer):
         Module, an ONNX file, an open source. It is not changed.
     feature_layer_names : str or list of str, optional
         The layers whose outputs are the features; ``print(xfer.open_source(network))`` lists them.
-        By default the last one before the class scores, or the sentence vector.
+        By default the last one before the class scores; of a SentenceTransformer, its vector.
     meta_model : scikit-learn classifier or pipeline
         Cloned before it is fitted. With one that supports it, examples may have several labels.
         Subclasses need none: see :doc:`/new_meta_model` and :doc:`/coming_from_xfer_ml`.
     pooling : str or dict of str to str, optional
         How an output becomes columns, for all layers or by name: ``"mean"``, ``"max"`` or
-        ``"mean+max"`` of each map, ``"first_token"`` or ``"masked_mean"`` of tokens, or
+        ``"mean+max"`` of each channel, ``"first_token"`` or ``"masked_mean"`` of tokens, or
         ``"flatten"``, which keeps everything. By default, layers that you name are flattened, and
         one that is found gets what fits it.
     cache : str, path-like or xfer.FeatureCache, optional
@@ -471,13 +471,13 @@ class MetaModelRegressor(RegressorMixin, SharesNetwork):
         Module, an ONNX file, an open source. It is not changed.
     feature_layer_names : str or list of str, optional
         The layers whose outputs are the features; ``print(xfer.open_source(network))`` lists them.
-        By default the last one before the class scores, or the sentence vector.
+        By default the last one before the class scores; of a SentenceTransformer, its vector.
     meta_model : scikit-learn regressor or pipeline, optional
         Cloned before it is fitted; by default :class:`xfer.meta.WhitenedRidge`. One that takes
         several numbers per example is given them.
     pooling : str or dict of str to str, optional
         How an output becomes columns, for all layers or by name: ``"mean"``, ``"max"`` or
-        ``"mean+max"`` of each map, ``"first_token"`` or ``"masked_mean"`` of tokens, or
+        ``"mean+max"`` of each channel, ``"first_token"`` or ``"masked_mean"`` of tokens, or
         ``"flatten"``, which keeps everything. By default, layers that you name are flattened, and
         one that is found gets what fits it.
     cache : str, path-like or xfer.FeatureCache, optional
@@ -597,9 +597,10 @@ class LrRepurposer(MetaModelRepurposer):
         Module, an ONNX file, an open source. It is not changed.
     feature_layer_names : str or list of str, optional
         The layers whose outputs are the features; ``print(xfer.open_source(network))`` lists them.
-        By default the last one before the class scores, or the sentence vector.
+        By default the last one before the class scores; of a SentenceTransformer, its vector.
     c : float, default=10.0
-        Inverse strength of the ridge on the weights, on features of mean squared norm 1.
+        Inverse strength of the regularization: smaller values give a simpler model. The features
+        are scaled first.
     tol : float, default=1e-4
         Stop when no component of the gradient is larger.
     class_weight : "balanced" or dict, optional
@@ -613,7 +614,7 @@ class LrRepurposer(MetaModelRepurposer):
         Seed of these folds.
     pooling : str or dict of str to str, optional
         How an output becomes columns, for all layers or by name: ``"mean"``, ``"max"`` or
-        ``"mean+max"`` of each map, ``"first_token"`` or ``"masked_mean"`` of tokens, or
+        ``"mean+max"`` of each channel, ``"first_token"`` or ``"masked_mean"`` of tokens, or
         ``"flatten"``, which keeps everything. By default, layers that you name are flattened, and
         one that is found gets what fits it.
     cache : str, path-like or xfer.FeatureCache, optional
@@ -679,9 +680,10 @@ class SvmRepurposer(MetaModelRepurposer):
         Module, an ONNX file, an open source. It is not changed.
     feature_layer_names : str or list of str, optional
         The layers whose outputs are the features; ``print(xfer.open_source(network))`` lists them.
-        By default the last one before the class scores, or the sentence vector.
+        By default the last one before the class scores; of a SentenceTransformer, its vector.
     c : float, default=5.0
-        Price of a violated margin.
+        Price of a violated margin: smaller values give a simpler model. The features are scaled
+        first.
     kernel : {"rbf", "linear", "poly", "sigmoid"}, default="rbf"
         Measures the similarity of two examples.
     gamma : float, "scale" or "auto", default=0.3
@@ -697,7 +699,7 @@ class SvmRepurposer(MetaModelRepurposer):
         Seed of the folds of the calibration.
     pooling : str or dict of str to str, optional
         How an output becomes columns, for all layers or by name: ``"mean"``, ``"max"`` or
-        ``"mean+max"`` of each map, ``"first_token"`` or ``"masked_mean"`` of tokens, or
+        ``"mean+max"`` of each channel, ``"first_token"`` or ``"masked_mean"`` of tokens, or
         ``"flatten"``, which keeps everything. By default, layers that you name are flattened, and
         one that is found gets what fits it.
     cache : str, path-like or xfer.FeatureCache, optional
@@ -763,7 +765,7 @@ class GpRepurposer(MetaModelRepurposer):
         Module, an ONNX file, an open source. It is not changed.
     feature_layer_names : str or list of str, optional
         The layers whose outputs are the features; ``print(xfer.open_source(network))`` lists them.
-        By default the last one before the class scores, or the sentence vector.
+        By default the last one before the class scores; of a SentenceTransformer, its vector.
     max_function_evaluations : int, default=100
         Maximum number of evaluations of the objective when the kernels are fitted.
     apply_l2_norm : bool, default=False
@@ -777,7 +779,7 @@ class GpRepurposer(MetaModelRepurposer):
         Seed of the samples that probabilities are averaged over.
     pooling : str or dict of str to str, optional
         How an output becomes columns, for all layers or by name: ``"mean"``, ``"max"`` or
-        ``"mean+max"`` of each map, ``"first_token"`` or ``"masked_mean"`` of tokens, or
+        ``"mean+max"`` of each channel, ``"first_token"`` or ``"masked_mean"`` of tokens, or
         ``"flatten"``, which keeps everything. By default, layers that you name are flattened, and
         one that is found gets what fits it.
     cache : str, path-like or xfer.FeatureCache, optional
@@ -843,7 +845,7 @@ class BnnRepurposer(MetaModelRepurposer):
         Module, an ONNX file, an open source. It is not changed.
     feature_layer_names : str or list of str, optional
         The layers whose outputs are the features; ``print(xfer.open_source(network))`` lists them.
-        By default the last one before the class scores, or the sentence vector.
+        By default the last one before the class scores; of a SentenceTransformer, its vector.
     sigma : float, default=3.0
         Prior standard deviation of the input of a unit.
     num_layers, n_hidden : int
@@ -868,7 +870,7 @@ class BnnRepurposer(MetaModelRepurposer):
         Seed of everything random.
     pooling : str or dict of str to str, optional
         How an output becomes columns, for all layers or by name: ``"mean"``, ``"max"`` or
-        ``"mean+max"`` of each map, ``"first_token"`` or ``"masked_mean"`` of tokens, or
+        ``"mean+max"`` of each channel, ``"first_token"`` or ``"masked_mean"`` of tokens, or
         ``"flatten"``, which keeps everything. By default, layers that you name are flattened, and
         one that is found gets what fits it.
     cache : str, path-like or xfer.FeatureCache, optional

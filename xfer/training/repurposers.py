@@ -51,7 +51,7 @@ class NeuralNetworkRepurposer(Repurposer, ABC):
         and the classes are 0 to ``target_class_count - 1``.
     pooling : str, default="flatten"
         How the new layer reads the output of the last layer that is kept. ``"mean"``, ``"max"``
-        and ``"mean+max"`` reduce each map, ``"first_token"`` and ``"masked_mean"`` the tokens;
+        and ``"mean+max"`` reduce each channel, ``"first_token"`` and ``"masked_mean"`` the tokens;
         ``"flatten"`` keeps everything.
     batch_size, num_epochs : int, int, default=32, as many as give 400 steps, but 6 to 30
         (to 100 with ``augment="images"``)
