@@ -37,6 +37,8 @@ html_css_files = ["xfer.css"]
 html_show_sourcelink = False
 html_copy_source = False
 _OKABE_ITO = {"color-brand-primary": "#0072B2", "color-brand-content": "#0072B2"}
+# Where the site will be. A social card needs the whole address of its picture.
+html_baseurl = os.environ.get("SITE_URL", "").rstrip("/")
 html_theme_options = {"light_css_variables": _OKABE_ITO}
 
 # The pages of the gallery in order. The first two need the folder of real models and data.
@@ -55,6 +57,26 @@ GALLERY = [
 if not os.environ.get("XFER_TEST_DATA"):
     GALLERY = GALLERY[2:]
     print("XFER_TEST_DATA is not set: the gallery leaves out the two tutorials.")
+
+# Words to find a page by: main entries of the index, which the search lists before anything else.
+WORDS = {
+    "auto": ["automatic", "unlabelled examples"],
+    "big_data": ["memory", "cache"],
+    "choosing_a_layer": ["grid search", "pooling"],
+    "command_line": ["csv", "cli", "terminal"],
+    "data_frames": ["pandas", "polars", "data frame", "column"],
+    "deployment": ["deployment", "serving", "fastapi", "javascript", "docker"],
+    "devices": ["gpu", "cuda", "mps", "device"],
+    "export": ["onnx", "onnx runtime"],
+    "moving_off_mxnet": ["mxnet", "gluon"],
+    "past_one_machine": ["ray", "spark", "dask"],
+    "picture_folder": ["image folder", "jpeg", "photos"],
+    "pytorch": ["pytorch", "torch"],
+    "sentence_transformers": ["sentence-transformers", "text", "embedding"],
+    "timm": ["timm", "torchvision", "resnet", "vision transformer"],
+    "transformers": ["transformers", "hugging face", "bert", "tokenizer"],
+    "trusting_a_probability": ["uncertainty", "calibration", "imbalanced labels"],
+}
 
 
 class InOrder:
@@ -93,6 +115,7 @@ def setup(app: Any) -> None:
     """Adapt pages that are also read in the checkout, and classes that inherit from others."""
     app.connect("autodoc-skip-member", skip_inherited_from_others)
     app.connect("source-read", link_to_pages)
+    app.connect("source-read", add_words)
 
 
 def skip_inherited_from_others(app: Any, what: str, name: str, thing: Any, *_: Any) -> bool | None:
@@ -105,3 +128,11 @@ def link_to_pages(app: Any, name: str, text: list[str]) -> None:
     """Point links to files of the checkout at the pages of the site that show them."""
     for file, page in {"CONTRIBUTING": "contributing", "CHANGELOG": "changelog"}.items():
         text[0] = text[0].replace(f"](../{file}.md", f"]({page}.md")
+
+
+def add_words(app: Any, name: str, text: list[str]) -> None:
+    """Put the words of a page into the index, below its title."""
+    if name in WORDS:
+        title, rest = text[0].split("\n", 1)
+        entries = ", ".join(f"!{word}" for word in WORDS[name])
+        text[0] = f"{title}\n\n```{{index}} {entries}\n```\n{rest}"

@@ -1,7 +1,7 @@
 """Draw the pictures of the pages that use the example's digits.
 
-Run with ``python docs/pictures.py``. Most pictures are saved by the code of a page; the two others
-are drawn here.
+Run with ``python docs/pictures.py``. Most pictures are saved by the code of a page; the others are
+drawn here.
 """
 
 import contextlib
@@ -32,6 +32,7 @@ def main() -> None:
     """Draw all pictures."""
     data_flow()
     ten_digits()
+    card()
     for page in PAGES:
         run_page(FOLDER / page)
 
@@ -96,6 +97,18 @@ def data_flow() -> None:
     for step, left, right in zip(steps, axes[:-1], axes[1:]):
         arrow(figure, left.get_position().x1, right.get_position().x0, step)
     save(figure, "data_flow.png")
+
+
+def card() -> None:
+    """Draw the picture that stands beside a link to the site, 1200 x 630 pixels."""
+    figure = plt.figure(figsize=(10, 5.25))
+    figure.text(0.05, 0.86, "xfer", size=54, weight="bold", color=BLUE, va="center")
+    promise = "A pre-trained network, about a hundred labels:\na calibrated scikit-learn classifier"
+    figure.text(0.24, 0.86, promise, size=21, va="center")
+    ax = figure.add_axes((0.04, 0.02, 0.92, 0.74))
+    ax.imshow(plt.imread(FOLDER / "accuracy.png"))
+    ax.set_axis_off()
+    save(figure, "_static/card.png")
 
 
 def tiled(maps: np.ndarray, columns: int) -> np.ndarray:

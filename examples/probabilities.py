@@ -92,6 +92,7 @@ plt.show()
 # If you leave the less sure half to a person, few of the other answers are wrong. Only the order of
 # the probabilities matters for this, and it is nearly the same for all classifiers.
 
+# sphinx_gallery_thumbnail_number = 2
 figure, ax = plt.subplots(figsize=(7, 4.9), layout="constrained")
 counts = np.arange(1, len(truth) + 1)
 for name, colour in {"Lr": "#0072B2", "Gp": "#D55E00", "scaled": "#009E73"}.items():

@@ -192,6 +192,7 @@ plt.show()
 # classified correctly, and most others as Macintosh hardware or cars.
 
 predicted = probabilities["AutoRepurposer"].argmax(axis=1)
+# sphinx_gallery_thumbnail_number = 4
 ax = plots.confusion_matrix(groups[y_test], groups[predicted], groups)
 ax.set_title("AutoRepurposer")
 plt.show()
@@ -215,7 +216,6 @@ x_unseen = xfer.Corpus(unseen.data[:500], None, vocabulary, fix_length=WORDS_A_P
 gaussian_process = repurposers["GpRepurposer"]
 uncertainty = gaussian_process.predict_uncertainty(np.concatenate([x_test, x_unseen]))
 of_whom = ["the seven learned"] * len(y_test) + list(unseen_groups)
-# sphinx_gallery_thumbnail_number = 5
 ax = plots.uncertainty_split(uncertainty, of_whom)
 ax.set_title("Posts of groups that were learned, and of others")
 plt.show()

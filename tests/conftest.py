@@ -1,6 +1,7 @@
 """What the tests share: real networks, real data, and small networks made on the spot."""
 
 import os
+import re
 import sys
 from importlib.util import find_spec
 from pathlib import Path
@@ -18,6 +19,7 @@ _EXAMPLES_WITH = {
     "xfer.inputs.ImageInputs": "PIL",
     "xfer.training": "torch",
 }
+_WITH_TORCH = re.compile(r"import torch|example\.network\(\)")
 
 
 def pytest_collection_modifyitems(items):
@@ -28,8 +30,10 @@ def pytest_collection_modifyitems(items):
             "import mxnet" in example.source for example in examples
         ):
             item.add_marker(pytest.mark.mxnet)
-        for name, package in _EXAMPLES_WITH.items():
-            if examples and item.name.startswith(name) and find_spec(package) is None:
+        uses_torch = any(_WITH_TORCH.search(example.source) for example in examples)
+        needed = [package for name, package in _EXAMPLES_WITH.items() if item.name.startswith(name)]
+        for package in [*needed, *(["torch"] if uses_torch else [])]:
+            if examples and find_spec(package) is None:
                 item.add_marker(pytest.mark.skip(reason=f"needs {package}"))
         if item.get_closest_marker("mxnet") and find_spec("mxnet") is None:
             item.add_marker(pytest.mark.skip(reason="needs MXNet"))

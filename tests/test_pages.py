@@ -25,6 +25,7 @@ SLOW = {
     "big_data",
     "choosing_a_layer",
     "fine_tuning",
+    "index",
     "mxnet_to_pytorch",
     "pytorch",
     "sentence_transformers",

@@ -48,6 +48,9 @@ class AutoRepurposer(Repurposer):
 
     Parameters
     ----------
+    source_model : network, str or path-like
+        What :func:`xfer.open_source` takes: a PyTorch module, a SentenceTransformer, an MXNet
+        Module, an ONNX file, an open source. It is not changed.
     feature_layer_names : str or list of str, optional
         The layers to use; by default, those that xfer finds: ``features_.feature_layer_names``.
     pooling : str or dict of str to str, optional
@@ -57,26 +60,33 @@ class AutoRepurposer(Repurposer):
         The weight of each class's examples; "balanced" gives all classes the same total weight.
     class_prior : "balanced" or dict, optional
         The shares of the classes among new examples, if they differ from those in training.
-    source_model, cache, context_function, num_devices, progress
-        See :class:`xfer.MetaModelRepurposer`.
+    cache : str, path-like or xfer.FeatureCache, optional
+        A file that keeps features, so that each is computed once.
+    context_function, num_devices : callable, int, default=None, 1
+        Only for MXNet Modules: see :class:`xfer.MetaModelRepurposer`.
+    progress : bool, optional
+        Whether to show a progress bar; by default only in an interactive session.
 
     Attributes
     ----------
     classes_ : ndarray of shape (n_classes,)
+        The labels, sorted. Columns of probabilities follow it.
     score_estimate_ : xfer.meta.mixture.Score
         Estimated accuracy and log loss on new examples, from left-out predictions. It holds if the
         labelled examples are a random sample of those to come, and is NaN if every class has one.
-    features_, meta_model_
-        See :class:`xfer.Repurposer`.
+    features_ : LayerFeatures
+        Turns data into features; ``features_.feature_layer_names`` are the layers.
+    meta_model_ : MixtureClassifier
+        Classifies the features.
 
     Examples
     --------
     >>> import xfer
     >>> images, digits = xfer.example.digits()
     >>> images, digits = images[digits >= 5], digits[digits >= 5]
-    >>> source = xfer.load_checkpoint(xfer.example.checkpoint())
+    >>> network = xfer.example.network()  # a torch.nn.Module that has learned the digits 0 to 4
     >>> few, others = slice(None, None, 18), slice(1, None, 18)
-    >>> auto = xfer.AutoRepurposer(source).fit(images[few], digits[few], unlabelled=images)
+    >>> auto = xfer.AutoRepurposer(network).fit(images[few], digits[few], unlabelled=images)
     >>> bool(auto.score(images[others], digits[others]) > 0.8)
     True
     """

@@ -172,12 +172,27 @@ class LayerOptions(NetworkOptions, total=False):
 
 
 class LayerFeatures(TransformerMixin, SharesNetwork):
-    """Outputs of named layers of a frozen network, as a matrix.
+    """Outputs of layers of a frozen network, as a matrix; columns are in the order of the layers.
 
     Parameters
     ----------
-    source_model, feature_layer_names, pooling, cache, context_function, num_devices, progress
-        See :class:`xfer.MetaModelRepurposer`; columns are in the order of the layers.
+    source_model : network, str or path-like
+        What :func:`xfer.open_source` takes: a PyTorch module, a SentenceTransformer, an MXNet
+        Module, an ONNX file, an open source. It is not changed.
+    feature_layer_names : str or list of str, optional
+        The layers whose outputs are the features; ``print(xfer.open_source(network))`` lists them.
+        By default the last one before the class scores; of a SentenceTransformer, its vector.
+    pooling : str or dict of str to str, optional
+        How an output becomes columns, for all layers or by name: ``"mean"``, ``"max"`` or
+        ``"mean+max"`` of each channel, ``"first_token"`` or ``"masked_mean"`` of tokens, or
+        ``"flatten"``, which keeps everything. By default, layers that you name are flattened, and
+        one that is found gets what fits it.
+    cache : str, path-like or xfer.FeatureCache, optional
+        A file that keeps features, so that each is computed once.
+    context_function, num_devices : callable, int, default=None, 1
+        Only for MXNet Modules: see :class:`xfer.MetaModelRepurposer`.
+    progress : bool, optional
+        Whether to show a progress bar; by default only in an interactive session.
 
     Attributes
     ----------

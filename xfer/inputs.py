@@ -181,6 +181,11 @@ class TextInputs(Inputs):
     length : int
         Longer texts are cut to their first ``length`` words; shorter ones are padded at the end.
 
+    Attributes
+    ----------
+    padding_id : int
+        The id of the vocabulary's padding word.
+
     Examples
     --------
     >>> vocabulary = Vocabulary.from_words(["</s>", "</ukw>", "a", "car"])

@@ -127,7 +127,8 @@ class Repurposer(ClassifierMixin, SharesNetwork):
 
         Parameters
         ----------
-        X : array, dict of str to array, list, or an iterable of batches
+        X : array of shape (n, ...), dict of str to array, list, or an iterable of batches
+            Examples as in ``fit``.
 
         Returns
         -------
@@ -142,7 +143,8 @@ class Repurposer(ClassifierMixin, SharesNetwork):
 
         Parameters
         ----------
-        X : array, dict of str to array, list, or an iterable of batches
+        X : array of shape (n, ...), dict of str to array, list, or an iterable of batches
+            Examples as in ``fit``.
 
         Returns
         -------
@@ -188,7 +190,8 @@ class Repurposer(ClassifierMixin, SharesNetwork):
 
         Parameters
         ----------
-        X : array, dict of str to array, list, or an iterable of batches
+        X : array of shape (n, ...), dict of str to array, list, or an iterable of batches
+            Examples as in ``fit``.
         false_alarms : float, default=0.05
             The share of examples of known classes that may be called novel. The threshold is that
             of labelled examples, each left out: 0.05 needs 19 of them, or nothing is called novel.
@@ -336,36 +339,39 @@ class MetaModelRepurposer(Repurposer):
 
     Parameters
     ----------
-    source_model : mxnet.mod.Module, or anything :func:`xfer.open_source` takes
-        The network. It is never changed.
+    source_model : network, str or path-like
+        What :func:`xfer.open_source` takes: a PyTorch module, a SentenceTransformer, an MXNet
+        Module, an ONNX file, an open source. It is not changed.
     feature_layer_names : str or list of str, optional
-        The layers to take features from; by default, the last one before the class scores, or the
-        sentence vector of a SentenceTransformer. The fitted repurposer's ``repr`` names it.
+        The layers whose outputs are the features; ``print(xfer.open_source(network))`` lists them.
+        By default the last one before the class scores; of a SentenceTransformer, its vector.
     meta_model : scikit-learn classifier or pipeline
         Cloned before it is fitted. With one that supports it, examples may have several labels.
         Subclasses need none: see :doc:`/new_meta_model` and :doc:`/coming_from_xfer_ml`.
     pooling : str or dict of str to str, optional
-        How to reduce a layer's output to columns, for all layers or by name, such as ``"mean"`` or
-        ``"masked_mean"``: see :meth:`xfer.sources.SourceModel.extract`. By default, layers that you
-        name are flattened, and a layer that is found gets the pooling that fits it.
+        How an output becomes columns, for all layers or by name: ``"mean"``, ``"max"`` or
+        ``"mean+max"`` of each channel, ``"first_token"`` or ``"masked_mean"`` of tokens, or
+        ``"flatten"``, which keeps everything. By default, layers that you name are flattened, and
+        one that is found gets what fits it.
     cache : str, path-like or xfer.FeatureCache, optional
-        A file that keeps features, so that each is computed once. Not saved with the repurposer.
+        A file that keeps features, so that each is computed once.
     context_function : callable, optional
         A function from an index to an MXNet device, such as ``mxnet.gpu``: MXNet then runs a Module
         on these devices. By default, ONNX Runtime runs a Module that is on the CPU, and MXNet runs
-        any other. Not saved with the repurposer.
+        any other. Not saved with the repurposer; nor is the cache.
     num_devices : int, default=1
         How many MXNet devices share each batch.
     progress : bool, optional
-        Whether to show a bar while features are computed; by default only in an interactive
-        session.
+        Whether to show a progress bar; by default only in an interactive session.
 
     Attributes
     ----------
     classes_ : ndarray of shape (n_classes,), or (k, 2)
         The labels, sorted; where examples have several of k labels, 0 and 1 for each of them.
-    features_, meta_model_
-        See :class:`xfer.Repurposer`.
+    features_ : LayerFeatures
+        Turns data into features.
+    meta_model_ : classifier
+        Classifies the features.
 
     Examples
     --------
@@ -405,8 +411,10 @@ class MetaModelRepurposer(Repurposer):
 
         Parameters
         ----------
-        X : array, dict of str to array, list, or an iterable of batches
-            The examples.
+        X : array of shape (n, ...), dict of str to array, list, or an iterable of batches
+            The examples, as the network takes them: an array such as (n, 3, 224, 224) for pictures,
+            a dict by name for several inputs, a list of texts or pictures where the network has
+            ``inputs`` for them (see :func:`xfer.open_source`), a DataLoader or MXNet iterator.
         y : array-like of shape (n,) or (n, k), optional
             Their labels, of any kind. An iterator carries its own.
         sample_weight : array-like of shape (n,), optional
@@ -458,16 +466,33 @@ class MetaModelRegressor(RegressorMixin, SharesNetwork):
 
     Parameters
     ----------
+    source_model : network, str or path-like
+        What :func:`xfer.open_source` takes: a PyTorch module, a SentenceTransformer, an MXNet
+        Module, an ONNX file, an open source. It is not changed.
+    feature_layer_names : str or list of str, optional
+        The layers whose outputs are the features; ``print(xfer.open_source(network))`` lists them.
+        By default the last one before the class scores; of a SentenceTransformer, its vector.
     meta_model : scikit-learn regressor or pipeline, optional
         Cloned before it is fitted; by default :class:`xfer.meta.WhitenedRidge`. One that takes
         several numbers per example is given them.
-    source_model, feature_layer_names, pooling, cache, context_function, num_devices, progress
-        See :class:`xfer.MetaModelRepurposer`.
+    pooling : str or dict of str to str, optional
+        How an output becomes columns, for all layers or by name: ``"mean"``, ``"max"`` or
+        ``"mean+max"`` of each channel, ``"first_token"`` or ``"masked_mean"`` of tokens, or
+        ``"flatten"``, which keeps everything. By default, layers that you name are flattened, and
+        one that is found gets what fits it.
+    cache : str, path-like or xfer.FeatureCache, optional
+        A file that keeps features, so that each is computed once.
+    context_function, num_devices : callable, int, default=None, 1
+        Only for MXNet Modules: see :class:`xfer.MetaModelRepurposer`.
+    progress : bool, optional
+        Whether to show a progress bar; by default only in an interactive session.
 
     Attributes
     ----------
-    features_, meta_model_
-        See :class:`xfer.Repurposer`.
+    features_ : LayerFeatures
+        Turns data into features.
+    meta_model_ : regressor
+        Predicts numbers from the features.
 
     Examples
     --------
@@ -558,14 +583,24 @@ class MetaModelRegressor(RegressorMixin, SharesNetwork):
 
 
 class LrRepurposer(MetaModelRepurposer):
-    """Logistic regression on layers of a frozen network.
+    """Logistic regression on layers of a frozen network: a fast, simple baseline.
 
-    The classifier is :class:`xfer.meta.logistic_regression.CalibratedLogisticRegression`.
+    ``fit`` runs labelled examples through the network, and learns the labels from the outputs of
+    its layers. ``predict`` gives labels of new examples, ``predict_proba`` calibrated
+    probabilities. The classifier is
+    :class:`xfer.meta.logistic_regression.CalibratedLogisticRegression`.
 
     Parameters
     ----------
+    source_model : network, str or path-like
+        What :func:`xfer.open_source` takes: a PyTorch module, a SentenceTransformer, an MXNet
+        Module, an ONNX file, an open source. It is not changed.
+    feature_layer_names : str or list of str, optional
+        The layers whose outputs are the features; ``print(xfer.open_source(network))`` lists them.
+        By default the last one before the class scores; of a SentenceTransformer, its vector.
     c : float, default=10.0
-        Inverse strength of the ridge on the weights, on features of mean squared norm 1.
+        Inverse strength of the regularization: smaller values give a simpler model. The features
+        are scaled first.
     tol : float, default=1e-4
         Stop when no component of the gradient is larger.
     class_weight : "balanced" or dict, optional
@@ -577,18 +612,42 @@ class LrRepurposer(MetaModelRepurposer):
         Threads that share the folds of the calibration.
     random_state : int, default=0
         Seed of these folds.
-    source_model, feature_layer_names, pooling, cache, context_function, num_devices, progress
-        See :class:`xfer.MetaModelRepurposer`.
+    pooling : str or dict of str to str, optional
+        How an output becomes columns, for all layers or by name: ``"mean"``, ``"max"`` or
+        ``"mean+max"`` of each channel, ``"first_token"`` or ``"masked_mean"`` of tokens, or
+        ``"flatten"``, which keeps everything. By default, layers that you name are flattened, and
+        one that is found gets what fits it.
+    cache : str, path-like or xfer.FeatureCache, optional
+        A file that keeps features, so that each is computed once.
+    context_function, num_devices : callable, int, default=None, 1
+        Only for MXNet Modules: see :class:`xfer.MetaModelRepurposer`.
+    progress : bool, optional
+        Whether to show a progress bar; by default only in an interactive session.
+
+    Attributes
+    ----------
+    classes_ : ndarray of shape (n_classes,)
+        The labels, sorted. Columns of probabilities follow it.
+    features_ : LayerFeatures
+        Turns data into features.
+    meta_model_ : CalibratedLogisticRegression
+        Classifies the features.
 
     Examples
     --------
     >>> import xfer
     >>> images, digits = xfer.example.digits()
     >>> images, digits = images[digits >= 5], digits[digits >= 5]
-    >>> source = xfer.load_checkpoint(xfer.example.checkpoint())
-    >>> repurposer = xfer.LrRepurposer(source, "relu2", pooling="max")
-    >>> repurposer.fit(images[:50], digits[:50]).predict(images[50:55])
-    array([6, 7, 5, 7, 8])
+    >>> network = xfer.example.network()  # a torch.nn.Module that has learned the digits 0 to 4
+    >>> repurposer = xfer.LrRepurposer(network).fit(images[:50], digits[:50])
+    >>> round(repurposer.score(images[50:], digits[50:]), 1)
+    0.6
+
+    Another layer has better features for these digits:
+
+    >>> repurposer = xfer.LrRepurposer(network, "relu2", pooling="max")
+    >>> round(repurposer.fit(images[:50], digits[:50]).score(images[50:], digits[50:]), 1)
+    0.8
     """
 
     _classifier = CalibratedLogisticRegression
@@ -616,8 +675,15 @@ class SvmRepurposer(MetaModelRepurposer):
 
     Parameters
     ----------
+    source_model : network, str or path-like
+        What :func:`xfer.open_source` takes: a PyTorch module, a SentenceTransformer, an MXNet
+        Module, an ONNX file, an open source. It is not changed.
+    feature_layer_names : str or list of str, optional
+        The layers whose outputs are the features; ``print(xfer.open_source(network))`` lists them.
+        By default the last one before the class scores; of a SentenceTransformer, its vector.
     c : float, default=5.0
-        Price of a violated margin.
+        Price of a violated margin: smaller values give a simpler model. The features are scaled
+        first.
     kernel : {"rbf", "linear", "poly", "sigmoid"}, default="rbf"
         Measures the similarity of two examples.
     gamma : float, "scale" or "auto", default=0.3
@@ -631,8 +697,26 @@ class SvmRepurposer(MetaModelRepurposer):
         labels; "balanced" makes all classes equally probable.
     random_state : int, default=0
         Seed of the folds of the calibration.
-    source_model, feature_layer_names, pooling, cache, context_function, num_devices, progress
-        See :class:`xfer.MetaModelRepurposer`.
+    pooling : str or dict of str to str, optional
+        How an output becomes columns, for all layers or by name: ``"mean"``, ``"max"`` or
+        ``"mean+max"`` of each channel, ``"first_token"`` or ``"masked_mean"`` of tokens, or
+        ``"flatten"``, which keeps everything. By default, layers that you name are flattened, and
+        one that is found gets what fits it.
+    cache : str, path-like or xfer.FeatureCache, optional
+        A file that keeps features, so that each is computed once.
+    context_function, num_devices : callable, int, default=None, 1
+        Only for MXNet Modules: see :class:`xfer.MetaModelRepurposer`.
+    progress : bool, optional
+        Whether to show a progress bar; by default only in an interactive session.
+
+    Attributes
+    ----------
+    classes_ : ndarray of shape (n_classes,)
+        The labels, sorted. Columns of probabilities follow it.
+    features_ : LayerFeatures
+        Turns data into features.
+    meta_model_ : CalibratedSvm
+        Classifies the features.
 
     Examples
     --------
@@ -676,6 +760,12 @@ class GpRepurposer(MetaModelRepurposer):
 
     Parameters
     ----------
+    source_model : network, str or path-like
+        What :func:`xfer.open_source` takes: a PyTorch module, a SentenceTransformer, an MXNet
+        Module, an ONNX file, an open source. It is not changed.
+    feature_layer_names : str or list of str, optional
+        The layers whose outputs are the features; ``print(xfer.open_source(network))`` lists them.
+        By default the last one before the class scores; of a SentenceTransformer, its vector.
     max_function_evaluations : int, default=100
         Maximum number of evaluations of the objective when the kernels are fitted.
     apply_l2_norm : bool, default=False
@@ -687,8 +777,26 @@ class GpRepurposer(MetaModelRepurposer):
         labels; "balanced" makes all classes equally probable.
     random_state : int, default=0
         Seed of the samples that probabilities are averaged over.
-    source_model, feature_layer_names, pooling, cache, context_function, num_devices, progress
-        See :class:`xfer.MetaModelRepurposer`.
+    pooling : str or dict of str to str, optional
+        How an output becomes columns, for all layers or by name: ``"mean"``, ``"max"`` or
+        ``"mean+max"`` of each channel, ``"first_token"`` or ``"masked_mean"`` of tokens, or
+        ``"flatten"``, which keeps everything. By default, layers that you name are flattened, and
+        one that is found gets what fits it.
+    cache : str, path-like or xfer.FeatureCache, optional
+        A file that keeps features, so that each is computed once.
+    context_function, num_devices : callable, int, default=None, 1
+        Only for MXNet Modules: see :class:`xfer.MetaModelRepurposer`.
+    progress : bool, optional
+        Whether to show a progress bar; by default only in an interactive session.
+
+    Attributes
+    ----------
+    classes_ : ndarray of shape (n_classes,)
+        The labels, sorted. Columns of probabilities follow it.
+    features_ : LayerFeatures
+        Turns data into features.
+    meta_model_ : DirichletGaussianProcess
+        Classifies the features.
 
     Examples
     --------
@@ -732,6 +840,12 @@ class BnnRepurposer(MetaModelRepurposer):
 
     Parameters
     ----------
+    source_model : network, str or path-like
+        What :func:`xfer.open_source` takes: a PyTorch module, a SentenceTransformer, an MXNet
+        Module, an ONNX file, an open source. It is not changed.
+    feature_layer_names : str or list of str, optional
+        The layers whose outputs are the features; ``print(xfer.open_source(network))`` lists them.
+        By default the last one before the class scores; of a SentenceTransformer, its vector.
     sigma : float, default=3.0
         Prior standard deviation of the input of a unit.
     num_layers, n_hidden : int
@@ -754,8 +868,26 @@ class BnnRepurposer(MetaModelRepurposer):
         Accepted for existing scripts. The fit needs no device.
     random_state : int, default=0
         Seed of everything random.
-    source_model, feature_layer_names, pooling, cache, context_function, num_devices, progress
-        See :class:`xfer.MetaModelRepurposer`.
+    pooling : str or dict of str to str, optional
+        How an output becomes columns, for all layers or by name: ``"mean"``, ``"max"`` or
+        ``"mean+max"`` of each channel, ``"first_token"`` or ``"masked_mean"`` of tokens, or
+        ``"flatten"``, which keeps everything. By default, layers that you name are flattened, and
+        one that is found gets what fits it.
+    cache : str, path-like or xfer.FeatureCache, optional
+        A file that keeps features, so that each is computed once.
+    context_function, num_devices : callable, int, default=None, 1
+        Only for MXNet Modules: see :class:`xfer.MetaModelRepurposer`.
+    progress : bool, optional
+        Whether to show a progress bar; by default only in an interactive session.
+
+    Attributes
+    ----------
+    classes_ : ndarray of shape (n_classes,)
+        The labels, sorted. Columns of probabilities follow it.
+    features_ : LayerFeatures
+        Turns data into features.
+    meta_model_ : BayesianNetwork
+        Classifies the features.
 
     Examples
     --------

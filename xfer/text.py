@@ -208,6 +208,13 @@ class Corpus:
         Longer texts are cut to this many words. With ``fix_length``, shorter ones are padded to it
         too, and ``max_length`` is ignored.
 
+    Attributes
+    ----------
+    x : ndarray of shape (n, length), int32
+        The word ids.
+    y : ndarray of shape (n,), or None
+        The labels.
+
     Examples
     --------
     >>> vocabulary = Vocabulary.from_words(["</s>", "</ukw>", "a", "car"])

@@ -51,6 +51,13 @@ class MxGraph:
 
     Graphs are equal if their nodes and heads are equal and in the same order. To tell whether two
     files hold the same network, prune both graphs to their own heads first.
+
+    Attributes
+    ----------
+    nodes : tuple of Node
+        Operators and variables, each after those that it reads.
+    heads : tuple of (int, int)
+        The outputs: the index of a node, and which of its outputs.
     """
 
     nodes: tuple[Node, ...]

@@ -5,11 +5,14 @@ to read 0 to 4, as an MXNet checkpoint. `examples/train_digits.py` trained it.
 """
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-__all__ = ["checkpoint", "digits", "scatter"]
+if TYPE_CHECKING:
+    import torch
+
+__all__ = ["checkpoint", "digits", "network", "scatter"]
 
 CANVAS = 16
 
@@ -62,3 +65,20 @@ def checkpoint() -> str:
     True
     """
     return str(Path(__file__).with_name("digits"))
+
+
+def network() -> "torch.nn.Module":
+    """Return the network of `checkpoint` as a PyTorch module, in inference mode.
+
+    It takes tensors of shape (n, 1, 16, 16) and returns the probabilities of the digits 0 to 4.
+
+    Examples
+    --------
+    >>> import torch
+    >>> images, labels = digits()
+    >>> network()(torch.from_numpy(images[:2])).argmax(dim=1)
+    tensor([0, 1])
+    """
+    from xfer.checkpoint import to_torch
+
+    return to_torch(checkpoint())

@@ -50,11 +50,19 @@ _ALL, _ONLY = "all layers", "features"
 
 
 class Score(NamedTuple):
-    """Estimated accuracy and log loss (nats) on new examples, from left-out predictions.
+    """Estimated accuracy and log loss on new examples, from left-out predictions.
 
-    The fields are the two, their standard errors, and the number of distinct left-out examples.
     With two labels per class it is pessimistic: a left-out prediction then has half the labels.
     Examples that are the only ones of their class do not count.
+
+    Attributes
+    ----------
+    accuracy, log_loss : float
+        The accuracy, from 0 to 1, and the log loss in nats.
+    accuracy_error, log_loss_error : float
+        Their standard errors.
+    n_examples : int
+        Number of distinct left-out examples.
     """
 
     accuracy: float
@@ -67,8 +75,14 @@ class Score(NamedTuple):
 class SuspiciousLabel(NamedTuple):
     """A labelled example whose label may be wrong.
 
-    Its row, its label and the left-out probability of that, and the likeliest label with its
-    left-out probability.
+    Attributes
+    ----------
+    row : int
+        Index of the example in the data of the fit.
+    label, probability : object, float
+        Its label, and the left-out probability of that label.
+    likeliest, likeliest_probability : object, float
+        The likeliest label, and its left-out probability.
     """
 
     row: int
@@ -81,7 +95,14 @@ class SuspiciousLabel(NamedTuple):
 class HeadReport(NamedTuple):
     """One classifier of a mixture: its layer, its kind, and its weight.
 
-    ``accuracy`` and ``log_loss`` (nats) are those of the classifier alone, on left-out examples.
+    Attributes
+    ----------
+    layer, classifier : str
+        Name of the layer, and kind of the classifier.
+    weight : float
+        Its weight in the mixture.
+    accuracy, log_loss : float
+        Those of this classifier alone on left-out examples; the log loss is in nats.
     """
 
     layer: str

@@ -32,8 +32,14 @@ _INTEGRAL_POINTS = 80
 class Uncertainty(NamedTuple):
     """How uncertain predictions are, and why: arrays of shape (m,), in nats.
 
-    ``total``, the entropy of the predicted probabilities, is the sum of ``aleatoric``, which would
-    stay with any number of labels, and ``epistemic``, which more labels would resolve.
+    Attributes
+    ----------
+    total : ndarray of shape (m,)
+        The entropy of the predicted probabilities: the sum of the two others.
+    aleatoric : ndarray of shape (m,)
+        What would stay with any number of labels.
+    epistemic : ndarray of shape (m,)
+        What more labels would resolve.
     """
 
     total: np.ndarray

@@ -61,10 +61,10 @@ def h_score(X: ArrayLike, y: ArrayLike) -> float:
 
 
 def logme(X: ArrayLike, y: ArrayLike) -> float:
-    """Measure how well Bayesian linear regression explains the labels: LogME [1]_.
+    """Measure how well Bayesian linear regression explains the labels (LogME).
 
     For each class against the others, this is the log evidence per example, maximised over the
-    precisions of the weights and of the noise; their mean over the classes.
+    precisions of the weights and of the noise [1]_; their mean over the classes.
 
     Parameters
     ----------

@@ -88,7 +88,18 @@ def open_source(
 
     Examples
     --------
+    A PyTorch network:
+
+    >>> import torch
     >>> import xfer
+    >>> network = torch.nn.Sequential(torch.nn.Conv2d(1, 8, kernel_size=3), torch.nn.ReLU())
+    >>> source = xfer.open_source(network)
+    >>> images, digits = xfer.example.digits()
+    >>> source.extract(images, "1", pooling="mean").matrix.shape
+    (1797, 8)
+
+    A file of an MXNet checkpoint:
+
     >>> xfer.open_source(f"{xfer.example.checkpoint()}-0000.params")
     CheckpointSource(11 layers, inputs: data)
     """

@@ -72,18 +72,24 @@ class SourceModel(ABC):
 
     Your own source gives ``layers`` and ``input_names``, and computes one batch in ``_forward``.
     Reading and checking the data, pooling and filling the matrix happen here, for every framework.
+
+    Attributes
+    ----------
+    batch_size : int
+        Examples per batch when the data are arrays or lists: 32 unless you set another number.
+    inputs : Inputs or None
+        Makes the network's inputs of a list of raw examples; None if data are ready inputs.
+    padding_id : int or None
+        The word id that pads short sequences; None where there is none or it is not known.
+    cache_key : str or None
+        Your name for what xfer cannot know about the network or its inputs.
     """
 
-    #: Examples per batch when the data are arrays.
     batch_size: int = 32
-    #: Makes the network's inputs of a list of raw examples (see `xfer.inputs`); None if data are
-    #: ready inputs.
     inputs: Any = None
-    #: The word id that pads short sequences; None where there is none or it is not known.
     padding_id: int | None = None
     # What to do about features that depend on the other examples.
     _advice = ""
-    #: Your name for what xfer cannot know about the network or its inputs.
     cache_key: str | None = None
     # Of each input: dtype, shape of an example, smallest and largest number, whether all are whole.
     _seen_inputs: Mapping[str, tuple[Any, ...]] = MappingProxyType({})

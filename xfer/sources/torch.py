@@ -473,11 +473,11 @@ class TorchSource(SourceModel):
         blocks = [n for n in blocks if not any(n.startswith(f"{other}.") for other in blocks)]
         ends, scores, before = list[str](), None, None
         for name, module in modules.items():
-            kind = type(module).__name__
+            kind = _class_name(module)
             inside = any(name.startswith(f"{block}.") for block in blocks)
             if inside or (name not in blocks and next(module.children(), None) is not None):
                 continue
-            if isinstance(module, torch.nn.Linear) and before is not None:
+            if _is_dense(module) and before is not None:
                 ends.append(before)  # what a dense layer reads
             if isinstance(module, _RECURRENT):
                 name = f"{name}[0]"
@@ -485,7 +485,8 @@ class TorchSource(SourceModel):
                 ends.append(name)
             if not kind.startswith(_NO_SCORES) and not isinstance(module, _EMBEDDINGS):
                 scores = before = name
-        is_classifier = isinstance(modules.get(scores or ""), torch.nn.Linear)
+        classifier = modules.get(scores or "")
+        is_classifier = classifier is not None and _is_dense(classifier)
         scores = scores if is_classifier else self._whole[0] if self._whole else scores
         ends = list(dict.fromkeys([*ends, *([scores] if scores else [])]))
         last = ends[max(len(ends) - 1 - is_classifier, 0)] if ends else ""
@@ -838,6 +839,10 @@ def _channels_of(parts: list[torch.nn.Module], kinds: Mapping[type, str]) -> set
 def _class_name(module: torch.nn.Module) -> str:
     # A scripted module knows the class it was made of, and one of ours the operator.
     return getattr(module, "original_name", module._get_name())
+
+
+def _is_dense(module: torch.nn.Module) -> bool:
+    return isinstance(module, torch.nn.Linear) or _class_name(module) in ("Gemm", "MatMul")
 
 
 def _device_of(module: torch.nn.Module) -> torch.device:

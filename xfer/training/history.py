@@ -11,9 +11,16 @@ class TrainingDiverged(ValueError):
 class History:
     """Results of the epochs of a training.
 
-    The learning rate is that at the beginning of an epoch, loss (in nats) and accuracy are averaged
-    over its batches, and those of the held-out examples, if any, are also given for the start. The
-    weights were kept after the ``best_epoch``; 0 is the start.
+    Attributes
+    ----------
+    learning_rate : list of float
+        The learning rate at the beginning of each epoch.
+    loss, accuracy : list of float
+        Log loss (in nats) and accuracy of each epoch, averaged over its batches.
+    validation_loss, validation_accuracy : list of float
+        Those of the held-out examples, at the start and after each epoch; empty if there are none.
+    best_epoch : int
+        The epoch whose weights were kept; 0 is the start.
     """
 
     learning_rate: list[float] = field(default_factory=list)

@@ -42,15 +42,17 @@ class NeuralNetworkRepurposer(Repurposer, ABC):
 
     Parameters
     ----------
-    source_model : mxnet.mod.Module, or anything :func:`xfer.open_source` takes
-        The network. It is never changed. Parameters of a PyTorch module with
+    source_model : network, str or path-like
+        What :func:`xfer.open_source` takes: a PyTorch module, a SentenceTransformer, an MXNet
+        Module, an ONNX file, an open source. It is not changed. Parameters of a PyTorch module with
         ``requires_grad=False`` stay fixed.
     target_class_count : int, optional
         Number of classes, by default that of the labels. If it is larger, labels must be integers,
         and the classes are 0 to ``target_class_count - 1``.
     pooling : str, default="flatten"
-        How the new layer reads the output of the last layer that is kept: see
-        :meth:`xfer.sources.SourceModel.extract`.
+        How the new layer reads the output of the last layer that is kept. ``"mean"``, ``"max"``
+        and ``"mean+max"`` reduce each channel, ``"first_token"`` and ``"masked_mean"`` the tokens;
+        ``"flatten"`` keeps everything.
     batch_size, num_epochs : int, int, default=32, as many as give 400 steps, but 6 to 30
         (to 100 with ``augment="images"``)
         Examples in a step, and passes over the examples. Loaders bring their own batches.
@@ -81,8 +83,10 @@ class NeuralNetworkRepurposer(Repurposer, ABC):
         mixed precision.
     random_state : int, default=0
         Seed of everything random.
-    context_function, num_devices, progress
-        See :class:`xfer.MetaModelRepurposer`.
+    context_function, num_devices : callable, int, default=None, 1
+        Only for MXNet Modules: see :class:`xfer.MetaModelRepurposer`.
+    progress : bool, optional
+        Whether to show a progress bar; by default only in an interactive session.
 
     Attributes
     ----------
@@ -245,6 +249,13 @@ class NeuralNetworkFineTuneRepurposer(NeuralNetworkRepurposer):
     source_model, target_class_count, **options
         See :class:`xfer.NeuralNetworkRepurposer`.
 
+    Attributes
+    ----------
+    history_ : xfer.training.History
+        Loss, accuracy and learning rate of the epochs.
+    classes_, features_, meta_model_
+        See :class:`xfer.NeuralNetworkRepurposer`.
+
     Examples
     --------
     >>> import xfer
@@ -296,6 +307,13 @@ class NeuralNetworkRandomFreezeRepurposer(NeuralNetworkRepurposer):
         From the top: in most MXNet networks the output layer and the last layer with weights. In a
         PyTorch module, the innermost modules in the order in which they are defined.
     source_model, target_class_count, **options
+        See :class:`xfer.NeuralNetworkRepurposer`.
+
+    Attributes
+    ----------
+    history_ : xfer.training.History
+        Loss, accuracy and learning rate of the epochs.
+    classes_, features_, meta_model_
         See :class:`xfer.NeuralNetworkRepurposer`.
     """
 
