@@ -29,12 +29,15 @@ class Network(xfer.sources.SourceModel):
 def test_a_source_shows_its_layers():
     html = Network()._repr_html_()
     assert cells(html) == [
-        ["layer", "operator", "output shape", "parameters"],
-        ["a&lt;b&gt;", "Maps", "(8, ?)", "1,234"],
+        ["layer", "operator", "output shape", "parameters", "features"],
+        ["a&lt;b&gt;", "Maps", "(8, ?)", "1,234", "default"],
     ]
-    assert "?: depends on the data" in html
+    assert "?: known once the network has run on an example" in html
     source = xfer.load_checkpoint(xfer.example.checkpoint())
-    assert [row[0] for row in cells(source._repr_html_())[1:]] == source.layer_names
+    names, marks = list(zip(*cells(source._repr_html_())[1:]))[::4]
+    assert list(names) == source.layer_names
+    good = dict.fromkeys(["pool1", "pool2", "relu3", "fc1"], "good")
+    assert {n: m for n, m in zip(names, marks) if m} == {**good, "pool3": "default"}
 
 
 def test_layers_are_a_table_for_pandas():

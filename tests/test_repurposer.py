@@ -275,7 +275,7 @@ def test_a_subclass_with_its_own_fit_and_predict(data):
     ("kind", "arguments", "message"),
     [
         (xfer.LrRepurposer, {"C": 1.0}, r"LrRepurposer.__init__\(\) got an unexpected .* 'C'"),
-        (xfer.MetaModelRegressor, {}, r"MetaModelRegressor.__init__\(\) missing .*'meta_model'"),
+        (xfer.MetaModelRegressor, {"C": 1.0}, r"MetaModelRegressor.__init__\(\) got an unex.* 'C'"),
     ],
 )
 def test_wrong_parameters_are_refused_at_once(kind, arguments, message):

@@ -1,7 +1,6 @@
 """AutoRepurposer: a weighted mixture of classifiers on layers that are found automatically."""
 
-from collections.abc import Collection, Mapping, Sequence
-from inspect import signature
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, NamedTuple, Self, Unpack
 
 import numpy as np
@@ -13,18 +12,16 @@ from xfer.inputs import ImageInputs
 from xfer.meta.base import ClassPrior, ClassWeight
 from xfer.meta.mixture import Explanation, MixtureClassifier, Score, SuspiciousLabel
 from xfer.meta.words import WordWeights, count_words
-from xfer.repurposers import Repurposer, call_meta_model, checked_labels
+from xfer.repurposers import Repurposer, call_meta_model, checked_labels, layer_features
 from xfer.sources.base import SourceModel
 from xfer.sources.candidates import Candidates, candidate_layers
 from xfer.sources.data import (
     Data,
-    ExampleData,
     Examples,
     brings_batches,
-    is_mxnet_iterator,
+    first_examples,
     is_tensor,
     open_data,
-    take_first,
     to_numpy,
 )
 from xfer.sources.table import Features
@@ -32,7 +29,6 @@ from xfer.tables import is_picture
 
 __all__ = ["AutoRepurposer"]
 
-_FEW = 8  # examples that show which layers give features
 _WORDS = "words"
 _OF_WORDS = 0.2  # prior share of the words
 # Each layer further away from the last has this share of the weight of the one before it: the last
@@ -126,10 +122,11 @@ class AutoRepurposer(Repurposer):
             model.check_weights(data.labels, weights)
         source = self._open_source()
         found = self._candidates(source, data)
-        features = self._layer_features(source, found.pooling).fit(data)
-        table, counts = _extract(features, data)
+        features = layer_features(
+            self, source_model=source, feature_layer_names=[*found.pooling], pooling=found.pooling
+        ).fit(data)
+        table, counts = _extract(features, data, features.extract_for_fit)
         assert table.labels is not None
-        features.note_fit_data(table.shapes, table.ranges)
         pool, pool_counts, words = None, None, None
         if unlabelled is not None and not _is_empty(unlabelled):
             pool, pool_counts = _extract(features, open_data(unlabelled))
@@ -209,16 +206,11 @@ class AutoRepurposer(Repurposer):
     def _meta_model(self) -> MixtureClassifier:
         return MixtureClassifier(class_weight=self.class_weight, class_prior=self.class_prior)
 
-    def _layer_features(self, source: Any, pooling: Mapping[str, str]) -> LayerFeatures:
-        given = {name: getattr(self, name) for name in signature(LayerFeatures).parameters}
-        changed = {"source_model": source, "feature_layer_names": [*pooling], "pooling": pooling}
-        return LayerFeatures(**{**given, **changed})
-
     def _candidates(self, source: Any, data: Data) -> Candidates:
         """Return the layers to use with their poolings, and the most important one."""
         names = self.feature_layer_names
         given = None if names is None else [layer.name for layer in look_up(source, names)]
-        found = candidate_layers(source, _few(data), given)
+        found = candidate_layers(source, first_examples(data), given)
         if self.pooling is None:
             return found
         if isinstance(self.pooling, str):
@@ -237,14 +229,11 @@ class AutoRepurposer(Repurposer):
         return shares if words is None else {**shares, _WORDS: _OF_WORDS}
 
     def _learned(self) -> dict[str, Any]:
-        pooling = dict(zip(self.features_.feature_layer_names, self.features_.poolings_))
-        return {**super()._learned(), "pooling": pooling, "words": self.words_}
+        return {**super()._learned(), "words": self.words_}
 
     def _restore(self, source: Any, layer_names: list[str], learned: dict) -> Self:
-        features = self._layer_features(source, learned["pooling"]).fit()
-        features.fit_data_ = learned["fit_data"]
-        self.source_model, self.words_ = source, learned["words"]
-        return self._set_fitted(features, learned["meta_model"])
+        self.words_ = learned["words"]
+        return super()._restore(source, layer_names, learned)
 
     def _read(self, X: Any) -> tuple[Any, np.ndarray | None]:
         table, counts = _extract(self.features_, X)
@@ -258,7 +247,9 @@ class _Counts(NamedTuple):
     of: str
 
 
-def _extract(features: LayerFeatures, X: Any) -> tuple[Features, _Counts | None]:
+def _extract(
+    features: LayerFeatures, X: Any, extract: Callable[..., Features] | None = None
+) -> tuple[Features, _Counts | None]:
     """Return the features of data, and the counts of their words, if there are words."""
     found: list[_Counts | None] = []
     are_read = isinstance(getattr(features.source_, "inputs", None), ImageInputs)
@@ -276,7 +267,7 @@ def _extract(features: LayerFeatures, X: Any) -> tuple[Features, _Counts | None]
 
     # Your own source need not know how to be watched.
     watch = count if isinstance(features.source_, SourceModel) else None
-    table = features.extract(X, watch)
+    table = (extract or features.extract)(X, watch)
     counted = [one for one in found if one is not None]
     if not counted or len(counted) < len(found):
         return table, None
@@ -300,16 +291,6 @@ def _blocks(table: Features, words: WordWeights | None, counts: _Counts | None) 
             raise ValueError(f"the fit had {words.of_}, and these data have {given}")
         blocks[_WORDS] = words.transform(counts.matrix)
     return blocks
-
-
-def _few(data: Data) -> Any:
-    """Return a few of the examples; None where reading them would use them up."""
-    if isinstance(data, ExampleData):
-        return take_first(data.given, _FEW)
-    if is_mxnet_iterator(data.given) or iter(data.given) is data.given:
-        return None
-    batch = next(iter(data.given))
-    return [tuple(batch) if isinstance(batch, list) else batch]  # a list would be of examples
 
 
 def _is_empty(data: Any) -> bool:

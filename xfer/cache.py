@@ -315,6 +315,30 @@ def example_digests(examples: Mapping[str, np.ndarray] | Iterable[Any]) -> list[
     return digests
 
 
+class DataHash:
+    """A SHA-256 of examples in their order, the same whatever batches they come in."""
+
+    def __init__(self) -> None:
+        self._hashes: dict[str, Any] = {}
+
+    def see(self, examples: Mapping[str, np.ndarray] | Iterable[Any]) -> None:
+        """Add a batch: a dict of arrays of shape (n, ...), or a list of raw examples."""
+        if not isinstance(examples, Mapping):
+            self._of("examples").update(b"".join(example_digests(examples)))
+            return
+        for name, array in examples.items():
+            of_array = self._of(f"{name} {array.dtype.str} {array.shape[1:]}")
+            of_array.update(np.ascontiguousarray(array).tobytes())
+
+    def hexdigest(self) -> str:
+        """Return it in hexadecimal digits; "" if nothing was seen."""
+        parts = sorted(f"{name} {one.hexdigest()}" for name, one in self._hashes.items())
+        return hashlib.sha256("\n".join(parts).encode()).hexdigest() if parts else ""
+
+    def _of(self, name: str) -> Any:
+        return self._hashes.setdefault(name, hashlib.sha256())
+
+
 def _parts(value: Any) -> Iterator[tuple[str, bytes]]:
     """Yield kinds and contents that differ between any two different values."""
     kind = type(value)

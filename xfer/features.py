@@ -4,7 +4,9 @@ import math
 import os
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from copy import deepcopy
+from datetime import date
 from functools import wraps
 from inspect import Parameter, Signature, isclass, signature
 from typing import Any, Self, TypedDict, TypeVar, cast
@@ -14,9 +16,11 @@ from sklearn.base import BaseEstimator, TransformerMixin, clone
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from xfer._workers import PickledNetwork
+from xfer.cache import DataHash, FeatureCache
 from xfer.sources import open_source
 from xfer.sources.base import Layer, SourceModel, find_layer, find_layers
-from xfer.sources.data import open_data
+from xfer.sources.candidates import default_layer
+from xfer.sources.data import first_examples, open_data
 from xfer.sources.table import Features, check_poolings, pooled_shape, with_axis
 
 __all__ = ["LayerFeatures"]
@@ -131,6 +135,16 @@ class SharesNetwork(BaseEstimator):
         tags.input_tags.dict = True
         return tags
 
+    def __repr__(self, N_CHAR_MAX: int = 700) -> str:
+        # Where no layer was named, tell which was found.
+        features = vars(self).get("features_", self)
+        layers = getattr(features, "layers_", ())
+        if not layers or getattr(self, "feature_layer_names", "") is not None:
+            return super().__repr__(N_CHAR_MAX)
+        found = [f"{one.name} ({how})" for one, how in zip(layers, features.poolings_)]
+        on = ", ".join(found) if len(found) < 4 else f"{len(found)} layers"
+        return f"{super().__repr__(N_CHAR_MAX)} on {on}"
+
     def _sk_visual_block_(self) -> Any:
         from xfer._html import visual_block
 
@@ -154,7 +168,7 @@ class NetworkOptions(TypedDict, total=False):
 class LayerOptions(NetworkOptions, total=False):
     """Parameters of LayerFeatures that a repurposer with given layers has too."""
 
-    pooling: str | Mapping[str, str]
+    pooling: str | Mapping[str, str] | None
 
 
 class LayerFeatures(TransformerMixin, SharesNetwork):
@@ -190,9 +204,9 @@ class LayerFeatures(TransformerMixin, SharesNetwork):
     def __init__(
         self,
         source_model: Any,
-        feature_layer_names: str | Sequence[str],
+        feature_layer_names: str | Sequence[str] | None = None,
         *,
-        pooling: str | Mapping[str, str] = "flatten",
+        pooling: str | Mapping[str, str] | None = None,
         cache: Any = None,
         context_function: Callable[[int], Any] | None = None,
         num_devices: int = 1,
@@ -200,12 +214,13 @@ class LayerFeatures(TransformerMixin, SharesNetwork):
     ) -> None: ...
 
     def fit(self, X: Any = None, y: Any = None) -> Self:
-        """Open the network and look the layers up; the data are not needed.
+        """Open the network and look the layers up.
 
         Parameters
         ----------
         X, y : optional
-            Data as :meth:`transform` takes them: only their columns are looked at; y is ignored.
+            Data as :meth:`transform` takes them; y is ignored. If no layer is named, a few examples
+            show which one gives features; otherwise only the columns of a table are looked at.
 
         Returns
         -------
@@ -218,10 +233,16 @@ class LayerFeatures(TransformerMixin, SharesNetwork):
             If the network cannot be opened or has no such layer, or the data are not numbers.
         """
         source = self._open_source()
-        layers = look_up(source, self.feature_layer_names)
-        poolings = check_poolings(self.pooling, [layer.name for layer in layers])
+        data = None if X is None else open_data(X)
+        names, pooling = self.feature_layer_names, self.pooling
+        if names is None:
+            names, fits = default_layer(source, None if data is None else first_examples(data))
+            pooling = fits if pooling is None else pooling
+        layers = look_up(source, names)
+        pooling = "flatten" if pooling is None else pooling
+        poolings = check_poolings(pooling, [layer.name for layer in layers])
         cache = _open_cache(self.cache)
-        given = None if X is None else open_data(X).given
+        given = None if data is None else data.given
         if len(getattr(given, "shape", ())) == 2:
             validate_data(self, given, skip_check_array=True)
         else:
@@ -231,7 +252,7 @@ class LayerFeatures(TransformerMixin, SharesNetwork):
         self.cache_ = cache
         self.source_ = source
         self._shapes: dict[str, tuple[int, ...]] = {}
-        self.fit_data_: dict[str, dict[str, list]] | None = None
+        self.fit_data_: dict[str, dict[str, Any]] | None = None
         return self
 
     def extract(self, X: Any, watch: Callable[[Any], None] | None = None) -> Features:
@@ -262,14 +283,26 @@ class LayerFeatures(TransformerMixin, SharesNetwork):
             _check_like_those_of_the_fit(shapes, features.ranges, self.fit_data_)
         return features
 
-    def note_fit_data(self, shapes: Mapping[str, Any], ranges: Mapping[str, Any]) -> None:
-        """Remember the data of a fit, to compare later data with them."""
+    def extract_for_fit(self, X: Any, watch: Callable[[Any], None] | None = None) -> Features:
+        """Compute the features of a fit, and remember its data, to compare later data with them."""
+        of_data = DataHash()
+
+        def see(examples: Any) -> None:
+            with suppress(TypeError):  # what a hash cannot be made of
+                of_data.see(examples)
+            if watch is not None:
+                watch(examples)
+
+        self.fit_data_ = None
+        table = self.extract(X, see)
         seen = getattr(self.source_, "_seen_inputs", {})
         self.fit_data_ = {
             "inputs": {n: [kind.str, [*shape], *rest] for n, (kind, shape, *rest) in seen.items()},
-            "shapes": {name: list(shape) for name, shape in shapes.items()},
-            "ranges": {name: list(ends) for name, ends in ranges.items()},
+            "shapes": {name: list(shape) for name, shape in table.shapes.items()},
+            "ranges": {name: list(ends) for name, ends in table.ranges.items()},
+            "about": _about(table, of_data),
         }
+        return table
 
     def transform(self, X: Any) -> np.ndarray:
         """Compute the features.
@@ -323,8 +356,17 @@ class LayerFeatures(TransformerMixin, SharesNetwork):
         return tags
 
 
+def _about(table: Features, of_data: DataHash) -> dict[str, Any]:
+    """Describe the data of a fit for a model card; numbers to predict are not counted."""
+    labels, counts = table.labels, np.zeros(0, int)
+    if labels is not None and labels.dtype.kind != "f":
+        counts = labels.sum(axis=0) if labels.ndim > 1 else np.unique(labels, return_counts=True)[1]
+    found = {"n_examples": len(table.matrix), "counts": counts.tolist()}
+    return {**found, "date": date.today().isoformat(), "sha256": of_data.hexdigest()}
+
+
 def _check_like_those_of_the_fit(
-    shapes: Mapping[str, tuple], ranges: Mapping[str, tuple], fit_data: dict[str, dict[str, list]]
+    shapes: Mapping[str, tuple], ranges: Mapping[str, tuple], fit_data: dict[str, dict[str, Any]]
 ) -> None:
     """Refuse features of another shape; warn where numbers are much larger or smaller."""
     for name, shape in shapes.items():
@@ -355,7 +397,5 @@ def look_up(source: Any, names: str | Sequence[str]) -> tuple[Layer, ...]:
 
 def _open_cache(cache: Any) -> Any:
     if isinstance(cache, (str, os.PathLike)):
-        from xfer.cache import FeatureCache
-
         return FeatureCache(cache)
     return cache

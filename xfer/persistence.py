@@ -64,6 +64,7 @@ _TRUSTED = [
     "xfer.meta.mixture.Score",
     "xfer.meta.novelty.Novelty",
     "xfer.meta.calibrated.ScaledScores",
+    "xfer.meta.ridge.WhitenedRidge",
     "xfer.meta.support_vector_machine.CalibratedSvm",
     "xfer.meta.whitening.PartialWhitening",
     "xfer.meta.words.WordWeights",

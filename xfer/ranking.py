@@ -11,12 +11,9 @@ from xfer.features import look_up
 from xfer.meta.transferability import h_score, logme
 from xfer.sources import open_source
 from xfer.sources.candidates import candidate_layers
-from xfer.sources.data import take_first
+from xfer.sources.data import first_examples, open_data
 
 __all__ = ["LayerRanking", "LayerScore", "rank_layers"]
-
-# So many examples show which layers give features.
-_FEW = 8
 
 
 class LayerScore(NamedTuple):
@@ -103,7 +100,7 @@ def rank_layers(
         pooling = dict(layers)
     else:
         names = None if layers is None else [layer.name for layer in look_up(source, layers)]
-        pooling = candidate_layers(source, take_first(X, _FEW), names).pooling
+        pooling = candidate_layers(source, first_examples(open_data(X)), names).pooling
     features = source.extract(X, list(pooling), pooling=pooling)
     check_consistent_length(features.matrix, y)
     rows = []

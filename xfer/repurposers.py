@@ -1,7 +1,7 @@
 """Repurposers: features of a frozen network and a classifier or regressor on top."""
 
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from inspect import isclass, signature
 from os import PathLike
 from pathlib import Path
@@ -23,6 +23,7 @@ from xfer.meta import (
     CalibratedLogisticRegression,
     CalibratedSvm,
     DirichletGaussianProcess,
+    WhitenedRidge,
 )
 from xfer.meta.base import ClassPrior, ClassWeight
 from xfer.persistence import save
@@ -206,6 +207,7 @@ class Repurposer(ClassifierMixin, SharesNetwork):
         model_name: str | PathLike[str],
         model_directory: str | PathLike[str] = "",
         save_source_model: bool | None = None,
+        card: bool = False,
     ) -> Path:
         """Save everything that prediction needs to one file, ``model_name`` with ``.xfer`` added.
 
@@ -219,13 +221,15 @@ class Repurposer(ClassifierMixin, SharesNetwork):
             Whether the network goes into the file too; by default it does. Without it,
             :func:`xfer.load` has to be given the same network again. A repurposer that trains the
             network always saves the trained one, and never the source model.
+        card : bool, default=False
+            Whether to write a model card beside it, which ends in ``.md``: see :meth:`card`.
 
         Returns
         -------
         pathlib.Path
             The file. It is written whole, or not at all.
         """
-        return save(self, model_name, model_directory, save_source_model)
+        return _save(self, model_name, model_directory, save_source_model, card)
 
     def to_onnx(
         self, path: str | PathLike[str], X: Any = None, outputs: Sequence[str] | None = None
@@ -269,6 +273,29 @@ class Repurposer(ClassifierMixin, SharesNetwork):
             raise TypeError(f"{type(self).__name__} predicts by its own {own[0]}, not as a graph")
         return to_onnx(self, path, X, outputs)
 
+    def card(self, X: Any = None, y: Any = None, *, path: str | PathLike[str] | None = None) -> str:
+        """Describe the fitted repurposer in Markdown: a model card.
+
+        It names the network, the layers, the labels, the date and a hash of the labelled data, the
+        versions of packages, and the accuracy and calibration.
+
+        Parameters
+        ----------
+        X, y : optional
+            Labelled examples that were not in the fit, to measure the accuracy on. Without them, an
+            :class:`xfer.AutoRepurposer` estimates it from its labelled examples, and other cards
+            say that it was not measured.
+        path : str or path-like, optional
+            Where to write the card, a file that ends in ``.md``. With Matplotlib, a reliability
+            diagram is drawn beside it, as ``.png``.
+
+        Returns
+        -------
+        str
+            The card.
+        """
+        return _card(self, X, y, path)
+
     @property
     def n_features_in_(self) -> int:
         """Columns of the data, where they have two dimensions."""
@@ -295,14 +322,12 @@ class Repurposer(ClassifierMixin, SharesNetwork):
         """Return what goes into a file beside the parameters."""
         # Some classifiers do not store them, and none does if examples have several labels.
         known = hasattr(self.meta_model_, "classes_") and self.classes_.ndim == 1
-        learned = {"meta_model": self.meta_model_, "fit_data": self.features_.fit_data_}
+        learned = _learned(self)
         return learned if known else {**learned, "classes": self.classes_}
 
     def _restore(self, source: Any, layer_names: list[str], learned: dict) -> Self:
         """Become fitted with what a file holds."""
-        self.source_model = source
-        features = _layer_features(self).fit()
-        features.fit_data_ = learned.get("fit_data")
+        features = _restored_features(self, source, layer_names, learned)
         return self._set_fitted(features, learned["meta_model"], learned.get("classes"))
 
 
@@ -313,14 +338,16 @@ class MetaModelRepurposer(Repurposer):
     ----------
     source_model : mxnet.mod.Module, or anything :func:`xfer.open_source` takes
         The network. It is never changed.
-    feature_layer_names : str or list of str
-        The layers to take features from.
+    feature_layer_names : str or list of str, optional
+        The layers to take features from; by default, the last one before the class scores, or the
+        sentence vector of a SentenceTransformer. The fitted repurposer's ``repr`` names it.
     meta_model : scikit-learn classifier or pipeline
         Cloned before it is fitted. With one that supports it, examples may have several labels.
         Subclasses need none: see :doc:`/new_meta_model` and :doc:`/coming_from_xfer_ml`.
-    pooling : str or dict of str to str, default="flatten"
-        How to reduce a layer's output to columns, for all layers or by name: see
-        :meth:`xfer.sources.SourceModel.extract`.
+    pooling : str or dict of str to str, optional
+        How to reduce a layer's output to columns, for all layers or by name, such as ``"mean"`` or
+        ``"masked_mean"``: see :meth:`xfer.sources.SourceModel.extract`. By default, layers that you
+        name are flattened, and a layer that is found gets the pooling that fits it.
     cache : str, path-like or xfer.FeatureCache, optional
         A file that keeps features, so that each is computed once. Not saved with the repurposer.
     context_function : callable, optional
@@ -368,7 +395,7 @@ class MetaModelRepurposer(Repurposer):
     def __init__(
         self,
         source_model: Any,
-        feature_layer_names: str | Sequence[str],
+        feature_layer_names: str | Sequence[str] | None = None,
         meta_model: Any = None,
         **options: Unpack[LayerOptions],
     ) -> None: ...
@@ -431,8 +458,9 @@ class MetaModelRegressor(RegressorMixin, SharesNetwork):
 
     Parameters
     ----------
-    meta_model : scikit-learn regressor or pipeline
-        Cloned before it is fitted. One that takes several numbers per example is given them.
+    meta_model : scikit-learn regressor or pipeline, optional
+        Cloned before it is fitted; by default :class:`xfer.meta.WhitenedRidge`. One that takes
+        several numbers per example is given them.
     source_model, feature_layer_names, pooling, cache, context_function, num_devices, progress
         See :class:`xfer.MetaModelRepurposer`.
 
@@ -446,9 +474,8 @@ class MetaModelRegressor(RegressorMixin, SharesNetwork):
     >>> import xfer
     >>> images, digits = xfer.example.digits()
     >>> source = xfer.load_checkpoint(xfer.example.checkpoint())
-    >>> from sklearn.linear_model import LinearRegression
     >>> ink = images.sum(axis=(1, 2, 3))
-    >>> regressor = xfer.MetaModelRegressor(source, "relu1", LinearRegression(), pooling="mean")
+    >>> regressor = xfer.MetaModelRegressor(source, "relu1", pooling="mean")
     >>> bool(regressor.fit(images[:50], ink[:50]).score(images[50:], ink[50:]) > 0.9)
     True
     """
@@ -464,8 +491,8 @@ class MetaModelRegressor(RegressorMixin, SharesNetwork):
     def __init__(
         self,
         source_model: Any,
-        feature_layer_names: str | Sequence[str],
-        meta_model: Any,
+        feature_layer_names: str | Sequence[str] | None = None,
+        meta_model: Any = None,
         **options: Unpack[LayerOptions],
     ) -> None: ...
 
@@ -493,9 +520,14 @@ class MetaModelRegressor(RegressorMixin, SharesNetwork):
         model_name: str | PathLike[str],
         model_directory: str | PathLike[str] = "",
         save_source_model: bool | None = None,
+        card: bool = False,
     ) -> Path:
         """Save to one file; see :meth:`xfer.Repurposer.save_repurposer`."""
-        return save(self, model_name, model_directory, save_source_model)
+        return _save(self, model_name, model_directory, save_source_model, card)
+
+    def card(self, X: Any = None, y: Any = None, *, path: str | PathLike[str] | None = None) -> str:
+        """Describe the fitted regressor in Markdown; see :meth:`xfer.Repurposer.card`."""
+        return _card(self, X, y, path)
 
     def to_onnx(self, path: str | PathLike[str], X: Any = None) -> Path:
         """Write to one ONNX file, with the output ``variable``; see ``Repurposer.to_onnx``."""
@@ -508,18 +540,17 @@ class MetaModelRegressor(RegressorMixin, SharesNetwork):
     _fit_meta_model = MetaModelRepurposer._fit_meta_model
 
     def _meta_model(self) -> Any:
-        return None if self.meta_model is None else clone(self.meta_model)
+        return WhitenedRidge() if self.meta_model is None else clone(self.meta_model)
 
     def _check_targets(self, numbers: np.ndarray) -> np.ndarray:
         return checked_numbers(numbers)
 
     def _learned(self) -> dict[str, Any]:
-        return {"meta_model": self.meta_model_, "fit_data": self.features_.fit_data_}
+        return _learned(self)
 
     def _restore(self, source: Any, layer_names: list[str], learned: dict) -> Self:
-        self.source_model = source
-        self.features_, self.meta_model_ = _layer_features(self).fit(), learned["meta_model"]
-        self.features_.fit_data_ = learned.get("fit_data")
+        self.features_ = _restored_features(self, source, layer_names, learned)
+        self.meta_model_ = learned["meta_model"]
         return self
 
     def __sklearn_tags__(self) -> Any:
@@ -566,7 +597,7 @@ class LrRepurposer(MetaModelRepurposer):
     def __init__(
         self,
         source_model: Any,
-        feature_layer_names: str | Sequence[str],
+        feature_layer_names: str | Sequence[str] | None = None,
         *,
         c: float = 10.0,
         tol: float = 1e-4,
@@ -620,7 +651,7 @@ class SvmRepurposer(MetaModelRepurposer):
     def __init__(
         self,
         source_model: Any,
-        feature_layer_names: str | Sequence[str],
+        feature_layer_names: str | Sequence[str] | None = None,
         *,
         c: float = 5.0,
         kernel: str = "rbf",
@@ -678,7 +709,7 @@ class GpRepurposer(MetaModelRepurposer):
     def __init__(
         self,
         source_model: Any,
-        feature_layer_names: str | Sequence[str],
+        feature_layer_names: str | Sequence[str] | None = None,
         *,
         max_function_evaluations: int = 100,
         apply_l2_norm: bool = False,
@@ -743,7 +774,7 @@ class BnnRepurposer(MetaModelRepurposer):
     def __init__(
         self,
         source_model: Any,
-        feature_layer_names: str | Sequence[str],
+        feature_layer_names: str | Sequence[str] | None = None,
         *,
         sigma: float = 3.0,
         num_layers: int = 1,
@@ -764,6 +795,31 @@ class BnnRepurposer(MetaModelRepurposer):
     ) -> None: ...
 
 
+def _save(model: Any, name: Any, folder: Any, save_source_model: bool | None, card: bool) -> Path:
+    path = save(model, name, folder, save_source_model)
+    if card:
+        _card(model, None, None, path.with_suffix(".md"))
+    return path
+
+
+def _card(model: Any, X: Any, y: Any, path: str | PathLike[str] | None) -> str:
+    from xfer._card import card
+
+    check_is_fitted(model)
+    if path is not None and Path(path).suffix != ".md":
+        raise ValueError(f"path must end in .md, got {str(path)!r}")
+    judged = None
+    if X is not None:
+        matrix, labels = model._read(open_data(X, y, lambda labels: labels))
+        if labels is None:
+            raise ValueError("X has no labels: give them as y")
+        predicted, probabilities = _apply(model, "predict", matrix), None
+        if labels.ndim == 1 and hasattr(model, "predict_proba"):
+            probabilities = _apply(model, "predict_proba", matrix)
+        judged = labels, predicted, probabilities
+    return card(model, judged, path)
+
+
 def call_meta_model(model: Any, method: str, X: Any, **options: Any) -> Any:
     """Call a method of a fitted model's meta-model with the features of data."""
     check_is_fitted(model)
@@ -780,19 +836,18 @@ def _fit(model: Any, X: Any, y: Any, sample_weight: Any) -> tuple[np.ndarray, La
     sample_weight = to_numpy(sample_weight) if is_tensor(sample_weight) else sample_weight
     # Whatever can be refused is refused before the long work, which is computing features.
     data = open_data(X, y, model._check_targets)
-    features = _layer_features(model).fit(data)
+    features = layer_features(model).fit(data)
     train = getattr(model, "_train_model_from_features", None)
     meta_model: Any = _checked_meta_model(model) if train is None else None
     options = _weight_options(meta_model, X, sample_weight)
     if hasattr(meta_model, "check_weights") and data.labels is not None:
         meta_model.check_weights(data.labels, sample_weight)
-    table = features.extract(data)
+    table = features.extract_for_fit(data)
     assert table.labels is not None
     if train is None:
         model._fit_meta_model(meta_model, table, **options)
     else:
         meta_model = train(table.matrix, table.labels, _indices(table))
-    features.note_fit_data(table.shapes, table.ranges)
     return table.labels, features, meta_model
 
 
@@ -820,9 +875,27 @@ def _indices(table: Features) -> dict[str, np.ndarray]:
     return {name: indices[columns] for name, columns in table.columns.items()}
 
 
-def _layer_features(model: Any) -> LayerFeatures:
-    names = signature(LayerFeatures).parameters
-    return LayerFeatures(**{name: getattr(model, name) for name in names})
+def layer_features(model: Any, **changed: Any) -> LayerFeatures:
+    """Make the transformer that has a repurposer's parameters, but for some."""
+    given = {name: getattr(model, name) for name in signature(LayerFeatures).parameters}
+    return LayerFeatures(**{**given, **changed})
+
+
+def _learned(model: Any) -> dict[str, Any]:
+    features = model.features_
+    pooling = dict(zip([layer.name for layer in features.layers_], features.poolings_))
+    return {"meta_model": model.meta_model_, "fit_data": features.fit_data_, "pooling": pooling}
+
+
+def _restored_features(
+    model: Any, source: Any, layer_names: list[str], learned: Mapping[str, Any]
+) -> LayerFeatures:
+    """Make the features of a file; files written before layers were found have no pooling."""
+    model.source_model = source
+    pooling = learned.get("pooling", model.pooling)
+    features = layer_features(model, feature_layer_names=layer_names, pooling=pooling).fit()
+    features.fit_data_ = learned.get("fit_data")
+    return features
 
 
 def _weight_options(meta_model: Any, X: Any, sample_weight: Any) -> dict[str, Any]:

@@ -68,7 +68,7 @@ def add_commands(commands: Any) -> None:
     fit.add_argument("source", metavar="SOURCE", help=source_help)
     add_data_options(fit, labels=True)
     fit.add_argument("-o", "--out", metavar="MODEL", type=Path, required=True, help="a .xfer file")
-    layer_help = "a layer for the features; can be repeated; by default the head auto finds layers"
+    layer_help = "a layer for the features; can be repeated; by default layers are found"
     fit.add_argument("--layer", action="append", metavar="NAME", help=layer_help)
     pooling_help = "how to reduce a layer's output, such as mean, max, mean+max or masked_mean"
     fit.add_argument("--pooling", metavar="HOW", help=pooling_help)
@@ -147,8 +147,6 @@ def _fit(options: argparse.Namespace) -> int:
         raise ValueError(f"-o must be the name of a .xfer file, got {out}")
     if not out.parent.is_dir():
         raise FileNotFoundError(f"there is no folder {out.parent} to write {out.name} in")
-    if options.head != "auto" and not options.layer:
-        raise ValueError(f"--head {options.head} needs --layer: xfer layers {options.source}")
     progress = sys.stderr.isatty()
     rows = open_rows(options.data)
     source = open_network(options.source)

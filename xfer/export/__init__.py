@@ -193,6 +193,8 @@ class _Export:
         found = predict(model, given)
         if found is None:
             return self._of_scikit_learn(model, given)
+        if is_regressor(model):
+            return {"variable": found.scores}
         values = {"label": self._labels(found.scores), "probabilities": found.probabilities}
         if not {*UNCERTAINTY}.isdisjoint(self.outputs):
             values.update(uncertainty(found, model.prior_ratio_))

@@ -17,6 +17,7 @@ from xfer.meta import (
     CalibratedSvm,
     DirichletGaussianProcess,
     MixtureClassifier,
+    WhitenedRidge,
 )
 from xfer.meta.calibrated import ScaledScores
 from xfer.meta.graph import _ALPHA, _NEIGHBOURS, _POWER, _ROUNDING, GraphSpreading, unpack
@@ -64,6 +65,13 @@ def _regression(model: CalibratedLogisticRegression, X: Value) -> Predicted:
     features = _root(X) if model.square_root_ else X
     scores = features @ model.coef_.T + model.intercept_
     return Predicted(scores, scores.softmax())
+
+
+@predict.register
+def _ridge(model: WhitenedRidge, X: Value) -> Predicted:
+    features = _root(X) if model.square_root_ else X
+    numbers = features @ np.atleast_2d(model.coef_).T + np.atleast_1d(model.intercept_)
+    return Predicted(numbers, numbers)
 
 
 @predict.register

@@ -448,12 +448,21 @@ class SourceModel(ABC):
 
     def _table(self) -> tuple[list[tuple[str, ...]], list[str]]:
         """Return the rows of the table of layers, headings first, and notes below it."""
-        rows: list[tuple[str, ...]] = [("layer", "operator", "output shape", "parameters")]
+        from xfer.sources.candidates import candidate_layers
+
+        good = dict[str, str]()
+        with suppress(ValueError):  # a network of which no layer gives features
+            candidates = candidate_layers(self)
+            good = {**dict.fromkeys(candidates.pooling, "good"), candidates.last: "default"}
+        rows: list[tuple[str, ...]] = [
+            ("layer", "operator", "output shape", "parameters", "features")
+        ]
         for layer in self.layers:
             shape = "?" if layer.shape is None else str(layer.shape).replace("None", "?")
-            rows.append((layer.name, layer.operator, shape, f"{layer.parameter_count:,}"))
+            count = f"{layer.parameter_count:,}"
+            rows.append((layer.name, layer.operator, shape, count, good.get(layer.name, "")))
         unknown = any("?" in row[2] for row in rows)
-        return rows, ["?: depends on the data"] * unknown
+        return rows, ["?: known once the network has run on an example"] * unknown
 
 
 def _cache_keys(

@@ -85,28 +85,48 @@ def candidate_layers(
     if names is not None:
         shapes = {name: _shape_of(source, name) for name in names}
         return Candidates({n: _pooling_of(source, n, shapes[n]) for n in names}, names[-1])
-    find_ends = getattr(source, "_block_ends", None)
-    ends = find_ends() if find_ends else None
-    layers = [layer for layer in source.layers if layer.shape != ()]
-    if ends is None or not ends.stages:
-        scores = [layer for layer in layers if layer.operator not in _PROBABILITIES] or layers
-        names = [layer.name for layer in scores]
-        ends = Ends(dict.fromkeys(names, 0), names[max(len(names) - 2, 0)] if names else "")
+    ends = _ends(source)
     names = _thin_out(ends)
-    if data is None:
-        shapes = {layer.name: layer.shape for layer in layers}
-        found = {name: _pooling_of(source, name, shapes.get(name)) for name in names}
-        pooling = {n: how for n, how in found.items() if _is_usable(shapes.get(n), how)}
-    else:
-        pooling = _that_give_features(source, names, data)
+    pooling = _that_give_features(source, names, data)
     if not pooling:
-        if data is not None and names:
-            # Most often the data do not fit the network, and the first layer says how.
-            source.extract(data, [names[0]], progress=False)
-        raise ValueError(f"no layer of {source!r} gives features; name the layers yourself")
+        raise _nothing_found(source, names, data)
     before = names[: names.index(ends.last) + 1]
     last = [name for name in pooling if name in before][-1:] or [*pooling][-1:]
     return Candidates(pooling, last[0])
+
+
+def default_layer(source: Any, data: Any = None) -> tuple[str, str]:
+    """Find the last layer before the class scores, and the pooling that fits it.
+
+    ``data`` are a few examples, for layers whose shape is not known.
+    """
+    if data is not None:
+        _extract(source, source.layers[0].name, "flatten", data)
+    ends = _ends(source)
+    names = [*ends.stages]
+    for name in reversed(names[: names.index(ends.last) + 1] if names else []):
+        for found in _that_give_features(source, [name], data).items():
+            return found
+    raise _nothing_found(source, names, data)
+
+
+def _ends(source: Any) -> Ends:
+    """Return the ends of blocks; all layers of a source that does not know them."""
+    find_ends = getattr(source, "_block_ends", None)
+    ends = find_ends() if find_ends else None
+    if ends is not None and ends.stages:
+        return ends
+    layers = [layer for layer in source.layers if layer.shape != ()]
+    scores = [layer for layer in layers if layer.operator not in _PROBABILITIES] or layers
+    names = [layer.name for layer in scores]
+    return Ends(dict.fromkeys(names, 0), names[max(len(names) - 2, 0)] if names else "")
+
+
+def _nothing_found(source: Any, names: Sequence[str], data: Any) -> ValueError:
+    if data is not None and names:
+        # Most often the data do not fit the network, and the first layer says how.
+        source.extract(data, [names[0]], progress=False)
+    return ValueError(f"no layer of {source!r} gives features; name the layers yourself")
 
 
 def graph_ends(
@@ -328,6 +348,10 @@ def _is_usable(shape: tuple[int | None, ...] | None, pooling: str) -> bool:
 
 def _that_give_features(source: Any, names: Sequence[str], data: Any) -> dict[str, str]:
     """Return the pooling of the layers that give features of some examples, each only once."""
+    if data is None:
+        shapes = {layer.name: layer.shape for layer in source.layers}
+        poolings = {name: _pooling_of(source, name, shapes.get(name)) for name in names}
+        return {n: how for n, how in poolings.items() if _is_usable(shapes.get(n), how)}
     found: dict[str, str] = {}
     seen: list[np.ndarray] = []
     for name in names:

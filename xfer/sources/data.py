@@ -625,6 +625,16 @@ def take_first(data: Any, n: int) -> Any:
     return data[:n]
 
 
+def first_examples(data: Data, n: int = 8) -> Any:
+    """Return the first examples of data; None where reading them would use them up."""
+    if isinstance(data, ExampleData):
+        return take_first(data.given, n)
+    if is_mxnet_iterator(data.given) or iter(data.given) is data.given:
+        return None
+    batch = next(iter(data.given))
+    return [tuple(batch) if isinstance(batch, list) else batch]  # a list would be of examples
+
+
 def count(examples: Examples) -> int:
     """Return how many examples a batch holds, padding included."""
     return len(next(iter(examples.values())) if isinstance(examples, dict) else examples)

