@@ -142,7 +142,7 @@ def draw_picture(path, results, collected, images):
     draw_accuracies(left, results)
     for name in [name for name in collected if name.endswith("Repurposer")]:
         probabilities, truth = map(np.concatenate, zip(*collected[name]))
-        plots.reliability(probabilities, truth, TARGET_DIGITS, bins=5, name=name, ax=right)
+        plots.reliability(truth, probabilities, TARGET_DIGITS, bins=5, name=name, ax=right)
     draw_digits(below, images, *collected["AutoRepurposer"][-1])
     figure.savefig(path, dpi=130)
 

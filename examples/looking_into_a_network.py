@@ -24,11 +24,10 @@ print(source)
 
 # %%
 # ``visualize_net`` draws the network if Graphviz is installed. Otherwise it shows a table of what
-# each layer reads. To explore a large network, open its ``-symbol.json`` in
-# `Netron <https://netron.app>`_.
+# each layer reads. ONNX files and PyTorch networks can be drawn as well. To explore a large
+# network, open its ``-symbol.json`` in `Netron <https://netron.app>`_.
 
-handler = xfer.ModelHandler(source)
-handler.visualize_net()
+source.visualize_net()
 
 # %%
 # Dropping layers
@@ -36,6 +35,7 @@ handler.visualize_net()
 #
 # ``ModelHandler`` works on a copy. Without its last three layers the network ends in ``relu3``.
 
+handler = xfer.ModelHandler(source)
 handler.drop_layer_top(3)
 print(handler.layer_names)
 print(handler.get_layer_parameters(["conv3"]))

@@ -77,7 +77,7 @@ truth = np.array(truth)
 figure, panels = plt.subplots(1, 2, figsize=(10, 6), layout="constrained")
 for ax, classifiers in zip(panels, (ours, others)):
     for name in classifiers:
-        plots.reliability(predicted[name], truth, NEW, bins=8, name=name, ax=ax)
+        plots.reliability(truth, predicted[name], NEW, bins=8, name=name, ax=ax)
         right = NEW[predicted[name].argmax(axis=1)] == truth
         loss = log_loss(truth, predicted[name], labels=NEW)
         print(f"{name:13} accuracy {right.mean():.2f}, log loss {loss:.2f}")

@@ -182,7 +182,7 @@ display(DataFrame({"accuracy": accuracies, "log loss": losses}))
 
 figure, ax = plt.subplots(figsize=(6, 6), layout="constrained")
 for name, found in probabilities.items():
-    plots.reliability(found, y_test, repurposer.classes_, bins=10, name=name, ax=ax)
+    plots.reliability(y_test, found, repurposer.classes_, bins=10, name=name, ax=ax)
 plt.show()
 
 # %%

@@ -3,6 +3,8 @@
 import os
 import subprocess
 import sys
+import time
+from importlib.metadata import version
 
 import pytest
 
@@ -60,3 +62,24 @@ with atomic_write(sys.argv[1]) as file:
     for process in (killed, busy):
         process.stdout.close()
         process.stdin.close()
+
+
+def test_a_bar_leaves_an_empty_line(capsys):
+    for _ in _io.progress_bar(range(3), True, 3):
+        time.sleep(0.6)  # a bar appears after a second
+    shown = capsys.readouterr().err
+    assert "features:" in shown
+    assert "\n" not in shown and shown.endswith("\r")
+    assert not shown.split("\r")[-2].strip(), "the bar was not overwritten"
+
+
+def test_bars_are_off_where_nobody_looks_or_tqdm_is_told(monkeypatch):
+    assert _io.progress_bar(range(3), None, 3).disable
+    assert not _io.progress_bar(range(3), True, 3).disable
+    monkeypatch.setattr("sys.ps1", ">>> ", raising=False)
+    assert not _io.progress_bar(range(3), None, 3).disable
+    code = "from xfer import _io; print(_io.progress_bar(range(3), True, 3).disable)"
+    told = {**os.environ, "TQDM_DISABLE": "1"}
+    done = subprocess.run([sys.executable, "-c", code], env=told, capture_output=True, text=True)
+    if tuple(map(int, version("tqdm").split(".")[:2])) >= (4, 66):
+        assert done.stdout == "True\n", done.stderr

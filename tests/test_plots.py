@@ -64,7 +64,7 @@ def task():
 
 def draw_reliability(task, ax):
     for name in ("first", "second"):
-        ax = plots.reliability(task.probabilities, task.labels, NEW, name=name, ax=ax)
+        ax = plots.reliability(task.labels, task.probabilities, NEW, name=name, ax=ax)
     return ax
 
 
@@ -142,23 +142,35 @@ MISTAKES = {
         (ValueError, r"one for each class, got \(0,\)"),
     ),
     "a label too many": (
-        lambda t: plots.reliability(np.eye(2), ["a", "b", "a"], ["a", "b"]),
+        lambda t: plots.reliability(["a", "b", "a"], np.eye(2), ["a", "b"]),
         (ValueError, r"must have shape \(3, 2\), .* got \(2, 2\)"),
     ),
+    "probabilities before labels": (
+        lambda t: plots.reliability(np.eye(2), ["a", "b"], ["a", "b"]),
+        (ValueError, r"got \(2, 2\); the order is reliability\(y_true, probabilities, classes\)"),
+    ),
+    "probabilities of one class before labels": (
+        lambda t: plots.reliability(np.ones((2, 1)), ["a", "a"], ["a"]),
+        (ValueError, r"got \(2,\); the order is reliability\(y_true, probabilities, classes\)"),
+    ),
+    "probabilities for labels": (
+        lambda t: plots.confusion_matrix(["a", "b"], np.eye(2)),
+        (ValueError, r"got \(2, 2\); the order is confusion_matrix\(y_true, y_pred\)"),
+    ),
     "scores, not probabilities": (
-        lambda t: plots.reliability([[-2.0, 3.0]], ["a"], ["a", "b"]),
+        lambda t: plots.reliability(["a"], [[-2.0, 3.0]], ["a", "b"]),
         (ValueError, "probabilities must be from 0 to 1, got -2 to 3"),
     ),
     "NaN for a probability": (
-        lambda t: plots.reliability([[np.nan, 1.0]], ["a"], ["a", "b"]),
+        lambda t: plots.reliability(["a"], [[np.nan, 1.0]], ["a", "b"]),
         (ValueError, "probabilities must be from 0 to 1, got nan"),
     ),
     "no examples": (
-        lambda t: plots.reliability(np.zeros((0, 2)), [], ["a", "b"]),
+        lambda t: plots.reliability([], np.zeros((0, 2)), ["a", "b"]),
         (ValueError, "at least one example is needed"),
     ),
     "no bins": (
-        lambda t: plots.reliability(np.eye(2), ["a", "b"], ["a", "b"], bins=0),
+        lambda t: plots.reliability(["a", "b"], np.eye(2), ["a", "b"], bins=0),
         (ValueError, "bins must be an integer >= 1, got 0"),
     ),
     "a prediction too few": (
@@ -288,27 +300,43 @@ def test_a_reliability_diagram_tells_the_calibration_error():
     labels = np.where(random.uniform(size=20_000) < sure, "a", "b")
     right = np.column_stack([sure, 1 - sure])
     bold = np.column_stack([np.ones(20_000), np.zeros(20_000)])
-    ax = plots.reliability(right, labels, ["a", "b"], name="right")
-    assert plots.reliability(bold, labels, ["a", "b"], name="bold", ax=ax) is ax
+    ax = plots.reliability(labels, right, ["a", "b"], name="right")
+    assert plots.reliability(labels, bold, ["a", "b"], name="bold", ax=ax) is ax
     errors = [float(text.split()[-1]) for text in ax.get_legend_handles_labels()[1]]
     assert errors[0] < 0.02 and errors[1] == pytest.approx(0.25, abs=0.01)
-    _, drawn, _ = ax.lines
-    np.testing.assert_allclose(*drawn.get_data(), atol=0.05)
+    points = ax.collections[1].get_offsets()
+    np.testing.assert_allclose(*points.T, atol=0.05)
+
+
+def test_bins_with_few_examples_are_faint():
+    # 500, 15 and 1 examples of which all are right.
+    sure = np.repeat([0.95, 0.75, 0.55], [500, 15, 1])
+    probabilities = np.column_stack([sure, 1 - sure])
+    ax = plots.reliability(["a"] * len(sure), probabilities, ["a", "b"], bins=10)
+    _, points = ax.collections
+    np.testing.assert_allclose(points.get_offsets()[:, 0], [0.55, 0.75, 0.95])
+    np.testing.assert_allclose(points.get_alpha(), [0.15, 0.5, 1])
+    # A line is as faint as the fainter of its ends.
+    assert [line.get_alpha() for line in ax.lines[1:-1]] == [0.15, 0.5]
 
 
 def test_a_reliability_diagram_counts_predictions(task):
     for ax in (None, plt.figure(layout="constrained").add_subplot(2, 2, 4)):
-        ax = plots.reliability(task.probabilities, task.labels, NEW, bins=4, ax=ax)
+        ax = plots.reliability(task.labels, task.probabilities, NEW, bins=4, ax=ax)
         (strip,) = ax.child_axes
         sure = task.probabilities.max(axis=1)
         expected = np.histogram(sure, np.linspace(0, 1, 5))[0]
-        for steps in strip.patches:
-            assert steps.get_data().values.tolist() == expected.tolist()
+        (first,) = strip.patches
+        assert first.get_data().values.tolist() == expected.tolist()
         half = len(sure) // 2
-        plots.reliability(task.probabilities[:half], task.labels[:half], NEW, bins=2, ax=ax)
+        plots.reliability(task.labels[:half], task.probabilities[:half], NEW, bins=2, ax=ax)
         assert ax.child_axes == [strip]
-        first, _, second, _ = strip.patches
-        assert sum(second.get_data().values) == half
+        first, second = strip.patches
+        values, _, baseline = second.get_data()
+        assert sum(values - baseline) == half
+        # Each has a row of its own.
+        assert max(values) < first.get_data().baseline == 0
+        assert strip.get_ylim()[0] == baseline
         assert to_hex(first.get_facecolor()) != to_hex(second.get_facecolor())
         ax.figure.canvas.draw()
         # It is a part of the Axes, below the square, with the same scale from left to right.

@@ -3,34 +3,46 @@
 import re
 import shutil
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping, Sequence
 from functools import cached_property
 from os import PathLike
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, NamedTuple
 
 from xfer._html import table
 from xfer._io import atomic_write
-from xfer.checkpoint.convert import output_names
-from xfer.checkpoint.symbol import Node
-
-if TYPE_CHECKING:
-    from xfer.sources.checkpoint import CheckpointSource
 
 # By the first pattern found in an operator: shades of the palette of Okabe and Ito (2008), which
 # colour-blind readers can tell apart.
 _COLOURS = {
-    "null": "#ffffff",
+    "^input$": "#ffffff",
     "output": "#bfbfbf",
-    "convolution": "#a6cfe6",
-    "connected|embedding": "#f2c3a0",
+    "conv": "#a6cfe6",
+    "connected|embedding|linear|gemm|matmul": "#f2c3a0",
     "norm": "#a6dbc9",
-    "activation|relu": "#f7dfa6",
+    "activation|[rgs]elu|sigmoid|tanh|softmax|silu": "#f7dfa6",
     "pool": "#cfe9f8",
-    "concat|add": "#edcfe0",
+    "concat|add|^cat$": "#edcfe0",
     "": "#ececec",
 }
-_SETTINGS = "kernel stride pool_type global_pool num_filter num_hidden output_dim act_type p scalar"
+# Of operators of MXNet and ONNX, and of modules of PyTorch.
+_SETTINGS = (
+    *("kernel", "kernel_shape", "kernel_size", "stride", "strides", "pool_type", "global_pool"),
+    *("num_filter", "num_hidden", "output_dim", "act_type", "p", "scalar"),
+    *("out_channels", "out_features", "embedding_dim", "hidden_size", "num_heads"),
+)
+
+
+class Box(NamedTuple):
+    """A layer of a network, or an input, whose operator is ``"input"``."""
+
+    name: str
+    operator: str
+    settings: Mapping[str, Any] = {}
+    shapes: Sequence[tuple[int | None, ...] | None] = ()  # of one example of each output
+    reads: Sequence[Hashable] = ()  # keys of other boxes
+    is_label: bool = False
+    is_output: bool = False
 
 
 class Diagram:
@@ -39,35 +51,35 @@ class Diagram:
     A notebook shows a picture where the program ``dot`` of Graphviz is installed, and a table
     otherwise. The network as DOT text is ``dot``: its outputs have a double outline, and its labels
     a dashed one.
+
+    An arrow leads from what computes an array to what reads it. Where the code of a PyTorch network
+    does not show that, dashed lines lead from each module to those inside it. A name in parentheses
+    is an operation of PyTorch between the layers; it cannot be requested as a layer.
     """
 
-    def __init__(self, source: "CheckpointSource") -> None:
-        graph, label_names = source.network.graph, source.network.label_names
-        shapes = {layer.name: layer.shape for layer in source.layers}
-        shapes |= {name: batch and batch[1:] for name, batch in source.data_shapes.items()}
+    def __init__(self, boxes: Mapping[Any, Box], *, is_tree: bool = False) -> None:
         self._rows: list[tuple[str, ...]] = []
-        heads = {node_id for node_id, _ in graph.heads}
-        drawn: dict[int, str] = {}
+        self._reads = "in" if is_tree else "reads"
         look = 'node [shape=box, fontname="Helvetica", fontsize=12, color="#666666"]'
         lines = ["digraph {", look]
-        for node_id, node in enumerate(graph.nodes):
-            if node.is_variable and node.name not in (*source.input_names, *label_names):
-                continue
-            drawn[node_id] = node.name
-            operator = "input" if node.is_variable else node.operator
-            told = ((key, node.attributes.get(key)) for key in _SETTINGS.split())
+        if is_tree:
+            lines.append('rankdir=LR; edge [dir=none, style=dashed, color="#666666"]')
+        ids = {key: f"n{index}" for index, key in enumerate(boxes)}
+        for key, box in boxes.items():
+            told = ((key, box.settings.get(key)) for key in _SETTINGS)
             settings = ", ".join(f"{key} {value}" for key, value in told if value)
-            shape = _output_shapes(node, shapes)
-            read = [other for other, _ in node.inputs if other in drawn]
-            reads = ", ".join(drawn[other] for other in read)
-            self._rows.append((node.name, operator, settings, shape, reads))
-            label = r"\n".join(map(_escape, (node.name, f"{operator} {settings}".rstrip(), shape)))
-            style = "filled,rounded" + ",dashed" * (node.name in label_names)
-            words = node.operator.lower()
+            shapes = dict.fromkeys(str(shape) for shape in box.shapes if shape is not None)
+            shape = ", ".join(shapes).replace("None", "?")
+            reads = ", ".join(boxes[other].name for other in box.reads)
+            self._rows.append((box.name, box.operator, settings, shape, reads))
+            texts = box.name, f"{box.operator} {settings}".rstrip(), shape
+            label = r"\n".join(map(_escape, filter(None, texts)))
+            style = "filled,rounded" + ",dashed" * box.is_label
+            words = box.operator.lower()
             colour = next(_COLOURS[pattern] for pattern in _COLOURS if re.search(pattern, words))
-            outline = f'fillcolor="{colour}", peripheries={1 + (node_id in heads)}'
-            lines.append(f'n{node_id} [label="{label}", style="{style}", {outline}]')
-            lines += [f"n{other} -> n{node_id}" for other in read]
+            outline = f'fillcolor="{colour}", peripheries={1 + box.is_output}'
+            lines.append(f'{ids[key]} [label="{label}", style="{style}", {outline}]')
+            lines += [f"{ids[other]} -> {ids[key]}" for other in box.reads]
         self.dot = "\n".join([*lines, "}\n"])
 
     @cached_property
@@ -104,19 +116,12 @@ class Diagram:
         return self.svg
 
     def _repr_html_(self) -> str:
-        head = ["layer", "operator", "settings", "output shape", "reads"]
+        head = ["layer", "operator", "settings", "output shape", self._reads]
         return self.svg or table(repr(self), head, self._rows)
 
     def __repr__(self) -> str:
         n_layers = sum(row[1] != "input" for row in self._rows)
         return f"Diagram({n_layers} layer{'s' * (n_layers != 1)})"
-
-
-def _output_shapes(node: Node, shapes: Mapping[str, Any]) -> str:
-    """Write the shapes of one example of the outputs, each different one once."""
-    names = [node.name] if node.is_variable else output_names(node)
-    found = dict.fromkeys(str(shapes[name]) for name in names if shapes.get(name) is not None)
-    return ", ".join(found).replace("None", "?")
 
 
 def _escape(text: str) -> str:

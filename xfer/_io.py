@@ -85,7 +85,13 @@ def progress_bar(
     what: str = "features",
     unit: str = "batch",
 ) -> Any:
-    """Make a tqdm bar that appears after a second; `wanted=None` means in interactive sessions."""
+    """Make a tqdm bar that appears after a second and leaves nothing when it ends.
+
+    `wanted=None` means in interactive sessions. With tqdm 4.66 or later, the environment variable
+    TQDM_DISABLE=1 turns all bars off.
+    """
     if wanted is None:
         wanted = hasattr(sys, "ps1") or "ipykernel" in sys.modules
-    return tqdm(iterable, total=total, disable=not wanted, delay=1, desc=what, unit=unit)
+    # tqdm reads the variable unless `disable` is given.
+    off: dict[str, Any] = {} if wanted else {"disable": True}
+    return tqdm(iterable, total=total, delay=1, desc=what, unit=unit, leave=False, **off)

@@ -291,7 +291,7 @@ class ModelHandler:
 
     def visualize_net(self) -> Diagram:
         """Draw the network; a notebook shows the result, and ``.save("net.svg")`` writes it."""
-        return Diagram(self.source)
+        return self.source.visualize_net()
 
     def save_symbol(self, model_name: str | PathLike) -> str:
         """Write the graph to ``<model_name>-symbol.json`` and return that path."""

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 from sklearn import metrics
 from sklearn.base import is_classifier
-from sklearn.calibration import CalibrationDisplay
+from sklearn.calibration import calibration_curve
 from sklearn.decomposition import PCA
 from sklearn.model_selection import GridSearchCV, RandomizedSearchCV
 from sklearn.preprocessing import StandardScaler
@@ -44,6 +44,7 @@ _MARKERS = "os^Dv"
 _GREY = "#999999"
 _SMALL, _MEDIUM = 8, 9  # points; smaller text is hard to read in a notebook
 _LETTERS_PER_INCH = 13
+_ENOUGH = 30  # examples in a bin: their share of right ones has a standard error of 0.09 or less
 _CLASSIFIERS = ("linear", "graph", "gaussian", "kernel", "naive Bayes")
 
 
@@ -72,8 +73,8 @@ def class_probabilities(
 
 
 def confusion_matrix(
-    labels: ArrayLike,
-    predicted: ArrayLike,
+    y_true: ArrayLike,
+    y_pred: ArrayLike,
     classes: Sequence | None = None,
     *,
     ax: "Axes | None" = None,
@@ -89,14 +90,14 @@ def confusion_matrix(
     >>> [text.get_text() for text in ax.texts]
     ['1', '0', '1', '1']
     """
-    labels, predicted = _columns(labels, predicted)
-    found = unique_labels(labels, predicted).tolist()
+    y_true, y_pred = _labels("confusion_matrix(y_true, y_pred)", y_true, y_pred)
+    found = unique_labels(y_true, y_pred).tolist()
     classes = found if classes is None else np.asarray(classes).tolist()
     if len({*classes}) < len(classes):
         raise ValueError(f"a class must not be repeated, got {classes}")
     if unknown := [label for label in found if label not in classes]:
         raise ValueError(f"labels must be among the classes {classes}, got {unknown[:5]}")
-    counts = metrics.confusion_matrix(labels, predicted, labels=classes)
+    counts = metrics.confusion_matrix(y_true, y_pred, labels=classes)
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     n_classes, names = len(classes), [_plain(name) for name in classes]
     longest = max(map(len, names))
@@ -120,8 +121,8 @@ def confusion_matrix(
 
 
 def reliability(
+    y_true: ArrayLike,
     probabilities: ArrayLike,
-    labels: ArrayLike,
     classes: ArrayLike,
     *,
     bins: int = 15,
@@ -130,44 +131,51 @@ def reliability(
 ) -> "Axes":
     """Draw how often predictions are right against how sure they are, and count them below.
 
-    This is scikit-learn's ``CalibrationDisplay`` of the predicted class: probabilities are what
-    ``predict_proba`` returned, labels the true ones, and classes ``repurposer.classes_``. Bins are
-    of equal width, and empty ones are not drawn. The legend gives the expected calibration error,
-    the mean distance of predictions from the diagonal (eq. 3 of Guo et al., 2017, On Calibration of
-    Modern Neural Networks). Give the same `ax` again, and a `name`, to compare several models.
+    ``probabilities`` are what ``predict_proba`` returned, and ``classes`` are
+    ``repurposer.classes_``. Only the predicted class of each example counts. Bins are of equal
+    width. Those with fewer than 30 examples are drawn faintly, and empty ones are not drawn.
+
+    The legend gives the expected calibration error, the mean distance of predictions from the
+    diagonal (eq. 3 of Guo et al., 2017, On Calibration of Modern Neural Networks). To compare
+    several models, give the same `ax` again, and a `name`; each has a histogram of its own, and all
+    have the same scale.
 
     Examples
     --------
-    >>> ax = reliability([[0.9, 0.1], [0.3, 0.7]], ["a", "b"], ["a", "b"], name="GP")
+    >>> ax = reliability(["a", "b"], [[0.9, 0.1], [0.3, 0.7]], ["a", "b"], name="GP")
     >>> ax.get_legend_handles_labels()[1]
     ['GP: 0.200']
     """
-    (labels,), probabilities, classes = _columns(labels), *map(np.asarray, (probabilities, classes))
-    shape, found = (len(labels), len(classes)), probabilities.shape
+    order = "reliability(y_true, probabilities, classes)"
+    (y_true,), probabilities = _labels(order, y_true), np.asarray(probabilities)
+    classes = np.asarray(classes)
+    shape, found = (len(y_true), len(classes)), probabilities.shape
     if found != shape:
-        raise ValueError(f"probabilities must have shape {shape}, labels x classes, got {found}")
+        what = f"probabilities must have shape {shape}, labels x classes, got {found}"
+        raise ValueError(f"{what}; the order is {order}")
     sure, least = probabilities.max(axis=1), probabilities.min()
     if not (sure <= 1 + 1e-6).all() or least < 0:
         raise ValueError(f"probabilities must be from 0 to 1, got {least:.3g} to {sure.max():.3g}")
     check_integer("bins", bins)
-    right = classes[probabilities.argmax(axis=1)] == labels
+    right = classes[probabilities.argmax(axis=1)] == y_true
     sure = np.minimum(sure, 1)  # float32 may round to slightly more
     ax = _axes(ax, 5, 6)
     insets: list[Any] = [one for one in ax.child_axes if one.get_label() == "counts"]
     (counts_ax,) = insets or [_draw_frame(ax)]
-    style = _style(len(counts_ax.patches) // 2)
-    display = CalibrationDisplay.from_predictions(
-        right.astype(int), sure, n_bins=bins, ref_line=False, ax=ax, markersize=4, **style
-    )
-    # Bins include their upper edge, like those of the Display.
+    style = _style(len(counts_ax.patches))
+    y, x = calibration_curve(right.astype(int), sure, n_bins=bins)
+    # Bins include their upper edge, like those of calibration_curve.
     edges = np.linspace(0, 1, bins + 1)
     counts = np.bincount(np.searchsorted(edges[1:-1], sure), minlength=bins)
-    distances = np.abs(display.prob_true - display.prob_pred)
-    error = np.average(distances, weights=counts[counts > 0])
-    display.line_.set_label(f"{_plain(name)}: {error:.3f}" if name else f"{error:.3f}")
-    # The outline is drawn once more, because bars of other lines may cover it.
-    counts_ax.stairs(counts, edges, fill=True, color=style["color"], alpha=0.15)
-    counts_ax.stairs(counts, edges, color=style["color"], linewidth=1.2)
+    filled = counts[counts > 0]
+    error = np.average(np.abs(y - x), weights=filled)
+    opacity = np.clip(filled / _ENOUGH, 0.15, 1)
+    ax.scatter(x, y, s=16, alpha=opacity, linewidths=0, **style)
+    for k, faintest in enumerate(np.minimum(opacity[1:], opacity[:-1])):
+        ax.plot(x[k : k + 2], y[k : k + 2], color=style["color"], alpha=faintest)
+    label = f"{_plain(name)}: {error:.3f}" if name else f"{error:.3f}"
+    ax.plot([], [], markersize=4, label=label, **style)
+    _draw_counts(counts_ax, counts, edges, style["color"])
     ax.set_xlabel("probability of the predicted class")
     bottom, top = ax.get_ylim()
     ax.set_ylabel("share that is right", y=(0.5 - bottom) / (top - bottom))
@@ -188,8 +196,19 @@ def _draw_frame(ax: "Axes") -> Any:
     counts_ax = ax.inset_axes(bounds, transform=ax.transData, sharex=ax, label="counts")
     counts_ax.set_ylabel("count", fontsize=_MEDIUM)
     counts_ax.tick_params(bottom=False, labelbottom=False, labelsize=_SMALL)
-    counts_ax.locator_params(axis="y", nbins=3, integer=True)
     return _axes(counts_ax)
+
+
+def _draw_counts(counts_ax: Any, counts: np.ndarray, edges: np.ndarray, colour: str) -> None:
+    """Draw a histogram below those that are there already, on one scale for all."""
+    counts_ax.stairs(counts, edges, baseline=0, fill=True, color=colour)
+    drawn = [steps.get_data() for steps in counts_ax.patches]
+    most = max((values - baseline).max() for values, _, baseline in drawn)
+    for row, (steps, (values, its_edges, baseline)) in enumerate(zip(counts_ax.patches, drawn)):
+        below = -1.2 * most * row
+        steps.set_data(values - baseline + below, its_edges, below)
+    counts_ax.set_ylim(-1.2 * most * (len(drawn) - 1), 1.05 * most)
+    counts_ax.set_yticks([0, most], ["0", f"{most:,}"])
 
 
 def uncertainty_split(
@@ -497,6 +516,14 @@ def _columns(*arrays: ArrayLike) -> list[np.ndarray]:
     if not columns[0].size:
         raise ValueError("at least one example is needed, got none")
     return columns
+
+
+def _labels(order: str, *arrays: ArrayLike) -> list[np.ndarray]:
+    """Check that arrays are labels of the same examples; a matrix may be in the wrong place."""
+    for shape in map(np.shape, arrays):
+        if len(shape) > 1 and shape[1] != 1:
+            raise ValueError(f"labels must be of shape (n,), got {shape}; the order is {order}")
+    return _columns(*arrays)
 
 
 def _style(index: int) -> dict[str, Any]:

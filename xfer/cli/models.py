@@ -370,7 +370,7 @@ def _write_report(
         # The picture needs no more of a row than the predicted label and its probability.
         probabilities = np.zeros((len(true), len(classes)))
         probabilities[np.arange(len(true)), [classes.index(one) for one in labels]] = sure
-        figure = plots.reliability(probabilities, true, classes).figure
+        figure = plots.reliability(true, probabilities, classes).figure
         _draw(figure, folder / "reliability.png")
         written.append("reliability.png")
     return written

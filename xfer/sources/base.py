@@ -450,19 +450,22 @@ class SourceModel(ABC):
         """Return the rows of the table of layers, headings first, and notes below it."""
         from xfer.sources.candidates import candidate_layers
 
-        good = dict[str, str]()
+        marks = dict[str, str]()
         with suppress(ValueError):  # a network of which no layer gives features
-            candidates = candidate_layers(self)
-            good = {**dict.fromkeys(candidates.pooling, "good"), candidates.last: "default"}
+            found = candidate_layers(self)
+            marks = {**dict.fromkeys(found.pooling, "good"), found.last: "default"}
         rows: list[tuple[str, ...]] = [
             ("layer", "operator", "output shape", "parameters", "features")
         ]
         for layer in self.layers:
             shape = "?" if layer.shape is None else str(layer.shape).replace("None", "?")
             count = f"{layer.parameter_count:,}"
-            rows.append((layer.name, layer.operator, shape, count, good.get(layer.name, "")))
-        unknown = any("?" in row[2] for row in rows)
-        return rows, ["?: known once the network has run on an example"] * unknown
+            rows.append((layer.name, layer.operator, shape, count, marks.get(layer.name, "")))
+        notes = ["?: known once the network has run on an example"] * any("?" in r[2] for r in rows)
+        return rows, [
+            *notes,
+            "default: taken for features if you name no layer; good: worth trying",
+        ]
 
 
 def _cache_keys(

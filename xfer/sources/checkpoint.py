@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from xfer.checkpoint.convert import Conversion, convert
+from xfer._dot import Box
+from xfer.checkpoint.convert import Conversion, convert, output_names
 from xfer.checkpoint.edit import data_dependent_nodes, drop_top, find_parameters
 from xfer.checkpoint.edit import find_layer as find_node
 from xfer.checkpoint.network import Network
@@ -190,6 +191,27 @@ class CheckpointSource(OnnxSource):
         graph = self.network.graph
         dependent = data_dependent_nodes(graph, self.network.input_names)
         return find_parameters(graph, find_node(graph, layer_name), dependent)
+
+    def _boxes(self) -> dict[int, Box]:
+        graph, label_names = self.network.graph, self.network.label_names
+        shapes = {layer.name: layer.shape for layer in self.layers}
+        shapes |= {name: _example_shape(dims) for name, dims in self.data_shapes.items()}
+        heads = {node_id for node_id, _ in graph.heads}
+        boxes: dict[int, Box] = {}
+        for node_id, node in enumerate(graph.nodes):
+            if node.is_variable and node.name not in (*self.input_names, *label_names):
+                continue
+            names = [node.name] if node.is_variable else output_names(node)
+            boxes[node_id] = Box(
+                node.name,
+                "input" if node.is_variable else node.operator,
+                node.attributes,
+                [shapes.get(name) for name in names],
+                [other for other, _ in node.inputs if other in boxes],
+                is_label=node.name in label_names,
+                is_output=node_id in heads,
+            )
+        return boxes
 
     def role_of(self, name: str) -> str:
         """Return what a parameter is, which the end of its name tells."""

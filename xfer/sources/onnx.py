@@ -13,11 +13,12 @@ import numpy as np
 import onnx
 from onnx import numpy_helper
 
+from xfer._dot import Box, Diagram
 from xfer.checkpoint.params import check_is_no_pointer
 from xfer.sources.base import Layer, OnnxLayers, SourceModel
 from xfer.sources.candidates import Ends, graph_ends
 from xfer.sources.data import Examples
-from xfer.sources.onnx_model import OnnxGraph, channels_axis, parse, take_apart
+from xfer.sources.onnx_model import OnnxGraph, channels_axis, parse, reads_of, take_apart
 from xfer.sources.onnx_session import Runner
 
 if TYPE_CHECKING:
@@ -199,6 +200,32 @@ class OnnxSource(SourceModel):
         parameters = {n: arrays.get(n, array) for n, array in self._graph.parameters.items()}
         source._set(OnnxGraph(self._graph.model, parameters))
         return source
+
+    def visualize_net(self) -> Diagram:
+        """Draw the network; a notebook shows the result, and ``.save("net.svg")`` writes it."""
+        return Diagram(self._boxes())
+
+    def _boxes(self) -> dict[Any, Box]:
+        """Describe the inputs, and the operators that depend on them."""
+        graph, shapes = self._graph.model.graph, {one.name: one.shape for one in self.layers}
+        heads = {value.name for value in graph.output}
+        boxes: dict[Any, Box] = {}
+        boxes |= {n: Box(n, "input", shapes=[self._input_dims(n)]) for n in self.input_names}
+        makers: dict[str, Any] = {name: name for name in boxes}  # keys of boxes by output
+        for index, node in enumerate(graph.node):
+            reads = list(dict.fromkeys(makers[name] for name in reads_of(node) if name in makers))
+            if reads:
+                names = [name for name in node.output if name]
+                makers |= dict.fromkeys(names, index)
+                boxes[index] = Box(
+                    ", ".join(names),
+                    node.op_type,
+                    {one.name: onnx.helper.get_attribute_value(one) for one in node.attribute},
+                    [shapes.get(name) for name in names],
+                    reads,
+                    is_output=not heads.isdisjoint(names),
+                )
+        return boxes
 
     def layer_below_top(self, count: int) -> str:
         """Name the layer that is the network's output when the last ones are dropped."""

@@ -164,7 +164,7 @@ class OnnxGraph:
         for node in reversed(graph.node):
             if not needed.isdisjoint(node.output):
                 nodes.append(node)
-                needed.update(_reads(node))
+                needed.update(reads_of(node))
         cut = onnx.GraphProto(
             name=graph.name,
             node=nodes[::-1],
@@ -260,7 +260,7 @@ def take_apart(
     for stay in the graph.
     """
     graph, parameters, kept = model.graph, {}, []
-    used = {name for entry in graph.node for name in _reads(entry)}
+    used = {name for entry in graph.node for name in reads_of(entry)}
     for tensor in graph.initializer:
         if tensor.name not in used:
             continue
@@ -384,7 +384,7 @@ def _parts(message: Message) -> Iterator[Message]:
                 yield from _parts(part)
 
 
-def _reads(node: onnx.NodeProto) -> Iterator[str]:
+def reads_of(node: onnx.NodeProto) -> Iterator[str]:
     """Yield the names that an operator takes, and those in the bodies of loops and conditions."""
     for part in _parts(node):
         if isinstance(part, onnx.NodeProto):

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from xfer._dot import Box, Diagram
 from xfer.sources.base import Layer, OnnxLayers, SourceModel, check_rows, example_shapes
 from xfer.sources.candidates import Ends
 from xfer.sources.data import check_ids, count, to_numpy
@@ -224,6 +225,53 @@ class TorchSource(SourceModel):
         tensors = {name: self._send(array) for name, array in inputs.items()}
         with _one_pass, _at_rest(self.module, self.autocast):
             return export(self, names, tensors)
+
+    def visualize_net(self) -> Diagram:
+        """Draw the network; a notebook shows the result, and ``.save("net.svg")`` writes it.
+
+        Arrows are what ``torch.fx`` finds when it traces the network. Where it cannot, the modules
+        are drawn as a tree, in the order in which they are defined.
+        """
+        try:
+            return Diagram(self._traced_boxes())
+        except Exception:  # whatever the network does with what torch.fx gives it
+            return Diagram(self._tree(), is_tree=True)
+
+    def _traced_boxes(self) -> dict[torch.fx.Node, Box]:
+        module = self.module
+        if not isinstance(module, torch.fx.GraphModule):
+            # A network may keep what it computes; the copy has the same parameters.
+            module = copy.deepcopy(module, {id(one): one for one in module.parameters()})
+        with _one_pass, _at_rest(module, None):
+            graph = module.graph if module is self.module else torch.fx.Tracer().trace(module)
+        called = Counter(node.target for node in graph.find_nodes(op="call_module"))
+        seen: Counter[Any] = Counter()
+        boxes: dict[torch.fx.Node, Box] = {}
+        heads = {one for node in graph.find_nodes(op="output") for one in node.all_input_nodes}
+        for node in graph.nodes:
+            reads, is_output = [one for one in node.all_input_nodes if one in boxes], node in heads
+            if node.op == "placeholder" and node.users:
+                boxes[node] = Box(str(node.target), "input")
+            elif node.op == "call_module":
+                name, part = str(node.target), module.get_submodule(str(node.target))
+                name += f":{seen[name]}" if called[name] > 1 else ""
+                seen[node.target] += 1
+                layer = Box(name, _class_name(part), vars(part), [self._shapes.get(name)], reads)
+                boxes[node] = layer._replace(is_output=is_output)
+            elif node.op.startswith("call_") and reads:
+                operator = getattr(node.target, "__name__", str(node.target))
+                boxes[node] = Box(f"({node.name})", operator, reads=reads, is_output=is_output)
+        return boxes
+
+    def _tree(self) -> dict[str, Box]:
+        boxes = {"": Box(self._whole[0] if self._whole else "", _class_name(self.module))}
+        for name, part in self._modules.items():
+            around = name
+            while (around := around.rpartition(".")[0]) not in boxes:
+                pass
+            shapes = [self._shapes.get(name)]
+            boxes[name] = Box(name, _class_name(part), vars(part), shapes, [around])
+        return boxes
 
     def layer_below_top(self, count: int) -> str:
         """Name the innermost module that is left when the last ones are dropped, as defined."""
