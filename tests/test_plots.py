@@ -468,15 +468,12 @@ def test_a_layer_comparison_of_a_pipeline(task):
     pipeline = make_pipeline(
         xfer.LayerFeatures(task.source, "pool3"), LogisticRegression(max_iter=50, tol=0.1)
     )
-    layers = np.empty(3, object)
-    layers[:] = ["relu3", ["relu2", "pool3"], "pool3"]
-    choices = {
-        "layerfeatures__feature_layer_names": layers,
-        "layerfeatures__pooling": ["max"],
-    }
+    layers = np.empty(4, object)
+    layers[:] = ["relu3", ["relu2", "pool3"], "pool3", None]
+    choices = {"layerfeatures__feature_layer_names": layers}
     search = GridSearchCV(pipeline, choices, cv=2, scoring="neg_log_loss")
     ax = plots.layer_comparison(search.fit(task.images, task.digits))
-    names = ["relu3", "relu2 + pool3", "pool3"]
+    names = ["relu3", "relu2 + pool3", "pool3", "default"]
     assert [label.get_text() for label in ax.get_yticklabels()] == names
     assert ax.get_xlabel().startswith("negative log loss ±") and ax.get_legend() is None
 

@@ -394,6 +394,8 @@ def _join(value: Any) -> str:
     """Write one or several layers or poolings."""
     if isinstance(value, Mapping):
         return ", ".join(f"{layer}: {pooling}" for layer, pooling in value.items())
+    if value is None:
+        return "default"
     return value if isinstance(value, str) else " + ".join(map(str, value))
 
 
