@@ -106,6 +106,13 @@ def test_a_folder(folder, others, tmp_path, capsys):
     assert (code, told) == (0, out.read_text(encoding="utf-8"))
 
 
+def test_a_head_finds_its_layer(folder, tmp_path, capsys):
+    out = tmp_path / "model.xfer"
+    arguments = ["fit", CHECKPOINT, folder / "few", *PICTURES, "--head", "lr", "-o", out]
+    code, told, _ = run(*arguments, capsys=capsys)
+    assert code == 0 and "examples: pool3.\n" in told
+
+
 @pytest.mark.parametrize("suffix", [".csv", ".tsv", ".jsonl", ".parquet"])
 def test_a_table(folder, others, tmp_path, capsys, suffix):
     paths, labels, expected = others
@@ -523,7 +530,6 @@ def test_large_tables_are_read_in_little_memory(tmp_path):
             "a.png is in none of the folders of the",
         ),
         (["predict", "m.onnx", "{few}"], "MODEL must be a .xfer file, which xfer fit writes, got"),
-        (["fit", "net", "{few}", "-o", "m.xfer", "--head", "gp"], "--head gp needs --layer"),
         (["fit", "{net}", "{few}", "-o", "m.xfer", "--column", "file"], "no column 'file'; its"),
         (["fit", "{net}", "{few}", "-o", "m.xfer", "--length", "3"], "belong together"),
         (["predict", "{model}", "{few}", "-o", "found.txt"], "must end in .csv or .parquet"),
