@@ -52,9 +52,10 @@ test-numpy2-mxnet: .venv-numpy2/ready
 	.venv-numpy2/bin/python $(PIP) requests
 	PYTHONPATH=$(CURDIR)/.venv-numpy2/mxnet .venv-numpy2/bin/python $(PARTLY) -m "mxnet and not slow"
 
-# The newest Python, with nothing but what `pip install xfer-learn` brings.
+# The newest Python, with nothing but what `pip install xfer-learn` brings. The small campaigns take
+# a minute and run in `make test`.
 test-base: .venv-base/ready
-	.venv-base/bin/python $(PARTLY) -m "not slow"
+	.venv-base/bin/python $(PARTLY) -m "not slow" --ignore=tests/test_campaigns.py
 
 # The lowest versions that pyproject.toml allows of what xfer cannot do without.
 test-lowest: .venv-lowest/ready
