@@ -303,6 +303,8 @@ def test_examples_on_another_axis(mx, tmp_path):
         {"size": (16, 20), "crop": None, "channels": "bgr", "layout": "NHWC", "std": [1, 2, 3]},
         {"size": 24, "channels": "gray", "mean": 0.5, "std": 0.2},
         {"size": None, "scale": 1},
+        {"size": (16, 20), "resize": 23, "interpolation": "bicubic"},
+        {"size": 24, "crop": None, "interpolation": "bicubic", "mean": 0.5},
     ],
 )
 def test_pictures(tmp_path, settings):

@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -85,6 +86,32 @@ def test_without_crop_the_whole_picture_is_resized(height, width):
     found = ImageInputs((20, 30), crop=None, scale=1, layout="NHWC")([array])
     expected = Image.fromarray(array).resize((30, 20), Image.Resampling.BILINEAR)
     np.testing.assert_array_equal(found[0], np.asarray(expected, np.float32))
+
+
+@pytest.mark.parametrize(("height", "width"), [(40, 56), (56, 40), (33, 33), (100, 20)])
+def test_the_shorter_side_is_resized_before_the_crop(height, width):
+    image = Image.fromarray(random_picture(3, height, width))
+    found = ImageInputs((24, 30), resize=35, interpolation="bicubic", scale=1)([image])[0]
+    sides = (35, 35 * height // width) if width <= height else (35 * width // height, 35)
+    resized = np.asarray(image.resize(sides, Image.Resampling.BICUBIC))
+    top, left = round((len(resized) - 24) / 2), round((resized.shape[1] - 30) / 2)
+    expected = resized[top : top + 24, left : left + 30].transpose(2, 0, 1)
+    np.testing.assert_array_equal(found, expected)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"resize": 20}, "resize must be an integer >= 24, got 20"),
+        ({"resize": 30.0}, "resize must be an integer >= 24, got 30.0"),
+        ({"resize": 30, "crop": None}, "resize needs a size and crop='center'"),
+        ({"resize": 30, "size": None}, "resize needs a size and crop='center'"),
+        ({"interpolation": "nearest"}, "interpolation must be one of .*bicubic.*, got 'nearest'"),
+    ],
+)
+def test_what_cannot_be_resized(settings, message):
+    with pytest.raises(ValueError, match=message):
+        ImageInputs(**{"size": (20, 24), **settings})
 
 
 @pytest.mark.parametrize("size", [(20, 30), (30, 10)])
@@ -687,6 +714,150 @@ def test_other_image_processors_need_a_key(processors):
     assert as_inputs(own, "mine").identity() == FunctionInputs(np.stack, "mine").identity()
     with pytest.raises(TypeError, match="inputs cannot be a BertConfig: give a function"):
         as_inputs(pytest.importorskip("transformers").BertConfig())
+
+
+# Transforms of torchvision and timm
+
+
+class Resize:
+    """As torchvision's: the shorter side of a picture, or both."""
+
+    def __init__(self, size, interpolation="bilinear"):
+        self.size, self.interpolation = size, SimpleNamespace(value=interpolation)
+
+    def __call__(self, image):
+        sides = self.size
+        if not isinstance(sides, tuple):
+            shorter = min(image.size)
+            sides = tuple(self.size * side // shorter for side in image.size[::-1])
+        resampling = Image.Resampling[self.interpolation.value.upper()]
+        return image.resize(sides[::-1], resampling)
+
+
+class CenterCrop:
+    """As torchvision's."""
+
+    def __init__(self, *size):
+        self.size = size
+
+    def __call__(self, image):
+        (height, width), (wide, high) = self.size, image.size
+        top, left = round((high - height) / 2), round((wide - width) / 2)
+        return image.crop((left, top, left + width, top + height))
+
+
+class ToTensor:
+    """As torchvision's, but that the result is an array."""
+
+    def __call__(self, image):
+        return np.asarray(image, np.float32).transpose(2, 0, 1) / np.float32(255)
+
+
+class Normalize:
+    """As torchvision's."""
+
+    def __init__(self, mean=MEAN, std=STD):
+        self.mean, self.std = np.float32(mean), np.float32(std)
+
+    def __call__(self, pixels):
+        return (pixels - self.mean[:, None, None]) / self.std[:, None, None]
+
+
+class Flip:
+    """A step that ImageInputs does not have."""
+
+    def __call__(self, pixels):
+        return pixels[..., ::-1]
+
+
+class Compose:
+    """As torchvision's."""
+
+    def __init__(self, *transforms):
+        self.transforms = list(transforms)
+
+    def __call__(self, picture):
+        for transform in self.transforms:
+            picture = transform(picture)
+        return picture
+
+
+class ImageClassification:
+    """As torchvision's weights have it: attributes and no steps."""
+
+    def __init__(self, crop, resize):
+        self.crop_size, self.resize_size = [crop], [resize]
+        self.mean, self.std, self.interpolation = MEAN, STD, SimpleNamespace(value="bicubic")
+        self.steps = Resize(resize, "bicubic"), CenterCrop(crop, crop), ToTensor(), Normalize()
+
+    def __call__(self, picture):
+        return Compose(*self.steps)(picture)
+
+
+LAST = ToTensor(), Normalize()
+
+
+@pytest.mark.parametrize(
+    ("transform", "settings"),
+    [
+        (ImageClassification(24, 28), {"size": 24, "resize": 28, "interpolation": "bicubic"}),
+        (Compose(Resize(30), CenterCrop(24, 20), *LAST), {"size": (24, 20), "resize": 30}),
+        (Compose(Resize((30, 20)), *LAST), {"size": (30, 20), "crop": None}),
+        (Compose(Resize((30, 20)), CenterCrop(30, 20), *LAST), {"size": (30, 20), "crop": None}),
+    ],
+)
+def test_a_transform_becomes_data(transform, settings):
+    inputs = as_inputs(transform)
+    assert inputs == ImageInputs(**settings, mean=MEAN, std=STD) == round_trip(inputs)
+    pictures = [Image.fromarray(random_picture(seed, 40 + seed, 56)) for seed in range(0, 40, 9)]
+    expected = [transform(picture) for picture in pictures]
+    np.testing.assert_allclose(inputs(pictures), expected, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "transform",
+    [
+        Compose(Resize(30), CenterCrop(24, 20), *LAST, Flip()),  # another step
+        Compose(Resize(30), *LAST),  # sizes differ
+        Compose(Resize((30, 20)), CenterCrop(24, 20), *LAST),
+        Compose(CenterCrop(24, 20), Resize((24, 20)), *LAST),  # another order
+        Compose(Resize(30), CenterCrop(24, 20), ToTensor()),  # gray or not?
+        Compose(Resize(30), CenterCrop(24, 20), ToTensor(), Normalize([0.5], [0.5])),
+        Compose(Resize((30, 20), "nearest"), *LAST),
+        Compose(Resize((30, 20)), *LAST, Normalize()),
+        Compose(),
+    ],
+)
+def test_another_transform_stays_a_function(transform):
+    assert as_inputs(transform) == FunctionInputs(transform)
+
+
+@pytest.fixture(scope="module")
+def timm():
+    """Return timm; skip where it, or the torchvision that it imports, is not there or broken."""
+    try:
+        import timm
+    except (ImportError, RuntimeError) as error:
+        pytest.skip(f"needs timm and torchvision: {error}")
+    return timm
+
+
+def test_transforms_of_timm_and_torchvision_give_what_they_gave(timm, picture):
+    from torchvision.models import ResNet18_Weights, ViT_B_16_Weights
+
+    models = ["resnet18.a1_in1k", "vit_base_patch16_224.augreg_in21k", "convnext_tiny.fb_in22k"]
+    configs = [timm.models.get_pretrained_cfg(name).to_dict() for name in models]
+    transforms = [
+        *(weights.transforms() for weights in [*ResNet18_Weights, *ViT_B_16_Weights]),
+        *(timm.data.create_transform(**timm.data.resolve_data_config(one)) for one in configs),
+    ]
+    for transform in transforms:
+        inputs = as_inputs(transform)
+        assert isinstance(inputs, ImageInputs), transform
+        expected = transform(Image.fromarray(picture)).numpy()
+        np.testing.assert_allclose(inputs([picture])[0], expected, atol=1e-5)
+    with_noise = timm.data.create_transform(224, is_training=True)
+    assert isinstance(as_inputs(with_noise), FunctionInputs)
 
 
 # Packages

@@ -26,6 +26,10 @@ from xfer.text import _SETTINGS, Corpus, Vocabulary, _check_type
 _LUMA = np.array([0.299, 0.587, 0.114], np.float32)  # ITU-R 601-2, as Pillow converts to gray
 # The attribute of an encoding of `tokenizers` for each input name of transformers.
 _ENCODED = {"input_ids": "ids", "token_type_ids": "type_ids", "attention_mask": "attention_mask"}
+# Steps of torchvision's and timm's transforms that are settings of ImageInputs, and those that
+# only change the type of a picture.
+_STEPS = {"ImageClassification", "Resize", "CenterCrop", "Normalize", "ToTensor", "MaybeToTensor"}
+_STEPS |= {"PILToTensor", "ConvertImageDtype", "ToImage", "ToDtype", "ToPureTensor"}
 _USE_FUNCTION = "give a function that calls it with a list of examples, and a cache_key"
 
 #: JSON, and arrays of bytes for long texts.
@@ -72,12 +76,17 @@ class ImageInputs(Inputs):
     crop : {"center"} or None, default="center"
         ``"center"`` resizes the shorter side and crops the middle, like torchvision's
         ``Resize(size)`` and ``CenterCrop(size)``. None resizes the whole picture to ``size``.
+    resize : int or None, default=None
+        Length of the shorter side before the crop, like ``Resize(resize)`` and
+        ``CenterCrop(size)``. None is the smallest length that covers ``size``.
+    interpolation : {"bilinear", "bicubic"}, default="bilinear"
+        How pixels are resized; both with antialiasing.
 
     Notes
     -----
     Arrays are RGB or RGBA, of uint8, uint16 or float; only uint8 may have alpha. 16-bit pixels are
     divided by 257, which maps them to 0 to 255; floats are used as they are. Transparent parts are
-    shown on white. The EXIF orientation is applied. Resizing is bilinear with antialiasing.
+    shown on white. The EXIF orientation is applied.
 
     Examples
     --------
@@ -95,11 +104,15 @@ class ImageInputs(Inputs):
     channels: Literal["rgb", "bgr", "gray"] = "rgb"
     layout: Literal["NCHW", "NHWC"] = "NCHW"
     crop: Literal["center"] | None = "center"
+    resize: int | None = None
+    interpolation: Literal["bilinear", "bicubic"] = "bilinear"
     _n_channels = property(lambda self: 1 if self.channels == "gray" else 3)
 
     def __post_init__(self) -> None:
         colors, layouts, crops = ("rgb", "bgr", "gray"), ("NCHW", "NHWC"), ("center", None)
-        for name, allowed in (("channels", colors), ("layout", layouts), ("crop", crops)):
+        allowed_values = {"channels": colors, "layout": layouts, "crop": crops}
+        allowed_values["interpolation"] = ("bilinear", "bicubic")
+        for name, allowed in allowed_values.items():
             if getattr(self, name) not in allowed:
                 raise ValueError(f"{name} must be one of {allowed}, got {getattr(self, name)!r}")
         size: Any = self.size
@@ -108,6 +121,10 @@ class ImageInputs(Inputs):
             raise ValueError(f"size must be an integer, (height, width) or None, got {size!r}")
         # Plain numbers and tuples can be compared and saved.
         sizes = None if size is None else tuple(check_integer("size", side) for side in sides)
+        if self.resize is not None:
+            if sizes is None or self.crop is None:
+                raise ValueError("resize needs a size and crop='center'")
+            vars(self).update(resize=check_integer("resize", self.resize, max(sizes)))
         numbers = {name: self._checked(name) for name in ("mean", "std", "scale")}
         vars(self).update(numbers, size=sizes)
 
@@ -157,17 +174,20 @@ class ImageInputs(Inputs):
     def _resized(self, image: Any) -> Any:
         if self.size is None:
             return image
-        bilinear = _package("PIL.Image").Resampling.BILINEAR
+        filters = _package("PIL.Image").Resampling
         height, width = cast(Sequence, self.size)
+        # The sides of the smallest rectangle that the resized picture covers.
+        high, wide = (self.resize, self.resize) if self.resize else (height, width)
         if self.crop is None:
             covering = width, height
-        elif width * image.height >= height * image.width:
-            covering = width, width * image.height // image.width
+        elif wide * image.height >= high * image.width:
+            covering = wide, wide * image.height // image.width
         else:
-            covering = height * image.width // image.height, height
+            covering = high * image.width // image.height, high
         # torchvision's CenterCrop rounds in the same way.
         left, top = round((covering[0] - width) / 2), round((covering[1] - height) / 2)
-        return image.resize(covering, bilinear).crop((left, top, left + width, top + height))
+        resized = image.resize(covering, filters[self.interpolation.upper()])
+        return resized.crop((left, top, left + width, top + height))
 
 
 @dataclass(frozen=True)
@@ -303,7 +323,7 @@ def as_inputs(given: Any, cache_key: str | None = None) -> Inputs:
     if isinstance(given, Inputs):
         return given
     if not any(kind.__module__.startswith("transformers.") for kind in type(given).__mro__):
-        return FunctionInputs(given, cache_key)
+        return _of_transform(given) or FunctionInputs(given, cache_key)
     if hasattr(given, "backend_tokenizer"):
         return TokenizerInputs.of_tokenizer(given)
     name = type(given).__name__
@@ -313,6 +333,39 @@ def as_inputs(given: Any, cache_key: str | None = None) -> Inputs:
         version = sys.modules["transformers"].__version__
         cache_key = f"{name} of transformers {version}: {given.to_json_string()}"
     return FunctionInputs(partial(_process, copy.deepcopy(given)), cache_key)
+
+
+def _of_transform(transform: Any) -> ImageInputs | None:
+    """Return a transform of torchvision or timm as data; None where it is, or may be, another."""
+    steps = {type(step).__name__: step for step in getattr(transform, "transforms", [transform])}
+    if not {*steps} <= _STEPS:
+        return None
+    try:
+        whole = steps.get("ImageClassification")  # what torchvision's weights have
+        resize, normalize = whole or steps["Resize"], whole or steps["Normalize"]
+        sides = _listed_sides(whole.resize_size if whole else resize.size)
+        if len(sides) == 2:
+            settings: dict[str, Any] = {"size": sides, "crop": None}
+        else:
+            size = _listed_sides(whole.crop_size if whole else steps["CenterCrop"].size)
+            settings = {"size": size * (3 - len(size)), "resize": sides[0]}
+        # A single mean would not tell gray pictures from others. Tensors have 32 bits.
+        for name in ("mean", "std"):
+            settings[name] = [round(float(one), 6) for one in getattr(normalize, name)]
+        interpolation = getattr(resize.interpolation, "value", resize.interpolation)
+        inputs = ImageInputs(interpolation=interpolation, **settings)
+        height, width = cast(Sequence, inputs.size)
+        random, fromarray = np.random.RandomState(0), _package("PIL.Image").fromarray
+        shapes = [(2 * height, 3 * width, 3), (height + 9, width + 2, 3), (height, width // 3 + 1, 3)]
+        pictures = [fromarray(random.randint(256, size=s).astype(np.uint8)) for s in shapes]
+        expected = [np.asarray(transform(picture)) for picture in pictures]
+        return inputs if np.allclose(inputs(pictures), expected, atol=1e-4) else None
+    except Exception:  # whatever a transform of these names holds and does
+        return None
+
+
+def _listed_sides(size: Any) -> list[int]:
+    return [*size] if isinstance(size, Sequence) else [size]
 
 
 def from_state(state: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> Inputs:

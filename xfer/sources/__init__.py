@@ -50,9 +50,11 @@ def open_source(
         checkpoint's ``.params``, or of the folder of a saved SentenceTransformer. An open source: a
         :class:`xfer.sources.SourceModel` or any object with ``layers`` and ``extract(data,
         layer_names, *, pooling, progress)``. The network is never changed.
-    inputs : ImageInputs, TextInputs, or a tokenizer or image processor of transformers, optional
+    inputs : ImageInputs, TextInputs, or a transform, tokenizer or image processor, optional
         Makes the network's inputs of raw examples: data are then lists of images or texts; dicts of
-        arrays still count as ready inputs. Image and text inputs are saved with a repurposer.
+        arrays still count as ready inputs. A transform of torchvision or timm without randomness
+        becomes ImageInputs; tokenizers and image processors are those of transformers. Image and
+        text inputs, tokenizers too, are saved with a repurposer.
     preprocess : callable, optional
         A function, instead of ``inputs``. It gets a list of examples and returns an array with one
         row per example, a list with one array per example, or a dict of these by input name. It is

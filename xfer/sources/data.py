@@ -143,12 +143,18 @@ class ExampleData(Data):
     ) -> Iterator[Batch]:
         check_integer("batch_size", batch_size)
         if is_example and not isinstance(self.given, Mapping):
-            given = self.given
-            if getattr(given, "ndim", 0) in (2, 3) and is_example(given):
-                sides = given.shape
+            examples: Any = _column(self.given)
+            sides = getattr(examples, "shape", ())
+            if len(sides) == 2 and _is_raw_column(examples):
+                examples = examples[:, 0]
+            elif len(sides) in (2, 3) and is_example(examples):
+                names = ", ".join(map(str, getattr(self.given, "columns", ())))
+                if names:
+                    raise TypeError(
+                        f"data must be one column of examples, got a table of {sides[1]}: {names}"
+                    )
                 if len(sides) == 2 or sides[2] in (1, 3, 4):
                     raise TypeError(f"data must be a list of examples, got one of shape {sides}")
-            examples: Any = _column(given)
         else:
             examples = self._arrays(input_names, needed)
         if not count(examples):
@@ -518,8 +524,8 @@ def checked_array(X: Any) -> Any:
     """
     refuse_masked(X)
     is_array = isinstance(X, np.ndarray)
-    if is_array and X.ndim == 1 and X.dtype.kind in "OUST":
-        return X  # texts
+    if is_array and _is_raw_column(X):
+        return X
     # What has no length can only be read as an array.
     is_like_one = hasattr(X, "__array__") and not hasattr(X, "__len__")
     if not (is_array or is_like_one or issparse(X)):
@@ -533,6 +539,12 @@ def checked_array(X: Any) -> Any:
             f"data must be an array of numbers with one row per example, or a list of raw "
             f"examples; got an array of objects such as {X.flat[0]!r:.80}"
         ) from None
+
+
+def _is_raw_column(X: np.ndarray) -> bool:
+    """Return whether this is an array of texts, paths and the like, of shape (n,) or (n, 1)."""
+    is_column = X.ndim == 1 or (X.size == len(X) > 0 and not isinstance(X.flat[0], Number))
+    return is_column and X.dtype.kind in "OUST"
 
 
 def _given_labels(y: Any, n_examples: int) -> np.ndarray:
