@@ -690,9 +690,15 @@ def to_numpy(values: Any) -> np.ndarray:
             )
     refuse_masked(values)
     array = np.asarray(values)
+    if array.dtype == object and array.ndim == 1 and _is_of_arrays(array):
+        return to_numpy(list(array))  # a column of arrays
     if array.dtype == object and all(isinstance(one, (Number, np.bool_)) for one in array.flat):
         return array.astype(np.float64)  # a table whose columns differ in type
     return array
+
+
+def _is_of_arrays(column: np.ndarray) -> bool:
+    return len(column) > 0 and all(isinstance(one, np.ndarray) for one in column)
 
 
 def refuse_masked(values: Any) -> None:
