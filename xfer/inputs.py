@@ -356,7 +356,11 @@ def _of_transform(transform: Any) -> ImageInputs | None:
         inputs = ImageInputs(interpolation=interpolation, **settings)
         height, width = cast(Sequence, inputs.size)
         random, fromarray = np.random.RandomState(0), _package("PIL.Image").fromarray
-        shapes = [(2 * height, 3 * width, 3), (height + 9, width + 2, 3), (height, width // 3 + 1, 3)]
+        shapes = [
+            (2 * height, 3 * width, 3),
+            (height + 9, width + 2, 3),
+            (height, width // 3 + 1, 3),
+        ]
         pictures = [fromarray(random.randint(256, size=s).astype(np.uint8)) for s in shapes]
         expected = [np.asarray(transform(picture)) for picture in pictures]
         return inputs if np.allclose(inputs(pictures), expected, atol=1e-4) else None

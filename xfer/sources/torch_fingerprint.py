@@ -321,13 +321,17 @@ def _installed(file: str) -> tuple[str, str] | None:
     parts = Path(file).parts
     for folder in ("site-packages", "dist-packages"):
         if folder in parts[:-1]:
-            name = parts[parts.index(folder) + 1].partition(".")[0]
-            names = metadata.packages_distributions().get(name, [])
-            return (name, metadata.version(names[0])) if names else None
+            return _package(parts[parts.index(folder) + 1].partition(".")[0])
     frozen = file.startswith("<frozen ") and file != "<frozen __main__>"
     if frozen or Path(file).is_relative_to(sysconfig.get_path("stdlib")):
         return "python", "{}.{}".format(*sys.version_info)
     return None
+
+
+@functools.cache  # each look reads what is known of all installed packages: about a second
+def _package(name: str) -> tuple[str, str] | None:
+    names = metadata.packages_distributions().get(name, [])
+    return (name, metadata.version(names[0])) if names else None
 
 
 def _codes(file: str) -> frozenset[types.CodeType]:
