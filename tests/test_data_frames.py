@@ -1,4 +1,4 @@
-"""Columns of tables: features of a network beside numbers and categories, as scikit-learn has it."""
+"""Columns of tables: features of a network beside numbers and categories."""
 
 import pickle
 from pathlib import Path

@@ -144,7 +144,7 @@ class ExampleData(Data):
         check_integer("batch_size", batch_size)
         if is_example and not isinstance(self.given, Mapping):
             examples: Any = _column(self.given)
-            sides = getattr(examples, "shape", ())
+            sides: tuple[int, ...] = getattr(examples, "shape", ())
             if len(sides) == 2 and _is_raw_column(examples):
                 examples = examples[:, 0]
             elif len(sides) in (2, 3) and is_example(examples):
