@@ -304,3 +304,18 @@ def test_a_thousand_classes():
     X = np.repeat(centres, 3, axis=0) + 0.3 * random.normal(size=(3000, 64))
     model = MixtureClassifier().fit(X, np.repeat(np.arange(1000), 3))
     assert model.score(centres, np.arange(1000)) > 0.99
+
+
+@pytest.mark.parametrize("n", [4, 12, 60])
+def test_few_labels_leave_doubt(n):
+    """Even if all left-out predictions are right, the next one may be wrong."""
+    y = np.arange(n) % 2
+    X = np.random.RandomState(0).normal(size=(n, 5)) + 20 * y[:, None]
+    model = MixtureClassifier().fit(X, y)
+    assert model.score_estimate_.accuracy == 1
+    surest = model.predict_proba(X).max()
+    assert 1 - 1 / (n + 2) < surest <= 1 - 0.5 / (n + 2)
+    # A prior of the classes still multiplies their odds.
+    prior = MixtureClassifier(class_prior={0: 0.9, 1: 0.1}).fit(X, y).predict_proba(X)
+    odds = model.predict_proba(X) * [0.9, 0.1]
+    np.testing.assert_allclose(prior, odds / odds.sum(axis=1, keepdims=True), rtol=1e-9)

@@ -152,11 +152,13 @@ def _mixture(model: MixtureClassifier, X: Any) -> Predicted:
     for name, graph in model.graphs_.items():
         nodes = _joined(model.space_, X) if name == _ALL else X[name]
         found[name, "graph"] = _spread(graph, nodes)
-    scores: Any = np.log(model.prior_ratio_)
+    scores: Any = 0.0
     for head, weight in zip(model.head_names_, model.weights_):
         if weight:
-            scores = scores + found[head].at_least(_FLOOR) * weight
-    p = scores.softmax()
+            scores = found[head].at_least(_FLOOR) * weight + scores
+    p = scores.softmax() * (1 - model.doubt_) + model.doubt_ / len(model.classes_)
+    p = p * model.prior_ratio_
+    p = p / p.sum(1, keepdims=True)
     return Predicted(p, p)
 
 
