@@ -40,7 +40,7 @@ def card(
     if about:
         rows += [
             ("fitted", f"{about['date']}, on {about['n_examples']:,} labelled examples"),
-            ("SHA-256 of these", about["sha256"] or "unknown"),
+            ("SHA-256 of the examples", about["sha256"] or "unknown"),
         ]
     rows.append(("versions", ", ".join(_versions())))
     text = f"# {path.stem if path else type(model).__name__}\n\n{_table(('', ''), rows)}"
