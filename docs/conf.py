@@ -41,7 +41,7 @@ _OKABE_ITO = {"color-brand-primary": "#0072B2", "color-brand-content": "#0072B2"
 html_baseurl = os.environ.get("SITE_URL", "").rstrip("/")
 html_theme_options = {"light_css_variables": _OKABE_ITO}
 
-# The pages of the gallery in order. The first two need the folder of real models and data.
+# The pages of the gallery in order.
 GALLERY = [
     "text_transfer",
     "image_transfer",
@@ -54,9 +54,6 @@ GALLERY = [
     "mxnet_to_pytorch",
     "next_label",
 ]
-if not os.environ.get("XFER_TEST_DATA"):
-    GALLERY = GALLERY[2:]
-    print("XFER_TEST_DATA is not set: the gallery leaves out the two tutorials.")
 
 # Words to find a page by: main entries of the index, which the search lists before anything else.
 WORDS = {

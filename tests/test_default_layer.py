@@ -91,3 +91,55 @@ def test_data_that_do_not_fit_say_why():
     source = xfer.load_checkpoint(xfer.example.checkpoint())
     with pytest.raises(ValueError, match="do not fit the network"):
         xfer.LrRepurposer(source).fit(np.zeros((4, 3)), [0, 1, 0, 1])
+
+
+def test_what_functions_have_reduced_is_seen_behind_a_dropout():
+    torch = pytest.importorskip("torch")
+
+    class TextNetwork(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.embedding = torch.nn.Embedding(30, 6)
+            self.filters = torch.nn.ModuleList(torch.nn.Conv1d(6, 4, width) for width in (2, 3))
+            self.dropout = torch.nn.Dropout(0.5)
+            self.scores = torch.nn.Linear(8, 3)
+
+        def forward(self, ids):
+            words = self.embedding(ids).transpose(1, 2)
+            return self.scores(self.dropout(torch.cat([f(words).amax(2) for f in self.filters], 1)))
+
+    ids = np.random.RandomState(0).randint(0, 30, (8, 9))
+    assert default_layer(xfer.open_source(TextNetwork()), ids) == ("dropout", "flatten")
+
+
+def torch_networks():
+    torch = pytest.importorskip("torch")
+
+    class HeadFirst(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.fc, self.body = torch.nn.Linear(6, 3), torch.nn.Linear(5, 6)
+            self.unused = torch.nn.Linear(6, 2)
+
+        def forward(self, x):
+            return self.fc(self.body(x).relu())
+
+    class Two(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.left, self.right = torch.nn.Linear(5, 4), torch.nn.Linear(5, 4)
+            self.top = torch.nn.Linear(8, 3)
+
+        def forward(self, a, b):
+            return self.top(torch.cat([self.left(a), self.right(b)], 1))
+
+    return HeadFirst(), Two()
+
+
+def test_the_order_is_that_of_the_calls_and_no_input_is_lost():
+    first, two = torch_networks()
+    a, b = np.random.RandomState(0).normal(size=(2, 8, 5)).astype(np.float32)
+    source = xfer.open_source(first)
+    assert default_layer(source, a) == ("body", "flatten")
+    # One layer reads one input only, so the scores are taken.
+    assert default_layer(xfer.open_source(two), {"a": a, "b": b}) == ("top", "flatten")

@@ -8,6 +8,7 @@ from contextlib import suppress
 from os import PathLike
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import numpy as np
 from sklearn.metrics import accuracy_score, log_loss, r2_score
@@ -28,11 +29,12 @@ def card(
     source, layers = model.features_.source_, model.features_.layers_
     n_layers, n_parameters = len(source.layers), sum(one.parameter_count for one in source.layers)
     named = (f"{one.name} ({how})" for one, how in zip(layers, model.features_.poolings_))
+    kind = type(getattr(source, "module", source)).__name__
     rows = [
         ("model", f"{type(model).__name__}, {type(model.meta_model_).__name__}"),
         (
             "network",
-            f"{type(source).__name__}, {n_layers:,} layers, {n_parameters:,} parameters",
+            f"{kind}, {n_layers:,} layers, {n_parameters:,} parameters",
         ),
         ("inputs", ", ".join(source.input_names)),
         ("layers", ", ".join(named)),
@@ -43,7 +45,7 @@ def card(
             ("SHA-256 of the examples", about["sha256"] or "unknown"),
         ]
     rows.append(("versions", ", ".join(_versions())))
-    text = f"# {path.stem if path else type(model).__name__}\n\n{_table(('', ''), rows)}"
+    text = f"# {_cell(path.stem) if path else type(model).__name__}\n\n{_table(('', ''), rows)}"
     if hasattr(model, "classes_"):
         text += f"\n## Labels\n\n{_labels(model.classes_, about.get('counts', []))}"
     text += "\n## Quality\n\n" + _quality(model, judged, path)
@@ -62,7 +64,8 @@ def _quality(model: Any, judged: Any, path: Path | None) -> str:
         scores = {"accuracy": accuracy_score} if hasattr(model, "classes_") else {"R²": r2_score}
         rows = [(name, f"{score(y_true, predicted):.3f}") for name, score in scores.items()]
         if probabilities is not None:
-            loss = log_loss(y_true, probabilities, labels=model.classes_)
+            order = np.argsort(model.classes_)  # of classes in any order
+            loss = log_loss(y_true, probabilities[:, order], labels=model.classes_[order])
             rows.append(("log loss, nats", f"{loss:.3f}"))
     elif about_meta_model is not None and about_meta_model.n_examples:
         left_out = model.meta_model_.left_out_
@@ -106,7 +109,9 @@ def _draw(
     reliability(y_true, probabilities, classes, bins=_BINS, ax=figure.subplots())
     with atomic_write(path.with_suffix(".png")) as file:
         figure.savefig(file, format="png", dpi=120)
-    return f"\n![How often predictions are right against how sure they are]({path.stem}.png)\n"
+    return (
+        f"\n![How often predictions are right against how sure they are]({quote(path.stem)}.png)\n"
+    )
 
 
 def _labels(classes: np.ndarray, counts: Sequence[int]) -> str:
@@ -115,7 +120,7 @@ def _labels(classes: np.ndarray, counts: Sequence[int]) -> str:
         classes = np.arange(len(classes))
     if len(counts) != len(classes):
         return ", ".join(map(_cell, classes.tolist())) + "\n"
-    rows = [(str(one), f"{count:,}") for one, count in zip(classes.tolist(), counts)]
+    rows = [(str(one), f"{n:,}") for one, n in zip(np.sort(classes).tolist(), counts)]
     return _table(("label", "examples"), rows)
 
 

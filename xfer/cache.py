@@ -189,9 +189,10 @@ class FeatureCache:
                     raise
                 time.sleep(0.01)
 
-    def _close(self) -> None:
+    # The module may be gone when Python ends.
+    def _close(self, error: type[Exception] = sqlite3.Error) -> None:
         connection, self._connection = self._connection, None
-        with suppress(sqlite3.Error):
+        with suppress(error):
             if connection is not None:
                 connection.close()
 

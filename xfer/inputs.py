@@ -338,8 +338,10 @@ def as_inputs(given: Any, cache_key: str | None = None) -> Inputs:
 def _of_transform(transform: Any) -> ImageInputs | None:
     """Return a transform of torchvision or timm as data; None where it is, or may be, another."""
     steps = {type(step).__name__: step for step in getattr(transform, "transforms", [transform])}
-    if not {*steps} <= _STEPS:
+    if not {*steps} <= _STEPS or type(transform).__name__ not in {"Compose", *_STEPS}:
         return None
+    if getattr(steps.get("Resize"), "max_size", None) is not None:
+        return None  # only wide pictures would show it
     try:
         whole = steps.get("ImageClassification")  # what torchvision's weights have
         resize, normalize = whole or steps["Resize"], whole or steps["Normalize"]

@@ -279,8 +279,9 @@ class Repurposer(ClassifierMixin, SharesNetwork):
     def card(self, X: Any = None, y: Any = None, *, path: str | PathLike[str] | None = None) -> str:
         """Describe the fitted repurposer in Markdown: a model card.
 
-        It names the network, the layers, the labels, the date and a hash of the labelled data, the
-        versions of packages, and the accuracy and calibration.
+        It names the network, the layers, the labels, the date and a hash of the labelled examples,
+        the versions of packages, and the accuracy and calibration. Where the network was trained,
+        date and hash are not known.
 
         Parameters
         ----------

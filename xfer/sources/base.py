@@ -90,6 +90,8 @@ class SourceModel(ABC):
     padding_id: int | None = None
     # What to do about features that depend on the other examples.
     _advice = ""
+    # The layer that was taken for some data where none was named.
+    _default_layer: str | None = None
     cache_key: str | None = None
     # Of each input: dtype, shape of an example, smallest and largest number, whether all are whole.
     _seen_inputs: Mapping[str, tuple[Any, ...]] = MappingProxyType({})
@@ -459,7 +461,8 @@ class SourceModel(ABC):
         marks = dict[str, str]()
         with suppress(ValueError):  # a network of which no layer gives features
             found = candidate_layers(self)
-            marks = {**dict.fromkeys(found.pooling, "good"), found.last: "default"}
+            marks = dict.fromkeys(found.pooling, "good")
+            marks[self._default_layer or found.last] = "default"
         rows: list[tuple[str, ...]] = [
             ("layer", "operator", "output shape", "parameters", "features")
         ]
@@ -583,6 +586,12 @@ def example_shapes(inputs: Mapping[str, np.ndarray]) -> Any:
     """Return the shape of one example; a dict of shapes where there are several inputs."""
     shapes = {name: array.shape[1:] for name, array in inputs.items()}
     return next(iter(shapes.values())) if len(shapes) == 1 else shapes
+
+
+def channels_advice(inputs: Mapping[str, np.ndarray]) -> str:
+    """Say what to do about pictures with their channels last, for an error."""
+    last = any(a.ndim == 4 and a.shape[3] in (1, 3, 4) and a.shape[1] > 4 for a in inputs.values())
+    return "; if it wants channels first, use X.transpose(0, 3, 1, 2)" if last else ""
 
 
 def _stack(values: Any, name: str) -> np.ndarray:

@@ -1,5 +1,6 @@
 """Which layers of a network are worth trying, found from its structure."""
 
+import warnings
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from functools import partial
@@ -22,6 +23,9 @@ _JOINS = {"Add", "Sum", "Concat"}
 _COPIES = {"Flatten", "Reshape", "Dropout", "Identity", "Squeeze", "Unsqueeze", "Cast"}
 _COPIES |= {"Transpose"}
 _PROBABILITIES = {"Softmax", "LogSoftmax", "Sigmoid", "ArgMax"}
+# By MXNet's names.
+_PROBABILITIES |= {"SoftmaxOutput", "Softmax", "softmax", "log_softmax", "SoftmaxActivation"}
+_PROBABILITIES |= {"LogisticRegressionOutput", "sigmoid", "argmax"}
 _SIZES = {"Shape", "Size"}
 
 
@@ -92,6 +96,7 @@ def candidate_layers(
         raise _nothing_found(source, names, data)
     before = names[: names.index(ends.last) + 1]
     last = [name for name in pooling if name in before][-1:] or [*pooling][-1:]
+    _warn_if_too_early(source, ends.last, last[0], data)
     return Candidates(pooling, last[0])
 
 
@@ -104,10 +109,48 @@ def default_layer(source: Any, data: Any = None) -> tuple[str, str]:
         _extract(source, source.layers[0].name, "flatten", data)
     ends = _ends(source)
     names = [*ends.stages]
-    for name in reversed(names[: names.index(ends.last) + 1] if names else []):
+    before = names[: names.index(ends.last) + 1] if names else []
+    for name in [*reversed(before), *names[len(before) :]]:
         for found in _that_give_features(source, [name], data).items():
-            return found
+            if name == names[-1] or _reads_all(source, *found, names[-1], data):
+                _warn_if_too_early(source, ends.last, name, data)
+                if data is not None and hasattr(source, "_default_layer"):
+                    source._default_layer = name
+                return found
     raise _nothing_found(source, names, data)
+
+
+def _warn_if_too_early(source: Any, last: str, taken: str, data: Any) -> None:
+    """Warn where the data do not fit the last layer before the scores, but an earlier one."""
+    if data is None or last == taken:
+        return
+    try:
+        source.extract(data, [last], progress=False)
+    except ValueError as error:
+        if "do not fit the network" in str(error):
+            warnings.warn(
+                f"{error}; so {taken!r} is the last layer that gives features. Have the data the "
+                "size that the network was trained with?",
+                stacklevel=2,
+            )
+
+
+def _reads_all(source: Any, name: str, pooling: str, scores: str, data: Any) -> bool:
+    """Return whether a layer depends on each of several inputs that the scores depend on."""
+    if not isinstance(data, Mapping) or len(data) < 2:
+        return True
+
+    def change(other: Any, name: str, pooling: str) -> bool:
+        first, second = (_extract(source, name, pooling, one) for one in (data, other))
+        if first is None or second is None:
+            return False
+        return not np.array_equal(first.matrix, second.matrix)
+
+    for key, values in data.items():
+        other = {**data, key: np.asarray(values)[::-1]}
+        if change(other, scores, "flatten") and not change(other, name, pooling):
+            return False
+    return True
 
 
 def _ends(source: Any) -> Ends:

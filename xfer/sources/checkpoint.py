@@ -15,7 +15,15 @@ from xfer.checkpoint.edit import find_layer as find_node
 from xfer.checkpoint.network import Network
 from xfer.checkpoint.onnx_builder import BATCH, Dims, follows_batch
 from xfer.checkpoint.operators import Unsupported
-from xfer.sources.base import Layer, OnnxLayers, SourceModel, check_rows, example_shapes, find_layer
+from xfer.sources.base import (
+    Layer,
+    OnnxLayers,
+    SourceModel,
+    channels_advice,
+    check_rows,
+    example_shapes,
+    find_layer,
+)
 from xfer.sources.candidates import Ends, graph_ends
 from xfer.sources.data import check_ids, take
 from xfer.sources.onnx import OnnxSource, one_opens
@@ -354,7 +362,7 @@ class CheckpointSource(OnnxSource):
             return found[1:]
         raise ValueError(
             f"data of shape {example_shapes(inputs)} for one example do not fit the network: "
-            f"{error}"
+            f"{error}{channels_advice(inputs)}"
         ) from error
 
     def _dims(self, name: str, batch: int, array: np.ndarray) -> Dims:

@@ -14,7 +14,7 @@ import onnx
 import onnxruntime
 from onnx import numpy_helper
 
-from xfer.sources.base import check_rows, example_shapes, examples_first
+from xfer.sources.base import channels_advice, check_rows, example_shapes, examples_first
 from xfer.sources.data import check_ids
 
 # Smaller arrays go into the graph whole: shapes, axes and the like are among them, and shapes are
@@ -91,7 +91,7 @@ class Runner:
         except Exception as error:
             raise ValueError(
                 f"data of shape {example_shapes(inputs)} for one example do not fit the network: "
-                f"{reason_of(error)}"
+                f"{reason_of(error)}{channels_advice(inputs)}"
             ) from error
         for name, output in zip(self.names, outputs):
             if not isinstance(output, np.ndarray):

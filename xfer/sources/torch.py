@@ -100,6 +100,8 @@ class TorchSource(SourceModel):
         # The inputs that embeddings were seen to read; all hold ids, but maybe not of words.
         self._seen_ids: dict[str, int] = {}
         self._shapes: dict[str, tuple[int | None, ...]] = {}
+        #: The modules in the order in which the first batch called them.
+        self._called: dict[str, None] = {}
         self._seen_whole: set[tuple] = set()
 
     @property
@@ -119,7 +121,7 @@ class TorchSource(SourceModel):
         named = dict(module.named_modules(remove_duplicate=False))
         source._modules = {name: named[name] for name in self._modules}
         source._embeddings = {name: named[name] for name in self._embeddings}
-        source._shapes, source._seen_whole = {}, set()
+        source._shapes, source._called, source._seen_whole = {}, {}, set()
         vars(source).pop("_checked", None)
         return source
 
@@ -466,25 +468,31 @@ class TorchSource(SourceModel):
 
     def _block_ends(self) -> Ends:
         """Find blocks by their class, which occurs several times, and what is between them."""
-        modules = self._modules
+        # In the order of their calls where that is known: others may be defined in any order.
+        modules = {n: self._modules[n] for n in self._called if n in self._modules} or self._modules
         classes = Counter(type(module) for module in modules.values() if _is_block(module))
         repeated = {kind for kind, n in classes.items() if n > 1}
         blocks = [n for n, module in modules.items() if type(module) in repeated]
         blocks = [n for n in blocks if not any(n.startswith(f"{other}.") for other in blocks)]
-        ends, scores, before = list[str](), None, None
+        ends, scores, before, dropped = list[str](), None, None, None
         for name, module in modules.items():
             kind = _class_name(module)
             inside = any(name.startswith(f"{block}.") for block in blocks)
             if inside or (name not in blocks and next(module.children(), None) is not None):
                 continue
             if _is_dense(module) and before is not None:
-                ends.append(before)  # what a dense layer reads
+                # What a dense layer reads. It does not read maps: functions reduced them first, and
+                # a dropout behind these shows the result.
+                is_map = isinstance(modules.get(before), torch.nn.modules.conv._ConvNd)
+                ends.append(dropped if dropped and is_map else before)
             if isinstance(module, _RECURRENT):
                 name = f"{name}[0]"
             if name in blocks or "Pool" in kind or name.endswith("[0]"):
                 ends.append(name)
+            if kind.startswith("Dropout"):
+                dropped = name
             if not kind.startswith(_NO_SCORES) and not isinstance(module, _EMBEDDINGS):
-                scores = before = name
+                scores, before, dropped = name, name, None
         classifier = modules.get(scores or "")
         is_classifier = classifier is not None and _is_dense(classifier)
         scores = scores if is_classifier else self._whole[0] if self._whole else scores
@@ -533,7 +541,8 @@ class TorchSource(SourceModel):
         self._shapes[name] = shape
 
     def _note_shape(self, name: str, module: torch.nn.Module, inputs: Any, value: Any) -> None:
-        """Note the shape of a layer, for the table of layers."""
+        """Note the shape of a layer, for the table of layers, and when it was called."""
+        self._called.setdefault(name)
         if isinstance(value, torch.Tensor) and value.ndim:
             self._shapes.setdefault(name, tuple(value.shape[1:]))
 
