@@ -143,8 +143,8 @@ print(f"accuracy of the mixture: {best:.2f}")
 print(f"expected from the 100 labels: {expected.accuracy:.2f} ± {expected.accuracy_error:.2f}")
 
 # %%
-# Most of the weight is on the words, and half of all weight on graphs of posts, in which each post
-# is linked to the ten most similar ones.
+# More than half of the weight is on the words, and two thirds of all weight on graphs of posts, in
+# which each post is linked to the ten most similar ones.
 
 ax = plots.explanation(auto.explain())
 ax.set_title("What the mixture listens to")
@@ -153,8 +153,8 @@ plt.show()
 # %%
 # A new text
 # ----------
-# This text is about electronics in cars, and cars are the most probable group. The output shows the
-# start of the text as the network reads it.
+# This text is about electronics in cars, and electronics is the most probable group. The output
+# shows the start of the text as the network reads it.
 
 TEXT = """
 Electronics in cars. The engine of a modern car is run by a small computer: sensors measure the
@@ -192,8 +192,8 @@ display(DataFrame({"accuracy": accuracies, "log loss": losses}))
 # Calibration
 # -----------
 # Of all predictions with a probability of 0.7, seven in ten should be right: the closer to the
-# diagonal, the better. With so few labels the four on one layer are overconfident, and the mixture
-# is a little too cautious; the calibration error says by how much.
+# diagonal, the better. The calibration error is the mean distance from it. Faint points have few
+# examples.
 
 figure, ax = plt.subplots(figsize=(6, 6), layout="constrained")
 for name, found in probabilities.items():
@@ -204,7 +204,7 @@ plt.show()
 # Confusion matrix
 # ----------------
 # Rows are the true groups. Hockey is recognized best. Of the posts on electronics, about half are
-# classified correctly, and most others as Macintosh hardware or cars.
+# classified correctly, and a third as Macintosh hardware.
 
 predicted = probabilities["AutoRepurposer"].argmax(axis=1)
 # sphinx_gallery_thumbnail_number = 4
@@ -217,8 +217,7 @@ plt.show()
 # -----------
 # The Gaussian process and the Bayesian network split their uncertainty in two. The aleatoric part
 # remains with any number of labels, because the groups overlap. The epistemic part is due to
-# missing labels, so it is higher on posts of groups without labels. Motorcycles are an exception:
-# they are confidently classified as cars.
+# missing labels, so it is higher on posts of groups without labels.
 
 UNSEEN = ["rec.motorcycles", "sci.med", "sci.space", "talk.politics.mideast"]
 unseen = np.flatnonzero(np.isin(names, UNSEEN))[:500]
@@ -233,7 +232,7 @@ plt.show()
 
 # %%
 # How well does each value separate posts of unseen groups from the others? 0.5 is chance, 1 is
-# perfect. The largest probability of logistic regression does not separate them. ``novelty`` is
+# perfect. The largest probability of logistic regression hardly does. ``novelty`` is
 # made for this: it combines the distance to the nearest group with the uncertainty.
 
 x_all = np.concatenate([x_test, x_unseen])

@@ -208,7 +208,7 @@ def _draw_counts(counts_ax: Any, counts: np.ndarray, edges: np.ndarray, colour: 
         below = -1.2 * most * row
         steps.set_data(values - baseline + below, its_edges, below)
     counts_ax.set_ylim(-1.2 * most * (len(drawn) - 1), 1.05 * most)
-    counts_ax.set_yticks([0, most], ["0", f"{most:,}"])
+    counts_ax.set_yticks([0, most], ["0", f"{most:,.0f}"])
 
 
 def uncertainty_split(
