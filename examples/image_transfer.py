@@ -143,7 +143,7 @@ display(DataFrame(found))
 # -----------
 # The last layers separate the letters, and the first are close to the pixels. Cross-validation on
 # the hundred labels compares the layers, with each map reduced to its mean, its maximum, or both.
-# Layers ``2`` to ``4`` differ by less than one standard deviation.
+# The best of layers ``2`` to ``4`` differ by less than one standard deviation.
 
 search = GridSearchCV(
     xfer.LrRepurposer(source),

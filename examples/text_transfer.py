@@ -143,7 +143,7 @@ print(f"accuracy of the mixture: {best:.2f}")
 print(f"expected from the 100 labels: {expected.accuracy:.2f} ± {expected.accuracy_error:.2f}")
 
 # %%
-# More than half of the weight is on the words, and two thirds of all weight on graphs of posts, in
+# Weights need not add up to 1. Over half is on words, and two thirds on graphs of posts, in
 # which each post is linked to the ten most similar ones.
 
 ax = plots.explanation(auto.explain())
@@ -232,7 +232,7 @@ plt.show()
 
 # %%
 # How well does each value separate posts of unseen groups from the others? 0.5 is chance, 1 is
-# perfect. The largest probability of logistic regression hardly does. ``novelty`` is
+# perfect. The largest probability of logistic regression does so poorly. ``novelty`` is
 # made for this: it combines the distance to the nearest group with the uncertainty.
 
 x_all = np.concatenate([x_test, x_unseen])

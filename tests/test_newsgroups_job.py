@@ -40,7 +40,10 @@ def test_a_module_repurposed_with_100_posts(mx, shared, posts, tmp_path):
 
     repurposer = xfer.LrRepurposer(module, ["dropout0"])
     repurposer.repurpose(train_iter)
-    assert (repurposer.predict_label(test_iter) == y_test).mean() > 0.53
+    labels = repurposer.predict_label(test_iter)
+    assert (labels == y_test).mean() > 0.53
+    probabilities = repurposer.predict_probability(test_iter)
+    np.testing.assert_array_equal(repurposer.classes_[probabilities.argmax(axis=1)], labels)
     repurposer.save_repurposer("newsgroups", tmp_path)
     again = xfer.load("newsgroups", tmp_path)  # the network is in the file
     few = x_test[:100]
