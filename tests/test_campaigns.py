@@ -15,10 +15,10 @@ FOLDER = Path(__file__).parents[1] / "campaigns"
 @pytest.mark.parametrize(
     ("name", "options", "tried"),
     [
-        ("crash", ["--count", 3, "--only", "save"], 3),
+        ("crash", ["--count", 1, "--only", "save"], 1),
         ("many", ["--seconds", 1, "--only", "threads", "fork"], 1),
-        ("hostile", ["--count", 100], 100),
-        ("networks", ["--count", 60], 60),
+        ("hostile", ["--count", 30], 30),
+        ("networks", ["--count", 20], 20),
     ],
 )
 def test_a_campaign_in_small(name, options, tried):
