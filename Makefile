@@ -53,8 +53,8 @@ test-numpy2-mxnet: .venv-numpy2/ready
 	.venv-numpy2/bin/python $(PIP) requests
 	PYTHONPATH=$(CURDIR)/.venv-numpy2/mxnet .venv-numpy2/bin/python $(PARTLY) -m "mxnet and not slow"
 
-# The newest Python, with nothing but what `pip install xfer-learn` brings. The small campaigns take
-# a minute and run in `make test`.
+# The newest Python, with nothing but what `pip install xfer-learn` brings. Campaigns take long, and
+# run in `make test`.
 test-base: .venv-base/ready
 	.venv-base/bin/python $(PARTLY) -m "not slow" --ignore=tests/test_campaigns.py
 

@@ -9,6 +9,7 @@ import pytest
 
 pytest.importorskip("polars")  # once, where all is installed
 FOLDER = Path(__file__).parents[1] / "campaigns"
+SLOW = pytest.mark.slow
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="needs /proc and LD_PRELOAD")
@@ -16,9 +17,9 @@ FOLDER = Path(__file__).parents[1] / "campaigns"
     ("name", "options", "tried"),
     [
         ("crash", ["--count", 1, "--only", "save"], 1),
-        ("many", ["--seconds", 1, "--only", "threads", "fork"], 1),
-        ("hostile", ["--count", 30], 30),
-        ("networks", ["--count", 20], 20),
+        pytest.param("many", ["--seconds", 1, "--only", "threads", "fork"], 1, marks=SLOW),
+        pytest.param("hostile", ["--count", 100], 100, marks=SLOW),
+        pytest.param("networks", ["--count", 60], 60, marks=SLOW),
     ],
 )
 def test_a_campaign_in_small(name, options, tried):
