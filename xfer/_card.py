@@ -32,10 +32,7 @@ def card(
     kind = type(getattr(source, "module", source)).__name__
     rows = [
         ("model", f"{type(model).__name__}, {type(model.meta_model_).__name__}"),
-        (
-            "network",
-            f"{kind}, {n_layers:,} layers, {n_parameters:,} parameters",
-        ),
+        ("network", f"{kind}, {n_layers:,} layers, {n_parameters:,} parameters"),
         ("inputs", ", ".join(source.input_names)),
         ("layers", ", ".join(named)),
     ]
@@ -57,7 +54,7 @@ def card(
 
 def _quality(model: Any, judged: Any, path: Path | None) -> str:
     """Write how well a model predicts, and draw how far its probabilities can be trusted."""
-    about_meta_model = getattr(model, "score_estimate_", None)
+    estimate = getattr(model, "score_estimate_", None)
     if judged is not None:
         y_true, predicted, probabilities = judged
         how = f"Measured on {len(y_true):,} labelled examples."
@@ -67,12 +64,12 @@ def _quality(model: Any, judged: Any, path: Path | None) -> str:
             order = np.argsort(model.classes_)  # of classes in any order
             loss = log_loss(y_true, probabilities[:, order], labels=model.classes_[order])
             rows.append(("log loss, nats", f"{loss:.3f}"))
-    elif about_meta_model is not None and about_meta_model.n_examples:
+    elif estimate is not None and estimate.n_examples:
         left_out = model.meta_model_.left_out_
         known = np.isfinite(left_out).all(axis=1)
         y_true, probabilities = model.classes_[model.meta_model_.labels_[known]], left_out[known]
         how = "Estimated on the labelled examples, each predicted from the others."
-        accuracy, loss, of_accuracy, of_loss, _ = about_meta_model
+        accuracy, loss, of_accuracy, of_loss, _ = estimate
         rows = [
             ("accuracy", f"{accuracy:.3f} ± {of_accuracy:.3f}"),
             ("log loss, nats", f"{loss:.3f} ± {of_loss:.3f}"),

@@ -129,8 +129,8 @@ def _warn_if_too_early(source: Any, last: str, taken: str, data: Any) -> None:
     except ValueError as error:
         if "do not fit the network" in str(error):
             warnings.warn(
-                f"{error}; so {taken!r} is the last layer that gives features. Have the data the "
-                "size that the network was trained with?",
+                f"{error}; so {taken!r} is the last layer that gives features. Do the data have "
+                "the size that the network was trained with?",
                 stacklevel=2,
             )
 

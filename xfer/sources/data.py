@@ -143,23 +143,28 @@ class ExampleData(Data):
     ) -> Iterator[Batch]:
         check_integer("batch_size", batch_size)
         if is_example and not isinstance(self.given, Mapping):
-            examples: Any = _column(self.given)
-            sides: tuple[int, ...] = getattr(examples, "shape", ())
-            if len(sides) == 2 and _is_raw_column(examples):
-                examples = examples[:, 0]
-            elif len(sides) in (2, 3) and is_example(examples):
-                names = ", ".join(map(str, getattr(self.given, "columns", ())))
-                if names:
-                    raise TypeError(
-                        f"data must be one column of examples, got a table of {sides[1]}: {names}"
-                    )
-                if len(sides) == 2 or sides[2] in (1, 3, 4):
-                    raise TypeError(f"data must be a list of examples, got one of shape {sides}")
+            examples: Any = self.raw(is_example)
         else:
             examples = self._arrays(input_names, needed)
         if not count(examples):
             raise ValueError("the data are empty: no example was given")
         return self._batches(examples, batch_size, progress)
+
+    def raw(self, is_example: Callable[[Any], bool]) -> Any:
+        """Return raw examples, one per row: of a table, its only column."""
+        examples = _column(self.given)
+        sides: tuple[int, ...] = getattr(examples, "shape", ())
+        if len(sides) == 2 and _is_raw_column(examples):
+            return examples[:, 0]
+        if len(sides) in (2, 3) and is_example(examples):
+            names = ", ".join(map(str, getattr(self.given, "columns", ())))
+            if names:
+                raise TypeError(
+                    f"data must be one column of examples, got a table of {sides[1]}: {names}"
+                )
+            if len(sides) == 2 or sides[2] in (1, 3, 4):
+                raise TypeError(f"data must be a list of examples, got one of shape {sides}")
+        return examples
 
     def _arrays(self, input_names: Names, needed: Names) -> dict[str, np.ndarray]:
         data = self.given

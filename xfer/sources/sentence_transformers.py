@@ -64,7 +64,7 @@ class SentenceTransformerSource(TorchSource):
         """Run texts through the network; see `SourceModel.extract`."""
         data = open_data(data)
         if isinstance(data, ExampleData) and not isinstance(data.given, Mapping):
-            _check_texts(data.given)
+            _check_texts(data.raw(lambda examples: True))
         return super().extract(data, layer_names, **options)
 
     def _block_ends(self) -> Ends:
