@@ -220,6 +220,15 @@ def test_data_that_do_not_fit_the_network(task):
         xfer.AutoRepurposer(source).fit(images[:50].reshape(50, -1), names[:50])
 
 
+def test_errors_of_unlabelled_examples_say_so(task):
+    source, images, names = task
+    with pytest.raises(ValueError, match="do not fit the network") as caught:
+        xfer.AutoRepurposer(source).fit(
+            images[:50], names[:50], unlabelled=images[:50].reshape(50, -1)
+        )
+    assert caught.value.__notes__ == ["The error is in the unlabelled examples."]
+
+
 @pytest.mark.parametrize("make", CASES, ids=lambda make: make.__name__)
 def test_every_source(make, tmp_path):
     auto = xfer.AutoRepurposer(make(tmp_path).model)

@@ -108,3 +108,37 @@ def test_what_is_refused(source, task, tmp_path):
         model.card(path=tmp_path / "card.txt")
     with pytest.raises(ValueError, match="no labels; give them as y"):
         model.card(task[0])
+
+
+def test_trained_networks_and_labels_that_are_floats(source, task, tmp_path):
+    pytest.importorskip("torch")
+    X, y, _, _ = task
+    letters, numbers = np.unique(y, return_inverse=True)
+    model = xfer.NeuralNetworkFineTuneRepurposer(
+        source, len(letters), transfer_layer_name="flatten", num_epochs=1
+    ).fit(X, numbers.astype(np.float32))
+    card = model.card()
+    assert value(card, "fitted").endswith("on 60 labelled examples")
+    assert value(card, "1.0") == str((numbers == 1).sum())
+    same = xfer.LrRepurposer(source, "pool3").fit(X, y).card()
+    assert value(card, "SHA-256 of the examples") == value(same, "SHA-256 of the examples")
+    path = model.save_repurposer(tmp_path / "trained")
+    assert xfer.load(path).card().splitlines()[1:] == card.splitlines()[1:]
+    with pytest.warns(UserWarning, match="are the data scaled in the same way"):
+        model.predict(255 * X)
+
+
+def test_parameters_that_layers_share_count_once():
+    nn = pytest.importorskip("torch").nn
+    shared = nn.Linear(4, 4)
+    network = nn.Sequential(shared, nn.ReLU(), nn.Sequential(shared), nn.Linear(4, 2))
+    X, y = np.eye(4, dtype=np.float32)[[0, 1, 2, 3] * 3], [0, 0, 1, 1] * 3
+    card = xfer.LrRepurposer(network, "1").fit(X, y).card()
+    assert value(card, "network").endswith(" 30 parameters")
+
+
+def test_what_has_no_hash():
+    data = DataHash()
+    data.see(["a", object()])
+    data.see(["b"])
+    assert data.hexdigest() == ""

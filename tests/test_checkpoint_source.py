@@ -214,9 +214,7 @@ def test_checkpoints_that_cannot_be_read(mx, module, checkpoint, tmp_path):
         match="there is no file .*net-0004.params; in that folder: net-0003.params",
     ):
         xfer.load_checkpoint(checkpoint, 4)
-    with pytest.raises(
-        FileNotFoundError, match="no-such-symbol.json; .*: nothing with that prefix"
-    ):
+    with pytest.raises(FileNotFoundError, match="no-such-symbol.json; in that folder: net-symbol"):
         xfer.load_checkpoint(tmp_path / "no-such")
     for epoch in (-1, 1.5, True, "3"):
         with pytest.raises(ValueError, match="epoch must be an integer >= 0, got"):

@@ -359,7 +359,7 @@ def test_image_folder(tmp_path):
         xfer.image_folder(tmp_path)
     (tmp_path / "wolf/notes.txt").unlink()
     (tmp_path / "f.png").touch()
-    with pytest.raises(ValueError, match="f.png is in none of the folders of the classes"):
+    with pytest.raises(ValueError, match="f.png is in no folder of a class"):
         xfer.image_folder(tmp_path)
     with pytest.raises(FileNotFoundError, match="there is no folder"):
         xfer.image_folder(tmp_path / "none")

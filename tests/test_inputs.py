@@ -871,4 +871,4 @@ def test_nothing_large_is_imported_before_it_is_needed(tmp_path):
         "import numpy as np; inputs.ImageInputs(8)([np.zeros((4, 4), np.uint8)])"
     )
     done = run_alone(program, tmp_path)
-    assert "ImportError: PIL.Image is missing: pip install 'xfer-learn[images]'" in done.stderr
+    assert "ImportError: PIL.Image is missing: pip install pillow" in done.stderr

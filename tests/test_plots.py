@@ -366,6 +366,12 @@ def test_a_confusion_matrix_counts(kind):
     assert [name.get_text() for name in default.get_xticklabels()] == ["3", "4", "5", "6"]
 
 
+def test_a_confusion_matrix_of_many_classes_has_no_numbers():
+    labels = np.arange(51)
+    assert len(plots.confusion_matrix(labels[:50], labels[:50]).texts) == 50 * 50
+    assert not plots.confusion_matrix(labels, labels).texts
+
+
 def test_long_names_of_a_confusion_matrix_do_not_overlap():
     names = [f"talk.politics.{number}" for number in range(20)]
     ax = plots.confusion_matrix(names, names)

@@ -163,6 +163,19 @@ def test_machines_without_probabilities_say_how_to_have_them(module, data):
         repurposer.predict_probability(data[0])
 
 
+def test_methods_that_others_have_are_told(module, data):
+    repurposer = xfer.LrRepurposer(module, "relu1")
+    with pytest.raises(AttributeError, match="GpRepurposer and BnnRepurposer have it"):
+        repurposer.predict_uncertainty(data[0])
+
+
+def test_one_example_without_a_first_axis_is_told(module, data):
+    repurposer = xfer.LrRepurposer(module, "relu1").fit(*data)
+    with pytest.raises(ValueError, match=r"one example without a first axis .*: give X\[None\]"):
+        repurposer.predict(data[0][0])
+    assert repurposer.predict(data[0][0][None]).shape == (1,)
+
+
 def test_a_subclass_that_makes_its_own_meta_model(module, data):
     class DummyRepurposer(xfer.LrRepurposer):
         def _meta_model(self):

@@ -416,7 +416,7 @@ class TestRefused:
         (tmp_path / "modules.json").write_text("[]")
         monkeypatch.setitem(sys.modules, "sentence_transformers", None)
         monkeypatch.delitem(sys.modules, "xfer.sources.sentence_transformers", raising=False)
-        with pytest.raises(ImportError, match=r"pip install 'xfer-learn\[text\]'"):
+        with pytest.raises(ImportError, match=r"pip install sentence-transformers"):
             xfer.open_source(tmp_path)
 
     def test_files_of_torch(self, tmp_path):

@@ -543,6 +543,19 @@ def test_functions_of_torch_that_have_another_name_are_refused(network, monkeypa
         fingerprint(network)
 
 
+def test_typing_extensions_may_be_in_any_folder(network, monkeypatch):
+    def moved(x):
+        return torch.nn.functional.relu(x)
+
+    moved.__code__ = moved.__code__.replace(co_filename="/elsewhere/typing_extensions.py")
+    moved.__name__ = "relu"
+    monkeypatch.setattr(torch, "relu", moved)
+    with pytest.raises(ValueError, match=r"torch.relu was replaced"):
+        fingerprint(network)
+    monkeypatch.setattr("typing_extensions.__file__", "/elsewhere/typing_extensions.py")
+    assert fingerprint(network)
+
+
 def test_a_file_that_was_edited_after_its_import_is_refused(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(tmp_path)
     (tmp_path / "their_third.py").write_text(SOURCE)

@@ -1,9 +1,10 @@
 """Try the wheel in ``dist`` where only it is installed: ``make wheel``.
 
-    python -P tests/try_wheel.py dist
+    python -P tests/try_wheel.py dist folder-of-other-packages
 
-The wheel must hold all of `xfer/` as it is in the checkout and nothing else, and the Python of
-README.md must run with it in an empty folder.
+The wheel must hold all of `xfer/` as it is in the checkout and nothing else; a checkpoint must be
+repurposed with nothing but what the wheel brings; and the Python of README.md must run in an empty
+folder, with PyTorch and a sentence transformer from the other folder.
 """
 
 import os
@@ -17,7 +18,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 
 
-def main(folder: str) -> None:
+def main(folder: str, others: str) -> None:
     """Compare the wheel with the checkout, then run README.md with what is installed."""
     (wheel,) = Path(folder).glob("*.whl")
     expected = {
@@ -38,6 +39,13 @@ def main(folder: str) -> None:
     need(where.is_relative_to(Path(sys.prefix).resolve()), f"xfer comes from {where}")
     version = metadata.version("xfer-learn")
     need(version == xfer.__version__, f"the metadata has version {version}")
+
+    images, digits = xfer.example.digits()
+    source = xfer.load_checkpoint(xfer.example.checkpoint())
+    auto = xfer.AutoRepurposer(source).fit(images[:100], digits[:100])
+    need(auto.score(images[100:300], digits[100:300]) > 0.7, "the example is not repurposed")
+    need("torch" not in sys.modules, "an MXNet checkpoint needs PyTorch")
+    sys.path.append(others)  # last, so that what the wheel brought comes first
 
     page = (ROOT / "README.md").read_text(encoding="utf-8")
     os.environ.setdefault("MPLBACKEND", "Agg")

@@ -27,9 +27,12 @@ def card(
     path = None if path is None else Path(path)
     about = (model.features_.fit_data_ or {}).get("about", {})
     source, layers = model.features_.source_, model.features_.layers_
+    module = getattr(source, "module", None)
     n_layers, n_parameters = len(source.layers), sum(one.parameter_count for one in source.layers)
+    if module is not None:  # parameters that several layers share count once
+        n_parameters = sum(one.numel() for one in module.parameters())
     named = (f"{one.name} ({how})" for one, how in zip(layers, model.features_.poolings_))
-    kind = type(getattr(source, "module", source)).__name__
+    kind = type(source if module is None else module).__name__
     rows = [
         ("model", f"{type(model).__name__}, {type(model.meta_model_).__name__}"),
         ("network", f"{kind}, {n_layers:,} layers, {n_parameters:,} parameters"),

@@ -139,7 +139,11 @@ class AutoRepurposer(Repurposer):
         assert table.labels is not None
         pool, pool_counts, words = None, None, None
         if unlabelled is not None and not _is_empty(unlabelled):
-            pool, pool_counts = _extract(features, open_data(unlabelled))
+            try:
+                pool, pool_counts = _extract(features, open_data(unlabelled))
+            except (TypeError, ValueError) as error:
+                error.add_note("The error is in the unlabelled examples.")
+                raise
         if counts is not None:
             seen = [one.matrix for one in (counts, pool_counts) if one is not None]
             words = WordWeights().fit(vstack(seen, format="csr"))

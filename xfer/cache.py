@@ -321,18 +321,24 @@ class DataHash:
 
     def __init__(self) -> None:
         self._hashes: dict[str, Any] = {}
+        self._has_all = True
 
     def see(self, examples: Mapping[str, np.ndarray] | Iterable[Any]) -> None:
         """Add a batch: a dict of arrays of shape (n, ...), or a list of raw examples."""
         if not isinstance(examples, Mapping):
-            self._of("examples").update(b"".join(example_digests(examples)))
+            try:
+                self._of("examples").update(b"".join(example_digests(examples)))
+            except (TypeError, OSError):  # what is no data, or a file that cannot be read
+                self._has_all = False
             return
         for name, array in examples.items():
             of_array = self._of(f"{name} {array.dtype.str} {array.shape[1:]}")
             of_array.update(np.ascontiguousarray(array).tobytes())
 
     def hexdigest(self) -> str:
-        """Return it in hexadecimal digits; "" if nothing was seen."""
+        """Return it in hexadecimal digits; "" if there is none."""
+        if not self._has_all:
+            return ""
         parts = sorted(f"{name} {one.hexdigest()}" for name, one in self._hashes.items())
         return hashlib.sha256("\n".join(parts).encode()).hexdigest() if parts else ""
 

@@ -4,7 +4,6 @@ import math
 import os
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
 from copy import deepcopy
 from datetime import date
 from functools import wraps
@@ -303,13 +302,17 @@ class LayerFeatures(TransformerMixin, SharesNetwork):
         of_data = DataHash()
 
         def see(examples: Any) -> None:
-            with suppress(TypeError):  # what a hash cannot be made of
-                of_data.see(examples)
+            of_data.see(examples)
             if watch is not None:
                 watch(examples)
 
         self.fit_data_ = None
         table = self.extract(X, see)
+        self.remember(table, of_data)
+        return table
+
+    def remember(self, table: Features, of_data: DataHash) -> None:
+        """Keep what describes the data of a fit, from their features and their hash."""
         seen = getattr(self.source_, "_seen_inputs", {})
         self.fit_data_ = {
             "inputs": {n: [kind.str, [*shape], *rest] for n, (kind, shape, *rest) in seen.items()},
@@ -317,7 +320,6 @@ class LayerFeatures(TransformerMixin, SharesNetwork):
             "ranges": {name: list(ends) for name, ends in table.ranges.items()},
             "about": _about(table, of_data),
         }
-        return table
 
     def transform(self, X: Any) -> np.ndarray:
         """Compute the features.
@@ -374,7 +376,7 @@ class LayerFeatures(TransformerMixin, SharesNetwork):
 def _about(table: Features, of_data: DataHash) -> dict[str, Any]:
     """Describe the data of a fit for a model card; numbers to predict are not counted."""
     labels, counts = table.labels, np.zeros(0, int)
-    if labels is not None and labels.dtype.kind != "f":
+    if labels is not None and (labels.dtype.kind != "f" or (labels % 1 == 0).all()):
         counts = labels.sum(axis=0) if labels.ndim > 1 else np.unique(labels, return_counts=True)[1]
     found = {"n_examples": len(table.matrix), "counts": counts.tolist()}
     return {**found, "date": date.today().isoformat(), "sha256": of_data.hexdigest()}

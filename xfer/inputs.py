@@ -460,8 +460,8 @@ def _package(name: str) -> Any:
     try:
         return importlib.import_module(name)
     except ImportError as error:
-        extra = "images" if name.startswith("PIL") else "text"
-        raise ImportError(f"{name} is missing: pip install 'xfer-learn[{extra}]'") from error
+        package = "pillow" if name.startswith("PIL") else name.partition(".")[0]
+        raise ImportError(f"{name} is missing: pip install {package}") from error
 
 
 def _shown(value: Any) -> str:

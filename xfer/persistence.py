@@ -165,7 +165,9 @@ def load(
     given = {"inputs": inputs, "preprocess": preprocess, "cache_key": cache_key}
     earlier = path.with_name(path.name.removesuffix(_SUFFIX).removesuffix(".json") + ".json")
     if not path.is_file() and not earlier.is_file():
-        raise FileNotFoundError(f"there is no saved repurposer {path}")
+        other = Path(model_directory, model_name)
+        advice = f"; {other} is a file of another kind" if other.is_file() else ""
+        raise FileNotFoundError(f"there is no saved repurposer {path}{advice}")
     path = path if path.is_file() else earlier
     try:
         if path == earlier:
@@ -224,7 +226,10 @@ def _read(archive: bytes, source_model: Any, given: Mapping[str, Any]) -> Any:
     source = None if source_model is None else open_source(source_model)
     if source is None or kind.trains_network:
         if manifest["network"] is None:
-            raise ValueError("it was saved without its network: give the network as source_model")
+            raise ValueError(
+                "it was saved without its network: give xfer.load the network as source_model, and "
+                "give what it returns, in place of the file, to what reads files"
+            )
         source = source_from_state(manifest["network"], content["network"], source)
     source = _with_inputs(source, manifest, content["inputs"], given)
     _check_same_network(source, manifest)

@@ -44,6 +44,7 @@ _MARKERS = "os^Dv"
 _GREY = "#999999"
 _SMALL, _MEDIUM = 8, 9  # points; smaller text is hard to read in a notebook
 _LETTERS_PER_INCH = 13
+_MOST_COUNTS = 50  # classes of a confusion matrix with numbers in it
 _ENOUGH = 30  # examples in a bin: their share of right ones has a standard error of 0.09 or less
 _CLASSIFIERS = ("linear", "graph", "gaussian", "kernel", "naive Bayes")
 
@@ -82,7 +83,8 @@ def confusion_matrix(
     """Draw how many examples of each class are predicted as each class.
 
     This is scikit-learn's ``ConfusionMatrixDisplay``, coloured by the share of the true class. The
-    order of the classes is that of ``classes``, by default of those that occur, sorted.
+    order of the classes is that of ``classes``, by default of those that occur, sorted. With more
+    than 50 classes, there are no numbers in it.
 
     Examples
     --------
@@ -101,14 +103,19 @@ def confusion_matrix(
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     n_classes, names = len(classes), [_plain(name) for name in classes]
     longest = max(map(len, names))
-    side = max(2.6, 0.45 * n_classes) + longest / _LETTERS_PER_INCH
+    cell = 0.45 if n_classes <= _MOST_COUNTS else 0.12
+    side = max(2.6, cell * n_classes) + longest / _LETTERS_PER_INCH
     ax = _axes(ax, side + 1.4, side + 0.5)
-    look = {"im_kw": {"vmin": 0, "vmax": 1, "aspect": "auto"}, "cmap": "Blues", "colorbar": False}
+    look: dict[str, Any] = {"im_kw": {"vmin": 0, "vmax": 1, "aspect": "auto"}, "cmap": "Blues"}
     display = metrics.ConfusionMatrixDisplay(shares, display_labels=names)
+    look.update(colorbar=False, include_values=n_classes <= _MOST_COUNTS)
     display.plot(ax=ax, text_kw={"fontsize": _SMALL + (n_classes <= 12)}, **look)
-    for text, count in zip(display.text_.flat, counts.flat):
-        text.set_text(f"{count:,}")
-        text.set_color(text.get_color() if count else _GREY)
+    if display.text_ is None:
+        ax.tick_params(labelsize=_SMALL - 1)
+    else:
+        for text, count in zip(display.text_.flat, counts.flat):
+            text.set_text(f"{count:,}")
+            text.set_color(text.get_color() if count else _GREY)
     inches = ax.get_window_extent().width / ax.figure.dpi
     if longest > _LETTERS_PER_INCH * inches / n_classes:
         ax.set_xticks(range(n_classes), names, rotation=45, ha="right", rotation_mode="anchor")
@@ -505,7 +512,7 @@ def _axes(ax: "Axes | None", width: float = 5, height: float = 3.6) -> "Axes":
         try:
             import matplotlib.pyplot as plt
         except ImportError as error:
-            raise ImportError("plots need matplotlib: pip install 'xfer-learn[plots]'") from error
+            raise ImportError("plots need matplotlib: pip install matplotlib") from error
         ax = plt.subplots(figsize=(width, height), layout="constrained")[1]
     ax.spines[["top", "right"]].set_visible(False)
     return ax

@@ -50,6 +50,14 @@ _HOOKS = {
 }
 
 
+# Which repurposers have a method that not all have.
+_HAVE = {
+    "predict_uncertainty": "GpRepurposer and BnnRepurposer have it",
+    "novelty": "AutoRepurposer, GpRepurposer and BnnRepurposer have it",
+    "is_novel": "AutoRepurposer, GpRepurposer and BnnRepurposer have it",
+}
+
+
 class _MethodOfMetaModel:
     """A method that exists only if the meta-model has it; otherwise the error says why."""
 
@@ -66,7 +74,8 @@ class _MethodOfMetaModel:
                 getattr(model.meta_model_ if fitted else model._meta_model(), name)
             except AttributeError as error:
                 missing = f"this {type(model).__name__!r} has no attribute {name!r}"
-                raise AttributeError(f"{missing}: {error.__cause__ or error}") from error
+                reason = _HAVE.get(name, error.__cause__ or error)
+                raise AttributeError(f"{missing}: {reason}") from error
         return MethodType(self.method, model)
 
 

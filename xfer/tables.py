@@ -65,7 +65,10 @@ def image_folder(path: str | os.PathLike[str]) -> tuple[list[str], np.ndarray]:
     path = Path(path)
     found = _pictures(path)
     if outside := [str(one) for one, label in found if label is None]:
-        raise ValueError(f"{outside[0]} is in none of the folders of the classes in {path}")
+        raise ValueError(
+            f"{outside[0]} is in no folder of a class: {path} needs one folder for each label, "
+            "with its pictures"
+        )
     folders = {one.name for one in path.iterdir() if one.is_dir() and not _is_hidden(one.name)}
     if without := sorted(folders - {label for _, label in found}):
         raise ValueError(f"the folder {path / without[0]} has no pictures")
@@ -135,8 +138,7 @@ def import_pyarrow(name: str) -> Any:
     try:
         return importlib.import_module(name)
     except ImportError as error:
-        advice = "pip install 'xfer-learn[tables]'"
-        raise ImportError(f"Parquet files need pyarrow: {advice}") from error
+        raise ImportError("Parquet files need pyarrow: pip install pyarrow") from error
 
 
 class _FolderRows(Rows):

@@ -84,7 +84,8 @@ class Network:
         for path in (graph_path, parameter_path):
             if not path.is_file():
                 found = sorted(path.parent.glob(f"{Path(prefix).name}-*"))
-                files = ", ".join(one.name for one in found[:8]) or "nothing with that prefix"
+                found = found or sorted(path.parent.glob("*-symbol.json"))
+                files = ", ".join(one.name for one in found[:8]) or "no checkpoint"
                 raise FileNotFoundError(f"there is no file {path}; in that folder: {files}")
         return cls.read(graph_path, parameter_path)
 

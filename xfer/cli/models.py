@@ -134,7 +134,7 @@ def _numbers(text: str) -> Any:
     try:
         numbers = [float(one) for one in text.split(",")]
     except ValueError:
-        like = "one number, or one for each channel such as 0.485,0.456,0.406"
+        like = "one number, or one for each channel without spaces, such as 0.485,0.456,0.406"
         raise argparse.ArgumentTypeError(f"must be {like}, got {text}") from None
     return numbers[0] if len(numbers) == 1 else tuple(numbers)
 

@@ -177,7 +177,7 @@ def _with_ray(job: Job, model: Any) -> Iterator[tuple[Columns, Columns, Any]]:
     try:
         import ray
     except ImportError as error:
-        raise ImportError("--engine ray needs Ray: pip install 'xfer-learn[ray]'") from error
+        raise ImportError("--engine ray needs Ray: pip install 'ray[data]'") from error
     from xfer.predictor import Predictor
 
     is_ours = not ray.is_initialized()

@@ -236,8 +236,7 @@ class _Export:
             from skl2onnx.common.data_types import FloatTensorType
         except ImportError as error:
             raise ImportError(
-                f"exporting a {type(model).__name__} needs skl2onnx: pip install "
-                f"'xfer-learn[export]' ({error})"
+                f"exporting a {type(model).__name__} needs skl2onnx: pip install skl2onnx ({error})"
             ) from error
         is_classifier = not is_regressor(self.model)
         # Only what has probabilities knows this option, which keeps them an array.

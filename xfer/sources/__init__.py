@@ -194,7 +194,7 @@ def _open(
         except ImportError as error:
             raise ImportError(
                 f"{path} holds a SentenceTransformer, which needs sentence-transformers: "
-                "pip install 'xfer-learn[text]'"
+                "pip install sentence-transformers"
             ) from error
         return SentenceTransformerSource.of_folder(path)
     if hasattr(model, "layers") and hasattr(model, "extract"):
@@ -211,8 +211,9 @@ def _open(
         )
     if path and not Path(path).exists():
         raise TypeError(
-            f"cannot open {path!r}: there is no such file or folder. To use a network by its name, "
-            "load it with its own library, such as torchvision.models, and pass the network"
+            f"cannot open {path!r}: there is no such file or folder. To use a network by its "
+            "name, load it with its own library, such as SentenceTransformer(name) or "
+            "torchvision.models, and pass the network"
         )
     raise TypeError(
         f"cannot open {type(model).__name__} as a source model: {model!r:.80}; allowed are an "

@@ -429,7 +429,7 @@ class CheckpointSource(OnnxSource):
             except ImportError as error:
                 raise ValueError(
                     f"{cause or 'its engine is mxnet'}; this needs MXNet, which cannot be imported "
-                    f"({error}): pip install 'xfer-learn[mxnet]', on Python 3.11"
+                    f"({error}): pip install mxnet==1.9.1 numpy==1.23.5, on Python 3.11"
                 ) from error
             given = self.network, self._data_types, self.contexts, self.batch_axes
             engine = self._mxnet = MxnetEngine(*given)

@@ -148,8 +148,7 @@ class OnnxSource(SourceModel):
         try:
             return self._to_torch(names)
         except ImportError as error:
-            advice = "pip install 'xfer-learn[torch]'"
-            raise ImportError(f"to_torch needs PyTorch: {advice} ({error})") from error
+            raise ImportError(f"to_torch needs PyTorch: pip install torch ({error})") from error
 
     def _to_torch(self, names: Sequence[str] | None) -> Any:
         from xfer.graph_module import build_module

@@ -23,6 +23,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import typing_extensions
 
 _PLAIN = (type(None), bool, int, float, complex, str, bytes, type(...), range, slice)
 _BY_REPR = (torch.dtype, torch.device, torch.layout, torch.memory_format, np.dtype)
@@ -108,7 +109,9 @@ class _Description:
             # torch wraps some of its functions when they are first used, and keeps their names.
             other = getattr(now, "__name__", None) != called
             if isinstance(now, types.FunctionType):
-                other = other or not _installed(now.__code__.co_filename)
+                # typing_extensions, with which torch wraps some functions, may be anywhere.
+                file = now.__code__.co_filename
+                other = other or not (_installed(file) or file == typing_extensions.__file__)
             if other:
                 self.report(f"{space.__name__}.{name}", "was replaced")
         for name, value in vars(torch.nn.functional).items():

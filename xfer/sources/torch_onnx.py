@@ -1,7 +1,9 @@
 """PyTorch networks as ONNX models, by PyTorch's own exporter."""
 
+import logging
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -23,6 +25,20 @@ class _Traced(torch.nn.Module):
         return tuple(self.source.outputs_of(self.layers, dict(zip(self.inputs, tensors))))
 
 
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Leave out warnings about what the exporter uses inside, such as an absent torchvision."""
+    logger = logging.getLogger("torch.onnx")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)
+
+
 def export(source: Any, layers: Sequence[str], tensors: Mapping[str, torch.Tensor]) -> OnnxLayers:
     """Trace the network of a source on some inputs; the number of examples is free.
 
@@ -32,8 +48,7 @@ def export(source: Any, layers: Sequence[str], tensors: Mapping[str, torch.Tenso
     names = [f"layer_{index}" for index in range(len(layers))]
     free = torch.export.Dim.DYNAMIC
     axes = [2 if one.ndim == 2 and not one.is_floating_point() else 1 for one in given]
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # they are about what the exporter uses inside
+    with _quiet():
         arrays = [to_numpy(one) for one in body(*given)]
         try:
             program: Any = torch.onnx.export(
@@ -47,9 +62,8 @@ def export(source: Any, layers: Sequence[str], tensors: Mapping[str, torch.Tenso
                 verbose=False,
             )
         except ImportError as error:
-            advice = "pip install 'xfer-learn[export]'"
             raise ImportError(
-                f"exporting a PyTorch network needs more: {advice} ({error})"
+                f"exporting a PyTorch network needs onnxscript: pip install onnxscript ({error})"
             ) from error
         except Exception as error:
             reason = " ".join(str(error).split())[-500:]

@@ -13,6 +13,7 @@ from sklearn.utils.class_weight import compute_class_weight
 from sklearn.utils.validation import check_is_fitted
 
 from xfer._checks import check_integer
+from xfer.cache import DataHash
 from xfer.checkpoint.edit import OUTPUT_LAYERS
 from xfer.checkpoint.initial import initial_values
 from xfer.features import LayerFeatures, stores_parameters
@@ -21,6 +22,7 @@ from xfer.meta import CalibratedLogisticRegression
 from xfer.meta.calibrated import ScaledScores, fit_inverse_temperature
 from xfer.repurposers import Repurposer, checked_labels
 from xfer.sources.data import Data, ExampleData, open_data, read_all
+from xfer.sources.table import Features
 from xfer.training.examples import Batch, Examples, Stream, split
 from xfer.training.history import History, TrainingDiverged
 from xfer.training.options import TrainingOptions
@@ -147,7 +149,9 @@ class NeuralNetworkRepurposer(Repurposer, ABC):
         source = self._open_trainable()
         (layer,) = source.find_layers(self._last_layer(source))
         random = RandomState(options.random_state)
-        examples, matrix, labels = _read(source, layer, options, open_data(X, y, checked_labels))
+        of_data, data = DataHash(), open_data(X, y, checked_labels)
+        examples, table = _read(source, layer, options, data, of_data)
+        matrix, labels = table.matrix, table.labels
         known = np.unique(labels)
         classes = _all_classes(known, self.target_class_count)
         weights = np.ones(len(classes))
@@ -169,12 +173,18 @@ class NeuralNetworkRepurposer(Repurposer, ABC):
                 network, source, options, to_learn, unseen, new, weights, random, history
             ).run()
         except TrainingDiverged:
-            self._set_trained(network, classes, history, unseen)
+            self._set_trained(network, classes, history, unseen, table, of_data)
             raise
-        return self._set_trained(network, classes, history, unseen)
+        return self._set_trained(network, classes, history, unseen, table, of_data)
 
     def _set_trained(
-        self, network: Any, classes: np.ndarray, history: History, held_out: Examples | None
+        self,
+        network: Any,
+        classes: np.ndarray,
+        history: History,
+        held_out: Examples | None,
+        table: Features,
+        of_data: DataHash,
     ) -> Self:
         coef, intercept = network.head()
         model = ScaledScores(classes, 1.0, coef, intercept)
@@ -186,7 +196,9 @@ class NeuralNetworkRepurposer(Repurposer, ABC):
             )
         self.history_ = history
         source, layer = network.trained_source(), network.layer.name
-        return self._set_fitted(self._features_of(source, layer), model)
+        features = self._features_of(source, layer)
+        features.remember(table, of_data)
+        return self._set_fitted(features, model)
 
     def _features_of(self, source: Any, layer_name: str) -> LayerFeatures:
         pooling, progress = self.pooling, self.progress
@@ -230,7 +242,9 @@ class NeuralNetworkRepurposer(Repurposer, ABC):
 
     def _restore(self, source: Any, layer_names: list[str], learned: dict) -> Self:
         self.history_ = History(**learned["history"])
-        return self._set_fitted(self._features_of(source, layer_names[0]), learned["meta_model"])
+        features = self._features_of(source, layer_names[0])
+        features.fit_data_ = learned.get("fit_data")
+        return self._set_fitted(features, learned["meta_model"])
 
 
 class NeuralNetworkFineTuneRepurposer(NeuralNetworkRepurposer):
@@ -343,30 +357,35 @@ def _import_loop() -> Any:
     except ImportError as error:
         raise ImportError(
             "training a network needs PyTorch, which prediction of MXNet networks and ONNX files "
-            f"does not: pip install 'xfer-learn[torch]' ({error})"
+            f"does not: pip install torch safetensors ({error})"
         ) from error
     return loop
 
 
 def _read(
-    source: Any, layer: Any, options: TrainingOptions, data: Data
-) -> tuple[Callable[[np.ndarray, np.ndarray], Any], np.ndarray, np.ndarray]:
-    """Read all data once; return what makes examples of them, the features of a layer, and labels.
+    source: Any, layer: Any, options: TrainingOptions, data: Data, of_data: DataHash
+) -> tuple[Callable[[np.ndarray, np.ndarray], Any], Features]:
+    """Read all data once; return what makes examples of them, and the features of a layer.
 
     Examples are made given the classes and the class index of each example.
     """
-    asked = {"pooling": options.pooling, "progress": False}
+    n_batches = 0
+
+    def see(examples: Any) -> None:
+        nonlocal n_batches
+        n_batches += 1
+        of_data.see(examples)
+
+    asked = {"pooling": options.pooling, "progress": False, "watch": see}
     needed = source._inputs_of((layer,))
     prepare = partial(source.prepare, needed=needed)
     if data.is_stream and not options.validation_fraction:
-        counted: list[Any] = []
-        table = source.extract(data, layer.name, watch=counted.append, **asked)
-        n_batches = len(counted)
+        table = source.extract(data, layer.name, **asked)
 
         def stream(classes: np.ndarray, targets: np.ndarray) -> Stream:
             return Stream(partial(_read_again, source, needed, data, classes), n_batches)
 
-        return stream, table.matrix, table.labels
+        return stream, table
     is_raw = source.inputs is not None and not isinstance(data.given, Mapping)
     if isinstance(data, ExampleData) and is_raw:
         table = source.extract(data, layer.name, **asked)
@@ -376,12 +395,12 @@ def _read(
         size = sum(array.nbytes for array in prepare(given[:1]).values())
         if not is_text and size * len(given) <= _MOST_KEPT:
             given = prepare(given)
-        labels = table.labels
     else:
         given, labels = read_all(data, source.input_names, needed, prepare, source._is_example)
         given = {name: given[name] for name in needed}
         table = source.extract(given, layer.name, **asked)
-    return lambda classes, targets: Examples(given, targets, prepare), table.matrix, labels
+        table.labels = labels
+    return lambda classes, targets: Examples(given, targets, prepare), table
 
 
 def _read_again(
