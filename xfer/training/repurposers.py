@@ -151,6 +151,7 @@ class NeuralNetworkRepurposer(Repurposer, ABC):
         random = RandomState(options.random_state)
         of_data, data = DataHash(), open_data(X, y, checked_labels)
         examples, table = _read(source, layer, options, data, of_data)
+        assert table.labels is not None
         matrix, labels = table.matrix, table.labels
         known = np.unique(labels)
         classes = _all_classes(known, self.target_class_count)
