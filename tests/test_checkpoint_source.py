@@ -164,7 +164,7 @@ def test_without_mxnet_an_operator_without_conversion_is_an_error(
     module.save_checkpoint(str(tmp_path / "net"), 0)
     monkeypatch.setitem(sys.modules, "xfer.sources.mxnet_engine", None)
     with pytest.raises(
-        ValueError, match="no conversion for operator _contrib_quadratic .*pip install 'xfer-learn"
+        ValueError, match="no conversion for operator _contrib_quadratic .*pip install mxnet"
     ):
         xfer.load_checkpoint(tmp_path / "net").extract(images, "square")
 

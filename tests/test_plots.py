@@ -272,9 +272,7 @@ def test_a_mistake_is_named_before_a_figure_is_made(mistake, task):
 
 def test_a_missing_matplotlib_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib.pyplot", None)
-    with pytest.raises(
-        ImportError, match=r"plots need matplotlib: pip install 'xfer-learn\[plots\]'"
-    ):
+    with pytest.raises(ImportError, match=r"plots need matplotlib: pip install matplotlib"):
         plots.class_probabilities([1.0], ["a"])
 
 

@@ -2,6 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from inspect import signature
 from numbers import Integral
@@ -399,8 +400,7 @@ def _read(
     else:
         given, labels = read_all(data, source.input_names, needed, prepare, source._is_example)
         given = {name: given[name] for name in needed}
-        table = source.extract(given, layer.name, **asked)
-        table.labels = labels
+        table = replace(source.extract(given, layer.name, **asked), labels=labels)
     return lambda classes, targets: Examples(given, targets, prepare), table
 
 
