@@ -15,7 +15,7 @@ import sys
 import sysconfig
 import textwrap
 import types
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from enum import Enum
 from importlib import metadata
 from pathlib import Path
@@ -331,10 +331,15 @@ def _installed(file: str) -> tuple[str, str] | None:
     return None
 
 
-@functools.cache  # each look reads what is known of all installed packages: about a second
+@functools.cache
 def _package(name: str) -> tuple[str, str] | None:
-    names = metadata.packages_distributions().get(name, [])
+    names = _distributions().get(name, [])
     return (name, metadata.version(names[0])) if names else None
+
+
+@functools.cache  # a look reads the metadata of all installed packages: about a second
+def _distributions() -> Mapping[str, Sequence[str]]:
+    return metadata.packages_distributions()
 
 
 def _codes(file: str) -> frozenset[types.CodeType]:
