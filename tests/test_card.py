@@ -108,6 +108,21 @@ def test_what_is_refused(source, task, tmp_path):
         model.card(path=tmp_path / "card.txt")
     with pytest.raises(ValueError, match="no labels; give them as y"):
         model.card(task[0])
+    with pytest.raises(ValueError, match="labels that were not in the fit: 'z'"):
+        model.card(task[0][:2], ["z", "q"])
+
+
+def test_a_source_of_ones_own(source, task):
+    class Own:
+        layers = source.layers
+
+        def extract(self, data, layers, **options):
+            return source.extract(data, layers, **options)
+
+    X, y, X_test, y_test = task
+    card = xfer.LrRepurposer(Own(), "pool3").fit(X, y).card(X_test, y_test)
+    assert value(card, "inputs") == "unknown"
+    assert value(card, "network").startswith("Own, 11 layers")
 
 
 def test_trained_networks_and_labels_that_are_floats(source, task, tmp_path):

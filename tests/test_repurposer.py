@@ -171,9 +171,18 @@ def test_methods_that_others_have_are_told(module, data):
 
 def test_one_example_without_a_first_axis_is_told(module, data):
     repurposer = xfer.LrRepurposer(module, "relu1").fit(*data)
-    with pytest.raises(ValueError, match=r"one example without a first axis .*: give X\[None\]"):
+    with pytest.raises(ValueError, match=r"If this is one example, give X\[None\]"):
         repurposer.predict(data[0][0])
     assert repurposer.predict(data[0][0][None]).shape == (1,)
+
+
+def test_an_axis_that_the_network_ignores_may_be_left_out():
+    nn = pytest.importorskip("torch").nn
+    X = np.random.RandomState(0).rand(40, 1, 33).astype(np.float32)
+    network = nn.Sequential(nn.Flatten(1), nn.Linear(33, 4), nn.ReLU())
+    repurposer = xfer.LrRepurposer(network, "2").fit(X, [0, 1] * 20)
+    for n in (1, 33, 34):
+        np.testing.assert_array_equal(repurposer.predict(X[:n, 0]), repurposer.predict(X[:n]))
 
 
 def test_a_subclass_that_makes_its_own_meta_model(module, data):

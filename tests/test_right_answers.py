@@ -742,6 +742,8 @@ class TestOtherData:
             fitted.predict(images[50:] * 255)
         fitted.predict(images[50:] * 255)
         assert len(recwarn.list) == 0
+        with pytest.warns(UserWarning, match="from 0 to 6.5e\\+04"):
+            fitted.predict(images[50:] * 65025)
 
     def test_smaller_numbers_too(self):
         images, digits = xfer.example.digits()

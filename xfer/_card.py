@@ -36,7 +36,7 @@ def card(
     rows = [
         ("model", f"{type(model).__name__}, {type(model.meta_model_).__name__}"),
         ("network", f"{kind}, {n_layers:,} layers, {n_parameters:,} parameters"),
-        ("inputs", ", ".join(source.input_names)),
+        ("inputs", ", ".join(getattr(source, "input_names", ["unknown"]))),
         ("layers", ", ".join(named)),
     ]
     if about:

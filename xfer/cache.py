@@ -189,12 +189,14 @@ class FeatureCache:
                     raise
                 time.sleep(0.01)
 
-    # The module may be gone when Python ends.
+    # When Python ends, what the module imported may be gone.
     def _close(self, error: type[Exception] = sqlite3.Error) -> None:
         connection, self._connection = self._connection, None
-        with suppress(error):
+        try:
             if connection is not None:
                 connection.close()
+        except error:
+            pass
 
     __del__ = _close
 

@@ -3,7 +3,8 @@
 import math
 import os
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from copy import deepcopy
 from datetime import date
 from functools import wraps
@@ -266,6 +267,7 @@ class LayerFeatures(TransformerMixin, SharesNetwork):
         self.cache_ = cache
         self.source_ = source
         self._shapes: dict[str, tuple[int, ...]] = {}
+        self._warned: set[tuple[str, int]] = set()
         self.fit_data_: dict[str, dict[str, Any]] | None = None
         return self
 
@@ -285,7 +287,15 @@ class LayerFeatures(TransformerMixin, SharesNetwork):
         options: dict[str, Any] = {} if self.cache_ is None else {"cache": self.cache_}
         options.update(pooling=pooling, progress=self.progress)
         if isinstance(self.source_, SourceModel):
-            features = self.source_.extract(data, names, watch=watch, **options)
+            try:
+                features = self.source_.extract(data, names, watch=watch, **options)
+            except ValueError as error:
+                of_fit = [
+                    shape for _, shape, *_ in (self.fit_data_ or {}).get("inputs", {}).values()
+                ]
+                if [*getattr(data.given, "shape", ())] in of_fit:
+                    raise ValueError(f"{error}. If this is one example, give X[None]") from error
+                raise
         else:
             found = self.source_.extract(data.given, names, **options)
             labels = data.join_labels([found.labels])
@@ -294,7 +304,7 @@ class LayerFeatures(TransformerMixin, SharesNetwork):
         if self.fit_data_ is not None:
             # The meta-model refuses another number of columns, as in scikit-learn.
             shapes = {} if hasattr(self, "n_features_in_") else features.shapes
-            _check_like_those_of_the_fit(shapes, features.ranges, self.fit_data_)
+            _check_like_those_of_the_fit(shapes, features.ranges, self.fit_data_, self._warned)
         return features
 
     def extract_for_fit(self, X: Any, watch: Callable[[Any], None] | None = None) -> Features:
@@ -307,13 +317,14 @@ class LayerFeatures(TransformerMixin, SharesNetwork):
                 watch(examples)
 
         self.fit_data_ = None
-        table = self.extract(X, see)
-        self.remember(table, of_data)
+        with note_inputs(self.source_):
+            table = self.extract(X, see)
+        self.remember(table, of_data, self.source_)
         return table
 
-    def remember(self, table: Features, of_data: DataHash) -> None:
-        """Keep what describes the data of a fit, from their features and their hash."""
-        seen = getattr(self.source_, "_seen_inputs", {})
+    def remember(self, table: Features, of_data: DataHash, source: Any) -> None:
+        """Keep what describes the data of a fit, which ``source`` has read."""
+        seen = getattr(source, "_seen_inputs", {})
         self.fit_data_ = {
             "inputs": {n: [kind.str, [*shape], *rest] for n, (kind, shape, *rest) in seen.items()},
             "shapes": {name: list(shape) for name, shape in table.shapes.items()},
@@ -373,6 +384,18 @@ class LayerFeatures(TransformerMixin, SharesNetwork):
         return tags
 
 
+@contextmanager
+def note_inputs(source: Any) -> Iterator[None]:
+    """Let a network note what the next data look like, whatever data it has seen before."""
+    noted = getattr(source, "__dict__", {})
+    earlier = noted.pop("_seen_inputs", None)
+    try:
+        yield
+    finally:
+        if earlier and "_seen_inputs" not in noted:  # all features came from a cache
+            source._seen_inputs = earlier
+
+
 def _about(table: Features, of_data: DataHash) -> dict[str, Any]:
     """Describe the data of a fit for a model card; numbers to predict are not counted."""
     labels, counts = table.labels, np.zeros(0, int)
@@ -383,7 +406,10 @@ def _about(table: Features, of_data: DataHash) -> dict[str, Any]:
 
 
 def _check_like_those_of_the_fit(
-    shapes: Mapping[str, tuple], ranges: Mapping[str, tuple], fit_data: dict[str, dict[str, Any]]
+    shapes: Mapping[str, tuple],
+    ranges: Mapping[str, tuple],
+    fit_data: Mapping[str, Mapping[str, Any]],
+    warned: set[tuple[str, int]],
 ) -> None:
     """Refuse features of another shape; warn where numbers are much larger or smaller."""
     for name, shape in shapes.items():
@@ -396,13 +422,17 @@ def _check_like_those_of_the_fit(
     for name, (low, high) in ranges.items():
         ends = fit_data["ranges"].get(name, [low, high])
         found, known = max(-low, high), max(-ends[0], ends[1])
-        if found > _OTHER_SCALE * known or 0 < found < known / _OTHER_SCALE:
+        if not (found > _OTHER_SCALE * known or 0 < found < known / _OTHER_SCALE):
+            continue
+        # Once is enough, but not if the next data are ten times as far away.
+        how_far = name, round(math.log10(found / known)) if known else 0
+        if how_far not in warned:
+            warned.add(how_far)
             warnings.warn(
                 f"input {name!r} has numbers from {low:.3g} to {high:.3g}, but {ends[0]:.3g} to "
                 f"{ends[1]:.3g} in fit: are the data scaled in the same way?",
                 stacklevel=2,
             )
-            fit_data["ranges"].pop(name, None)  # once is enough
 
 
 def look_up(source: Any, names: str | Sequence[str]) -> tuple[Layer, ...]:

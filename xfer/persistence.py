@@ -166,7 +166,7 @@ def load(
     earlier = path.with_name(path.name.removesuffix(_SUFFIX).removesuffix(".json") + ".json")
     if not path.is_file() and not earlier.is_file():
         other = Path(model_directory, model_name)
-        advice = f"; {other} is a file of another kind" if other.is_file() else ""
+        advice = f"; {other} does not end in .xfer" if other.is_file() else ""
         raise FileNotFoundError(f"there is no saved repurposer {path}{advice}")
     path = path if path.is_file() else earlier
     try:
@@ -181,6 +181,9 @@ def load(
 def _path(model_name: str | PathLike[str], model_directory: str | PathLike[str]) -> Path:
     if not isinstance(model_name, (str, PathLike)) or not str(model_name):
         raise ValueError(f"model_name must be the name of a file, got {model_name!r}")
+    if not isinstance(model_directory, (str, PathLike)):
+        kind = type(model_directory).__name__
+        raise TypeError(f"model_directory must be a folder, got {kind}: a network is source_model=")
     name = str(model_name)
     return Path(model_directory) / (name if name.endswith(_SUFFIX) else name + _SUFFIX)
 
@@ -226,10 +229,8 @@ def _read(archive: bytes, source_model: Any, given: Mapping[str, Any]) -> Any:
     source = None if source_model is None else open_source(source_model)
     if source is None or kind.trains_network:
         if manifest["network"] is None:
-            raise ValueError(
-                "it was saved without its network: give xfer.load the network as source_model, and "
-                "give what it returns, in place of the file, to what reads files"
-            )
+            advice = "load it with xfer.load(name, source_model=network)"
+            raise ValueError(f"it was saved without its network: {advice}")
         source = source_from_state(manifest["network"], content["network"], source)
     source = _with_inputs(source, manifest, content["inputs"], given)
     _check_same_network(source, manifest)

@@ -289,8 +289,7 @@ class Repurposer(ClassifierMixin, SharesNetwork):
         """Describe the fitted repurposer in Markdown: a model card.
 
         It names the network, the layers, the labels, the date and a hash of the labelled examples,
-        the versions of packages, and the accuracy and calibration. Where the network was trained,
-        date and hash are not known.
+        the versions of packages, and the accuracy and calibration.
 
         Parameters
         ----------
@@ -955,6 +954,12 @@ def _card(model: Any, X: Any, y: Any, path: str | PathLike[str] | None) -> str:
         matrix, labels = model._read(open_data(X, y, lambda labels: labels))
         if labels is None:
             raise ValueError("X has no labels: give them as y")
+        classes = getattr(model, "classes_", labels)
+        if labels.ndim == classes.ndim == 1 and (
+            unknown := {*labels.tolist()} - {*classes.tolist()}
+        ):
+            some = ", ".join(sorted(map(repr, unknown))[:5])
+            raise ValueError(f"y has labels that were not in the fit: {some}")
         predicted, probabilities = _apply(model, "predict", matrix), None
         if labels.ndim == 1 and hasattr(model, "predict_proba"):
             probabilities = _apply(model, "predict_proba", matrix)

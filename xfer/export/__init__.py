@@ -102,7 +102,7 @@ def _sample(model: Any, X: Any) -> _Sample:
         return _Sample(source.prepare(trials[0][0], needed), trials)
     if X is None:
         saved = (model.features_.fit_data_ or {}).get("inputs", {})
-        if saved and not source._seen_inputs:
+        if saved:
             source._seen_inputs = {n: (np.dtype(kind), *rest) for n, (kind, *rest) in saved.items()}
         found = source.sample_inputs(_EXAMPLES)
     elif not hasattr(X, "__getitem__"):
@@ -211,7 +211,7 @@ class _Export:
             if words.of_ == "texts":
                 raise ValueError(
                     "this fit also counts the words of texts, which an ONNX network does not get: "
-                    "to export, fit with ready inputs (arrays of word ids) instead of texts"
+                    "to export, fit another repurposer, such as LrRepurposer, or give ids of words"
                 )
             (name,) = (name for name in self.source._id_inputs() if name in self.inputs)
             blocks["words"] = Words(words, self.inputs[name])

@@ -215,6 +215,9 @@ def _open(
             "name, load it with its own library, such as SentenceTransformer(name) or "
             "torchvision.models, and pass the network"
         )
+    if isinstance(model, type):
+        name = model.__name__
+        raise TypeError(f"cannot open the class {name} as a source model: give a network, {name}()")
     raise TypeError(
         f"cannot open {type(model).__name__} as a source model: {model!r:.80}; allowed are an "
         "mxnet.mod.Module, a gluon.HybridBlock, a torch.nn.Module, a SentenceTransformer, an "

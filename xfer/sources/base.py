@@ -281,12 +281,6 @@ class SourceModel(ABC):
         """Compute the pooled features of one batch."""
         needed = () if isinstance(examples, dict) else self._inputs_of(layers)
         inputs = self.prepare(examples, needed)
-        for name, (_, shape, *_) in self._seen_inputs.items():
-            if name in inputs and inputs[name].shape == tuple(shape):
-                raise ValueError(
-                    f"data of shape {tuple(shape)} are one example without a first axis for the "
-                    "examples: give X[None]"
-                )
         outputs = self._pooled(inputs, layers, poolings)
         self._check_same_features(examples, inputs, outputs, layers, poolings)
         if not self._seen_inputs:

@@ -1,5 +1,6 @@
 """Whatever users hand over, opened once: what kind of data it is, its labels, its length."""
 
+import os
 import warnings
 from abc import ABC, abstractmethod
 from collections import deque
@@ -93,6 +94,8 @@ def open_data(X: Any, y: Any = None, check_labels: CheckLabels | None = None) ->
     """
     if isinstance(X, Data):
         return X
+    if hasattr(type(X), "forward") or hasattr(type(X), "extract"):
+        raise TypeError(f"data must be examples, got a network: {type(X).__name__}")
     if any(f"{kind.__module__}.{kind.__name__}" == _TORCH_DATASET for kind in type(X).__mro__):
         raise TypeError(
             f"wrap the {type(X).__name__} in a torch.utils.data.DataLoader, or in a list"
@@ -128,9 +131,11 @@ class ExampleData(Data):
             labels = _given_labels(y, n)
             self.labels = labels if check_labels is None else check_labels(labels)
         elif check_labels is not None:
+            pair = "; a pair of examples and labels is given as fit(*pair)"
             raise ValueError(
                 "requires y to be passed, but the target y is None: these data carry no labels; "
                 "give them as y, or use an iterator that carries them"
+                f"{pair if isinstance(X, tuple) and len(X) == 2 else ''}"
             )
 
     def batches(  # noqa: D102  (see Data)
@@ -582,7 +587,9 @@ def _column(values: Any) -> Any:
 
 def _length(data: Any) -> int:
     if isinstance(data, (str, bytes, PathLike)):
-        raise TypeError(f"data must be a list of examples, got {type(data).__name__}: {data!r:.80}")
+        advice = "use xfer.image_folder" if os.path.isdir(data) else "give a list, even of one"
+        given = f"{type(data).__name__}: {data!r:.80}"
+        raise TypeError(f"data must be a list of examples, got {given}; {advice}")
     values = next(iter(data.values()), ()) if isinstance(data, Mapping) else data
     if not hasattr(values, "__len__") or getattr(values, "ndim", 1) == 0:
         raise TypeError(f"data must be an array, a dict, a list or an iterable, got {values!r:.80}")

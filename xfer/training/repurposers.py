@@ -17,7 +17,7 @@ from xfer._checks import check_integer
 from xfer.cache import DataHash
 from xfer.checkpoint.edit import OUTPUT_LAYERS
 from xfer.checkpoint.initial import initial_values
-from xfer.features import LayerFeatures, stores_parameters
+from xfer.features import LayerFeatures, note_inputs, stores_parameters
 from xfer.inputs import ImageInputs
 from xfer.meta import CalibratedLogisticRegression
 from xfer.meta.calibrated import ScaledScores, fit_inverse_temperature
@@ -151,7 +151,8 @@ class NeuralNetworkRepurposer(Repurposer, ABC):
         (layer,) = source.find_layers(self._last_layer(source))
         random = RandomState(options.random_state)
         of_data, data = DataHash(), open_data(X, y, checked_labels)
-        examples, table = _read(source, layer, options, data, of_data)
+        with note_inputs(source):
+            examples, table = _read(source, layer, options, data, of_data)
         assert table.labels is not None
         matrix, labels = table.matrix, table.labels
         known = np.unique(labels)
@@ -170,14 +171,18 @@ class NeuralNetworkRepurposer(Repurposer, ABC):
         network = loop.Network(source, layer, options.pooling, *head)
         new = loop.prepare(network, source, self._fixed_layers(), self._random_layers(), random)
         history = History()
+
+        def remember(features: LayerFeatures) -> None:
+            features.remember(table, of_data, source)
+
         try:
             loop.Training(
                 network, source, options, to_learn, unseen, new, weights, random, history
             ).run()
         except TrainingDiverged:
-            self._set_trained(network, classes, history, unseen, table, of_data)
+            self._set_trained(network, classes, history, unseen, remember)
             raise
-        return self._set_trained(network, classes, history, unseen, table, of_data)
+        return self._set_trained(network, classes, history, unseen, remember)
 
     def _set_trained(
         self,
@@ -185,8 +190,7 @@ class NeuralNetworkRepurposer(Repurposer, ABC):
         classes: np.ndarray,
         history: History,
         held_out: Examples | None,
-        table: Features,
-        of_data: DataHash,
+        remember: Callable[[LayerFeatures], None],
     ) -> Self:
         coef, intercept = network.head()
         model = ScaledScores(classes, 1.0, coef, intercept)
@@ -199,7 +203,7 @@ class NeuralNetworkRepurposer(Repurposer, ABC):
         self.history_ = history
         source, layer = network.trained_source(), network.layer.name
         features = self._features_of(source, layer)
-        features.remember(table, of_data)
+        remember(features)
         return self._set_fitted(features, model)
 
     def _features_of(self, source: Any, layer_name: str) -> LayerFeatures:
