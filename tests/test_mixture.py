@@ -319,3 +319,11 @@ def test_few_labels_leave_doubt(n):
     prior = MixtureClassifier(class_prior={0: 0.9, 1: 0.1}).fit(X, y).predict_proba(X)
     odds = model.predict_proba(X) * [0.9, 0.1]
     np.testing.assert_allclose(prior, odds / odds.sum(axis=1, keepdims=True), rtol=1e-9)
+
+
+def test_ten_examples_decide_nothing():
+    X, y = load_digits(n_class=3, return_X_y=True)
+    order = np.random.RandomState(0).permutation(len(y))
+    for n, are_prior in (10, True), (30, False):
+        model = MixtureClassifier().fit(X[order[:n]], y[order[:n]])
+        assert np.allclose(model.weights_, mixture._TOTAL / len(model.weights_)) == are_prior

@@ -271,3 +271,11 @@ def test_its_tokenizer_is_not_saved_with_a_repurposer(source):
     with pytest.raises(TypeError, match="give the network to xfer.load again"):
         source.inputs.to_state()
     assert source.inputs.identity()["max_seq_length"] == source.module.max_seq_length
+
+
+def test_four_texts_do_not_make_it_sure_of_nonsense(source):
+    texts = ["The goalie saved a penalty", "Shares fell", "The match was a draw", "Rates rose"]
+    auto = xfer.AutoRepurposer(source).fit(texts, ["sport", "money"] * 2)
+    assert auto.predict(["They won the cup"]) == "sport"
+    assert auto.predict_proba(["They won the cup"]).max() > 0.7
+    assert auto.predict_proba(["asdf qwer", "soup for lunch"]).max() < 0.75

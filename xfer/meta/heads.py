@@ -26,6 +26,7 @@ _STRENGTHS = 10.0 ** np.arange(-3, 2, 0.5)
 _SHRINKAGES = (0.02, 0.1, 0.3, 0.6, 0.9, 0.99)
 _SMOOTHINGS = 10.0 ** np.arange(-5.5, -2, 0.5)
 _TINY = 1e-12
+_TOO_FEW = 10
 _CHOSEN_ON = 200_000  # numbers of the score matrix that strength and temperature are chosen on
 
 
@@ -81,7 +82,7 @@ class RidgeHead(BaseEstimator):
         roots = np.sqrt(w)
         targets = roots[:, None] * (np.eye(n_classes)[y] - 1 / n_classes)
         Q, squares, to_coefficients = self._decompose(Z, roots)
-        products, known = Q.T @ targets, has_company(y)
+        products, known = Q.T @ targets, can_tell(y)
         rows = chosen_rows(len(y), n_classes)
         best = np.inf
         for strength in _STRENGTHS:
@@ -177,7 +178,7 @@ class GaussianHead(BaseEstimator):
         away = Z - means[y]
         degrees = w.sum() - n_classes
         covariance = (away * w[:, None]).T @ away
-        known = has_company(y)
+        known = can_tell(y)
         if not known.any() or not covariance.any() or degrees <= 0:
             centred = Z - w @ Z / w.sum()
             covariance = np.eye(d) * ((w @ np.square(centred)).mean() / w.sum() or 1.0)
@@ -236,7 +237,7 @@ class WordsHead(BaseEstimator):
         others = w[:, None] * (1 - np.eye(n_classes)[y])
         sums = (X.T @ others).T + 0.0  # (n_classes, n_words)
         totals = sums.sum(axis=1)
-        known, rows, best = has_company(y), chosen_rows(len(y), n_classes), np.inf
+        known, rows, best = can_tell(y), chosen_rows(len(y), n_classes), np.inf
         for smoothing in _SMOOTHINGS:
             scores = np.empty((len(y), n_classes))
             for i, ends in enumerate(zip(X.indptr, X.indptr[1:])):
@@ -261,6 +262,16 @@ class WordsHead(BaseEstimator):
 def has_company(y: np.ndarray) -> np.ndarray:
     """Return whether the class of each example has another one."""
     return np.bincount(y)[y] > 1
+
+
+def can_tell(y: np.ndarray) -> np.ndarray:
+    """Return whether what each example's left-out prediction says may decide anything.
+
+    With ten examples or fewer, it may not: without the example, its class is much smaller than the
+    others, and choices that make up for that predict new examples worse than no choice.
+    """
+    known = has_company(y)
+    return known & (known.sum() > _TOO_FEW)
 
 
 def chosen_rows(n: int, n_classes: int) -> np.ndarray:

@@ -26,7 +26,7 @@ from xfer.meta.base import (
 )
 from xfer.meta.conformal import calibrate, sets, suspicious
 from xfer.meta.graph import GraphSpreading, pack, unpack
-from xfer.meta.heads import LANDMARKS, FeatureHeads, chosen_rows, has_company
+from xfer.meta.heads import LANDMARKS, FeatureHeads, can_tell, chosen_rows, has_company
 from xfer.meta.next_to_label import next_to_label
 from xfer.meta.novelty import Novelty, TellsNovelty
 from xfer.meta.posterior import mean_and_error
@@ -130,7 +130,8 @@ class MixtureClassifier(TellsNovelty, MetaClassifier):
     label spreading on graphs of neighbours joins them. Every classifier predicts each labelled
     example without having seen its label. The weights :math:`a_h \ge 0` of the mixture
     :math:`p(y) \propto \prod_h p_h(y)^{a_h}`, a logarithmic opinion pool [1]_, have the least log
-    loss on these predictions [2]_, with a prior that gives each matrix its share. With n labelled
+    loss on these predictions [2]_, with a prior that gives each matrix its share, and are the prior
+    with ten labelled examples or fewer. With n labelled
     examples, :math:`1 / (n + 2)` of the probability is spread evenly over the classes: even if all
     left-out predictions are right, the next one may be wrong.
 
@@ -521,7 +522,7 @@ def pool_weights(
     """
     prior = _TOTAL * prior
     rows = chosen_rows(len(y), left_out.shape[2])
-    rows = rows[(has_company(y) & (w > 0))[rows]]
+    rows = rows[(can_tell(y) & (w > 0))[rows]]
     if not len(rows):
         return prior
     given = np.maximum(left_out[:, rows], _FLOOR).astype(np.float64)
