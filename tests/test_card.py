@@ -157,3 +157,18 @@ def test_what_has_no_hash():
     data.see(["a", object()])
     data.see(["b"])
     assert data.hexdigest() == ""
+
+
+def test_a_hash_is_the_same_however_data_are_read(source, task):
+    data = pytest.importorskip("torch").utils.data
+    X, y, _, _ = task
+    pairs = [(image, int(label == "q")) for image, label in zip(X, y)]
+    hashes = set()
+    for share in (0.0, 0.2):
+        model = xfer.NeuralNetworkFineTuneRepurposer(
+            source, "relu2", pooling="max", num_epochs=1, validation_fraction=share
+        )
+        card = model.repurpose(data.DataLoader(pairs, 16)).card()
+        hashes.add(value(card, "SHA-256 of the examples"))
+    card = xfer.LrRepurposer(source, "relu2").repurpose(data.DataLoader(pairs, 7)).card()
+    assert hashes == {value(card, "SHA-256 of the examples")}

@@ -174,6 +174,11 @@ def test_one_example_without_a_first_axis_is_told(module, data):
     with pytest.raises(ValueError, match=r"If this is one example, give X\[None\]"):
         repurposer.predict(data[0][0])
     assert repurposer.predict(data[0][0][None]).shape == (1,)
+    gray = xfer.example.digits()[0][:20]
+    of_gray = xfer.load_checkpoint(xfer.example.checkpoint())
+    fitted = xfer.LrRepurposer(of_gray, "relu2").fit(gray, [0, 1] * 10)
+    with pytest.raises(ValueError, match=r"In fit, it was X\[:, None\]"):
+        fitted.predict(gray[:5, 0])
 
 
 def test_an_axis_that_the_network_ignores_may_be_left_out():

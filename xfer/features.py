@@ -290,11 +290,14 @@ class LayerFeatures(TransformerMixin, SharesNetwork):
             try:
                 features = self.source_.extract(data, names, watch=watch, **options)
             except ValueError as error:
-                of_fit = [
-                    shape for _, shape, *_ in (self.fit_data_ or {}).get("inputs", {}).values()
-                ]
-                if [*getattr(data.given, "shape", ())] in of_fit:
-                    raise ValueError(f"{error}. If this is one example, give X[None]") from error
+                given = [*getattr(data.given, "shape", ())]
+                for _, shape, *_ in (self.fit_data_ or {}).get("inputs", {}).values():
+                    if given == shape:
+                        raise ValueError(
+                            f"{error}. If this is one example, give X[None]"
+                        ) from error
+                    if [1, *given[1:]] == shape:
+                        raise ValueError(f"{error}. In fit, it was X[:, None]") from error
                 raise
         else:
             found = self.source_.extract(data.given, names, **options)

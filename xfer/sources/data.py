@@ -514,12 +514,18 @@ def read_all(
     needed: Names,
     prepare: Callable[[Examples], dict[str, np.ndarray]],
     is_example: IsExample,
+    watch: Callable[[Examples], None] | None = None,
 ) -> tuple[dict[str, np.ndarray], np.ndarray | None]:
-    """Read all data into memory: the network's inputs by name, and the labels."""
+    """Read all data into memory: the network's inputs by name, and the labels.
+
+    ``watch`` is called with the examples of each batch, as by ``SourceModel.extract``.
+    """
     size = max(data.n_examples or 1, 1)
     found, labels = [], []
     batches = data.batches(input_names, needed, is_example, batch_size=size, progress=False)
     for batch in batches:
+        if watch is not None:
+            watch(take(batch.examples, slice(batch.n_examples)))
         inputs = prepare(batch.examples)
         found.append({name: array[: batch.n_examples] for name, array in inputs.items()})
         labels.append(batch.labels)

@@ -15,7 +15,14 @@ import numpy as np
 import torch
 
 from xfer._dot import Box, Diagram
-from xfer.sources.base import Layer, OnnxLayers, SourceModel, check_rows, example_shapes
+from xfer.sources.base import (
+    Layer,
+    OnnxLayers,
+    SourceModel,
+    channels_advice,
+    check_rows,
+    example_shapes,
+)
 from xfer.sources.candidates import Ends
 from xfer.sources.data import check_ids, count, to_numpy
 from xfer.sources.table import pool, with_axis
@@ -411,7 +418,7 @@ class TorchSource(SourceModel):
                     reason = next(iter(str(error).strip().splitlines()), "")
                     raise ValueError(
                         f"data of shape {example_shapes(inputs)} for one example do not fit the "
-                        f"network: {reason or type(error).__name__}"
+                        f"network: {reason or type(error).__name__}{channels_advice(inputs)}"
                     ) from error
         return capture.finish()
 

@@ -382,7 +382,7 @@ def _read(
         n_batches += 1
         of_data.see(examples)
 
-    asked = {"pooling": options.pooling, "progress": False, "watch": see}
+    asked: dict[str, Any] = {"pooling": options.pooling, "progress": False, "watch": see}
     needed = source._inputs_of((layer,))
     prepare = partial(source.prepare, needed=needed)
     if data.is_stream and not options.validation_fraction:
@@ -402,7 +402,10 @@ def _read(
         if not is_text and size * len(given) <= _MOST_KEPT:
             given = prepare(given)
     else:
-        given, labels = read_all(data, source.input_names, needed, prepare, source._is_example)
+        names = source.input_names
+        given, labels = read_all(
+            data, names, needed, prepare, source._is_example, asked.pop("watch")
+        )
         given = {name: given[name] for name in needed}
         table = replace(source.extract(given, layer.name, **asked), labels=labels)
     return lambda classes, targets: Examples(given, targets, prepare), table
