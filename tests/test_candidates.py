@@ -78,6 +78,75 @@ def test_blocks_of_pytorch_are_found_by_their_class():
     assert found.last == "pool"
 
 
+def convolutions(style):
+    """Return a network with functions or modules between its layers, with the same weights."""
+    import torch
+    from torch.nn import functional
+
+    class Network(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.c1, self.c2 = torch.nn.Conv2d(1, 6, 3, padding=1), torch.nn.Conv2d(6, 8, 3)
+            self.norm = torch.nn.BatchNorm2d(8)
+            self.drop, self.fc = torch.nn.Dropout(), torch.nn.Linear(8 * 9, 3)
+            if style == "modular":
+                self.r1, self.r2 = torch.nn.ReLU(inplace=True), torch.nn.ReLU()
+                self.p1, self.p2 = torch.nn.MaxPool2d(2), torch.nn.MaxPool2d(2)
+
+        def forward(self, x):
+            if style == "modular":
+                x = self.p2(self.r2(self.norm(self.c2(self.p1(self.r1(self.c1(x)))))))
+            else:
+                x = functional.max_pool2d(functional.relu(self.c1(x), inplace=True), 2)
+                x = functional.max_pool2d(torch.relu(self.norm(self.c2(x))), 2)
+            return self.fc(self.drop(x.flatten(1)))
+
+    torch.manual_seed(0)
+    return Network()
+
+
+def test_layers_before_functions_are_found_like_those_before_modules():
+    pytest.importorskip("torch")
+    images = np.random.RandomState(0).normal(size=(8, 1, 16, 16)).astype(np.float32)
+    found = candidate_layers(xfer.open_source(convolutions("functional")), images)
+    how = dict.fromkeys(["c1", "norm"], "mean+max")
+    assert found.pooling == {**how, "drop": "flatten", "fc": "flatten"}
+    assert found.last == "drop"
+    modular = candidate_layers(xfer.open_source(convolutions("modular")), images)
+    assert modular.pooling == {"p1": "mean+max", "p2": "mean+max", "fc": "flatten"}
+    assert modular.last == "p2"
+
+
+def test_a_branch_is_no_candidate_and_blocks_stay_whole():
+    torch = pytest.importorskip("torch")
+
+    class Block(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.c, self.norm = torch.nn.Conv2d(6, 6, 3, padding=1), torch.nn.BatchNorm2d(6)
+
+        def forward(self, x):
+            return torch.relu(x + self.norm(self.c(x)).relu())
+
+    class Network(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.stem = torch.nn.Conv2d(1, 6, 3)
+            self.left, self.right = torch.nn.Conv2d(6, 3, 3), torch.nn.Conv2d(6, 3, 3)
+            self.blocks = torch.nn.Sequential(Block(), Block())
+            self.top, self.fc = torch.nn.Conv2d(6, 5, 3), torch.nn.Linear(5, 3)
+
+        def forward(self, x):
+            x = torch.relu(self.stem(x))
+            x = torch.cat([self.left(x).relu(), self.right(x).relu()], 1)
+            return self.fc(torch.relu(self.top(self.blocks(x))).mean((2, 3)))
+
+    images = np.random.RandomState(0).normal(size=(4, 1, 12, 12)).astype(np.float32)
+    found = candidate_layers(xfer.open_source(Network()), images)
+    assert list(found.pooling) == ["stem", "blocks.0", "blocks.1", "top", "fc"]
+    assert found.last == "top"
+
+
 def test_layers_of_a_converted_network_are_found_by_their_operator():
     pytest.importorskip("torch")
     found = candidate_layers(xfer.open_source(xfer.example.network()), xfer.example.digits()[0][:5])

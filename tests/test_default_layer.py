@@ -8,7 +8,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 import xfer
-from xfer.sources.candidates import default_layer
+from xfer.sources.candidates import candidate_layers, default_layer
 
 HEADS = [xfer.LrRepurposer, xfer.SvmRepurposer, xfer.GpRepurposer, xfer.BnnRepurposer]
 
@@ -142,4 +142,94 @@ def test_the_order_is_that_of_the_calls_and_no_input_is_lost():
     source = xfer.open_source(first)
     assert default_layer(source, a) == ("body", "flatten")
     # One layer reads one input only, so the scores are taken.
-    assert default_layer(xfer.open_source(two), {"a": a, "b": b}) == ("top", "flatten")
+    with pytest.warns(UserWarning, match="'top' is taken. It may be the class scores"):
+        assert default_layer(xfer.open_source(two), {"a": a, "b": b}) == ("top", "flatten")
+
+
+@pytest.mark.parametrize("kind", [tuple, dict])
+def test_what_all_heads_read(kind):
+    torch = pytest.importorskip("torch")
+
+    class TwoHeads(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.body, self.act = torch.nn.Linear(5, 8), torch.nn.ReLU()
+            self.a, self.b = torch.nn.Linear(8, 3), torch.nn.Linear(8, 2)
+
+        def forward(self, x):
+            z = self.act(self.body(x))
+            return kind({"a": self.a(z), "b": self.b(z).softmax(1)}.items())
+
+    data = np.random.RandomState(0).normal(size=(8, 5)).astype(np.float32)
+    source = xfer.open_source(TwoHeads())
+    assert default_layer(source, data) == ("act", "flatten")
+    assert candidate_layers(source, data).last == "act"
+
+
+def test_an_embedding_beside_the_scores_is_taken():
+    torch = pytest.importorskip("torch")
+
+    class Both(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.body, self.embedding = torch.nn.Linear(5, 8), torch.nn.Linear(8, 6)
+            self.scores = torch.nn.Linear(6, 3)
+
+        def forward(self, x):
+            embedding = self.embedding(self.body(x).relu())
+            return embedding, self.scores(embedding)
+
+    data = np.random.RandomState(0).normal(size=(8, 5)).astype(np.float32)
+    assert default_layer(xfer.open_source(Both()), data) == ("embedding", "flatten")
+
+
+def test_a_recurrent_layer_with_the_examples_second_is_not_silently_left_out():
+    torch = pytest.importorskip("torch")
+
+    class Recurrent(torch.nn.Module):
+        def __init__(self, n_heads):
+            super().__init__()
+            self.g = torch.nn.LSTM(4, 6)
+            self.heads = torch.nn.ModuleList(torch.nn.Linear(6, 3) for _ in range(n_heads))
+
+        def forward(self, x):
+            return [head(self.g(x.transpose(0, 1))[0][-1]) for head in self.heads]
+
+    data = np.random.RandomState(0).normal(size=(12, 7, 4)).astype(np.float32)
+    for n_heads in (1, 2):
+        with pytest.warns(UserWarning, match="'heads.0' is taken. It may be the class scores"):
+            fitted = xfer.LrRepurposer(Recurrent(n_heads)).fit(data, np.arange(12) % 2)
+        assert fitted.features_.layers_[0].name == "heads.0"
+    with pytest.warns(UserWarning, match="'heads.0' is taken. It may be the class scores"):
+        xfer.AutoRepurposer(Recurrent(1)).fit(data, np.arange(12) % 2)
+
+
+@pytest.mark.parametrize("between", ["nothing", "dropout", "linear"])
+def test_a_sum_of_two_inputs(between):
+    torch = pytest.importorskip("torch")
+    layers = {"dropout": torch.nn.Dropout(), "linear": torch.nn.Linear(6, 6)}
+
+    class Sum(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.f, self.g = torch.nn.Linear(5, 6), torch.nn.Linear(5, 6)
+            self.between, self.o = layers.get(between), torch.nn.Linear(6, 3)
+
+        def forward(self, a, b):
+            both = torch.relu(self.f(a)) + self.g(b)
+            return self.o(both if self.between is None else self.between(both))
+
+    a, b = np.random.RandomState(0).normal(size=(2, 8, 5)).astype(np.float32)
+    source = xfer.open_source(Sum())
+    if between != "nothing":
+        assert default_layer(source, {"a": a, "b": b}) == ("between", "flatten")
+        return
+    with pytest.warns(UserWarning, match="'o' is taken. It may be the class scores"):
+        assert default_layer(source, {"a": a, "b": b}) == ("o", "flatten")
+
+
+def test_a_network_without_a_head_gives_its_last_layer():
+    torch = pytest.importorskip("torch")
+    network = torch.nn.Sequential(torch.nn.Linear(5, 4), torch.nn.LayerNorm(4))
+    data = np.random.RandomState(0).normal(size=(8, 5)).astype(np.float32)
+    assert default_layer(xfer.open_source(network), data) == ("output", "flatten")

@@ -32,11 +32,13 @@ _SIZES = {"Shape", "Size"}
 class Ends(NamedTuple):
     """Where the blocks of a network end, in its order, and the layer that a practitioner takes.
 
-    ``stages`` counts for each layer how often the maps were made smaller before it.
+    ``stages`` counts for each layer how often the maps were made smaller before it. ``scores`` are
+    the class scores; "" if the last layer is itself features, as far as the network shows.
     """
 
     stages: dict[str, int]
     last: str
+    scores: str = ""
 
 
 class Candidates(NamedTuple):
@@ -85,7 +87,7 @@ def candidate_layers(
     """
     if data is not None:
         # After a first pass, more shapes are known, and with them more of the graph.
-        _extract(source, source.layers[0].name, "flatten", data)
+        _run_once(source, data)
     if names is not None:
         shapes = {name: _shape_of(source, name) for name in names}
         return Candidates({n: _pooling_of(source, n, shapes[n]) for n in names}, names[-1])
@@ -97,6 +99,8 @@ def candidate_layers(
     before = names[: names.index(ends.last) + 1]
     last = [name for name in pooling if name in before][-1:] or [*pooling][-1:]
     _warn_if_too_early(source, ends.last, last[0], data)
+    if data is not None and (last[0] not in before or [*pooling] == [ends.scores]):
+        _warn_of_scores(last[0])
     return Candidates(pooling, last[0])
 
 
@@ -106,7 +110,7 @@ def default_layer(source: Any, data: Any = None) -> tuple[str, str]:
     ``data`` are a few examples, for layers whose shape is not known.
     """
     if data is not None:
-        _extract(source, source.layers[0].name, "flatten", data)
+        _run_once(source, data)
     ends = _ends(source)
     names = [*ends.stages]
     before = names[: names.index(ends.last) + 1] if names else []
@@ -114,10 +118,27 @@ def default_layer(source: Any, data: Any = None) -> tuple[str, str]:
         for found in _that_give_features(source, [name], data).items():
             if name == names[-1] or _reads_all(source, *found, names[-1], data):
                 _warn_if_too_early(source, ends.last, name, data)
+                if name not in before or name == ends.scores:
+                    _warn_of_scores(name)
                 if data is not None and hasattr(source, "_default_layer"):
                     source._default_layer = name
                 return found
     raise _nothing_found(source, names, data)
+
+
+def _run_once(source: Any, data: Any) -> None:
+    """Show a source the shapes of its layers; one that sees each pass follows it to the end."""
+    name = [*getattr(source, "_whole", ()), source.layers[0].name][0]
+    _extract(source, name, "flatten", data)
+
+
+def _warn_of_scores(name: str) -> None:
+    warnings.warn(
+        f"no layer before {name!r} gives features that hold all that it reads, so {name!r} is "
+        "taken. It may be the class scores, which are poor features for new classes; if so, name "
+        "other layers as feature_layer_names",
+        stacklevel=2,
+    )
 
 
 def _warn_if_too_early(source: Any, last: str, taken: str, data: Any) -> None:
@@ -162,7 +183,8 @@ def _ends(source: Any) -> Ends:
     layers = [layer for layer in source.layers if layer.shape != ()]
     scores = [layer for layer in layers if layer.operator not in _PROBABILITIES] or layers
     names = [layer.name for layer in scores]
-    return Ends(dict.fromkeys(names, 0), names[max(len(names) - 2, 0)] if names else "")
+    last = names[max(len(names) - 2, 0)] if names else ""
+    return Ends(dict.fromkeys(names, 0), last, names[-1] if len(names) > 1 else "")
 
 
 def _nothing_found(source: Any, names: Sequence[str], data: Any) -> ValueError:
@@ -194,14 +216,16 @@ def graph_ends(
             work[graph.layer_of(value)] = worked = n_linear
     last = next(reversed(stages), "")
     scores = {name: head for head in given if (name := graph.layer_of(head))}
+    found = ""
     ends = [name for name in stages if name not in scores]
     for name, head in scores.items():
         classifier = graph.classifier_of(head)
         before = [] if classifier is None else ends
         before = [one for one in before if work[one] < graph.n_linear[classifier or 0]]
         last = before[-1] if before else name
+        found = "" if classifier is None else name
         stages[name] = stages.pop(name, graph.n_smaller[graph.places[head]])
-    return Ends(stages, last)
+    return Ends(stages, last, found)
 
 
 class _Graph:

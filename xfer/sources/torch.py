@@ -7,7 +7,7 @@ import threading
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
-from dataclasses import dataclass, field, fields, is_dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
@@ -27,6 +27,7 @@ from xfer.sources.candidates import Ends
 from xfer.sources.data import check_ids, count, to_numpy
 from xfer.sources.table import pool, with_axis
 from xfer.sources.torch_fingerprint import fingerprint, tensors_of
+from xfer.sources.torch_flow import Flow, Watch, hook, tensors_in
 
 # Hooks see every pass of a module, so there must be only one at a time.
 _one_pass = threading.RLock()
@@ -109,6 +110,8 @@ class TorchSource(SourceModel):
         self._shapes: dict[str, tuple[int | None, ...]] = {}
         #: The modules in the order in which the first batch called them.
         self._called: dict[str, None] = {}
+        #: How the first batch went through them; None until one has reached the end.
+        self._flow: Flow | None = None
         self._seen_whole: set[tuple] = set()
 
     @property
@@ -129,6 +132,7 @@ class TorchSource(SourceModel):
         source._modules = {name: named[name] for name in self._modules}
         source._embeddings = {name: named[name] for name in self._embeddings}
         source._shapes, source._called, source._seen_whole = {}, {}, set()
+        source._flow = None
         vars(source).pop("_checked", None)
         return source
 
@@ -203,7 +207,7 @@ class TorchSource(SourceModel):
         capture = _Capture(outputs, lambda output, tensor, is_last: tensor.clone(), may_stop=False)
         with ExitStack() as hooks:
             for name in {output.module for output in outputs} & self._modules.keys():
-                _hook(hooks, self._modules[name], partial(capture.take, name))
+                hook(hooks, self._modules[name], partial(capture.take, name))
             for name, value in self._outputs(self.module(*args, **kwargs)).items():
                 capture.take(name, self.module, (), value)
         return capture.finish()
@@ -218,7 +222,7 @@ class TorchSource(SourceModel):
         with _one_pass, ExitStack() as hooks:
             if output.module in self._modules:
                 inner = module.get_submodule(output.module)
-                _hook(hooks, inner, partial(capture.take, output.module))
+                hook(hooks, inner, partial(capture.take, output.module))
             try:
                 for name, value in self._outputs(module(*args, **kwargs)).items():
                     capture.take(name, module, (), value)
@@ -399,14 +403,20 @@ class TorchSource(SourceModel):
         with ExitStack() as hooks:
             self._watch_ids(capture, hooks, tensors)
             for name in {output.module for output in outputs} & self._modules.keys():
-                _hook(hooks, self._modules[name], partial(capture.take, name))
-            is_first = not self._shapes
-            for name, module in self._modules.items() if is_first else ():
-                _hook(hooks, module, partial(self._note_shape, name))
+                hook(hooks, self._modules[name], partial(capture.take, name))
+            watch = Watch(tensors.values()) if self._flow is None else None
+            if watch:
+                for name, module in self._modules.items():
+                    hook(hooks, module, partial(self._note_shape, name))
+                    watch.follow(name, module, hooks)
             try:
                 args, kwargs = self._arguments(tensors)
-                for name, value in self._outputs(self.module(*args, **kwargs)).items():
-                    if is_first:
+                with watch or nullcontext():
+                    found = self._outputs(self.module(*args, **kwargs))
+                if watch:
+                    self._flow = watch.flow(found)
+                for name, value in found.items():
+                    if watch:
                         self._note_shape(name, self.module, (), value)
                     capture.take(name, self.module, (), value)
             except _Stop as end:
@@ -481,17 +491,24 @@ class TorchSource(SourceModel):
         repeated = {kind for kind, n in classes.items() if n > 1}
         blocks = [n for n, module in modules.items() if type(module) in repeated]
         blocks = [n for n in blocks if not any(n.startswith(f"{other}.") for other in blocks)]
+        flow = self._flow or Flow()
         ends, scores, before, dropped = list[str](), None, None, None
         for name, module in modules.items():
             kind = _class_name(module)
             inside = any(name.startswith(f"{block}.") for block in blocks)
             if inside or (name not in blocks and next(module.children(), None) is not None):
                 continue
+            is_activated = before is not None and before in flow.activated
+            if before and is_activated and name not in blocks and not _is_dense(modules[before]):
+                # No module is behind its activation or pooling, which are functions.
+                ends.append(before)
             if _is_dense(module) and before is not None:
                 # What a dense layer reads. It does not read maps: functions reduced them first, and
                 # a dropout behind these shows the result.
                 is_map = isinstance(modules.get(before), torch.nn.modules.conv._ConvNd)
-                ends.append(dropped if dropped and is_map else before)
+                is_map |= is_activated and isinstance(modules[before], tuple(_CHANNELS_FIRST))
+                is_part = bool(flow.heads) and before.removesuffix("[0]") not in flow.common
+                ends.append(dropped if dropped and (is_map or is_part) else before)
             if isinstance(module, _RECURRENT):
                 name = f"{name}[0]"
             if name in blocks or "Pool" in kind or name.endswith("[0]"):
@@ -503,9 +520,15 @@ class TorchSource(SourceModel):
         classifier = modules.get(scores or "")
         is_classifier = classifier is not None and _is_dense(classifier)
         scores = scores if is_classifier else self._whole[0] if self._whole else scores
-        ends = list(dict.fromkeys([*ends, *([scores] if scores else [])]))
-        last = ends[max(len(ends) - 1 - is_classifier, 0)] if ends else ""
-        return Ends({name: stage for stage, name in enumerate(ends)}, last)
+        ends = [name for name in dict.fromkeys(ends) if name != scores]
+        # Several heads on one body: what they all read.
+        shared = ends
+        if len(flow.heads) > 1:
+            shared = [n for n in ends if n.removesuffix("[0]") in flow.common - flow.heads]
+        ends = [*ends, scores] if scores else ends
+        last = ((is_classifier and shared) or ends or [""])[-1]
+        stages = {name: stage for stage, name in enumerate(ends)}
+        return Ends(stages, last, (scores or "") if is_classifier else "")
 
     def _watch_ids(
         self, capture: "_Capture", hooks: ExitStack, tensors: Mapping[str, torch.Tensor]
@@ -663,26 +686,6 @@ def _tensor_of(output: _Output, value: Any) -> torch.Tensor:
         f"layer {stem!r} gives {others or f'no tensor, but {type(value).__name__}'}; "
         f"there is no {output.name!r}"
     )
-
-
-def tensors_in(value: Any, path: str = "") -> Iterator[tuple[str, torch.Tensor]]:
-    """Yield the path and the tensor of each in nested tuples, lists, dicts and dataclasses."""
-    if isinstance(value, torch.Tensor):
-        yield path, value
-    elif isinstance(value, Mapping):
-        for key, item in value.items():
-            yield from tensors_in(item, f"{path}[{key}]")
-    elif isinstance(value, (list, tuple)):
-        for index, item in enumerate(value):
-            yield from tensors_in(item, f"{path}[{index}]")
-    elif is_dataclass(value):
-        for one in fields(value):
-            yield from tensors_in(getattr(value, one.name), f"{path}[{one.name}]")
-
-
-def _hook(hooks: ExitStack, module: torch.nn.Module, function: Callable[..., None]) -> None:
-    if not isinstance(module, torch.jit.ScriptModule):  # these are not called from Python
-        hooks.callback(module.register_forward_hook(function).remove)
 
 
 def _pool(

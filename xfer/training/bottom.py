@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from xfer.sources.data import count
-from xfer.sources.torch import tensors_in
+from xfer.sources.torch_flow import tensors_in
 from xfer.training.network import Network, in_prediction
 
 _MOST_TRIES = 20
