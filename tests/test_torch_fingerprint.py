@@ -1,10 +1,12 @@
 """A changed torch network is another network, or it is said that this cannot be known."""
 
+import ast
 import collections
 import copy
 import dataclasses
 import enum
 import functools
+import importlib
 import json
 import os
 import subprocess
@@ -479,6 +481,101 @@ def test_the_text_of_a_users_class_counts(tmp_path, monkeypatch):
     exec(SOURCE, space)
     with pytest.raises(ValueError, match="FromFile, whose source cannot be read"):
         fingerprint(space["FromFile"]())
+
+
+MEANT = """
+import torch
+
+def plain(function):
+    return function
+
+class Base(torch.nn.Module):
+    pass
+
+class Scaled(Base):
+    names = ("a", "b")
+
+    def forward(self, x, by=2):
+        if by > 1:
+            x = x * 2 + len(f"{by}, of")
+        return x
+
+def make():
+    class Inner(Scaled):
+        def forward(self, x):
+            return x + len("one line")
+    return Inner()
+"""
+
+
+def graph_of(text, folder):
+    """Return the checksum of two networks' code, whose module is always called the same."""
+    (folder / "their_code.py").write_text(text)
+    sys.modules.pop("their_code", None)
+    importlib.invalidate_caches()
+    import their_code
+
+    found = [fingerprint(network)["graph"] for network in (their_code.Scaled(), their_code.make())]
+    del sys.modules["their_code"]
+    return found
+
+
+SAME_MEANING = {
+    "comment": ("if by > 1:", "if by > 1:  # doubled"),
+    "comment at the margin": ("        return x\n", "# doubled\n        return x\n"),
+    "space": ("x * 2", "(x*2)"),
+    "blank line": ("    names", "\n\n    names"),
+    "docstring of a class": ("    names", '    """Scale."""\n\n    names'),
+    "docstring of a method": ("        if by", '        """Scale."""\n        if by'),
+    "docstring for pass": ("    pass", '    """All of them."""'),
+    "quotes": ('"a"', "'a'"),
+    "width of the lines": ('("a", "b")', "(\n        'a',\n        'b',\n    )"),
+}
+OTHER_MEANING = {
+    "expression": ("x * 2", "x / 2"),
+    "constant": ("x * 2", "x * 3"),
+    "kind of a constant": ("x * 2", "x * 2.0"),
+    "text": ('"one line"', "'one  line'"),
+    "blank line in a text": ('"one line"', "'''one\n\nline'''"),
+    "space in a text": ('"one line"', "'''one\n    \nline'''"),
+    "text in a text": (", of", ", by"),
+    "default": ("by=2", "by=3"),
+    "name": ("by", "times"),
+    "base class": ("Scaled(Base)", "Scaled(torch.nn.Module)"),
+    "decorator": ("    def forward(self, x, by", "    @plain\n    def forward(self, x, by"),
+    "branch": ("        return x\n", "            return x\n"),
+}
+
+
+@pytest.mark.parametrize("change", SAME_MEANING)
+def test_what_code_does_not_mean_does_not_count(change, tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(tmp_path)
+    old, new = SAME_MEANING[change]
+    assert old in MEANT
+    assert graph_of(MEANT.replace(old, new), tmp_path) == graph_of(MEANT, tmp_path)
+
+
+def test_what_code_means_counts(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(tmp_path)
+    texts = [MEANT, *(MEANT.replace(*change) for change in OTHER_MEANING.values())]
+    found = [tuple(graph_of(text, tmp_path)) for text in texts]
+    assert len({*found}) == len({*texts}) == 1 + len(OTHER_MEANING)
+
+
+def test_code_that_reads_its_docstring_is_refused(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(ValueError, match=r"imports or looks up what it uses \(__doc__\)"):
+        graph_of(MEANT.replace("x * 2", "x * len(self.__doc__)"), tmp_path)
+
+
+def test_syntax_has_one_form_in_all_versions_of_python():
+    from xfer.sources import torch_fingerprint
+
+    text = (
+        "@a\nclass A(b, c=1):\n  d: int = None\n  async def e(f, /, *, g=...): return u'h', -1.5\n"
+    )
+    found = torch_fingerprint._digest(torch_fingerprint._tree(ast.parse(text)))
+    assert found == "5769925cc46efde887ccefda85ee78ca4a98c207887e6a6f63501d73447a15a9"
 
 
 def test_modules_that_the_user_wrote_are_refused(network, monkeypatch):

@@ -310,7 +310,8 @@ def _check_same_network(source: Any, manifest: Mapping[str, Any]) -> None:
                 stacklevel=5,
             )
             return
-        what = f": it differs in {', '.join(differing)}" if differing else ""
+        told = ["its code or structure (graph)" if name == "graph" else name for name in differing]
+        what = f": it differs in {', '.join(told)}" if told else ""
         raise ValueError(f"source_model is not the network it was fitted on{what}")
 
 

@@ -2,7 +2,7 @@
 
 Every change of a network can be detected if all its code is from installed packages, unpatched, or
 in the source text of the user's own classes, and everything else that it holds is data. Anything
-else is reported, never guessed.
+else is reported, never guessed. Source text counts by its syntax tree: comments do not.
 """
 
 import ast
@@ -13,7 +13,6 @@ import inspect
 import linecache
 import sys
 import sysconfig
-import textwrap
 import types
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from enum import Enum
@@ -227,7 +226,7 @@ class _Description:
         return str(values.dtype), tuple(values.shape), _hash(content), own
 
     def _class(self, kind: type, where: str) -> Any:
-        """Describe a class: an installed one by name, another by its text and what that uses."""
+        """Describe a class: an installed one by name, another by its syntax and what that uses."""
         found: list[Any] = []
         for base in kind.__mro__[:-1]:
             name = _name(base)
@@ -254,7 +253,7 @@ class _Description:
             except (OSError, TypeError):
                 return self.report(where, f"is of {name}, whose source cannot be read")
             text, file = "".join(lines), inspect.getfile(base)
-            self._check_text(text, name)
+            tree = self._syntax(text, name)
             for method, function in own.items():
                 code, first = function.__code__, function.__code__.co_firstlineno
                 if code.co_filename != file or not start <= first < start + len(lines):
@@ -263,11 +262,11 @@ class _Description:
                     self.report(name, f"runs another {method} than its file {file} holds now")
             uses = [(n, self._uses(v, f"{name}.{n}")) for n, v in own.items()]
             data = {n: v for n, v in vars(base).items() if n not in {*functions, *_CLASS_NOTES}}
-            found.append((text, uses, self._state(data, name)))
+            found.append((tree, uses, self._state(data, name)))
         return found
 
     def _function(self, function: types.FunctionType, where: str) -> Any:
-        """Describe a function of the user's own by its text and what that uses."""
+        """Describe a function of the user's own by its syntax and what that uses."""
         try:
             text = inspect.getsource(function)
         except (OSError, TypeError):
@@ -276,8 +275,8 @@ class _Description:
             return self.report(where, "is a lambda, whose source cannot be told apart")
         if function.__code__ not in _codes(inspect.getfile(function)):
             return self.report(where, f"is not the {_name(function)} that its file holds now")
-        self._check_text(text, where)
-        return text, self._uses(function, where), self._state(vars(function), where)
+        tree = self._syntax(text, where)
+        return tree, self._uses(function, where), self._state(vars(function), where)
 
     def _uses(self, function: types.FunctionType, where: str) -> Any:
         """Describe defaults and globals of a function; report closures."""
@@ -292,16 +291,20 @@ class _Description:
         used = {n: v for n, v in used.items() if not isinstance(v, types.ModuleType)}
         return self.describe(defaults, where), self._state(used, f"{where} uses")
 
-    def _check_text(self, text: str, where: str) -> None:
-        """Report code that uses what its text does not name."""
+    def _syntax(self, text: str, where: str) -> Any:
+        """Return what code means; report code that uses what its text does not name."""
         try:
-            nodes = list(ast.walk(ast.parse(textwrap.dedent(text))))
-        except SyntaxError:
-            self.report(where, "has source text that cannot be read")
-            return
+            tree = ast.parse(f"if True:\n{text}" if text[:1].isspace() else text)
+            first = tree.body[0]
+            meaning = _digest(_tree(first.body if isinstance(first, ast.If) else [first]))
+        except (SyntaxError, RecursionError):
+            return self.report(where, "has source text that cannot be read")
+        nodes = list(ast.walk(tree))
         names = {node.id for node in nodes if isinstance(node, ast.Name)} & _DYNAMIC
+        names |= {"__doc__" for n in nodes if isinstance(n, ast.Attribute) and n.attr == "__doc__"}
         if names or any(isinstance(n, (ast.Import, ast.ImportFrom, ast.Global)) for n in nodes):
             self.report(where, f"imports or looks up what it uses ({', '.join(names) or 'import'})")
+        return meaning
 
     def _package(self, value: Any) -> str | None:
         """Return the installed package that code comes from, and note its version."""
@@ -354,6 +357,25 @@ def _compiled(text: str) -> frozenset[types.CodeType]:
         return frozenset(_nested(compile(text, "<fingerprint>", "exec", dont_inherit=True)))
     except SyntaxError:
         return frozenset()
+
+
+def _tree(node: Any) -> Any:
+    """Return a syntax tree as tuples, the same in all versions of Python (unlike ast.dump)."""
+    if isinstance(node, list):
+        return [_tree(item) for item in node if not _does_nothing(item)]
+    if not isinstance(node, ast.AST):
+        return node
+    # Other versions lack fields that are empty here, and a field that is None says nothing.
+    fields = [(name, value) for name, value in ast.iter_fields(node) if name != "kind"]
+    told = [(name, _tree(value)) for name, value in fields if value is not None and value != []]
+    return type(node).__name__, told
+
+
+def _does_nothing(node: Any) -> bool:
+    """Return whether a statement is a docstring, another constant, or ``pass``."""
+    return isinstance(node, ast.Pass) or (
+        isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
+    )
 
 
 def _is_where_it_says(function: types.FunctionType) -> bool:
