@@ -578,6 +578,40 @@ def test_syntax_has_one_form_in_all_versions_of_python():
     assert found == "5769925cc46efde887ccefda85ee78ca4a98c207887e6a6f63501d73447a15a9"
 
 
+def test_attributes_are_not_taken_for_globals(network, monkeypatch):
+    before = fingerprint(network)
+    for value in (3.0, weakref.ref(network), types.ModuleType("conv")):
+        monkeypatch.setattr(sys.modules[__name__], "conv", value, raising=False)
+        assert fingerprint(network) == before
+
+
+def in_a_nested_function(x):
+    return [(lambda one: one * SCALE)(one) for one in x]
+
+
+def in_a_nested_class(x):
+    class Inner:
+        by = SCALE
+
+        def times(self, x):
+            return x * self.by
+
+    return Inner().times(x)
+
+
+def as_an_attribute_too(x):
+    return x.SCALE * SCALE
+
+
+@pytest.mark.parametrize(
+    "function", [by_global, in_a_nested_function, in_a_nested_class, as_an_attribute_too]
+)
+def test_globals_count_wherever_code_loads_them(function, monkeypatch):
+    before = fingerprint(Holds(function))
+    monkeypatch.setattr(sys.modules[__name__], "SCALE", 3.0)
+    assert fingerprint(Holds(function)) != before
+
+
 def test_modules_that_the_user_wrote_are_refused(network, monkeypatch):
     helpers = types.ModuleType("helpers")
     helpers.scale = times

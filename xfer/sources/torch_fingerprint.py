@@ -7,6 +7,7 @@ else is reported, never guessed. Source text counts by its syntax tree: comments
 
 import ast
 import copyreg
+import dis
 import functools
 import hashlib
 import inspect
@@ -49,6 +50,8 @@ _CLASS_NOTES = {
 }
 # With these a function can use what its text does not name.
 _DYNAMIC = {"eval", "exec", "compile", "globals", "__import__", "open", "getattr", "vars"}
+# The last ones are of classes inside functions.
+_LOADS_GLOBAL = {"LOAD_GLOBAL", "LOAD_NAME", "LOAD_FROM_DICT_OR_GLOBALS"}
 
 
 def fingerprint(
@@ -283,7 +286,7 @@ class _Description:
         if {*function.__code__.co_freevars} - {"__class__"}:
             self.report(where, "is a closure")
         defaults = [function.__defaults__, function.__kwdefaults__]
-        names = {name for code in _nested(function.__code__) for name in code.co_names}
+        names = _global_names(function.__code__)
         used = {n: function.__globals__[n] for n in names if n in function.__globals__}
         for name, value in used.items():
             if isinstance(value, types.ModuleType) and not self._package(value):
@@ -404,6 +407,12 @@ def _nested(code: types.CodeType) -> Iterator[types.CodeType]:
     for constant in code.co_consts:
         if isinstance(constant, types.CodeType):
             yield from _nested(constant)
+
+
+def _global_names(code: types.CodeType) -> set[str]:
+    """Return the names that code loads as globals; those of attributes are not among them."""
+    steps = [step for one in _nested(code) for step in dis.get_instructions(one)]
+    return {step.argval for step in steps if step.opname in _LOADS_GLOBAL}
 
 
 def _hash(content: Any) -> str:
