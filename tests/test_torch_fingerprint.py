@@ -9,6 +9,8 @@ import functools
 import importlib
 import json
 import os
+import pickle
+import shutil
 import subprocess
 import sys
 import types
@@ -23,6 +25,7 @@ torch = pytest.importorskip("torch")
 
 from torch import nn  # noqa: E402
 
+import xfer  # noqa: E402
 from xfer.sources.torch import TorchSource  # noqa: E402
 
 SCALE = 2.0
@@ -360,6 +363,119 @@ def test_scripts_are_refused():
                 fingerprint(one)
 
 
+def own_graph():
+    return xfer.example.network()
+
+
+def replace_code(network):
+    network.graph.find_nodes(op="call_module", target="relu2")[0].target = "relu1"
+    network.recompile()
+
+
+def patch_class(network, name, value):
+    setattr(type(network), name, value)
+
+
+def takes_data(self, data):
+    return data
+
+
+GRAPH_CHANGES = {
+    "attribute of an operator": lambda n: n.pool1.options.update(strides=[1, 1]),
+    "kind of an operator": lambda n: setattr(n.relu1, "kind", "Tanh"),
+    "operator": lambda n: setattr(n, "relu1", copy.copy(n.softmax)),
+    "layer of another kind": lambda n: setattr(n, "relu1", nn.ReLU()),
+    "code": replace_code,
+    "parameter": lambda n: n.conv2_bias.data.add_(1),
+    "attribute": lambda n: setattr(n, "scale", 2.0),
+    "hook": lambda n: n.relu1.register_forward_hook(hook),
+    "forward": lambda n: setattr(n, "forward", types.MethodType(takes_data, n)),
+    "forward of its class": lambda n: patch_class(n, "forward", takes_data),
+    "no forward of its class": lambda n: delattr(type(n), "forward"),
+    "call of its class": lambda n: patch_class(n, "__call__", takes_data),
+    "what its call wraps": lambda n: patch_class(
+        n, "_wrapped_call", torch.fx.graph_module._WrappedCall(type(n), takes_data)
+    ),
+    "method of its class": lambda n: patch_class(n, "_call_impl", takes_data),
+    "text of its code alone": lambda n: setattr(n, "_code", "def forward(self, data): return data"),
+    "class": lambda n: setattr(n, "__class__", type("Sub", (type(n),), {})),
+    "forward of an operator": lambda n: setattr(n.relu1, "forward", torch.tanh),
+}
+
+
+def test_graphs_that_xfer_made_are_known():
+    network = own_graph()
+    before = fingerprint(network)
+    assert before["packages"]["xfer"] == xfer.__version__
+    for same in (own_graph(), copy.deepcopy(network), pickle.loads(pickle.dumps(network))):
+        assert fingerprint(same) == before
+    around = fingerprint(nn.Sequential(network))
+    network.conv2_bias.data.add_(1)
+    assert fingerprint(nn.Sequential(network)) != around
+
+
+@pytest.mark.parametrize("change", GRAPH_CHANGES)
+def test_a_changed_graph_has_another_fingerprint(change):
+    network = own_graph()
+    before = fingerprint(network)
+    GRAPH_CHANGES[change](network)
+    assert is_another(network, before)
+
+
+def test_the_function_of_an_operator_counts(monkeypatch):
+    from xfer.graph_module import OPERATORS
+
+    before = fingerprint(own_graph())
+    relu = dataclasses.replace(OPERATORS["Relu"], function=times)
+    monkeypatch.setitem(OPERATORS, "Relu", relu)
+    assert is_another(own_graph(), before)
+
+
+def test_other_graphs_are_refused():
+    traced = torch.fx.symbolic_trace(nn.Sequential(nn.Linear(6, 4), nn.ReLU()))
+    functional = torch.fx.symbolic_trace(times)
+    for one in (traced, functional, nn.Sequential(traced)):
+        with pytest.raises(ValueError, match="is scripted or traced.*cache_key"):
+            fingerprint(one)
+
+
+GRAPH_PROGRAM = """
+import json, sys
+sys.path.insert(0, {folder!r})
+import xfer
+from xfer.sources.torch import TorchSource
+print(json.dumps([xfer.__file__, TorchSource(xfer.example.network()).fingerprint(["head"])]))
+"""
+
+
+@pytest.mark.slow
+def test_xfer_may_be_installed_or_a_checkout(tmp_path):
+    for folder in ("site-packages", "checkout"):
+        package = tmp_path / folder / "xfer"
+        shutil.copytree(Path(xfer.__file__).parent, package)
+        done = subprocess.run(
+            [sys.executable, "-c", GRAPH_PROGRAM.format(folder=str(package.parent))],
+            stdout=subprocess.PIPE,
+            cwd=tmp_path,
+            check=True,
+        )
+        file, found = json.loads(done.stdout)
+        assert Path(file).parent == package
+        assert found == fingerprint(own_graph())
+
+
+def test_the_example_network_can_be_saved_without_itself(tmp_path):
+    images, digits = xfer.example.digits()
+    repurposer = xfer.LrRepurposer(own_graph(), "relu2").fit(images[:60], digits[:60])
+    repurposer.save_repurposer("digits", tmp_path, save_source_model=False)
+    loaded = xfer.load("digits", tmp_path, source_model=own_graph())
+    np.testing.assert_array_equal(loaded.predict(images), repurposer.predict(images))
+    other = own_graph()
+    other.relu1.kind = "Tanh"
+    with pytest.raises(ValueError, match=r"differs in its code or structure \(graph\)"):
+        xfer.load("digits", tmp_path, source_model=other)
+
+
 def test_weights_of_scripts_count_beside_a_key():
     for one, other in list(zip(script(0), script(1)))[:2]:
         sources = TorchSource(one), TorchSource(other)
@@ -655,6 +771,14 @@ class Holds(nn.Module):
 @pytest.mark.parametrize("kind", [Tied, TiedWeight])
 def test_which_modules_and_weights_are_shared_counts(kind):
     assert fingerprint(kind(0)) == fingerprint(kind(0)) != fingerprint(kind(1))
+
+
+def test_what_a_named_tuple_holds_counts():
+    from xfer.graph_module.dtypes import Array
+
+    found = [fingerprint(Holds(Array([by], torch.float32))) for by in (1, 1, 3)]
+    assert found[0] == found[1] != found[2]
+    assert fingerprint(Holds(([1], torch.float32))) != found[0]
 
 
 def test_what_a_bound_method_is_bound_to_counts():

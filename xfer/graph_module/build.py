@@ -3,7 +3,7 @@
 import keyword
 import operator as python
 import re
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -34,11 +34,16 @@ class Operator(torch.nn.Module):
         self.kind, self.options, self.n_outputs = kind, options, n_outputs
         self.reads_mode = "training" in OPERATORS[kind].parameters
 
+    @property
+    def function(self) -> Callable[..., Any]:
+        """The function of tensors that computes it."""
+        return OPERATORS[self.kind].function
+
     def forward(self, *inputs: Any, **given: Any) -> Any:
         """Compute the operator's output, or a tuple of several."""
         if self.reads_mode:
             given["training"] = self.training
-        found = OPERATORS[self.kind].function(*inputs, **self.options, **given)
+        found = self.function(*inputs, **self.options, **given)
         return found[0] if isinstance(found, tuple) and self.n_outputs == 1 else found
 
     def _get_name(self) -> str:
@@ -57,9 +62,14 @@ class OnHost(torch.nn.Module):
         super().__init__()
         self.kind, self.options = kind, options
 
+    @property
+    def function(self) -> Callable[..., Any]:
+        """The function in Python that computes it."""
+        return HOST[self.kind]
+
     def forward(self, *inputs: Any) -> Any:
         """Compute a number or a list; a tensor if that is what the operator makes of them."""
-        return HOST[self.kind](*inputs, **self.options)
+        return self.function(*inputs, **self.options)
 
     def extra_repr(self) -> str:
         """Show which operator it is."""

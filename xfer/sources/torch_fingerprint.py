@@ -25,10 +25,16 @@ import numpy as np
 import torch
 import typing_extensions
 
+import xfer
+
 _PLAIN = (type(None), bool, int, float, complex, str, bytes, type(...), range, slice)
 _BY_REPR = (torch.dtype, torch.device, torch.layout, torch.memory_format, np.dtype)
 _FUNCTIONS = (types.FunctionType, types.BuiltinFunctionType)
 _IN_EVERY_MODULE = vars(torch.nn.Module()).keys()
+# Their code counts by itself, and notes in ``meta`` are lost in a pickle.
+_IN_EVERY_GRAPH = vars(torch.fx.GraphModule({}, torch.fx.Graph())).keys()
+_CALL = "GraphModule.recompile.<locals>.call_wrapped"
+_OWN_GRAPHS = "xfer.graph_module.build"
 _HOOKS = ("_forward_pre_hooks", "_forward_hooks", "_backward_pre_hooks", "_backward_hooks")
 # What torch's functions and methods were called when this module was imported.
 _ORIGINAL = {
@@ -133,21 +139,45 @@ class _Description:
     def module(self, module: torch.nn.Module, where: str) -> Any:
         """Describe a module without the modules in it."""
         layer = f"layer {where!r}" if where else ""
-        if isinstance(module, (torch.jit.ScriptModule, torch.fx.GraphModule)):
+        is_graph = _is_own_graph(module)
+        if isinstance(module, (torch.jit.ScriptModule, torch.fx.GraphModule)) and not is_graph:
             return self.report(layer, "is scripted or traced, which can hide numbers and code")
         if any(vars(module).get(name) for name in _HOOKS):
             self.report(layer, "has hooks")
         if module._compiled_call_impl is not None or "_orig_mod" in module._modules:
             self.report(layer, "is compiled")
         kind, own = type(module), {}
+        usual = _IN_EVERY_GRAPH if is_graph else _IN_EVERY_MODULE
         for name, value in vars(module).items():
-            if callable(getattr(kind, name, None)) and name not in _IN_EVERY_MODULE:
+            if callable(getattr(kind, name, None)) and name not in usual:
                 self.report(layer, f"has a patched {name}")
-            elif name not in _IN_EVERY_MODULE and not self.is_note(module, name):
+            elif name not in usual and not self.is_note(module, name):
                 own[name] = value
         if isinstance(module, torch.nn.RNNBase):
             del own["_flat_weight_refs"]  # differs after copying
-        return self.describe(kind, where), self._state(own, where), list(module._modules)
+        code = self._generated(module, where) if is_graph else self.describe(kind, where)
+        if kind.__module__ == _OWN_GRAPHS and hasattr(kind, "function"):
+            code = code, self._operator(module, where)
+        return code, self._state(own, where), list(module._modules)
+
+    def _generated(self, module: Any, where: str) -> Any:
+        """Describe the code that torch generated from a graph; report a replaced one."""
+        made = {n: v for n, v in vars(type(module)).items() if n not in _CLASS_NOTES}
+        forward, call = made.pop("forward", None), made.pop("__call__", None)
+        if getattr(forward, "__code__", None) not in _compiled(module.code):
+            return self.report(where, "has a patched forward")
+        wrapped = getattr(made.pop("_wrapped_call", None), "cls_call", self)
+        if made or wrapped is not None or getattr(call, "__qualname__", None) != _CALL:
+            return self.report(where, "has a patched class")
+        code = _digest(_tree(ast.parse(module.code)))
+        return self.describe(torch.fx.GraphModule, where), code, self._uses(forward, where)
+
+    def _operator(self, module: Any, where: str) -> Any:
+        """Describe the function that a layer of xfer's own graphs finds by its kind."""
+        function = module.function
+        # Many are made in loops; their kind, an attribute of the layer, tells them apart.
+        own = isinstance(function, types.FunctionType) and self._package(function) == "xfer"
+        return _name(function) if own else self.describe(function, where)
 
     def describe(self, value: Any, where: str) -> Any:
         """Return what is the same for equal values only."""
@@ -169,6 +199,10 @@ class _Description:
             return kind.__name__, [self.describe(item, where) for item in value]
         if kind in (set, frozenset):
             return kind.__name__, sorted(str(self.describe(item, where)) for item in value)
+        if isinstance(value, tuple) and hasattr(kind, "_fields"):  # a named tuple
+            items = [self.describe(item, where) for item in value]
+            own = self._state(getattr(value, "__dict__", {}), where)
+            return self.describe(kind, where), items, own
         if isinstance(value, dict):
             items = [(self.describe(k, where), self.describe(v, where)) for k, v in value.items()]
             own = self._state(getattr(value, "__dict__", {}), where)
@@ -327,6 +361,8 @@ class _Description:
 @functools.cache
 def _installed(file: str) -> tuple[str, str] | None:
     """Return name and version of the installed package that a file belongs to, or None."""
+    if Path(file).is_relative_to(Path(xfer.__file__).parent):  # installed or a checkout
+        return "xfer", xfer.__version__
     parts = Path(file).parts
     for folder in ("site-packages", "dist-packages"):
         if folder in parts[:-1]:
@@ -346,6 +382,14 @@ def _package(name: str) -> tuple[str, str] | None:
 @functools.cache  # a look reads the metadata of all installed packages: about a second
 def _distributions() -> Mapping[str, Sequence[str]]:
     return metadata.packages_distributions()
+
+
+def _is_own_graph(module: torch.nn.Module) -> bool:
+    """Return whether a module is a graph of the operators in xfer.graph_module only."""
+    if type(module).__base__ is not torch.fx.GraphModule:
+        return False
+    kinds = {type(part) for part in module.modules()} - {type(module), torch.nn.Module}
+    return bool(kinds) and all(kind.__module__ == _OWN_GRAPHS for kind in kinds)
 
 
 def _codes(file: str) -> frozenset[types.CodeType]:
