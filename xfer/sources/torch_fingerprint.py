@@ -286,7 +286,7 @@ class _Description:
                     self.report(name, f"has a patched {method}")
                 continue
             try:
-                lines, start = inspect.getsourcelines(base)
+                lines, start = _lines_of(base, _text_of(inspect.getfile(base)))
             except (OSError, TypeError):
                 return self.report(where, f"is of {name}, whose source cannot be read")
             text, file = "".join(lines), inspect.getfile(base)
@@ -394,8 +394,18 @@ def _is_own_graph(module: torch.nn.Module) -> bool:
 
 def _codes(file: str) -> frozenset[types.CodeType]:
     """Return the code objects of a file as it is now."""
+    return _compiled(_text_of(file))
+
+
+def _text_of(file: str) -> str:
     linecache.checkcache(file)
-    return _compiled("".join(linecache.getlines(file)))
+    return "".join(linecache.getlines(file))
+
+
+@functools.lru_cache(maxsize=256)
+def _lines_of(kind: type, text: str) -> tuple[list[str], int]:
+    """Return the lines of a class and the first one's number, for which Python parses the file."""
+    return inspect.getsourcelines(kind)
 
 
 @functools.lru_cache(maxsize=64)
