@@ -43,7 +43,7 @@ lint: .venv/ready-to-test
 # test-base, which has the newest NumPy too, leaves out, but for some that take long and have little
 # to do with NumPy. Then what needs MXNet, beside that NumPy.
 LONG := gallery examples pages command_line export typing torch_fingerprint training_steps sentence_source \
-	default_layer diagrams site card cli repurposer html
+	default_layer diagrams site card cli repurposer html fine_tuning bottom verbs
 WITH_EXTRAS = $(filter-out $(LONG:%=tests/test_%.py),$(shell grep -lE 'torch|pandas|matplotlib' tests/test_*.py))
 test-numpy2: .venv-numpy2/ready
 	.venv-numpy2/bin/python $(PARTLY) -m "not slow" $(WITH_EXTRAS)

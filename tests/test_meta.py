@@ -49,9 +49,11 @@ def checks():
         if kind in ROUNDING:
             name = "check_sample_weight_equivalence_on_{}_data"
             failing = dict.fromkeys(map(name.format, ("dense", "sparse")), ROUNDING[kind])
-        yield from estimator_checks_generator(
-            new(kind), expected_failed_checks=failing, mark="xfail"
-        )
+        found = estimator_checks_generator(new(kind), expected_failed_checks=failing, mark="xfail")
+        for one in found:
+            values, marks = getattr(one, "values", one), getattr(one, "marks", ())
+            slow = [pytest.mark.slow] * (kind is BayesianNetwork)  # 40 fits by sampling
+            yield pytest.param(*values, marks=[*marks, *slow])
 
 
 def name_of(value):
