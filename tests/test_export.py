@@ -482,3 +482,23 @@ def test_what_is_refused(task, tmp_path):
     with pytest.raises(TypeError, match="a source of class Own cannot be exported"):
         own.to_onnx(path)
     assert not path.exists()
+
+
+def test_a_trained_network_is_exported_after_loading(tmp_path):
+    pytest.importorskip("torch")
+    images, digits = xfer.example.digits()
+    source = xfer.load_checkpoint(xfer.example.checkpoint())
+    model = xfer.NeuralNetworkFineTuneRepurposer(source, "relu2", pooling="max", num_epochs=1)
+    path = model.fit(images[:60], digits[:60]).save_repurposer("trained", tmp_path)
+    assert xfer.load(path).to_onnx(tmp_path / "trained.onnx").is_file()
+
+
+def test_the_data_of_a_fit_count_not_those_the_network_saw_first(tmp_path):
+    images, digits = xfer.example.digits()
+    source = xfer.load_checkpoint(xfer.example.checkpoint())
+    larger = np.pad(images[:60], ((0, 0), (0, 0), (4, 4), (4, 4)))
+    first = xfer.LrRepurposer(source, "relu2").fit(images[:60], digits[:60])
+    second = xfer.LrRepurposer(source, "relu2").fit(larger, digits[:60])
+    for model, side in ((first, 16), (second, 24)):
+        assert model.features_.fit_data_["inputs"]["data"][1] == [1, side, side]
+        assert model.to_onnx(tmp_path / "net.onnx").is_file()
