@@ -268,7 +268,7 @@ def can_tell(y: np.ndarray) -> np.ndarray:
     """Return whether what each example's left-out prediction says may decide anything.
 
     With ten examples or fewer, it may not: without the example, its class is much smaller than the
-    others, and choices that make up for that predict new examples worse than no choice.
+    others, and choices that make up for that often predict new examples worse than none.
     """
     known = has_company(y)
     return known & (known.sum() > _TOO_FEW)
